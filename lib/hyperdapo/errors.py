@@ -1,0 +1,29 @@
+"""The errors that a user can mend. Each message names what is wrong and the command or edit that fixes it."""
+
+
+class HyperdapoError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class ParameterError(HyperdapoError):
+    """A parameter is unknown, misspelt or out of range."""
+
+
+class MissingInputError(HyperdapoError):
+    """A file that an earlier stage makes is not there."""
+
+
+class DataError(HyperdapoError):
+    """The data are damaged, empty or contradict themselves."""
+
+
+class EndpointError(HyperdapoError):
+    """The market data endpoint is down, refuses the key, or keeps failing."""
+
+
+class ModelError(HyperdapoError):
+    """A model or adapter is absent or does not fit its base."""
+
+
+class OrderError(HyperdapoError):
+    """An order cannot be replayed: the message names its row."""

@@ -1,0 +1,42 @@
+"""The price and size grid of Hyperliquid perpetuals (DESIGN §4).
+
+A price has at most 5 significant figures and at most `6 - sz_decimals` decimals; integers are always valid.
+The tick therefore moves with the price. A size is a multiple of `10 ** -sz_decimals` coin, an order at least 10 USD.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+MINIMUM_NOTIONAL_USD = 10.0
+_SIGNIFICANT_FIGURES = 5
+_MAX_DECIMALS = 6
+_SLACK = 1e-7  # of a tick: what floating point may add to a price that is on the grid
+
+
+def tick_size(price: ArrayLike, sz_decimals: int) -> NDArray[np.float64]:
+    """Smallest step of a price near `price`, in USD; same shape as `price`."""
+    magnitude = np.floor(np.log10(np.asarray(price, dtype=float)))
+    decimals = np.minimum(_SIGNIFICANT_FIGURES - 1 - magnitude, _MAX_DECIMALS - sz_decimals)
+    return np.asarray(10.0 ** -np.maximum(decimals, 0.0))
+
+
+def snap_price(price: ArrayLike, side: ArrayLike, sz_decimals: int) -> NDArray[np.float64]:
+    """Nearest grid price that is not worse for the trader: down for a buy (+1), up for a sell (-1); USD."""
+    price = np.asarray(price, dtype=float)
+    tick = tick_size(price, sz_decimals)
+    steps = price / tick
+    snapped = np.where(np.asarray(side) > 0, np.floor(steps + _SLACK), np.ceil(steps - _SLACK))
+    return np.round(snapped * tick, _MAX_DECIMALS)
+
+
+def on_grid(price: ArrayLike, sz_decimals: int) -> NDArray[np.bool_]:
+    """Whether the exchange would accept each price."""
+    price = np.asarray(price, dtype=float)
+    steps = price / tick_size(price, sz_decimals)
+    return np.asarray((price > 0) & (np.abs(steps - np.round(steps)) < 1e-6))
+
+
+def snap_size(size: ArrayLike, sz_decimals: int) -> NDArray[np.float64]:
+    """Largest valid size that does not exceed `size`, in coin."""
+    step = 10.0**-sz_decimals
+    return np.round(np.floor(np.asarray(size, dtype=float) / step + _SLACK) * step, sz_decimals)
