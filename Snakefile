@@ -1,0 +1,116 @@
+# The workflow: one rule per notebook, per asset where the stage is; each executes its notebook by papermill.
+# `hyperdapo run` calls it. A stage runs again when its notebook, a module it imports, a parameter section it
+# mentions, or an input changes.
+
+import json
+
+from hyperdapo import workflow
+from hyperdapo.params import load
+from hyperdapo.paths import Paths
+
+PROFILE = config["profile"]
+OVERRIDES = config["overrides"] if isinstance(config["overrides"], str) else json.dumps(config["overrides"])
+STAGES_WANTED = json.loads(config["stages"]) if isinstance(config["stages"], str) else config["stages"]
+PARAMETERS = load(PROFILE, json.loads(OVERRIDES))
+ASSETS, ALGORITHMS = PARAMETERS.assets, PARAMETERS.training.algorithms
+
+PATHS, EACH = Paths(PROFILE), Paths(PROFILE, "{asset}")
+CODE = {stage: workflow.dependencies(stage)[0] for stage in workflow.STAGES}
+VALUES = {
+    stage: workflow.section_values(PARAMETERS, workflow.dependencies(stage)[1]).replace("{", "{{").replace("}", "}}")
+    for stage in workflow.STAGES
+}
+
+
+def rendered(stage, paths=EACH):
+    suffix = "" if stage in workflow.ACROSS_ASSETS else f"_{paths.asset}"
+    return paths.notebooks / f"{stage}{suffix}.ipynb"
+
+
+def for_all(*patterns):
+    return [str(pattern).format(asset=asset) for pattern in patterns for asset in ASSETS]
+
+
+def execute(stage):
+    asset = "" if stage in workflow.ACROSS_ASSETS else " --asset {wildcards.asset}"
+    return f"OMP_NUM_THREADS=1 hyperdapo render {stage} {{output.notebook:q}} --profile {PROFILE}{asset} --overrides {{params.overrides:q}}"
+
+
+wildcard_constraints:
+    asset="|".join(ASSETS),
+
+
+rule all:
+    default_target: True
+    input:
+        [for_all(rendered(stage)) if stage not in workflow.ACROSS_ASSETS else rendered(stage) for stage in STAGES_WANTED],
+
+
+rule download:
+    input: CODE["01_download"],
+    output: EACH.data / "manifest.json", notebook=rendered("01_download"),
+    params: values=VALUES["01_download"], overrides=OVERRIDES,
+    shell: execute("01_download")
+
+
+rule preprocess:
+    input: CODE["02_preprocess"], EACH.data / "manifest.json",
+    output:
+        *(EACH.data / name for name in ["book.parquet", "bbo.parquet", "trades.parquet", "cleaning.json", "split.json"]),
+        notebook=rendered("02_preprocess"),
+    params: values=VALUES["02_preprocess"], overrides=OVERRIDES,
+    shell: execute("02_preprocess")
+
+
+MARKET = rules.preprocess.output[:5]
+
+
+rule features:
+    input: CODE["03_features"], MARKET,
+    output: EACH.data / "features.parquet", notebook=rendered("03_features"),
+    params: values=VALUES["03_features"], overrides=OVERRIDES,
+    shell: execute("03_features")
+
+
+rule preference_pairs:
+    input: CODE["04_preference_pairs"], MARKET, EACH.data / "features.parquet",
+    output: EACH.data / "outcomes.parquet", EACH.data / "pairs.parquet", notebook=rendered("04_preference_pairs"),
+    params: values=VALUES["04_preference_pairs"], overrides=OVERRIDES,
+    shell: execute("04_preference_pairs")
+
+
+rule train:
+    input: CODE["05_train"], EACH.data / "features.parquet", EACH.data / "outcomes.parquet", EACH.data / "pairs.parquet",
+    output: [EACH.model(algorithm) / "training_log.csv" for algorithm in ALGORITHMS], notebook=rendered("05_train"),
+    params: values=VALUES["05_train"], overrides=OVERRIDES,
+    resources: gpu=1,
+    shell: execute("05_train")
+
+
+rule convergence:
+    input: CODE["06_convergence"], for_all(*rules.train.output[: len(ALGORITHMS)]),
+    output: notebook=rendered("06_convergence", PATHS),
+    params: values=VALUES["06_convergence"], overrides=OVERRIDES,
+    shell: execute("06_convergence")
+
+
+rule inference:
+    input: CODE["07_inference"], rules.train.output, EACH.data / "features.parquet", EACH.data / "outcomes.parquet",
+    output: EACH.data / "decisions.parquet", notebook=rendered("07_inference"),
+    params: values=VALUES["07_inference"], overrides=OVERRIDES,
+    resources: gpu=1,
+    shell: execute("07_inference")
+
+
+rule backtest:
+    input: CODE["08_backtest"], MARKET, *(EACH.data / f"{name}.parquet" for name in ["features", "outcomes", "decisions"]),
+    output: EACH.data / "orders.parquet", notebook=rendered("08_backtest"),
+    params: values=VALUES["08_backtest"], overrides=OVERRIDES,
+    shell: execute("08_backtest")
+
+
+rule significance:
+    input: CODE["09_significance"], for_all(*(EACH.data / f"{name}.parquet" for name in ["orders", "outcomes", "decisions"])),
+    output: PATHS.outputs / "numbers.tex", PATHS.outputs / "manifest.json", notebook=rendered("09_significance", PATHS),
+    params: values=VALUES["09_significance"], overrides=OVERRIDES,
+    shell: execute("09_significance")

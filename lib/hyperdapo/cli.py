@@ -1,0 +1,110 @@
+"""The command `hyperdapo`: argument parsing only."""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from hyperdapo.errors import HyperdapoError
+from hyperdapo.params import load, merge, read
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line and call what it names; a user's mistake ends in one line, never in a traceback."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.call(options)
+    except HyperdapoError as error:
+        print(f"hyperdapo: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("hyperdapo: stopped; run the same command again to go on where it was", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    from hyperdapo import workflow
+    from hyperdapo.paths import Paths
+
+    overrides = read(options.params) if options.params else {}
+    if options.asset:
+        overrides = merge(overrides, {"assets": options.asset})
+    parameters = load(options.profile, overrides)
+    workflow.run(parameters, overrides, options.until, options.cores)
+    print(f"done: {Paths(options.profile).outputs}")
+
+
+def _render(options: argparse.Namespace) -> None:
+    from hyperdapo import workflow
+    from hyperdapo.paths import NOTEBOOKS
+
+    note = workflow.failures(options.profile) / f"{options.output.stem}.txt"
+    given = {"profile": options.profile, "overrides": json.loads(options.overrides)}
+    given |= {"asset": options.asset} if options.asset else {}
+    try:
+        with workflow.own_gpu():
+            workflow.render(NOTEBOOKS / f"{options.stage}.ipynb", options.output, given)
+    except HyperdapoError as error:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(f"{options.stage} {options.asset or ''}: {error}\n")
+        raise
+
+
+def _serve_recordings(options: argparse.Namespace) -> None:
+    from hyperdapo.market.replay_server import serve_recordings
+
+    serve_recordings(options.folder, options.port)
+
+
+def _verify(options: argparse.Namespace) -> None:
+    from hyperdapo import workflow
+    from hyperdapo.evidence.verification import committed_outputs, verify
+    from hyperdapo.paths import Paths
+
+    parameters = load(options.profile)
+    if not options.no_run:
+        workflow.run(parameters, {}, None, options.cores)
+    candidate = options.run_folder or Paths(options.profile).outputs
+    with committed_outputs(options.profile, options.reference) as reference:
+        verify(reference, candidate, parameters.evidence.verify_tolerance)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="hyperdapo", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="bring a profile's notebooks up to date")
+    run.set_defaults(call=_run)
+    run.add_argument("--profile", default="sample", help="params/PROFILE.yaml (default: sample)")
+    run.add_argument("--params", type=Path, help="one more YAML file of parameters, laid on top of the profile")
+    run.add_argument("--asset", nargs="+", metavar="A", help="only these assets")
+    run.add_argument("--until", metavar="NN", help="stop after this notebook, for example 03")
+    run.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="stages side by side (default: all cores)")
+
+    render = commands.add_parser("render", help="execute one notebook (what the workflow calls)")
+    render.set_defaults(call=_render)
+    render.add_argument("stage", help="for example 03_features")
+    render.add_argument("output", type=Path, help="where the rendered notebook goes")
+    render.add_argument("--profile", default="sample")
+    render.add_argument("--asset")
+    render.add_argument("--overrides", default="{}", help="JSON of parameters laid on top of the profile")
+
+    serve = commands.add_parser("serve-recordings", help="serve recorded *.ndjson.gz files as a Tardis endpoint")
+    serve.set_defaults(call=_serve_recordings)
+    serve.add_argument("folder", type=Path)
+    serve.add_argument("--port", type=int, default=8911)
+
+    verify = commands.add_parser("verify", help="say, number by number, what came back the same")
+    verify.set_defaults(call=_verify)
+    verify.add_argument("--profile", default="sample")
+    verify.add_argument("--run", dest="run_folder", type=Path, help="a finished run's outputs (default: this one's)")
+    verify.add_argument("--reference", type=Path, help="outputs to compare with (default: the committed ones)")
+    verify.add_argument("--no-run", action="store_true", help="compare what is there, bring nothing up to date")
+    verify.add_argument("--cores", type=int, default=os.cpu_count() or 1)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""One way to open a figure and one way to save it, so that every figure of the thesis has the same width and style.
+
+A figure is made without pyplot: no window, no global list of figures, and a notebook shows it once, where `save` ends.
+"""
+
+import zlib
+from pathlib import Path
+from typing import Any
+
+import matplotlib.style
+from IPython.display import Image
+from matplotlib.figure import Figure
+
+from hyperdapo.paths import Paths, atomic
+
+TEXT_WIDTH_IN = 6.1
+STYLE_SHEET = Path(__file__).with_name("thesis.mplstyle")
+
+_OTHERS = ("#56B4E9", "#D55E00", "#8C6D31", "#7A7A7A", "#000000")
+
+
+class Colours(dict[str, str]):
+    """Colours by name; a name that is not listed always gets the same one of a few others."""
+
+    def __missing__(self, name: str) -> str:
+        return _OTHERS[zlib.crc32(name.encode()) % len(_OTHERS)]
+
+
+ASSET_COLOURS = Colours(BTC="#E69F00", ETH="#0072B2", SOL="#009E73", HYPE="#CC79A7")
+"""Of Okabe and Ito's palette, which the colour blind can tell apart."""
+
+STRATEGY_COLOURS = Colours(
+    market="#999999",
+    twap="#B8B8B8",
+    vwap="#7A7A7A",
+    join_best="#8C6D31",
+    best_fixed="#000000",
+    untrained="#56B4E9",
+    dpo="#E69F00",
+    dapo="#D55E00",
+    boosting="#009E73",
+    oracle="#CC79A7",
+)
+
+
+def style() -> None:
+    """Apply the style sheet to all figures of this process."""
+    matplotlib.style.use(STYLE_SHEET)
+
+
+def new(rows: int = 1, cols: int = 1, height: float = 0.42, **subplots: Any) -> tuple[Figure, Any]:
+    """Open a figure as wide as the thesis text.
+
+    Parameters
+    ----------
+    rows, cols
+        Grid of axes.
+    height
+        Height of the whole figure as a share of its width.
+    subplots
+        Passed to `Figure.subplots`: `sharex`, `sharey`, `width_ratios`, `squeeze`, ...
+
+    Returns
+    -------
+    The figure and its axes: one `Axes`, or an array (rows, cols) with the dimensions of length one squeezed away.
+    """
+    style()
+    figure = Figure(figsize=(TEXT_WIDTH_IN, TEXT_WIDTH_IN * height), layout="constrained")
+    return figure, figure.subplots(rows, cols, **subplots)
+
+
+def save(figure: Figure, paths: Paths, name: str) -> Image:
+    """Write `figures/NAME.pdf` (vector, fonts embedded, no date) and `NAME.png`; return the image for the notebook."""
+    style()
+    for suffix in ("pdf", "png"):
+        metadata = {"CreationDate": None} if suffix == "pdf" else None
+        with atomic(paths.figures / f"{name}.{suffix}") as temporary:
+            figure.savefig(temporary, format=suffix, metadata=metadata)
+    return Image(filename=str(paths.figures / f"{name}.png"), width=round(TEXT_WIDTH_IN * 110))

@@ -1,0 +1,195 @@
+"""State and action as text (§4.8.1, Listing 4.8, DESIGN §6).
+
+A prompt is the constant instruction first and the changing numbers last, so that a model can keep the keys and values
+of the instruction. Each feature is a word beside one digit. What foretells the price is told relative to the order's
+side: it pushes the price `away` from the order (a buy sees it rise) or `toward` it (a buy sees it fall).
+
+A letter stands for each candidate offset, so that an action is one token. The style `text` writes an order out.
+"""
+
+import re
+import string
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from hyperdapo.errors import DataError, OrderError
+
+Style = Literal["thesis", "anonymous"]
+Floats = NDArray[np.float64]
+
+CUE = "\nAnswer:"
+
+_ORDER = re.compile(r"LIMIT (BUY|SELL) (\d+(?:\.\d+)?) \((-?\d+(?:\.\d+)?) bps\)")
+_MOST = 9
+
+
+@dataclass(frozen=True)
+class _Feature:
+    """One feature in the text: its word, its column, and the map from the column to [-9, 9]."""
+
+    word: str
+    column: str
+    scale: Callable[[Floats], Floats]
+    pushes_price: bool = True
+
+
+def _deviations(z: Floats) -> Floats:
+    return 2 * z
+
+
+def _shares(balance: Floats) -> Floats:
+    return _MOST * balance
+
+
+# The eight that foretell a direction, positive when they push the price up, then the seven that have none.
+FEATURES = (
+    _Feature("imbalance", "book_imbalance", _shares),
+    _Feature("depth", "depth_ratio_10bps", lambda ratio: _shares((ratio - 1) / (ratio + 1))),
+    _Feature("pressure", "book_pressure_50bps", _shares),
+    _Feature("flow", "trade_flow_5m_z", _deviations),
+    _Feature("minute", "momentum_1m_bps_z", _deviations),
+    _Feature("trend", "momentum_5m_bps_z", _deviations),
+    _Feature("average", "vwap_distance_bps_z", _deviations),
+    _Feature("profile", "volume_profile", lambda above: _shares(1 - 2 * above)),
+    _Feature("spread", "bid_ask_spread_bps_z", _deviations, pushes_price=False),
+    _Feature("volatility", "volatility_5m_bps_z", _deviations, pushes_price=False),
+    _Feature("volume", "trade_volume_5m_z", _deviations, pushes_price=False),
+    _Feature("intensity", "order_intensity_per_min_z", _deviations, pushes_price=False),
+    _Feature("liquidity", "liquidity_score_50bps_z", _deviations, pushes_price=False),
+    _Feature("large", "large_trade_ratio_z", _deviations, pushes_price=False),
+    _Feature("size", "trade_size_ratio_z", _deviations, pushes_price=False),
+)
+
+
+def letters(offsets_bps: Sequence[float]) -> list[str]:
+    """The letter of each candidate action: A for the first offset, and so on."""
+    return list(string.ascii_uppercase[: len(offsets_bps)])
+
+
+def instruction(offsets_bps: Sequence[float]) -> str:
+    """The constant beginning of every prompt: what each letter means and how the numbers are to be read."""
+    options = ", ".join(f"{letter} {_place(bps)}" for letter, bps in zip(letters(offsets_bps), offsets_bps, strict=True))
+    return (
+        f"Choose the price of a limit order: {options}. From 0 to 9, each signal pushes the price away from the order"
+        " or toward it.\n"
+    )
+
+
+def encode_states(
+    features: pd.DataFrame, parents: pd.DataFrame, offsets_bps: Sequence[float], style: Style = "thesis"
+) -> list[str]:
+    """The prompt of each parent order.
+
+    Parameters
+    ----------
+    features : rows of `features.parquet`; `parents.order_id` is a position in it
+    parents : (n, ...) with `order_id`, `side` (+1 buy, -1 sell), `objective`
+    offsets_bps : (K,) candidate offsets, in bps
+    style : `thesis` keeps the asset and the real price level (§4.8.1), `anonymous` hides both
+
+    Raises
+    ------
+    DataError
+        If a feature of one of the states is not finite.
+    """
+    states = features.iloc[parents["order_id"].to_numpy()]
+    side = parents["side"].to_numpy(dtype=float)
+    digits = np.column_stack([_digits(feature, states, side) for feature in FEATURES])
+    opening = instruction(offsets_bps)
+    heads = _heads(states, parents, style)
+    return [opening + head + _signals(row) + CUE for head, row in zip(heads, digits, strict=True)]
+
+
+def encode_state(
+    row: Mapping[str, Any], order: Mapping[str, Any], offsets_bps: Sequence[float], style: Style = "thesis"
+) -> str:
+    """The prompt of one order: `encode_states` of one row. `order` has `side` and `objective`."""
+    parent = pd.DataFrame([{**order, "order_id": 0}])
+    return encode_states(pd.DataFrame([dict(row)]), parent, offsets_bps, style)[0]
+
+
+@dataclass(frozen=True)
+class WrittenOrder:
+    """A limit order as text: side +1 buy / -1 sell, price in USD, offset in bps (negative is passive)."""
+
+    side: int
+    price: float
+    offset_bps: float
+
+
+def encode_action(order: WrittenOrder) -> str:
+    """The order written out.
+
+    >>> encode_action(WrittenOrder(side=1, price=117245.0, offset_bps=-15.0))
+    'LIMIT BUY 117245 (-15 bps)'
+    """
+    return f"LIMIT {_verb(order.side)} {_plain(order.price)} ({_plain(order.offset_bps)} bps)"
+
+
+def parse_action(text: str) -> WrittenOrder:
+    """The order that `text` writes out; the inverse of `encode_action`.
+
+    Raises
+    ------
+    OrderError
+        If the text is anything but one whole order: there is no default order.
+    """
+    match = _ORDER.fullmatch(text.strip())
+    if match is None or float(match[2]) <= 0:
+        raise OrderError(f"{text!r} is not an order; write it as 'LIMIT BUY 117245 (-15 bps)'")
+    return WrittenOrder(1 if match[1] == "BUY" else -1, float(match[2]), float(match[3]))
+
+
+def _digits(feature: _Feature, states: pd.DataFrame, side: Floats) -> NDArray[np.int64]:
+    """(n,) signed digits in [-9, 9]; those that push the price are positive when they push it away from the order."""
+    scaled = feature.scale(states[feature.column].to_numpy(dtype=float))
+    if not np.isfinite(scaled).all():
+        position = int(np.flatnonzero(~np.isfinite(scaled))[0])
+        raise DataError(
+            f"{feature.column} of the state at {states['decision_ns'].iloc[position]} is not finite: "
+            "take only rows with `warm`, or make the features again with: hyperdapo run --until 03"
+        )
+    signed = scaled * side if feature.pushes_price else scaled
+    return np.clip(np.rint(signed), -_MOST, _MOST).astype(np.int64)
+
+
+def _heads(states: pd.DataFrame, parents: pd.DataFrame, style: Style) -> list[str]:
+    """Who wants what: side, and in style `thesis` the asset and its price level."""
+    verbs = [_verb(side).lower() for side in parents["side"]]
+    if style == "anonymous":
+        return [f"{mood} {verb}:" for mood, verb in zip(parents["objective"], verbs, strict=True)]
+    rows = zip(parents["objective"], verbs, states["asset"], states["mid"], strict=True)
+    return [f"{mood} {verb} {asset} at {mid:.5g}:" if mid < 1e4 else f"{mood} {verb} {asset} at {mid:.0f}:"
+            for mood, verb, asset, mid in rows]
+
+
+def _signals(digits: NDArray[np.int64]) -> str:
+    return "".join(
+        f" {feature.word} {abs(digit)} {_direction(feature, digit)}"
+        for feature, digit in zip(FEATURES, digits.tolist(), strict=True)
+    )
+
+
+def _direction(feature: _Feature, digit: int) -> str:
+    if feature.pushes_price:
+        return "away" if digit > 0 else "toward"
+    return "high" if digit > 0 else "low"
+
+
+def _place(offset_bps: float) -> str:
+    if offset_bps == 0:
+        return "at mid"
+    return f"{_plain(abs(offset_bps))} bps {'behind' if offset_bps < 0 else 'through'} mid"
+
+
+def _verb(side: int) -> str:
+    return "BUY" if side > 0 else "SELL"
+
+
+def _plain(number: float) -> str:
+    return np.format_float_positional(number + 0.0, trim="-")

@@ -1,0 +1,194 @@
+"""What the Snakefile and the command share: the stages, what each depends on, and how one notebook is rendered.
+
+A stage depends on its notebook, on every module that the notebook imports directly or through others, and on the
+parameter sections that any of them mentions. All three are read from the code, so no list can go stale.
+"""
+
+import ast
+import fcntl
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+from papermill.exceptions import PapermillExecutionError
+
+from hyperdapo import schema
+from hyperdapo.errors import HyperdapoError, ParameterError
+from hyperdapo.params import Parameters
+from hyperdapo.paths import NOTEBOOKS, REPOSITORY, atomic, data_root
+
+STAGES = tuple(path.stem for path in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")))
+ACROSS_ASSETS = ("06_convergence", "09_significance")
+
+_PACKAGE = Path(__file__).parent
+
+
+def dependencies(stage: str) -> tuple[list[Path], list[str]]:
+    """Files (notebook first, then modules) and parameter sections that a stage depends on."""
+    notebook = NOTEBOOKS / f"{stage}.ipynb"
+    cells = nbformat.read(notebook, as_version=4).cells
+    code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    modules, queue = set[Path](), _imports(code)
+    while queue:
+        module = queue.pop()
+        if module not in modules:
+            modules.add(module)
+            queue |= _imports(module.read_text())
+    mentioned = set(re.findall(r"\bparameters\.(\w+)", "\n".join([code, *(path.read_text() for path in modules)])))
+    return [notebook, *sorted(modules)], sorted(mentioned & set(Parameters.model_fields))
+
+
+def section_values(parameters: Parameters, sections: list[str]) -> str:
+    """Canonical JSON of some parameter sections: when it changes, the stages that mention them run again."""
+    return json.dumps(parameters.model_dump(mode="json", include=set(sections)), sort_keys=True)
+
+
+@cache
+def _imports(code: str) -> set[Path]:
+    """Modules of this package that some code imports."""
+    names = set[str]()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    inside = [name.split(".")[1:] for name in names if name.split(".")[0] == _PACKAGE.name]
+    places = [_PACKAGE.joinpath(*parts) for parts in inside]
+    candidates = {place.with_suffix(".py") for place in places} | {place / "__init__.py" for place in places}
+    return {path for path in candidates if path.is_file()}
+
+
+def check_parameter_names(notebook: Path, given: Mapping[str, Any]) -> None:
+    """Papermill only warns of a parameter that a notebook does not have; this raises.
+
+    Raises
+    ------
+    ParameterError
+        Naming the unknown parameter and the nearest right one.
+    """
+    known = papermill.inspect_notebook(str(notebook))
+    for name in given:
+        if name not in known:
+            raise ParameterError(f"{notebook.name} has no parameter {name!r}{schema.nearest(name, known)}")
+
+
+def render(notebook: Path, output: Path, given: Mapping[str, Any]) -> None:
+    """Execute a notebook by papermill; `output` appears only when every cell has run.
+
+    Raises
+    ------
+    ParameterError
+        For a parameter that the notebook does not have.
+    HyperdapoError
+        When a cell fails: its own error, and where the notebook was left as it stood then.
+    """
+    check_parameter_names(notebook, given)
+    failed = output.with_name(f"{output.stem}.failed.ipynb")
+    with atomic(output) as temporary:
+        unfinished = temporary.with_suffix(".ipynb")
+        try:
+            papermill.execute_notebook(str(notebook), str(unfinished), parameters=dict(given), progress_bar=False)
+        except PapermillExecutionError as error:
+            os.replace(unfinished, failed)
+            raise HyperdapoError(f"{error.ename}: {error.evalue}\n  the notebook as it stopped: {failed}") from None
+        finally:
+            if unfinished.exists():
+                os.replace(unfinished, temporary)
+        _forget_machine(temporary)
+    failed.unlink(missing_ok=True)
+
+
+def _forget_machine(path: Path) -> None:
+    """Drop what papermill and the kernel note of this machine, so that a render is the same wherever it was made."""
+    notebook = nbformat.read(path, as_version=4)
+    kept = notebook.metadata.get("papermill", {}).get("parameters", {})
+    notebook.metadata["papermill"] = {"parameters": kept}
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+        cell.metadata.pop("papermill", None)
+    nbformat.write(notebook, path)
+
+
+def failures(profile: str) -> Path:
+    """Folder where a failed stage leaves its one clear error."""
+    return data_root() / profile / "failures"
+
+
+@contextmanager
+def run_lock() -> Iterator[int]:
+    """Hold the data folder for one run; the kernel frees it when the run and its workflow are gone, even killed.
+
+    Raises
+    ------
+    HyperdapoError
+        If another run is at work in the same folder.
+    """
+    data_root().mkdir(parents=True, exist_ok=True)
+    with (data_root() / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise HyperdapoError(
+                f"another run is at work in {data_root()}; wait for it, stop it, or set HYPERDAPO_DATA to another folder"
+            ) from None
+        yield file.fileno()
+
+
+def run(parameters: Parameters, overrides: Mapping[str, Any], until: str | None, cores: int) -> None:
+    """Bring every stage of a profile (or those up to `until`) up to date by Snakemake.
+
+    Raises
+    ------
+    HyperdapoError
+        With the own error of every stage that failed.
+    """
+    if until and until[:2] not in {stage[:2] for stage in STAGES}:
+        raise ParameterError(f"no stage {until!r}; there are {', '.join(STAGES)}")
+    stages = [stage for stage in STAGES if until is None or stage[:2] <= until[:2]]
+    for old in failures(parameters.profile).glob("*.txt"):
+        old.unlink()
+    config = {"profile": parameters.profile, "overrides": json.dumps(overrides), "stages": json.dumps(stages)}
+    command = [
+        *(sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")),
+        *("--directory", str(data_root()), "--cores", str(cores), "--resources", f"gpu={gpus() or cores}"),
+        *("--nolock", "--rerun-incomplete", "--keep-going", "--quiet", "rules", "host", "reason"),
+        *("--config", *(f"{key}={value}" for key, value in config.items())),
+    ]
+    with run_lock() as lock:
+        finished = subprocess.run(command, pass_fds=[lock], check=False)
+    if finished.returncode:
+        reasons = [path.read_text() for path in sorted(failures(parameters.profile).glob("*.txt"))]
+        raise HyperdapoError("\n".join(reasons) or f"the workflow stopped with exit code {finished.returncode}")
+
+
+def gpus() -> int:
+    """Number of NVIDIA GPUs, 0 without a driver."""
+    try:
+        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True).stdout
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return 0
+    return listing.count("GPU ")
+
+
+@contextmanager
+def own_gpu() -> Iterator[None]:
+    """Reserve one GPU that no other stage of this machine holds (Listing 4.7); without GPUs, nothing to reserve."""
+    for index in range(gpus()):
+        with (data_root() / f".gpu-{index}").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            os.environ["CUDA_VISIBLE_DEVICES"] = str(index)
+            yield
+            return
+    yield

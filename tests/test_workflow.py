@@ -1,0 +1,84 @@
+"""What a stage depends on is read from its code; parameter names are checked before anything runs."""
+
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from conftest import REPOSITORY
+
+from hyperdapo import workflow
+from hyperdapo.errors import HyperdapoError, ParameterError
+from hyperdapo.params import load
+from hyperdapo.paths import atomic
+
+
+def test_dependencies_follow_imports_through_modules() -> None:
+    files, sections = workflow.dependencies("03_features")
+    names = {path.name for path in files}
+    assert {"03_features.ipynb", "features.py", "book.py", "figures.py"} <= names
+    assert "training.py" not in names and "simulator.py" not in names
+    assert "features" in sections and "training" not in sections
+
+
+def test_section_values_move_with_their_sections_only() -> None:
+    changed = load("smoke", {"training": {"dapo": {"steps": 9}}})
+    assert workflow.section_values(changed, ["training"]) != workflow.section_values(load("smoke"), ["training"])
+    assert workflow.section_values(changed, ["source"]) == workflow.section_values(load("smoke"), ["source"])
+
+
+def _notebook(path, *cells: str):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
+    notebook.cells[0].metadata.tags = ["parameters"]
+    nbformat.write(notebook, path)
+    return path
+
+
+def test_a_misspelt_notebook_parameter_is_an_error(tmp_path) -> None:
+    notebook = _notebook(tmp_path / "one.ipynb", 'profile = "smoke"')
+    with pytest.raises(ParameterError, match=r"one\.ipynb has no parameter 'profil' .did you mean 'profile'"):
+        workflow.render(notebook, tmp_path / "out.ipynb", {"profil": "sample"})
+
+
+def test_a_failed_render_keeps_the_notebook_and_leaves_no_output(tmp_path) -> None:
+    notebook = _notebook(tmp_path / "one.ipynb", "x = 1", 'raise ValueError("mend this")')
+    with pytest.raises(HyperdapoError, match="ValueError: mend this"):
+        workflow.render(notebook, tmp_path / "out.ipynb", {})
+    assert not (tmp_path / "out.ipynb").exists() and (tmp_path / "out.failed.ipynb").exists()
+
+
+def test_a_render_knows_nothing_of_the_machine(tmp_path) -> None:
+    workflow.render(_notebook(tmp_path / "one.ipynb", "x = 1", "x"), tmp_path / "out.ipynb", {"x": 2})
+    text = (tmp_path / "out.ipynb").read_text()
+    assert str(tmp_path) not in text and "start_time" not in text and '"2"' in text
+
+
+def test_two_runs_do_not_share_a_folder(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("HYPERDAPO_DATA", str(tmp_path))
+    with workflow.run_lock(), pytest.raises(HyperdapoError, match="another run is at work"), workflow.run_lock():
+        pass
+
+
+def test_a_failed_writer_leaves_the_old_file(tmp_path) -> None:
+    kept = tmp_path / "table.csv"
+    kept.write_text("whole")
+    with pytest.raises(RuntimeError), atomic(kept) as temporary:
+        temporary.write_text("ha")
+        raise RuntimeError
+    assert kept.read_text() == "whole" and list(tmp_path.iterdir()) == [kept]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "--profile", "smokey"], "did you mean 'smoke'"),
+        (["run", "--profile", "smoke", "--asset", "BTX"], "did you mean 'BTC'"),
+        (["run", "--profile", "smoke", "--until", "xx"], "no stage 'xx'"),
+        (["run", "--profile", "smoke", "--params", "absent.yaml"], "there is no parameter file"),
+        (["serve-recordings", "absent-folder"], "absent-folder"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line(arguments: list[str], says: str, tmp_path) -> None:
+    command = [sys.executable, "-m", "hyperdapo.cli", *arguments]
+    found = subprocess.run(command, cwd=REPOSITORY, env={"PATH": "", "HYPERDAPO_DATA": str(tmp_path)}, capture_output=True, text=True, check=False)
+    assert found.returncode == 1 and says in found.stderr and "Traceback" not in found.stderr
