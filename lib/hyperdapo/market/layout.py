@@ -1,0 +1,89 @@
+"""What the compiled exchange keeps in memory: book, rules of one asset, state between blocks, record of messages.
+
+Prices are levels, that is positions on the ladder of valid prices (`exchange.ladder`); sizes are lots of
+`10 ** -sz_decimals` coin. A side is `BID` or `ASK`; a taker's side is `BID` when it buys.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+BID, ASK, FREE = 0, 1, 2
+VISIBLE = 20  # levels of a snapshot, a side
+
+Integers = NDArray[np.int64]
+
+
+class Book(NamedTuple):
+    """Queues of orders: per level the resting lots, orders, first and last order; per order its lots and neighbours."""
+
+    lots: Integers
+    orders: Integers
+    first: Integers
+    last: Integers
+    order_lots: Integers
+    order_level: Integers
+    following: Integers
+    preceding: Integers
+    free: Integers  # stack of unused orders
+    top: Integers  # best bid level, best ask level, height of the stack
+
+
+class Rules(NamedTuple):
+    """One asset's process in natural units: seconds, log price, ladder levels, lots."""
+
+    drift: float  # of the log price per second and unit of signal
+    news_rate: float  # per second
+    news_size: float  # mean absolute jump of the log price (Laplace)
+    half_spread: float  # levels between the efficient price and the quotes, before rounding outwards
+    mean_lots: float  # of a resting order
+    minimum_lots: int
+    quoted_levels: int  # a side
+    market_order_rate: float  # per second
+
+
+class State(NamedTuple):
+    """What one block hands to the next."""
+
+    exchange_ns: int
+    local_ns: int
+    next_book_ns: int
+    log_price: float  # the efficient price
+    level: int  # of the ladder, at or just below it
+    signal: float
+    regime: float
+    excitement: float  # market orders per second beyond the base rate
+    taker: int  # side of the latest market order: BID buys, ASK sells
+
+
+class Record(NamedTuple):
+    """Messages of a stretch of time. `used` counts the rows of snapshots, of best quotes and of prints."""
+
+    book_ns: Integers  # (rows, 2): exchange, local
+    book: Integers  # (rows, 2 sides, 20, level | lots | orders), level -1 beyond the last
+    top_ns: Integers
+    top: Integers  # (rows, 2 sides, level | lots | orders)
+    print_ns: Integers
+    print: Integers  # (rows, level | lots | side of the taker)
+    used: Integers
+
+
+def empty_book(levels: int, orders: int) -> Book:
+    """A book over that many levels, with room for that many resting orders."""
+    per_level = [np.zeros(levels, np.int64), np.zeros(levels, np.int64), np.full(levels, -1), np.full(levels, -1)]
+    per_order = [np.zeros(orders, np.int64) for _ in range(4)]
+    return Book(*per_level, *per_order, np.arange(orders), np.array([-1, levels, orders]))
+
+
+def empty_record(books: int, tops: int, prints: int) -> Record:
+    """A record with room for that many snapshots, best quotes and prints."""
+    return Record(
+        book_ns=np.empty((books, 2), np.int64),
+        book=np.empty((books, 2, VISIBLE, 3), np.int64),
+        top_ns=np.empty((tops, 2), np.int64),
+        top=np.empty((tops, 2, 3), np.int64),
+        print_ns=np.empty((prints, 2), np.int64),
+        print=np.empty((prints, 3), np.int64),
+        used=np.zeros(3, np.int64),
+    )
