@@ -2,10 +2,13 @@
 
 import json
 import math
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from hyperdapo.errors import ParameterError
 from hyperdapo.market import matching
 from hyperdapo.market.exchange import ladder, simulate
@@ -13,8 +16,6 @@ from hyperdapo.market.grid import on_grid
 from hyperdapo.market.layout import ASK, BID, empty_book
 from hyperdapo.market.tape import CHANNELS, Tape
 from hyperdapo.params import load
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 PARAMETERS = load("sample")
 START = PARAMETERS.source.start_ns
@@ -22,8 +23,8 @@ SECOND, HOUR = 10**9, 3600 * 10**9
 ASSETS = ["BTC", "ETH", "SOL", "HYPE"]
 
 
-@cache
-def play(asset: str, predictability: float, hours: float = 4.0, seed: int = 7) -> Tape:
+@lru_cache(maxsize=8)
+def play(asset: str, predictability: float, hours: float = 8.0, seed: int = 7) -> Tape:
     model, facts = PARAMETERS.synthetic.assets[asset], PARAMETERS.asset_facts[asset]
     return simulate(asset, model, facts.sz_decimals, predictability, seed, START, START + int(hours * HOUR))
 
@@ -126,7 +127,7 @@ def test_feed_is_like_the_real_one(asset: str) -> None:
     tape = play(asset, 0.8)
     for stream in (tape.book, tape.bbo, tape.trades):
         assert (np.diff(stream.local_ns) >= 0).all()
-        assert stream.local_ns[0] >= START and stream.local_ns[-1] < START + 4 * HOUR
+        assert stream.local_ns[0] >= START and stream.local_ns[-1] < START + 8 * HOUR
     delay = (tape.bbo.local_ns - tape.bbo.exchange_ns) / SECOND
     assert delay.min() > 0.3 and 0.38 < np.median(delay) < 0.5
     assert np.median(np.diff(tape.book.exchange_ns)) / SECOND == pytest.approx(0.54, abs=0.02)
@@ -138,7 +139,7 @@ def test_feed_is_like_the_real_one(asset: str) -> None:
 @pytest.mark.parametrize("predictability", [0.0, 0.8])
 @pytest.mark.parametrize("asset", ASSETS)
 def test_market_is_as_described(asset: str, predictability: float) -> None:
-    tape, model = play(asset, predictability, 8.0), PARAMETERS.synthetic.assets[asset]
+    tape, model = play(asset, predictability), PARAMETERS.synthetic.assets[asset]
     bbo, lasting = tape.bbo, np.diff(tape.bbo.exchange_ns)
     mid = bbo.mid[np.searchsorted(bbo.local_ns, np.arange(bbo.local_ns[0], bbo.local_ns[-1], SECOND), "right") - 1]
     volatility = np.std(np.log(mid[60:] / mid[:-60])) * 1e4
@@ -190,7 +191,7 @@ def _correlations(asset: str, predictability: float, seeds: range) -> tuple[np.n
     """Correlations (3,) with the next return, and their t values over blocks of 15 minutes."""
     products = []
     for seed in seeds:
-        known, following = _foretelling(play(asset, predictability, 8.0, seed))
+        known, following = _foretelling(play(asset, predictability, seed=seed))
         known, following = (known - known.mean(0)) / known.std(0), (following - following.mean()) / following.std()
         blocks = len(following) // 90
         products.append((known * following[:, None])[: blocks * 90].reshape(blocks, 90, 3).mean(axis=1))
@@ -199,19 +200,19 @@ def _correlations(asset: str, predictability: float, seeds: range) -> tuple[np.n
 
 
 @pytest.mark.parametrize("asset", ASSETS)
-def test_null_world_foretells_nothing(asset: str) -> None:
-    correlation, t_value = _correlations(asset, 0.0, range(7, 11))
-    assert (np.abs(t_value) < 3.0).all() and (np.abs(correlation) < 0.08).all(), (correlation, t_value)
-
-
-@pytest.mark.parametrize("asset", ASSETS)
 def test_planted_world_foretells_half_of_the_variance(asset: str) -> None:
-    correlation, t_value = _correlations(asset, 0.8, range(7, 9))
-    assert (t_value > 3.0).all() and correlation[0] > 0.65, (correlation, t_value)
-    known, following = _foretelling(play(asset, 0.8, 8.0))
+    correlation, t_value = _correlations(asset, 0.8, range(7, 8))
+    assert (t_value > 2.0).all() and t_value[0] > 5.0 and correlation[0] > 0.65, (correlation, t_value)
+    known, following = _foretelling(play(asset, 0.8))
     design = np.column_stack([np.ones(len(known)), known])
     residual = following - design @ np.linalg.lstsq(design, following, rcond=None)[0]
     assert 1 - residual.var() / following.var() > 0.48
+
+
+@pytest.mark.parametrize("asset", ASSETS)
+def test_null_world_foretells_nothing(asset: str) -> None:
+    correlation, t_value = _correlations(asset, 0.0, range(7, 10))
+    assert (np.abs(t_value) < 3.0).all() and (np.abs(correlation) < 0.1).all(), (correlation, t_value)
 
 
 def test_tick_moves_with_the_price() -> None:

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from hyperdapo.errors import DataError
-from hyperdapo.market.book import BookSnapshots, Floats, Nanoseconds, TopOfBook, Trades, concatenate, take, writer
+from hyperdapo.market.book import BookSnapshots, Nanoseconds, TopOfBook, Trades, concatenate, take, writer
 from hyperdapo.market.messages import Decoder, Slice
 from hyperdapo.market.tardis import downloaded
 from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths, atomic
 
 _SECOND, _HOUR = 1_000_000_000, 3_600_000_000_000
-_CLOCK_TOLERANCE_NS = 60 * _SECOND  # between the exchange's stamp and the recorder's, which differ by about half a second
+_CLOCK_TOLERANCE_NS = 60 * _SECOND  # the recorder's clock is usually half a second after the exchange's stamp
 
 
 def preprocess(parameters: Parameters, asset: str, paths: Paths) -> dict[str, Any]:
@@ -50,7 +50,9 @@ def preprocess(parameters: Parameters, asset: str, paths: Paths) -> dict[str, An
             progress.update(len(pieces))
         report = cleaner.report(decoder)
         if not report["kept"]["l2Book"]:
-            raise DataError(f"{asset}: no valid l2Book message from {parameters.source.start} on; dropped {report['dropped']}")
+            raise DataError(
+                f"{asset}: no valid l2Book message from {parameters.source.start} on; dropped {report['dropped']}"
+            )
         split = split_span(report["first_ns"], report["last_ns"], parameters)
     facts = {"asset": asset, "sz_decimals": parameters.asset_facts[asset].sz_decimals}
     for name, content in (("split.json", split), ("cleaning.json", facts | report)):
@@ -77,8 +79,8 @@ def split_span(first_ns: int, last_ns: int, parameters: Parameters) -> dict[str,
     if left_ns < 3 * parameters.features.decision_interval_s * _SECOND:
         needed = parameters.features.warmup_s + 2 * cut_ns / _SECOND
         raise DataError(
-            f"{(last_ns - first_ns) / _SECOND:.0f} s of data are too few: warm-up and the cuts between train, validation "
-            f"and test take {needed:.0f} s; give a longer source span, or shorten features.warmup_s"
+            f"{(last_ns - first_ns) / _SECOND:.0f} s of data are too few: warm-up and the cuts between train, "
+            f"validation and test take {needed:.0f} s; give a longer source span, or shorten features.warmup_s"
         )
     train_ns = start_ns + int(left_ns * parameters.split.train)
     validation_ns = train_ns + cut_ns + int(left_ns * parameters.split.validation)
@@ -102,15 +104,14 @@ class Cleaner:
         self._last_book = (0, 0)  # local_ns and connection of the last valid book
         self._recent_tids = np.zeros(0, dtype=np.int64)
 
-    def clean(
-        self, pieces: Sequence[Slice], ended_ns: dict[int, int]
-    ) -> tuple[BookSnapshots, TopOfBook, Trades]:
-        """Valid rows of the next slices; `ended_ns` says when each connection that a disconnect ended was last heard."""
+    def clean(self, pieces: Sequence[Slice], ended_ns: dict[int, int]) -> tuple[BookSnapshots, TopOfBook, Trades]:
+        """Valid rows of the next slices; `ended_ns` says when each connection that was lost was last heard."""
         book, bbo = concatenate([piece.book for piece in pieces]), concatenate([piece.bbo for piece in pieces])
         trades = concatenate([piece.trades for piece in pieces])
         valid = self._judge("l2Book", book_faults(book))
         book, connection = take(book, valid), np.concatenate([piece.book_connection for piece in pieces])[valid]
         self._find_gaps(book.local_ns, connection, ended_ns)
+        self._book_ns.append(book.local_ns)
         bbo = take(bbo, self._judge("bbo", book_faults(bbo)))
         self.prints += len(trades.tid)
         backfill = np.concatenate([piece.backfill for piece in pieces])
@@ -123,8 +124,8 @@ class Cleaner:
     def report(self, decoder: Decoder) -> dict[str, Any]:
         """What was kept, dropped and missed, once all slices are cleaned; see `preprocess`."""
         self._find_gaps(np.array([decoder.last_ns]), np.array([decoder.connection]), decoder.ended_ns)
-        book_ns = np.concatenate([*self._book_ns, np.zeros(0, dtype=np.int64)])[:-1]
-        gaps = merge(self.gaps)
+        book_ns = np.concatenate([np.zeros(0, dtype=np.int64), *self._book_ns])
+        gaps = merge([gap for gap in self.gaps if gap[0] < gap[1]])
         return {
             "messages": {name: decoder.messages[name] for name in self.kept},
             "prints": self.prints,
@@ -158,7 +159,6 @@ class Cleaner:
             from_ns = before_ns[row] if silent else ended_ns.get(int(before[row]), before_ns[row])
             self.gaps.append((int(from_ns), int(local_ns[row])))
         self._last_book = int(local_ns[-1]), int(connection[-1])
-        self._book_ns.append(local_ns)
 
     def _repeated(self, tid: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether a print was seen before: above, or in the hour before."""
@@ -171,17 +171,16 @@ class Cleaner:
 
 def book_faults(book: BookSnapshots | TopOfBook) -> dict[str, NDArray[np.bool_]]:
     """By cause, which of n books (n, 20) or best quotes (n,) cannot be: in the order in which they are counted."""
-    rows = len(book.local_ns)
-    bid_price, bid_size, ask_price, ask_size = (
-        side.reshape(rows, -1) for side in (book.bid_price, book.bid_size, book.ask_price, book.ask_size)
-    )
+    sides = (book.bid_price, book.bid_size, book.ask_price, book.ask_size)
+    bid_price, bid_size, ask_price, ask_size = (side if side.ndim == 2 else side[:, None] for side in sides)
     every = np.concatenate([bid_price, bid_size, ask_price, ask_size], axis=1)
-    falling, rising = np.diff(bid_price, axis=1) >= 0, np.diff(ask_price, axis=1) <= 0
+    falling = (bid_price[:, 1:] < bid_price[:, :-1]) | np.isnan(bid_price[:, 1:])
+    rising = (ask_price[:, 1:] > ask_price[:, :-1]) | np.isnan(ask_price[:, 1:])
     return {
         "empty": np.isnan(bid_price[:, 0]) | np.isnan(ask_price[:, 0]),
         "non_finite": np.isinf(every).any(axis=1),
         "non_positive": (every <= 0).any(axis=1),
-        "unsorted": falling.any(axis=1) | rising.any(axis=1),
+        "unsorted": ~(falling.all(axis=1) & rising.all(axis=1)),
         "crossed": bid_price[:, 0] >= ask_price[:, 0],
         "clock": _off_clock(book.exchange_ns, book.local_ns),
     }
@@ -208,4 +207,4 @@ def merge(intervals: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def _off_clock(exchange_ns: Nanoseconds, local_ns: Nanoseconds) -> NDArray[np.bool_]:
-    return np.abs(local_ns - exchange_ns) > _CLOCK_TOLERANCE_NS
+    return np.asarray(np.abs(local_ns - exchange_ns) > _CLOCK_TOLERANCE_NS)

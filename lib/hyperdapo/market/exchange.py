@@ -143,8 +143,8 @@ def _tape(asset: str, sz_decimals: int, usd: Floats, columns: list[Integers], st
             side=np.where(prints[rows, 2] == BID, 1, -1).astype(np.int8),
             tid=tid[rows],
         ),
-        book_orders=book[..., 2],
-        bbo_orders=top[..., 2],
+        book_orders=book[..., 2].astype(np.int32),
+        bbo_orders=top[..., 2].astype(np.int32),
         backfilled=len(earlier),
     )
 

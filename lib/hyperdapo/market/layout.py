@@ -71,9 +71,18 @@ class Record(NamedTuple):
 
 def empty_book(levels: int, orders: int) -> Book:
     """A book over that many levels, with room for that many resting orders."""
-    per_level = [np.zeros(levels, np.int64), np.zeros(levels, np.int64), np.full(levels, -1), np.full(levels, -1)]
-    per_order = [np.zeros(orders, np.int64) for _ in range(4)]
-    return Book(*per_level, *per_order, np.arange(orders), np.array([-1, levels, orders]))
+    return Book(
+        lots=np.zeros(levels, np.int64),
+        orders=np.zeros(levels, np.int64),
+        first=np.full(levels, -1),
+        last=np.full(levels, -1),
+        order_lots=np.zeros(orders, np.int64),
+        order_level=np.zeros(orders, np.int64),
+        following=np.zeros(orders, np.int64),
+        preceding=np.zeros(orders, np.int64),
+        free=np.arange(orders),
+        top=np.array([-1, levels, orders]),
+    )
 
 
 def empty_record(books: int, tops: int, prints: int) -> Record:

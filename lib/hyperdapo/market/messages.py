@@ -219,22 +219,25 @@ def _books(rows: Sequence[tuple[int, int, _BookData]]) -> BookSnapshots:
 
 
 def _grid(sides: Sequence[Sequence[_Level]]) -> tuple[Floats, Floats]:
-    """Prices and sizes (n, 20), NaN beyond the visible; a NaN that was sent becomes infinite, to be told from those."""
+    """Prices and sizes (n, 20), NaN beyond the visible."""
     visible = np.arange(LEVELS) < np.array([len(side) for side in sides], dtype=np.int64).reshape(-1, 1)
     price, size = np.full(visible.shape, np.nan), np.full(visible.shape, np.nan)
-    for grid, values in (
-        (price, [level.px for side in sides for level in side]),
-        (size, [level.sz for side in sides for level in side]),
-    ):
-        grid[visible] = np.nan_to_num(values, nan=np.inf, posinf=np.inf, neginf=-np.inf)
+    price[visible] = _sent([level.px for side in sides for level in side])
+    size[visible] = _sent([level.sz for side in sides for level in side])
     return price, size
+
+
+def _sent(values: Sequence[float]) -> Floats:
+    """Values as they were sent, but a NaN becomes infinite, to be told from what is beyond the visible."""
+    array = np.array(values, dtype=float)
+    return np.where(np.isnan(array), np.inf, array)
 
 
 def _quotes(rows: Sequence[tuple[int, _QuoteData]]) -> TopOfBook:
     data = [quote for _, quote in rows]
-    tops = np.array([(b.px, b.sz, a.px, a.sz) for b, a in (q.bbo for q in data) if b and a]).reshape(-1, 4).T
+    levels = _sent([value for q in data for side in q.bbo if side for value in (side.px, side.sz)])
     local_ns = np.array([local for local, _ in rows], dtype=np.int64)
-    return TopOfBook(_exchange_ns(data), local_ns, *np.ascontiguousarray(tops))
+    return TopOfBook(_exchange_ns(data), local_ns, *np.ascontiguousarray(levels.reshape(-1, 4).T))
 
 
 def _trades(rows: Sequence[tuple[int, bool, _Print]]) -> Trades:

@@ -26,8 +26,8 @@ class Tape:
     book: BookSnapshots
     bbo: TopOfBook
     trades: Trades
-    book_orders: NDArray[np.int64]
-    bbo_orders: NDArray[np.int64]
+    book_orders: NDArray[np.int32]
+    bbo_orders: NDArray[np.int32]
     backfilled: int
 
     def lines(self, channels: Collection[str], from_ns: int, to_ns: int) -> bytes:
@@ -86,7 +86,7 @@ class Tape:
                 messages.append((local, exchange, [text]))
         return [(local, time, f'{{"channel":"trades","data":[{",".join(texts)}]}}') for local, time, texts in messages]
 
-    def _levels(self, prices: Floats, sizes: Floats, orders: NDArray[np.int64]) -> list[list[str]]:
+    def _levels(self, prices: Floats, sizes: Floats, orders: NDArray[np.int32]) -> list[list[str]]:
         """Native levels of (n, k) prices, sizes and order counts; NaN prices are left out."""
         decimals, price = self.sz_decimals, self._price
         return [

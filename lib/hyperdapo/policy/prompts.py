@@ -75,8 +75,8 @@ def instruction(offsets_bps: Sequence[float]) -> str:
     """The constant beginning of every prompt: what each letter means and how the numbers are to be read."""
     options = ", ".join(f"{letter} {_place(bps)}" for letter, bps in zip(letters(offsets_bps), offsets_bps, strict=True))
     return (
-        f"Choose the price of a limit order: {options}. From 0 to 9, each signal pushes the price away from the order"
-        " or toward it.\n"
+        f"Choose the price of a limit order: {options}. Signals from -9 (pushes the price toward the order)"
+        " to +9 (pushes it away).\n"
     )
 
 
@@ -169,16 +169,7 @@ def _heads(states: pd.DataFrame, parents: pd.DataFrame, style: Style) -> list[st
 
 
 def _signals(digits: NDArray[np.int64]) -> str:
-    return "".join(
-        f" {feature.word} {abs(digit)} {_direction(feature, digit)}"
-        for feature, digit in zip(FEATURES, digits.tolist(), strict=True)
-    )
-
-
-def _direction(feature: _Feature, digit: int) -> str:
-    if feature.pushes_price:
-        return "away" if digit > 0 else "toward"
-    return "high" if digit > 0 else "low"
+    return "".join(f" {feature.word} {digit:+d}" for feature, digit in zip(FEATURES, digits.tolist(), strict=True))
 
 
 def _place(offset_bps: float) -> str:

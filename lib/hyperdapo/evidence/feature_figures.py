@@ -1,0 +1,76 @@
+"""Figures of 03_features: how the 15 features look over time, how they are distributed, what they share."""
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.dates import ConciseDateFormatter
+from matplotlib.figure import Figure
+
+from hyperdapo.evidence import figures
+
+_SHOWN_QUANTILES = (0.005, 0.995)
+_LAGS = 60
+
+
+def plot_state(features: pd.DataFrame, asset: str) -> Figure:
+    """The mid and three features over time, the splits shaded; `features` as in `features.parquet`."""
+    time = pd.to_datetime(features["decision_ns"], unit="ns")
+    rows = {
+        "mid": "mid (USD)",
+        "volatility_5m_bps": "volatility (bps)",
+        "book_imbalance": "imbalance",
+        "trade_flow_5m_z": "flow (z)",
+    }
+    figure, axes = figures.new(len(rows), 1, height=0.78, sharex=True)
+    for axis, (column, label) in zip(axes, rows.items(), strict=True):
+        axis.plot(time, features[column], color=figures.ASSET_COLOURS[asset], linewidth=0.8)
+        axis.set_ylabel(label)
+        for name, inside in time.groupby(features["split"]):
+            if name:
+                axis.axvspan(inside.iloc[0], inside.iloc[-1], color="black", alpha=0.06, linewidth=0)
+                where = (inside.iloc[len(inside) // 2], 1.04)
+                axes[0].annotate(name, where, xycoords=("data", "axes fraction"), fontsize=8, ha="center")
+    axes[-1].xaxis.set_major_formatter(ConciseDateFormatter(axes[-1].xaxis.get_major_locator(), show_offset=False))
+    axes[-1].set_xlabel("time (UTC)")
+    figure.align_ylabels()
+    return figure
+
+
+def plot_distributions(features: pd.DataFrame, names: list[str], asset: str) -> Figure:
+    """One histogram per feature, between its 0.5 % and 99.5 % quantiles."""
+    figure, axes = figures.new(-(-len(names) // 3), 3, height=1.05)
+    for axis, name in zip(axes.flat, names, strict=False):
+        low, high = features[name].quantile(list(_SHOWN_QUANTILES))
+        axis.hist(features[name].clip(low, high), bins=40, color=figures.ASSET_COLOURS[asset])
+        axis.set_title(name.replace("_", " "), fontsize=8)
+        axis.set_yticks([])
+    return figure
+
+
+def plot_correlations(features: pd.DataFrame, names: list[str]) -> Figure:
+    """Rank correlation (Spearman) of every pair of features."""
+    table = features[names].rename(columns=lambda name: name.replace("_", " ")).corr(method="spearman")
+    hidden = np.triu(np.ones(table.shape, dtype=bool), k=1)
+    figure, axis = figures.new(height=0.8)
+    sns.heatmap(
+        table,
+        **{"mask": hidden, "vmin": -1, "vmax": 1, "cmap": "RdBu_r", "annot": True, "fmt": ".1f", "ax": axis},
+        annot_kws={"fontsize": 6},
+        cbar_kws={"label": "rank correlation", "shrink": 0.7},
+    )
+    axis.tick_params(length=0, labelsize=7)
+    axis.grid(visible=False)
+    return figure
+
+
+def plot_autocorrelations(features: pd.DataFrame, names: list[str], asset: str, interval_s: float) -> Figure:
+    """Autocorrelation of at most four features up to `_LAGS` decision times."""
+    figure, axis = figures.new(height=0.4)
+    lags = np.arange(1, _LAGS + 1)
+    for name, line in zip(names, ("-", "--", "-.", ":"), strict=True):
+        values = [features[name].autocorr(int(lag)) for lag in lags]
+        axis.plot(lags * interval_s, values, line, color=figures.ASSET_COLOURS[asset], label=name.replace("_", " "))
+    axis.axhline(0, color="black", linewidth=0.6)
+    axis.set(xlabel="lag (s)", ylabel="autocorrelation")
+    axis.legend(ncols=2, fontsize=7)
+    return figure

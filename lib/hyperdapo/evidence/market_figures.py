@@ -1,0 +1,68 @@
+"""Figures of 01_download and 02_preprocess: what was received, and what the clean market looks like."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.dates import ConciseDateFormatter
+from matplotlib.figure import Figure
+
+from hyperdapo.evidence import figures
+
+_QUALITY = {
+    "spread_bps": "spread (bps)",
+    "depth_usd": "best levels\n(1000 USD)",
+    "prints": "prints\na minute",
+    "delay_s": "delay (s)",
+}
+
+
+def plot_coverage(coverage: pd.DataFrame, asset: str) -> Figure:
+    """Messages received in each minute, one axis per channel; `coverage` has `minute_ns` and a column per channel."""
+    channels = [name for name in coverage if name != "minute_ns"]
+    figure, axes = figures.new(len(channels), 1, height=0.22 * len(channels), sharex=True, squeeze=False)
+    time = pd.to_datetime(coverage["minute_ns"], unit="ns")
+    for axis, channel in zip(axes[:, 0], channels, strict=True):
+        axis.fill_between(time, coverage[channel], step="post", color=figures.ASSET_COLOURS[asset], linewidth=0)
+        axis.set_ylabel(channel)
+        axis.set_ylim(bottom=0)
+    _time_axis(axes[-1, 0])
+    figure.supylabel("messages a minute", fontsize=9)
+    return figure
+
+
+def plot_quality(minutes: pd.DataFrame, gaps: list[tuple[int, int]], split: Mapping[str, tuple[int, int]], asset: str) -> Figure:
+    """Spread, depth, prints and message delay over time; gaps in red, the three parts of the split named above."""
+    time = pd.to_datetime(minutes["minute_ns"], unit="ns")
+    figure, axes = figures.new(len(_QUALITY), 1, height=0.8, sharex=True)
+    for axis, (column, label) in zip(axes, _QUALITY.items(), strict=True):
+        values = minutes[column] / (1000 if column == "depth_usd" else 1)
+        axis.plot(time, values, color=figures.ASSET_COLOURS[asset], linewidth=0.8)
+        axis.set_ylabel(label)
+        axis.set_ylim(0, 1.15 * values.max())
+        for begin, end in gaps:
+            axis.axvspan(pd.Timestamp(begin), pd.Timestamp(end), color="#D55E00", alpha=0.5, linewidth=0)
+        for begin, end in split.values():
+            axis.axvspan(pd.Timestamp(begin), pd.Timestamp(end), color="black", alpha=0.06, linewidth=0)
+    for name, (begin, end) in split.items():
+        middle = pd.Timestamp((begin + end) // 2)
+        axes[0].annotate(name, (middle, 1.04), xycoords=("data", "axes fraction"), fontsize=8, ha="center")
+    _time_axis(axes[-1])
+    figure.align_ylabels()
+    return figure
+
+
+def plot_drops(dropped: Mapping[str, int], total: int, asset: str) -> Figure:
+    """What was dropped, by cause, beside the number of all rows."""
+    causes = pd.Series(dict(dropped), dtype=float).sort_values()
+    figure, axis = figures.new(height=0.14 + 0.05 * max(len(causes), 1))
+    bars = axis.barh([cause.replace("_", " ") for cause in causes.index], causes, color=figures.ASSET_COLOURS[asset])
+    axis.bar_label(bars, [f"{count:,.0f} ({count / total:.2%})" for count in causes], padding=3, fontsize=8)
+    axis.set_xlabel(f"rows dropped, of {total:,}")
+    axis.margins(x=0.25)
+    return figure
+
+
+def _time_axis(axis: Axes) -> None:
+    axis.xaxis.set_major_formatter(ConciseDateFormatter(axis.xaxis.get_major_locator(), show_offset=False))
+    axis.set_xlabel("time received (UTC)")
