@@ -56,7 +56,7 @@ def test_the_first_prints_of_every_connection_are_backfill() -> None:
     two = [PRINT, PRINT | {"side": "B"}]
     decoder, piece = decode([line("trades", two), line("trades", [PRINT]), b"\n", b"\n", line("trades", two)])
     assert piece.backfill.tolist() == [True, True, False, True, True]
-    assert decoder.connection == 2 and decoder.ended_ns == {0: LOCAL_NS}
+    assert decoder.connection == 1 and decoder.ended_ns == {0: LOCAL_NS}
 
 
 def test_other_coins_and_channels_are_left_out() -> None:

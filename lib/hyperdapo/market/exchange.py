@@ -26,8 +26,8 @@ NEWS_RATE = 0.4  # jumps of the efficient price per second
 LADDER_SPAN = 4.0  # how far the price may go, as a factor
 WARMUP_NS = 60_000_000_000  # played before the recorder connects
 BACKFILL = 10  # prints of the opening trades message
-RESTING_ORDERS = 1 << 16  # at most
-PRINTS_PER_MARKET_ORDER = 2.6  # measured on long runs of the four assets
+RESTING_ORDERS = 1 << 14  # at most; a block can print each of them
+PRINTS_PER_MARKET_ORDER = 2.75  # measured on long runs of the four assets
 HALF_SPREAD = 0.55  # ticks for each tick of mean spread beyond the first; measured likewise
 
 

@@ -20,7 +20,7 @@ SELF_EXCITED, NEWS_EXCITED, EXCITEMENT_S = 0.4, 0.3, 2.0  # shares of market ord
 ORDERS_PER_LEVEL, SIZE_SD = 5.0, 1.0  # resting orders; standard deviation of the logarithm of their size
 TOUCH_S, DEEPER_S, DEEPEST_S = 1.7, 0.25, 8.0  # life of an order: at the touch, more per level, at most
 STALE_S = 0.2  # life of an order that the efficient price has passed
-THIN_REFILL = 6.0  # how much faster an empty level fills than a full one
+THIN_REFILL = 10.0  # how much faster an empty level fills than a full one
 LARGE_SHARE, LARGE_ORDERS, LARGE_SD, SMALL_ORDERS = 0.12, 10.0, 0.7, 0.1  # market orders, in mean resting orders
 SLIPPAGE = 6  # levels beyond the touch that a market order accepts
 

@@ -108,7 +108,7 @@ class Decoder:
         self.connection = 0
         self.ended_ns: dict[int, int] = {}
         self.last_ns = 0
-        self._backfill_due = True
+        self._heard, self._backfill_due = False, True
 
     def decode(self, content: bytes, start_ns: int, end_ns: int) -> Slice:
         """Decode the decompressed lines of a slice that covers `start_ns` <= `local_ns` < `end_ns`.
@@ -132,7 +132,7 @@ class Decoder:
             elif local_ns < self.last_ns:
                 self.dropped["time_goes_back"] += 1
             else:
-                self.last_ns = local_ns
+                self.last_ns, self._heard = local_ns, True
                 if isinstance(message, _BookMessage):
                     self._take_book(local_ns, message.data, books)
                 elif isinstance(message, _QuoteMessage):
@@ -144,10 +144,10 @@ class Decoder:
         return Slice(_books(books), connections, _quotes(quotes), _trades(prints), backfill)
 
     def _disconnect(self) -> None:
-        if self.last_ns and self.connection not in self.ended_ns:
+        if self._heard:
             self.ended_ns[self.connection] = self.last_ns
-        self.connection += 1
-        self._backfill_due = True
+            self.connection += 1
+        self._heard, self._backfill_due = False, True
 
     def _take_book(self, local_ns: int, data: _BookData, books: list[tuple[int, int, _BookData]]) -> None:
         if data.coin != self.coin:

@@ -1,0 +1,59 @@
+"""Figures of 04_preference_pairs: what each candidate order earns, and when which of them is best."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from hyperdapo.evidence import figures
+
+_TERCILES = ("against", "balanced", "for")
+
+
+def plot_candidates(outcomes: pd.DataFrame, asset: str) -> Figure:
+    """Reward and fill probability of each candidate offset; boxes span the quartiles, whiskers 5 % to 95 %."""
+    offsets = sorted(outcomes["offset_bps"].unique())
+    labels = [f"{offset:+g}" for offset in offsets]
+    groups = [outcomes[outcomes["offset_bps"] == offset] for offset in offsets]
+    figure, (left, right) = figures.new(1, 2, height=0.42, width_ratios=[3, 2])
+    style = {"facecolor": figures.ASSET_COLOURS[asset], "alpha": 0.5}
+    left.boxplot(
+        [group["reward"] for group in groups],
+        **{"tick_labels": labels, "whis": (5, 95), "showfliers": False, "showmeans": True, "patch_artist": True},
+        boxprops=style,
+        medianprops={"color": "black"},
+        meanprops={"marker": "D", "markersize": 4, "markerfacecolor": "white", "markeredgecolor": "black"},
+    )
+    left.set(xlabel="offset (bps)", ylabel="reward (bps)")
+    right.bar(labels, [group["filled"].mean() for group in groups], color=figures.ASSET_COLOURS[asset])
+    right.set(xlabel="offset (bps)", ylabel="filled before expiry", ylim=(0, 1))
+    return figure
+
+
+def plot_best_actions(states: pd.DataFrame, best: np.ndarray, offsets_bps: Sequence[float], asset: str) -> Figure:
+    """How often each offset is best, by tercile of the book imbalance relative to the order's side.
+
+    `states` (n, ...) has `side` and `book_imbalance`; `best` (n,) is the action that earned most.
+    """
+    pressure = states["book_imbalance"].to_numpy() * states["side"].to_numpy()
+    tercile = pd.qcut(pressure, 3, labels=False)
+    figure, axes = figures.new(1, 3, height=0.36, sharey=True)
+    labels = [f"{offset:+g}" for offset in offsets_bps]
+    for third, (axis, name) in enumerate(zip(axes, _TERCILES, strict=True)):
+        shares = np.bincount(best[tercile == third], minlength=len(offsets_bps)) / max((tercile == third).sum(), 1)
+        axis.bar(labels, shares, color=figures.ASSET_COLOURS[asset])
+        axis.set_title(f"book {name} the order", fontsize=9)
+        axis.tick_params(axis="x", labelsize=7)
+        axis.set_xlabel("offset (bps)")
+    axes[0].set_ylabel("share of states where best")
+    return figure
+
+
+def plot_prompt_lengths(words: pd.Series, asset: str) -> Figure:
+    """Distribution of the length of the prompts, in words."""
+    figure, axis = figures.new(height=0.3)
+    counts = words.value_counts().sort_index()
+    axis.bar(counts.index, counts, color=figures.ASSET_COLOURS[asset])
+    axis.set(xlabel="words in the prompt", ylabel="states")
+    return figure

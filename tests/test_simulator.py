@@ -1,0 +1,317 @@
+"""Fills worked out by hand, what no replay may ever do, and what it refuses."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hand_built import ASKS, BIDS, at, execution, known_at, market, order, orders
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hyperdapo.errors import OrderError
+from hyperdapo.execution.simulator import replay_orders, trace_order
+from hyperdapo.market.book import Market
+
+MID = 1000.0
+TAKER, MAKER = 4.5, 1.5
+
+
+def replay(tape: Market, *rows: dict, **changes: object) -> pd.DataFrame:
+    return replay_orders(tape, orders(*rows), execution(**changes), seed=3)
+
+
+def one(tape: Market, **given_order: object) -> pd.Series:
+    return replay(tape, order(**given_order)).iloc[0]
+
+
+def bps(price: float, side: int = 1) -> float:
+    return side * (price / MID - 1) * 1e4
+
+
+class TestTaking:
+    def test_a_market_order_walks_the_book_and_pays_the_taker(self) -> None:
+        filled = one(market(), size=10.0)
+        price = (4 * 1000.1 + 6 * 1000.2) / 10
+        assert filled.exec_price == pytest.approx(price) and filled.arrival_mid == MID
+        assert filled.implementation_shortfall_bps == pytest.approx(bps(price))
+        assert filled.fees_bps == pytest.approx(TAKER * price / MID)
+        assert filled.total_cost_bps == pytest.approx(bps(price) + TAKER * price / MID)
+        assert (filled.status, filled.filled, filled.filled_passive, filled.maker_share) == ("filled", True, 1.0, 0.0)
+        assert filled.fill_ns == filled.arrival_ns and filled.completion_slippage_bps == 0
+
+    def test_a_sell_pays_as_much_on_the_other_side(self) -> None:
+        filled = one(market(), side=-1, size=10.0)
+        assert filled.exec_price == pytest.approx((5 * 999.9 + 5 * 999.8) / 10)
+        assert filled.implementation_shortfall_bps == pytest.approx(bps(filled.exec_price, -1)) and filled.total_cost_bps > 0
+
+    def test_beyond_the_visible_book_the_price_moves_by_the_square_root(self) -> None:
+        tape = market(prints=[(1.0, 1000.1, 40.0, 1)])
+        volume = 40.0 * 86_400 / 400  # a day at the pace of this tape
+        filled = one(tape, size=38.0)
+        last = 1000.3 * (1 + 10 * np.sqrt(10 / volume) * 1e-4)
+        assert filled.exec_price == pytest.approx((4 * 1000.1 + 8 * 1000.2 + 16 * 1000.3 + 10 * last) / 38)
+
+    def test_the_newest_quote_replaces_the_best_level_of_the_snapshot(self) -> None:
+        tape = market(quotes=[(5.0, 999.9, 5.0, 1000.2, 2.0)])
+        assert one(tape, size=3.0).exec_price == pytest.approx((2 * 1000.2 + 1 * 1000.3) / 3)
+
+    def test_a_limit_takes_what_it_reaches_and_rests_with_the_remainder(self) -> None:
+        taken = one(market(), size=10.0, limit=1000.1)
+        assert taken.status == "completed" and taken.filled_passive == pytest.approx(0.4) and taken.passive_price == 1000.1
+        assert taken.queue_ahead == 0 and taken.fill_ns >= taken.arrival_ns
+
+    def test_what_was_taken_is_not_taken_again_when_the_same_quote_is_shown(self) -> None:
+        tape = market(books=[(20.0, BIDS, ASKS)], quotes=[(21.0, 999.9, 5.0, 1000.1, 4.0)])
+        assert one(tape, size=10.0, limit=1000.1).filled_passive == pytest.approx(0.4)
+
+
+class TestQueue:
+    def test_prints_eat_the_queue_then_fill_in_parts(self) -> None:
+        tape = market(prints=[(20, 999.9, 3.0, -1), (30, 999.9, 4.0, -1), (40, 999.9, 9.0, -1)])
+        filled = one(tape, limit=999.9)
+        assert filled.queue_ahead == 5 and filled.status == "filled" and filled.fill_ns == at(40)
+        assert filled.exec_price == 999.9 and filled.maker_share == 1
+        assert filled.implementation_shortfall_bps == pytest.approx(-1) and filled.fees_bps == pytest.approx(MAKER * 0.9999)
+        trace = trace_order(tape, filled, execution())
+        assert trace.queue_ahead.tolist() == [5, 2, 0, 0] and trace.filled.tolist() == pytest.approx([0, 0, 2, 3])
+
+    def test_what_is_left_at_the_horizon_is_taken_then(self) -> None:
+        tape = market(prints=[(20, 999.9, 6.0, -1)], quotes=[(65.0, 1000.4, 1.0, 1000.5, 2.0)])
+        filled = one(tape, limit=999.9)
+        assert filled.status == "completed" and filled.filled_passive == pytest.approx(1 / 3) and filled.fill_ns == at(20)
+        assert at(70) < filled.completion_ns < at(70.2) and filled.completion_price == 1000.5
+        assert filled.exec_price == pytest.approx((999.9 + 2 * 1000.5) / 3)
+        assert filled.completion_slippage_bps == pytest.approx(bps(1000.5) * 2 / 3)
+        assert filled.fees_bps == pytest.approx((999.9 * MAKER + 2 * 1000.5 * TAKER) / 3 / MID)
+        assert filled.slippage_bps == pytest.approx((filled.exec_price / 999.9 - 1) * 1e4)
+
+    @pytest.mark.parametrize(("share", "ahead"), [(0.0, 3.0), (0.5, 2.5), (1.0, 2.0)])
+    def test_cancels_shorten_the_queue_by_their_share(self, share: float, ahead: float) -> None:
+        """1 printed, then 4 -> 2 by cancels behind 4: the share of 2 x 4/4 stood before us, and no more than 2 remain."""
+        tape = market(prints=[(20, 999.9, 1.0, -1)], quotes=[(30, 999.9, 6.0, 1000.1, 4.0), (35, 999.9, 4.0, 1000.1, 4.0)])
+        filled = replay(tape, order(limit=999.9), cancel_ahead_share=share).iloc[0]
+        states = trace_order(tape, filled, execution(cancel_ahead_share=share))
+        expected = 4 - share * 2 * 4 / 6
+        assert states.queue_ahead.iloc[-1] == pytest.approx(expected)
+        assert ahead <= states.queue_ahead.iloc[-1] <= 4
+
+    def test_a_level_that_empties_leaves_us_first(self) -> None:
+        tape = market(quotes=[(20, 999.8, 10.0, 1000.1, 4.0)], prints=[(30, 999.9, 1.0, -1)])
+        filled = one(tape, limit=999.9)
+        assert filled.filled_passive == pytest.approx(1 / 3) and filled.fill_ns == at(30)
+
+    def test_inside_the_spread_nobody_stands_before_us(self) -> None:
+        filled = one(market(prints=[(20, 1000.0, 2.0, -1)]), limit=1000.0)
+        assert filled.queue_ahead == 0 and filled.filled_passive == pytest.approx(2 / 3)
+
+    def test_an_empty_level_between_two_has_no_queue(self) -> None:
+        assert one(market(books=[(5.0, ((999.9, 5.0), (999.5, 1.0)), ASKS)]), limit=999.7).queue_ahead == 0
+
+    def test_beyond_the_visible_book_the_queue_is_unknown_until_it_is_seen(self) -> None:
+        deep = ((999.6, 7.0), (999.5, 9.0))
+        prints = [(20, 999.6, 50.0, -1), (40, 999.6, 8.0, -1)]
+        filled = one(market(books=[(30.0, deep, ASKS)], prints=prints), limit=999.6)
+        assert np.isnan(filled.queue_ahead) and filled.fill_ns == at(40) and filled.filled_passive == pytest.approx(1 / 3)
+
+    def test_a_print_through_our_price_fills_no_more_than_its_size(self) -> None:
+        tape = market(prints=[(20, 999.8, 1.0, -1), (30, 999.8, 9.0, -1)])
+        filled = one(tape, limit=999.9)
+        assert trace_order(tape, filled, execution()).filled.tolist() == pytest.approx([0, 1, 3])
+        assert filled.fill_ns == at(30) and filled.exec_price == 999.9
+
+    def test_a_quote_that_reaches_our_price_fills_us(self) -> None:
+        filled = one(market(quotes=[(20, 999.8, 1.0, 999.9, 1.0)]), limit=999.9)
+        assert filled.status == "filled" and filled.fill_ns == at(20) and filled.exec_price == 999.9
+
+    @pytest.mark.parametrize("told", [(20, 999.9, 99.0, 1), (20, 1000.1, 99.0, -1), (80, 999.9, 99.0, -1), (9, 999.9, 99.0, -1)])
+    def test_a_print_of_another_side_price_or_time_fills_nobody(self, told: tuple) -> None:
+        assert one(market(prints=[told]), limit=999.9).filled_passive == 0
+
+    def test_a_print_before_the_order_arrives_is_not_its_own(self) -> None:
+        tape = market(prints=[(10.004, 999.9, 99.0, -1), (10.051, 999.9, 6.0, -1)])
+        filled = one(tape, limit=999.9)
+        assert filled.fill_ns == at(10.051) and filled.filled_passive == pytest.approx(1 / 3)
+
+
+class TestPostOnly:
+    def test_one_that_would_take_is_rejected_and_completed_at_the_horizon(self) -> None:
+        tape = market(quotes=[(60.0, 1000.8, 3.0, 1000.9, 3.0)])
+        filled = one(tape, limit=1000.1, post_only=True)
+        assert filled.status == "rejected" and filled.filled_passive == 0 and filled.fill_ns == -1
+        assert filled.exec_price == 1000.9 and filled.completion_ns > at(70) and np.isnan(filled.passive_price)
+
+    def test_one_that_rests_is_like_any_other(self) -> None:
+        tape = market(prints=[(20, 999.9, 9.0, -1)])
+        plain, careful = one(tape, limit=999.9), one(tape, limit=999.9, post_only=True)
+        assert plain.drop("post_only").equals(careful.drop("post_only"))
+
+
+class TestTime:
+    def test_the_trader_knows_only_what_has_been_received(self) -> None:
+        tape = market(quotes=[(9.95, 1009.9, 5.0, 1010.1, 5.0)])
+        assert one(tape, decision=10.0).arrival_mid == MID and one(tape, decision=10.1).arrival_mid == 1010.0
+        assert one(tape, decision=10.0).exec_price == 1010.1  # but the order meets the market as it is
+
+    def test_markouts_follow_the_last_fill(self) -> None:
+        quotes = [(21, 999.7, 5.0, 999.9, 5.0), (24.5, 1000.9, 5.0, 1001.1, 5.0), (40, 1001.9, 5.0, 1002.1, 5.0)]
+        tape = market(quotes=quotes, prints=[(20, 999.9, 8.0, -1)], end=70.0)
+        filled = one(tape, limit=999.9, horizon_s=15.0)
+        assert filled.fill_ns == at(20)
+        assert filled[["markout_1s_bps", "markout_5s_bps", "markout_10s_bps"]].tolist() == pytest.approx([-2, 10, 10])
+        assert np.isnan(filled.markout_60s_bps)
+
+    def test_presets_have_their_quantiles(self) -> None:
+        many = orders(*[order(order_id=number, size=0.1) for number in range(20_000)])
+        thesis = replay_orders(market(), many, execution(), seed=0).latency_ms
+        measured = execution(latency={"preset": "measured", "policy_ms": 20})
+        told = replay_orders(market(), many, measured, seed=0).latency_ms - 20
+        assert 5 <= thesis.min() and thesis.max() <= 50 and thesis.mean() == pytest.approx(27.5, abs=0.5)
+        assert told.median() == pytest.approx(200, rel=0.03) and told.quantile(0.99) == pytest.approx(900, rel=0.07)
+
+    def test_the_completing_order_has_a_latency_of_its_own(self) -> None:
+        filled = one(market(), limit=999.9)
+        entry, completion = filled.arrival_ns - filled.decision_ns, filled.completion_ns - filled.expiry_ns
+        assert entry != completion and 5e6 <= completion <= 50e6
+        assert filled.expiry_ns == filled.arrival_ns + 60 * 10**9
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"size": np.nan}, "a size that is not above zero"),
+            ({"size": 0.0}, "a size that is not above zero"),
+            ({"size": -1.0}, "a size that is not above zero"),
+            ({"size": 0.10005}, "no multiple of 0.0001"),
+            ({"side": 0}, "neither"),
+            ({"horizon_s": np.nan}, "a horizon"),
+            ({"limit": 1000.05}, "off the grid"),
+            ({"limit": -1.0}, "off the grid"),
+            ({"limit": 999.9, "size": 0.01}, "less than 10 USD"),
+            ({"post_only": True}, "post_only without"),
+            ({"decision": -5.0}, "outside the data or in a gap"),
+            ({"decision": 380.0}, "outside the data or in a gap"),
+            ({"decision": 150.0}, "outside the data or in a gap"),
+        ],
+    )
+    def test_a_bad_order_is_named(self, change: dict, message: str) -> None:
+        tape = market(gaps=[(190.0, 215.0)])
+        with pytest.raises(OrderError, match=rf"row 1 has .*{message}.*order_id 77"):
+            replay(tape, order(), order(**change, order_id=77))
+
+    def test_an_empty_market_and_a_missing_column_are_named(self) -> None:
+        tape = market()
+        nothing = type(tape.book)(*(array[:0] for array in vars(tape.book).values()))
+        with pytest.raises(OrderError, match="empty"):
+            replay(Market("ETH", 4, nothing, tape.bbo, tape.trades, tape.gaps), order())
+        with pytest.raises(OrderError, match="limit_price"):
+            replay_orders(tape, orders(order()).drop(columns="limit_price"), execution(), seed=0)
+
+    def test_no_orders_are_no_rows(self) -> None:
+        assert len(replay_orders(market(), orders(order()).iloc[:0], execution(), seed=0)) == 0
+
+
+@st.composite
+def tapes(draw: st.DrawFn) -> Market:
+    """90 s of a wandering book with prints at and around the touch."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    books, quotes, prints, middle = [], [], [], 10_000
+    for second in np.sort(rng.uniform(0.5, 90, 120)).round(3):
+        middle += int(rng.integers(-2, 3))
+        bids = [((middle - 1 - level) / 10, float(rng.integers(1, 9))) for level in range(3)]
+        asks = [((middle + 1 + level) / 10, float(rng.integers(1, 9))) for level in range(3)]
+        kind = rng.integers(3)
+        if kind == 0:
+            books.append((second, bids, asks))
+        elif kind == 1:
+            quotes.append((second, *bids[0], *asks[0]))
+        else:
+            aggressor = int(rng.choice([-1, 1]))
+            level = (bids if aggressor < 0 else asks)[int(rng.integers(3))]
+            prints.append((second, level[0], float(rng.integers(1, 12)), aggressor))
+    return market(books=books, quotes=quotes, prints=prints, end=200.0)
+
+
+@st.composite
+def order_lists(draw: st.DrawFn) -> pd.DataFrame:
+    rows = st.builds(
+        lambda second, side, size, tick, post, number: order(
+            decision=second, side=side, size=size, limit=tick / 10, post_only=post, order_id=number, horizon_s=20.0
+        ),
+        *(st.floats(0.2, 60), st.sampled_from([-1, 1]), st.integers(1, 40), st.integers(9_980, 10_020)),
+        *(st.booleans(), st.integers(0, 9)),
+    )
+    return orders(*draw(st.lists(rows, min_size=1, max_size=12)))
+
+
+class TestAlways:
+    @settings(max_examples=40, deadline=None)
+    @given(tape=tapes(), batch=order_lists())
+    def test_what_holds_for_every_order(self, tape: Market, batch: pd.DataFrame) -> None:
+        filled = replay_orders(tape, batch, execution(), seed=1)
+        some = filled.filled_passive > 0
+        assert (filled.fill_ns[some] >= filled.arrival_ns[some]).all() and (filled.fill_ns[~some] == -1).all()
+        assert (filled.fill_ns < filled.expiry_ns).all()
+        assert (filled.side * (filled.passive_price - filled.limit_price))[some].le(1e-9).all()
+        assert (filled.maker_share <= filled.filled_passive + 1e-12).all()
+        gained = filled.side * (filled.passive_price / filled.arrival_mid - 1) * 1e4 * filled.filled_passive
+        parts = gained.fillna(0) + filled.completion_slippage_bps
+        np.testing.assert_allclose(parts, filled.implementation_shortfall_bps, atol=1e-9)
+        np.testing.assert_allclose(filled.total_cost_bps, parts + filled.fees_bps, atol=1e-9)
+
+    @settings(max_examples=25, deadline=None)
+    @given(tape=tapes(), batch=order_lists(), seed=st.integers(0, 99))
+    def test_no_order_knows_of_another(self, tape: Market, batch: pd.DataFrame, seed: int) -> None:
+        together = replay_orders(tape, batch, execution(), seed)
+        shuffled = np.random.default_rng(seed).permutation(len(batch))
+        pd.testing.assert_frame_equal(replay_orders(tape, batch.iloc[shuffled], execution(), seed).sort_index(), together)
+        alone = replay_orders(tape, batch.iloc[[0]], execution(), seed)
+        pd.testing.assert_frame_equal(alone, together.iloc[[0]])
+
+    @settings(max_examples=25, deadline=None)
+    @given(tape=tapes(), batch=order_lists())
+    def test_more_time_or_a_faster_queue_never_unfills(self, tape: Market, batch: pd.DataFrame) -> None:
+        short = replay_orders(tape, batch, execution(cancel_ahead_share=0.0), seed=1)
+        longer = replay_orders(tape, batch.assign(horizon_s=40.0), execution(cancel_ahead_share=0.0), seed=1)
+        faster = replay_orders(tape, batch, execution(cancel_ahead_share=1.0), seed=1)
+        for other in (longer, faster):
+            assert (other.filled_passive >= short.filled_passive - 1e-12).all()
+        done = short.filled
+        assert (longer.fill_ns == short.fill_ns)[done].all() and (faster.fill_ns <= short.fill_ns)[done].all()
+
+    @settings(max_examples=25, deadline=None)
+    @given(seed=st.integers(0, 10**6), size=st.integers(1, 60))
+    def test_prints_alone_never_fill_more_than_they_hold(self, seed: int, size: int) -> None:
+        rng = np.random.default_rng(seed)
+        seconds = np.sort(rng.uniform(11, 60, 12)).round(3)
+        prints = [(second, rng.choice([999.7, 999.8, 999.9]), float(rng.integers(1, 5)), -1) for second in seconds]
+        tape = market(prints=prints)
+        trace = trace_order(tape, one(tape, size=float(size), limit=999.9), execution())
+        assert (trace.filled.diff().iloc[1:] <= trace.print_size.fillna(0).iloc[1:] + 1e-9).all()
+
+    @settings(max_examples=25, deadline=None)
+    @given(tape=tapes(), batch=order_lists())
+    def test_a_sell_in_the_mirror_is_a_buy(self, tape: Market, batch: pd.DataFrame) -> None:
+        plain = replay_orders(tape, batch, execution(), seed=1)
+        mirrored = batch.assign(side=-batch.side, limit_price=np.round(2000 - batch.limit_price, 1))
+        other = replay_orders(_mirror(tape), mirrored, execution(), seed=1)
+        for name in ("filled_passive", "maker_share", "fill_ns", "queue_ahead"):
+            np.testing.assert_allclose(other[name].astype(float), plain[name].astype(float), rtol=1e-9)
+        np.testing.assert_allclose(2000 - other.exec_price, plain.exec_price, rtol=1e-6)
+
+
+def _mirror(tape: Market) -> Market:
+    """Bids and asks exchanged around 1000 USD."""
+    book, bbo, trades = tape.book, tape.bbo, tape.trades
+    flip = lambda price: np.round(2000 - price, 1)  # noqa: E731
+    return Market(
+        tape.asset,
+        tape.sz_decimals,
+        type(book)(book.exchange_ns, book.local_ns, flip(book.ask_price), book.ask_size, flip(book.bid_price), book.bid_size),
+        type(bbo)(bbo.exchange_ns, bbo.local_ns, flip(bbo.ask_price), bbo.ask_size, flip(bbo.bid_price), bbo.bid_size),
+        type(trades)(trades.exchange_ns, trades.local_ns, flip(trades.price), trades.size, (-trades.side).astype(np.int8), trades.tid),
+        tape.gaps,
+    )
+
+
+def test_known_at_is_the_feed_delay_later() -> None:
+    assert known_at(1.0) - at(1.0) == 100_000_000

@@ -1,0 +1,251 @@
+"""Stage 01 through the real Tardis client: faults, resuming, what belongs together, and clear errors."""
+
+import gzip
+import http.server
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zstandard
+
+from hyperdapo.errors import DataError, EndpointError, MissingInputError
+from hyperdapo.market import client, tardis
+from hyperdapo.market.replay_server import EXCHANGE, Faults, RecordedSlices, serve
+from hyperdapo.market.slices import MINUTE_NS, SliceFile, cover
+from hyperdapo.params import Parameters, load
+from hyperdapo.paths import Paths
+
+START = "2025-09-04T10:00:00Z"
+START_NS = 1_756_980_000_000_000_000
+MINUTES = 24
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    """24 minutes of quotes, one a second, one disconnect, minute 5 silent."""
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    lines = []
+    for second in range(MINUTES * 60):
+        if second // 60 != 5:
+            sides = [{"px": str(4000 + second % 7), "sz": "1.5", "n": 1}, {"px": str(4010 + second % 7), "sz": "2", "n": 1}]
+            quote = {"coin": "ETH", "time": START_NS // 10**6 + 1000 * second, "bbo": sides}
+            stamp = f"2025-09-04T10:{second // 60:02d}:{second % 60:02d}.5000000Z"
+            lines.append(f'{stamp} {json.dumps({"channel": "bbo", "data": quote}, separators=(",", ":"))}\n')
+        if second == 700:
+            lines.append("\n")
+    (folder / "ETH.ndjson.gz").write_bytes(gzip.compress("".join(lines).encode()))
+    return folder
+
+
+@pytest.fixture
+def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:
+    monkeypatch.setenv("HYPERDAPO_DATA", str(tmp_path / "data"))
+    monkeypatch.delenv("TARDIS_API_KEY", raising=False)
+    return Paths("smoke", "ETH")
+
+
+def parameters(endpoint: str, minutes: int = MINUTES) -> Parameters:
+    end = f"2025-09-04T10:{minutes:02d}:00Z"
+    return load("smoke", {"assets": ["ETH"], "source": {"kind": "tardis", "endpoint": endpoint, "from": START, "to": end}})
+
+
+def content(paths: Paths, wanted: Parameters) -> bytes:
+    return b"".join(piece.read() for piece in tardis.downloaded(wanted, "ETH", paths))
+
+
+def test_what_was_recorded_arrives_whole(recording: Path, paths: Paths) -> None:
+    with serve(RecordedSlices(recording)) as endpoint:
+        wanted = parameters(endpoint)
+        manifest = tardis.download(wanted, "ETH", paths)
+    assert content(paths, wanted) == gzip.decompress((recording / "ETH.ndjson.gz").read_bytes())
+    assert manifest["messages"] == {"l2Book": 0, "bbo": (MINUTES - 1) * 60, "trades": 0}
+    assert (manifest["disconnects"], manifest["empty_minutes"], manifest["retries"], manifest["refetched"]) == (1, 1, 0, 0)
+    assert (manifest["first_ns"] - START_NS, manifest["last_ns"] - START_NS) == (500_000_000, MINUTES * MINUTE_NS - 500_000_000)
+    assert json.loads((paths.data / "manifest.json").read_text()) == manifest
+    received = tardis.coverage(wanted, paths)
+    assert received["bbo"].tolist() == [0 if minute == 5 else 60 for minute in range(MINUTES)]
+
+
+@pytest.mark.timeout(180)
+def test_faults_cost_retries_and_lose_nothing(recording: Path, paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tardis_dev._http._get_next_attempt_delay", lambda error, attempts: 0.01)
+    with serve(RecordedSlices(recording), faults=Faults(server_error_every=4, rate_limit_every=7, truncate_every=3)) as endpoint:
+        wanted = parameters(endpoint)
+        manifest = tardis.download(wanted, "ETH", paths)
+    assert content(paths, wanted) == gzip.decompress((recording / "ETH.ndjson.gz").read_bytes())
+    assert manifest["retries"] > 0 and manifest["refetched"] > 0
+
+
+def test_an_endpoint_that_only_truncates_is_given_up(recording: Path, paths: Paths) -> None:
+    with (
+        serve(RecordedSlices(recording), faults=Faults(truncate_every=1)) as endpoint,
+        pytest.raises(EndpointError, match="damaged slices"),
+    ):
+        tardis.download(parameters(endpoint), "ETH", paths)
+    assert not (paths.data / "manifest.json").exists()
+
+
+def test_only_missing_slices_are_asked_for_again(recording: Path, paths: Paths) -> None:
+    faults = Faults()
+    with serve(RecordedSlices(recording), faults=faults) as endpoint:
+        wanted = parameters(endpoint)
+        first = tardis.download(wanted, "ETH", paths)
+        asked = faults.requests
+        tardis.download(wanted, "ETH", paths)
+        assert faults.requests == asked, "a day that is whole was asked for again"
+        longest = max(tardis.downloaded(wanted, "ETH", paths), key=lambda piece: piece.end_ns - piece.start_ns)
+        longest.path.unlink()
+        (paths.data / "manifest.json").unlink()
+        again = tardis.download(wanted, "ETH", paths)
+    assert faults.requests - asked == 3, "first, last and middle of the hole"
+    assert again["days"][0]["sha256"] == first["days"][0]["sha256"]
+
+
+def test_a_slice_cut_short_by_a_kill_is_fetched_again(recording: Path, paths: Paths) -> None:
+    with serve(RecordedSlices(recording)) as endpoint:
+        wanted = parameters(endpoint)
+        first = tardis.download(wanted, "ETH", paths)
+        piece = tardis.downloaded(wanted, "ETH", paths)[1]
+        piece.path.write_bytes(piece.path.read_bytes()[:-20])
+        (paths.data / "days" / "2025-09-04.json").unlink()
+        again = tardis.download(wanted, "ETH", paths)
+    assert again["refetched"] == 1 and again["days"][0]["sha256"] == first["days"][0]["sha256"]
+
+
+def test_another_span_or_source_is_not_taken_for_this_one(recording: Path, paths: Paths) -> None:
+    with serve(RecordedSlices(recording)) as endpoint:
+        tardis.download(parameters(endpoint, 10), "ETH", paths)
+        with pytest.raises(MissingInputError, match="hyperdapo run --profile smoke --until 01"):
+            tardis.downloaded(parameters(endpoint, 20), "ETH", paths)
+        tardis.download(parameters(endpoint, 20), "ETH", paths)
+        assert len(content(paths, parameters(endpoint, 20))) > len(content(paths, parameters(endpoint, 10)))
+    with pytest.raises(MissingInputError):
+        tardis.downloaded(parameters("http://127.0.0.1:1/v1", 10), "ETH", paths)
+
+
+def test_stage_02_before_01_says_what_to_run(paths: Paths) -> None:
+    with pytest.raises(MissingInputError, match="hyperdapo run --profile smoke --until 01"):
+        tardis.downloaded(parameters("http://127.0.0.1:1/v1"), "ETH", paths)
+
+
+def test_an_empty_span_names_asset_span_and_endpoint(recording: Path, paths: Paths) -> None:
+    with serve(RecordedSlices(recording)) as endpoint:
+        empty = load(
+            "smoke",
+            {"assets": ["ETH"], "source": {"kind": "tardis", "endpoint": endpoint, "from": "2025-09-05T10:00:00Z", "to": "2025-09-05T10:03:00Z"}},
+        )
+        with pytest.raises(DataError, match=r"no message of ETH from 2025-09-05 10:00 to 2025-09-05 10:03 at http"):
+            tardis.download(empty, "ETH", paths)
+    assert not (paths.data / "manifest.json").exists()
+
+
+def test_an_endpoint_that_is_down_is_told_at_once(paths: Paths) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{probe.getsockname()[1]}/v1"
+    with pytest.raises(EndpointError, match=f"{endpoint} is down.*serve-recordings"):
+        tardis.download(parameters(endpoint), "ETH", paths)
+
+
+@pytest.mark.parametrize("endpoint", ["not an address", "ftp://127.0.0.1/v1", "http:///v1"])
+def test_what_is_no_address_is_said_to_be_none(paths: Paths, endpoint: str) -> None:
+    with pytest.raises(EndpointError, match=r"source\.endpoint"):
+        tardis.download(parameters(endpoint), "ETH", paths)
+
+
+def test_a_refused_key_names_the_variable_and_never_the_key(
+    recording: Path, paths: Paths, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TARDIS_API_KEY", "TD.secret")
+    with serve(RecordedSlices(recording), api_key="TD.other") as endpoint, pytest.raises(EndpointError, match="TARDIS_API_KEY") as caught:
+        tardis.download(parameters(endpoint), "ETH", paths)
+    assert "TD.secret" not in str(caught.value) + "".join(capfd.readouterr())
+    monkeypatch.setenv("TARDIS_API_KEY", "TD.other")
+    with serve(RecordedSlices(recording), api_key="TD.other") as endpoint:
+        tardis.download(parameters(endpoint), "ETH", paths)
+    assert not [path for path in paths.data.rglob("*") if path.is_file() and b"TD.other" in path.read_bytes()]
+
+
+@contextmanager
+def web_server(status: int, body: bytes) -> Iterator[str]:
+    """Something that speaks HTTP, but not Tardis's protocol."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+    server.shutdown()
+
+
+@pytest.mark.parametrize(("status", "body"), [(200, b"<html>hello</html>"), (404, b"not here")])
+def test_a_server_of_another_kind_is_recognised(paths: Paths, status: int, body: bytes) -> None:
+    with web_server(status, body) as endpoint, pytest.raises(EndpointError, match="replay protocol"):
+        tardis.download(parameters(endpoint), "ETH", paths)
+
+
+def test_patience_is_bounded_and_says_why(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "PATIENCE_S", 1.0)
+    with web_server(503, b"later") as endpoint, pytest.raises(EndpointError, match="after 1 retries.*503"):
+        tardis.download(parameters(endpoint), "ETH", paths)
+
+
+def test_a_cover_takes_the_longest_slices_and_names_holes(tmp_path: Path) -> None:
+    hour = tmp_path / "feeds" / EXCHANGE / "abc" / "2025" / "09" / "04" / "10"
+    hour.mkdir(parents=True)
+    for name in ("00.json.zst", "01.size-3.json.zst", "01.json.gz", "06.size-30.json.zst", "04.json.zstabc.unconfirmed"):
+        (hour / name).write_bytes(b"")
+    taken, missing = cover(tmp_path, START_NS, START_NS + 10 * MINUTE_NS)
+    spans = [((piece.start_ns - START_NS) // MINUTE_NS, (piece.end_ns - START_NS) // MINUTE_NS) for piece in taken]
+    assert spans == [(0, 1), (1, 4)]
+    assert [((a - START_NS) // MINUTE_NS, (b - START_NS) // MINUTE_NS) for a, b in missing] == [(4, 10)]
+
+
+@pytest.mark.parametrize("suffix", ["zst", "gz"])
+def test_every_truncation_of_a_slice_is_noticed(tmp_path: Path, suffix: str) -> None:
+    lines = np.random.default_rng(0).bytes(5000)
+    whole = zstandard.compress(lines) if suffix == "zst" else gzip.compress(lines)
+    path = tmp_path / f"00.json.{suffix}"
+    path.write_bytes(whole)
+    assert SliceFile(path, 0, 1).read() == lines
+    for cut in (0, 1, 10, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(DataError, match="damaged"):
+            SliceFile(path, 0, 1).read()
+
+
+def test_the_synthetic_market_comes_through_the_same_client(paths: Paths) -> None:
+    short = load("smoke", {"assets": ["ETH"], "source": {"to": "2025-08-01T00:02:00Z"}})
+    manifest = tardis.download(short, "ETH", paths)
+    assert all(manifest["messages"].values()) and manifest["endpoint"] == "the synthetic exchange"
+    other = load("smoke", {"assets": ["ETH"], "source": {"to": "2025-08-01T00:02:00Z"}, "seed": 8})
+    with pytest.raises(MissingInputError):
+        tardis.downloaded(other, "ETH", paths)
+    assert tardis.download(other, "ETH", paths)["days"][0]["sha256"] != manifest["days"][0]["sha256"]
+    assert len(list(paths.cache.iterdir())) == 1, "slices of a market that nobody asks for stayed"
+
+
+def test_the_digest_of_a_synthetic_market_covers_the_code_that_makes_it() -> None:
+    folder = Path(tardis.__file__).parent
+    needed, queue = set[str](), {"replay_server"}
+    while queue:
+        name = queue.pop()
+        if name not in needed and name != "book":
+            needed.add(name)
+            text = (folder / f"{name}.py").read_text()
+            queue |= {path.stem for path in folder.glob("*.py") if f"market.{path.stem} import" in text or f"market import {path.stem}" in text}
+    assert needed == set(tardis.SYNTHETIC_CODE)
