@@ -89,7 +89,7 @@ rule train:
 
 rule convergence:
     input: CODE["06_convergence"], for_all(*rules.train.output[: len(ALGORITHMS)]),
-    output: notebook=rendered("06_convergence", PATHS),
+    output: PATHS.tables / "convergence.csv", PATHS.outputs / "dashboard.html", notebook=rendered("06_convergence", PATHS),
     params: values=VALUES["06_convergence"], overrides=OVERRIDES,
     shell: execute("06_convergence")
 
@@ -110,7 +110,7 @@ rule backtest:
 
 
 rule significance:
-    input: CODE["09_significance"], for_all(*(EACH.data / f"{name}.parquet" for name in ["orders", "outcomes", "decisions"])),
+    input: CODE["09_significance"], PATHS.tables / "convergence.csv", for_all(*(EACH.data / f"{name}.parquet" for name in ["orders", "outcomes", "decisions"])),
     output: PATHS.outputs / "numbers.tex", PATHS.outputs / "manifest.json", notebook=rendered("09_significance", PATHS),
     params: values=VALUES["09_significance"], overrides=OVERRIDES,
     shell: execute("09_significance")

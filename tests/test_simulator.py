@@ -84,15 +84,18 @@ class TestQueue:
         assert filled.fees_bps == pytest.approx((999.9 * MAKER + 2 * 1000.5 * TAKER) / 3 / MID)
         assert filled.slippage_bps == pytest.approx((filled.exec_price / 999.9 - 1) * 1e4)
 
-    @pytest.mark.parametrize(("share", "ahead"), [(0.0, 3.0), (0.5, 2.5), (1.0, 2.0)])
+    @pytest.mark.parametrize(("share", "ahead"), [(0.0, 4.0), (0.5, 4 - 2 / 3), (1.0, 4 - 4 / 3)])
     def test_cancels_shorten_the_queue_by_their_share(self, share: float, ahead: float) -> None:
-        """1 printed, then 4 -> 2 by cancels behind 4: the share of 2 x 4/4 stood before us, and no more than 2 remain."""
-        tape = market(prints=[(20, 999.9, 1.0, -1)], quotes=[(30, 999.9, 6.0, 1000.1, 4.0), (35, 999.9, 4.0, 1000.1, 4.0)])
+        """Of 5 before us 1 is printed; 2 join behind us; then 2 of those 6 go without a print, 4 / 6 of them before us."""
+        quotes = [(30, 999.9, 6.0, 1000.1, 4.0), (35, 999.9, 4.0, 1000.1, 4.0)]
+        tape = market(prints=[(20, 999.9, 1.0, -1)], quotes=quotes)
         filled = replay(tape, order(limit=999.9), cancel_ahead_share=share).iloc[0]
-        states = trace_order(tape, filled, execution(cancel_ahead_share=share))
-        expected = 4 - share * 2 * 4 / 6
-        assert states.queue_ahead.iloc[-1] == pytest.approx(expected)
-        assert ahead <= states.queue_ahead.iloc[-1] <= 4
+        trace = trace_order(tape, filled, execution(cancel_ahead_share=share))
+        assert trace.queue_ahead.tolist() == pytest.approx([5, 4, 4, ahead])
+
+    def test_no_more_stands_before_us_than_the_level_holds(self) -> None:
+        tape = market(quotes=[(30, 999.9, 1.0, 1000.1, 4.0)], prints=[(40, 999.9, 2.0, -1)])
+        assert one(tape, limit=999.9).filled_passive == pytest.approx(1 / 3)
 
     def test_a_level_that_empties_leaves_us_first(self) -> None:
         tape = market(quotes=[(20, 999.8, 10.0, 1000.1, 4.0)], prints=[(30, 999.9, 1.0, -1)])

@@ -97,3 +97,31 @@ def save(numbers: Mapping[tuple[str, ...], float | str], paths: Paths) -> Path:
     with atomic(paths.outputs / "numbers.tex") as temporary:
         temporary.write_text(macros(numbers), encoding="utf-8")
     return paths.outputs / "numbers.tex"
+
+
+def measure_claims(metrics: pd.DataFrame, convergence: pd.DataFrame) -> dict[str, str]:
+    """What this run says to each claim that it can measure, as text, by key of `CLAIMS`.
+
+    `metrics` is `metrics.csv`, `convergence` is `convergence.csv`.
+    """
+
+    def each(strategy: str, metric: str, form: str) -> str:
+        rows = metrics[(metrics["strategy"] == strategy) & (metrics["metric"] == metric)]
+        return ", ".join(f"{row.asset} {row.value:{form}}" for row in rows.itertuples())
+
+    table = metrics.pivot(index=["asset", "metric"], columns="strategy", values="value").reset_index()
+    fills = table[table["metric"] == "fill_rate"]
+    gains = [f"{row.asset} {100 * (row.dapo - row.join_best):+.1f} points (to join-best)" for row in fills.itertuples()]
+    runs = convergence.set_index(["asset", "algorithm"])
+    steps = runs["steps_to_level"].groupby(level=["asset", "algorithm"]).mean().unstack()
+    dapo = convergence[convergence["algorithm"] == "dapo"]
+    measured = {
+        "fill_rate": each("dapo", "fill_rate", ".1%"),
+        "fill_rate_gain": ", ".join(gains),
+        "negative_slippage": each("dapo", "implementation_shortfall_bps", "+.2f") + " bps of shortfall",
+        "accuracy": ", ".join(f"{row.asset} {row.final_accuracy:.1%}" for row in dapo.itertuples()),
+        "loss_decrease": ", ".join(f"{row.asset} {row.loss_decrease:.1%}" for row in dapo.itertuples()),
+    }
+    if {"dapo", "dpo"} <= set(steps):
+        measured["fewer_steps"] = ", ".join(f"{asset} {row.dapo:.0f} against {row.dpo:.0f}" for asset, row in steps.iterrows())
+    return measured

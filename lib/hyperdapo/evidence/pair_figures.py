@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from hyperdapo.evidence import figures
 
-_TERCILES = ("against", "balanced", "for")
+_TERCILES = ("book leans against the order", "book is balanced", "book leans with the order")
 
 
 def plot_candidates(outcomes: pd.DataFrame, asset: str) -> Figure:
@@ -43,17 +43,8 @@ def plot_best_actions(states: pd.DataFrame, best: np.ndarray, offsets_bps: Seque
     for third, (axis, name) in enumerate(zip(axes, _TERCILES, strict=True)):
         shares = np.bincount(best[tercile == third], minlength=len(offsets_bps)) / max((tercile == third).sum(), 1)
         axis.bar(labels, shares, color=figures.ASSET_COLOURS[asset])
-        axis.set_title(f"book {name} the order", fontsize=9)
+        axis.set_title(name, fontsize=8)
         axis.tick_params(axis="x", labelsize=7)
         axis.set_xlabel("offset (bps)")
     axes[0].set_ylabel("share of states where best")
-    return figure
-
-
-def plot_prompt_lengths(words: pd.Series, asset: str) -> Figure:
-    """Distribution of the length of the prompts, in words."""
-    figure, axis = figures.new(height=0.3)
-    counts = words.value_counts().sort_index()
-    axis.bar(counts.index, counts, color=figures.ASSET_COLOURS[asset])
-    axis.set(xlabel="words in the prompt", ylabel="states")
     return figure

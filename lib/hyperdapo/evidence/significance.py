@@ -4,6 +4,8 @@ Orders are not independent, so the tests compare block means. The test that take
 beside it, with the ratio of the two standard errors, to show what that assumption would have claimed.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from scipy import stats
@@ -80,3 +82,30 @@ def _corrected(p_values: pd.Series, method: str) -> pd.Series:
     if known.any():
         corrected[known] = multipletests(p_values[known], method=method)[1]
     return corrected
+
+
+def overview(tests: pd.DataFrame, algorithms: Sequence[str]) -> pd.DataFrame:
+    """How many comparisons were made and how many survive, for the trained policies and for all strategies.
+
+    `tests` has the column `significant` of `is_significant`.
+    """
+    rows = []
+    for label, chosen in (("trained policies", tests[tests["strategy"].isin(algorithms)]), ("all strategies", tests)):
+        cheaper = chosen["significant"] & (chosen["difference_bps"] < 0)
+        dearer = chosen["significant"] & (chosen["difference_bps"] > 0)
+        rows.append((label, len(chosen), int(cheaper.sum()), int(dearer.sum()), len(chosen) - int((cheaper | dearer).sum())))
+    return pd.DataFrame(rows, columns=["compared", "comparisons", "cheaper", "dearer", "not_significant"])
+
+
+def verdict(tests: pd.DataFrame, algorithms: Sequence[str]) -> str:
+    """One sentence per trained policy and asset, generated from the table; a null result reads as one."""
+    sentences = []
+    for row in tests[tests["strategy"].isin(algorithms)].itertuples():
+        direction = "cheaper" if row.difference_bps < 0 else "dearer"
+        finding = f"significantly {direction}" if row.significant else "not significantly different"
+        sentences.append(
+            f"{row.asset} {str(row.strategy).upper()}: {finding} than {str(row.reference).replace('_', ' ')} "
+            f"({row.difference_bps:+.2f} bps, interval {row.ci_low:+.2f} to {row.ci_high:+.2f}, {row.blocks} blocks)."
+        )
+    sentences.append(f"{len(tests)} comparisons were made in all, and the p-values are corrected for that many.")
+    return "\n".join(sentences)

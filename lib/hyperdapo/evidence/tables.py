@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import HTML
 
-from hyperdapo.paths import Paths, atomic
+from hyperdapo.paths import Paths, atomic, require
 
 CSV_FLOAT = "%.12g"
 LONGEST_FLOAT = 40
@@ -45,6 +45,17 @@ def save(frame: pd.DataFrame, paths: Paths, name: str, caption: str, rows: int =
     with atomic(paths.tables / f"{name}.tex") as temporary:
         temporary.write_text(latex(frame, caption, label=f"tab:{name}"), encoding="utf-8")
     return show(frame, caption, rows)
+
+
+def read(paths: Paths, name: str, stage: str) -> pd.DataFrame:
+    """A table that another stage saved.
+
+    Raises
+    ------
+    MissingInputError
+        If `stage` has not run.
+    """
+    return pd.read_csv(require(paths.tables / f"{name}.csv", stage, paths.profile))
 
 
 def show(frame: pd.DataFrame, caption: str = "", rows: int = 24) -> HTML:

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hyperdapo.errors import ParameterError
 
-BPS = 1e-4
+HIGHEST_TIER = 6
 
 
 def _ns(year: int, month: int, day: int, hour: int = 0) -> int:

@@ -1,15 +1,23 @@
 """Parent orders and the ways to execute them (§3.5.2), all under the same latency, fees, grid and minimum size."""
 
+from pathlib import Path
+from typing import TypeVar
+
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from pydantic import BaseModel
 
 from hyperdapo.errors import DataError
+from hyperdapo.execution.costs import HIGHEST_TIER
 from hyperdapo.execution.draws import uniform
 from hyperdapo.execution.simulator import SECOND, replay_orders
 from hyperdapo.market.book import Floats, Market
 from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD, snap_price, snap_size
+from hyperdapo.paths import atomic
 from hyperdapo.schema import Parameters
+
+Section = TypeVar("Section", bound=BaseModel)
 
 ORDERS_COLUMNS = (
     *("order_id", "asset", "strategy", "objective", "decision_ns", "side", "size", "horizon_s", "arrival_mid"),
@@ -146,11 +154,48 @@ def backtest(
     return replayed[[*ORDERS_COLUMNS, *markouts]]
 
 
+def sensitivity(
+    market: Market, parents: pd.DataFrame, outcomes: pd.DataFrame, decisions: pd.DataFrame, parameters: Parameters
+) -> pd.DataFrame:
+    """The backtest once more under other assumptions, one at a time; what was decided stays.
+
+    Returns
+    -------
+    Mean total cost in bps: a row per assumption (`as it is` first), a column per strategy
+    """
+    execution = parameters.execution
+    other_latency = "thesis" if execution.latency.preset == "measured" else "measured"
+    assumptions = {
+        "as it is": execution,
+        f"{other_latency} latency": _changed(execution, latency=_changed(execution.latency, preset=other_latency)),
+        "cancels behind us": _changed(execution, cancel_ahead_share=0.0),
+        "cancels everywhere": _changed(execution, cancel_ahead_share=1.0),
+        "highest fee tier": _changed(execution, fees=_changed(execution.fees, tier=HIGHEST_TIER)),
+    }
+    rows = {}
+    for name, changed in assumptions.items():
+        orders = backtest(market, parents, outcomes, decisions, _changed(parameters, execution=changed))
+        rows[name] = orders.groupby("strategy", sort=False)["total_cost_bps"].mean()
+    return pd.DataFrame(rows).T.rename_axis("assumption")
+
+
+def save_orders(orders: pd.DataFrame, folder: Path) -> list[Path]:
+    """Write `orders.parquet` into an asset's data folder."""
+    path = folder / "orders.parquet"
+    with atomic(path) as temporary:
+        orders.to_parquet(temporary, compression="zstd", index=False)
+    return [path]
+
+
 def policy_offsets(decisions: pd.DataFrame) -> dict[str, pd.Series]:
     """The offset (bps) of each order by `order_id`, for each policy; of several training seeds the first."""
     first = decisions[decisions["seed"] == decisions.groupby("policy")["seed"].transform("min")]
     each = first.set_index("order_id").groupby("policy", sort=False)["offset_bps"]
     return {str(policy): offset_bps for policy, offset_bps in each}
+
+
+def _changed(section: Section, **values: object) -> Section:
+    return section.model_copy(update=values)
 
 
 def _replay(market: Market, orders: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:

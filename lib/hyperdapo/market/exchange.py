@@ -28,6 +28,7 @@ WARMUP_NS = 60_000_000_000  # played before the recorder connects
 BACKFILL = 10  # prints of the opening trades message
 RESTING_ORDERS = 1 << 14  # at most; a block can print each of them
 PRINTS_PER_MARKET_ORDER = 2.75  # measured on long runs of the four assets
+ORDERS_AT_TOUCH = 5.7  # mean number at a best level; measured likewise
 HALF_SPREAD = 0.55  # ticks for each tick of mean spread beyond the first; measured likewise
 
 
@@ -87,7 +88,7 @@ def _rules(model: SyntheticAsset, sz_decimals: int, predictability: float) -> Ru
     integrated_signal = matching.SIGNAL_S * sqrt(2 * (ratio - 1 + exp(-ratio)))  # deviation of its sum over 60 s
     noise = per_second * sqrt(1 - predictability)
     lot_usd = model.price_usd * 10.0**-sz_decimals
-    mean_lots = model.depth_usd / matching.ORDERS_PER_LEVEL / lot_usd
+    mean_lots = model.depth_usd / ORDERS_AT_TOUCH / lot_usd
     minimum_lots = int(np.ceil(MINIMUM_NOTIONAL_USD / lot_usd))
     if mean_lots < 2 * minimum_lots:
         raise ParameterError(f"depth_usd {model.depth_usd:g} is too little for several orders of 10 USD; raise it")

@@ -1,0 +1,116 @@
+"""Figures of 08_backtest: the life of one order on the book, and the strategies compared on the same parent orders."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from hyperdapo.evidence import figures
+from hyperdapo.evidence.metrics import FEES, PRICE, TOTAL
+from hyperdapo.evidence.tables import heading
+
+BUY, SELL = "#0072B2", "#D55E00"
+_PARTS = {FEES: ("fees", "#B8B8B8"), PRICE: ("price", "#0072B2")}
+_LARGEST_DOT = 90.0  # area in points squared of the largest print
+
+
+def plot_order_life(trace: pd.DataFrame, order: pd.Series, asset: str) -> Figure:
+    """Best quotes and prints around one resting order, the queue before it, and what is filled of it, over time.
+
+    Parameters
+    ----------
+    trace : the events that the order lived through: exchange_ns, bid, ask, print_price, print_size, aggressor,
+        queue_ahead, filled
+    order : its decision_ns, arrival_ns, side, size, limit_price, arrival_mid
+    """
+    figure, (price, queue, filled) = figures.new(3, 1, height=0.78, sharex=True, height_ratios=[3, 1.4, 1])
+    seconds = (trace["exchange_ns"] - order["decision_ns"]) / 1e9
+    _draw_market(price, trace, seconds, order)
+    queue.fill_between(seconds, trace["queue_ahead"], step="post", color="#7A7A7A", alpha=0.35, linewidth=0)
+    queue.step(seconds, trace["queue_ahead"], where="post", color="#7A7A7A")
+    queue.set_ylabel(f"queue ahead\n({asset})")
+    filled.step(seconds, trace["filled"] / order["size"], where="post", color="black")
+    filled.set_ylabel("filled")
+    filled.set_ylim(-0.05, 1.1)
+    filled.set_xlabel("seconds after the decision")
+    arrival = (order["arrival_ns"] - order["decision_ns"]) / 1e9
+    for axis in (price, queue, filled):
+        axis.axvspan(0, arrival, color="#E69F00", alpha=0.25, linewidth=0)
+    queue.set_ylim(bottom=0)
+    figure.align_ylabels()
+    return figure
+
+
+def plot_strategies(summary: pd.DataFrame, differences: pd.DataFrame, reference: str) -> Figure:
+    """Mean total cost of each strategy, and what its difference to the reference is made of; bars are intervals.
+
+    Parameters
+    ----------
+    summary : strategy, metric, value, ci_low, ci_high
+    differences : strategy, part, difference_bps, ci_low, ci_high
+    """
+    total = summary[summary["metric"] == TOTAL].set_index("strategy")
+    strategies = [name for name in figures.STRATEGY_COLOURS if name in total.index][::-1]
+    figure, (cost, parts) = figures.new(1, 2, height=0.08 + 0.045 * len(strategies), sharey=True)
+    for row, strategy in enumerate(strategies):
+        _draw_interval(cost, row, total.loc[strategy, ["value", "ci_low", "ci_high"]], figures.STRATEGY_COLOURS[strategy])
+    cost.axvline(total.loc[reference, "value"], color="black", linewidth=0.6, linestyle=":")
+    cost.set_yticks(range(len(strategies)), [heading(name) for name in strategies])
+    cost.set_xlabel("mean total cost (bps)")
+    table = differences.pivot(index="strategy", columns="part", values="difference_bps").reindex(strategies).fillna(0.0)
+    for shift, (part, (label, colour)) in zip((0.19, -0.19), _PARTS.items(), strict=True):
+        parts.barh(np.arange(len(strategies)) + shift, table[part], height=0.36, color=colour, label=label)
+    whole = differences[differences["part"] == TOTAL].set_index("strategy")
+    for row, strategy in enumerate(strategies):
+        if strategy in whole.index:
+            _draw_interval(parts, row, whole.loc[strategy, ["difference_bps", "ci_low", "ci_high"]], "black")
+    parts.axvline(0, color="black", linewidth=0.6)
+    parts.set_xlabel(f"difference to {heading(reference).lower()} (bps)")
+    figure.legend(*parts.get_legend_handles_labels(), loc="outside upper right", ncols=2)
+    return figure
+
+
+def plot_markouts(orders: pd.DataFrame, strategies: list[str]) -> Figure:
+    """How the mid moves after the last fill, in the trader's favour, for each strategy; horizons in seconds."""
+    columns = [name for name in orders if str(name).startswith("markout_")]
+    seconds = [float(str(name).removeprefix("markout_").removesuffix("s_bps")) for name in columns]
+    means = orders.groupby("strategy")[columns].mean()
+    figure, axis = figures.new(height=0.45)
+    for strategy in strategies:
+        colour = figures.STRATEGY_COLOURS[strategy]
+        axis.plot(seconds, means.loc[strategy], marker="o", color=colour, label=heading(strategy))
+    axis.axhline(0, color="black", linewidth=0.6)
+    axis.set_xscale("log")
+    axis.set_xticks(seconds, [f"{second:g}" for second in seconds])
+    axis.minorticks_off()
+    axis.set_xlabel("seconds after the last fill")
+    axis.set_ylabel("mark-out (bps)")
+    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def _draw_market(axis: Axes, trace: pd.DataFrame, seconds: pd.Series, order: pd.Series) -> None:
+    """Quotes as steps, prints as dots, the order as a line from its arrival on."""
+    axis.fill_between(seconds, trace["bid"], trace["ask"], step="post", color="#E6E6E6", linewidth=0)
+    axis.step(seconds, trace["bid"], where="post", color=BUY, linewidth=0.8, label="best bid")
+    axis.step(seconds, trace["ask"], where="post", color=SELL, linewidth=0.8, label="best ask")
+    largest = trace["print_size"].max()
+    for aggressor, colour, label in ((1, BUY, "print, buyer takes"), (-1, SELL, "print, seller takes")):
+        rows = trace["aggressor"] == aggressor
+        area = _LARGEST_DOT * trace.loc[rows, "print_size"] / largest
+        axis.scatter(seconds[rows], trace.loc[rows, "print_price"], s=area, color=colour, alpha=0.5, linewidth=0, label=label)
+    word = "buy" if order["side"] > 0 else "sell"
+    axis.axhline(order["limit_price"], color="black", linewidth=1.4, label=f"our {word}, {order['limit_price']:g}")
+    axis.axhline(order["arrival_mid"], color="black", linewidth=0.8, linestyle=":", label="mid at the decision")
+    axis.set_ylabel("price (USD)")
+    axis.ticklabel_format(useOffset=False)
+    handles = axis.legend(loc="upper center", bbox_to_anchor=(0.5, 1.28), ncols=3).legend_handles
+    for handle in handles:
+        if handle is not None and hasattr(handle, "set_sizes"):
+            handle.set_sizes([18])
+
+
+def _draw_interval(axis: Axes, row: int, interval: pd.Series, colour: str) -> None:
+    value, low, high = interval.to_numpy(float)
+    axis.plot([low, high], [row, row], color=colour, linewidth=1.6, solid_capstyle="butt")
+    axis.plot(value, row, marker="o", color=colour)
