@@ -152,7 +152,7 @@ def test_market_is_as_described(asset: str, predictability: float) -> None:
     depth = np.average(((bbo.bid_size + bbo.ask_size) / 2 * bbo.mid)[:-1], weights=lasting)
     prints = len(tape.trades.price) / (8 * 60)
     assert volatility == pytest.approx(model.volatility_bps, rel=0.25)
-    assert spread == pytest.approx(model.spread_ticks, rel=0.3)
+    assert spread == pytest.approx(model.spread_ticks, rel=0.25, abs=0.45)
     assert depth == pytest.approx(model.depth_usd, rel=0.25)
     assert prints == pytest.approx(model.trades_per_min, rel=0.25)
     assert 0.90 < _cancel_share(tape) < 0.985

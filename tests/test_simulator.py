@@ -1,15 +1,21 @@
 """Fills worked out by hand, what no replay may ever do, and what it refuses."""
 
+import gzip
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
-from hand_built import ASKS, BIDS, at, execution, known_at, market, order, orders
+from hand_built import ASKS, BIDS, at, execution, market, order, orders
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyperdapo.errors import OrderError
 from hyperdapo.execution.simulator import replay_orders, trace_order
 from hyperdapo.market.book import Market
+from hyperdapo.market.clean import Cleaner
+from hyperdapo.market.grid import snap_price, snap_size
+from hyperdapo.market.messages import Decoder
 
 MID = 1000.0
 TAKER, MAKER = 4.5, 1.5
@@ -316,5 +322,32 @@ def _mirror(tape: Market) -> Market:
     )
 
 
-def test_known_at_is_the_feed_delay_later() -> None:
-    assert known_at(1.0) - at(1.0) == 100_000_000
+@pytest.mark.parametrize(("asset", "sz_decimals"), [("ETH", 4), ("BTC", 5), ("SOL", 2)])
+def test_real_recordings_fill_as_the_market_allows(recordings: Path, asset: str, sz_decimals: int) -> None:
+    tape = _recorded(recordings / "hyperliquid" / "2025-09-04" / f"{asset}.ndjson.gz", asset, sz_decimals)
+    rng = np.random.default_rng(1)
+    ns = rng.integers(tape.top.local_ns[0] + 10**9, tape.top.local_ns[-1], 3000)
+    ns = ns[~tape.interrupted(ns, ns + 125 * 10**9)]
+    best, side = tape.top_at(ns), rng.choice([-1, 1], len(ns))
+    near = np.where(side > 0, best.bid_price, best.ask_price)
+    batch = pd.DataFrame({"order_id": np.arange(len(ns)), "decision_ns": ns, "side": side, "horizon_s": 60.0})
+    batch = batch.assign(size=snap_size(2000 / best.mid, sz_decimals), limit_price=near, post_only=True)
+    joined = replay_orders(tape, batch, execution(), seed=1)
+    deep = batch.assign(limit_price=snap_price(near * (1 - side * 5e-4), side, sz_decimals))
+    deep = replay_orders(tape, deep, execution(), seed=1)
+    taken = replay_orders(tape, batch.assign(limit_price=np.nan, post_only=False), execution(), seed=1)
+    assert len(batch) > 1000 and 0.3 < joined.filled.mean() < 1 and joined.queue_ahead.notna().mean() > 0.5
+    assert deep.filled_passive.mean() < joined.filled_passive.mean() < 1
+    assert (deep.filled_passive <= joined.filled_passive + 1e-12)[(joined.status != "rejected") & (deep.status != "rejected")].mean() > 0.99
+    assert taken.implementation_shortfall_bps.between(-5, 5).mean() > 0.95 and taken.implementation_shortfall_bps.mean() > 0
+    for filled in (joined, deep, taken):
+        assert filled.fees_bps.between(1.48, 4.52).all()
+        np.testing.assert_allclose(filled.total_cost_bps, filled.implementation_shortfall_bps + filled.fees_bps, atol=1e-9)
+
+
+def _recorded(path: Path, asset: str, sz_decimals: int) -> Market:
+    decoder, cleaner = Decoder(asset), Cleaner(max_gap_s=15)
+    piece = decoder.decode(gzip.decompress(path.read_bytes()), 0, 2**62)
+    columns = cleaner.clean([piece], decoder.ended_ns)
+    gaps = np.array(cleaner.report(decoder)["gaps"], dtype=np.int64).reshape(-1, 2)
+    return Market(asset, sz_decimals, *columns, gaps)

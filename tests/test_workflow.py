@@ -30,6 +30,7 @@ def test_section_values_move_with_their_sections_only() -> None:
 def _notebook(path, *cells: str):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
     notebook.cells[0].metadata.tags = ["parameters"]
+    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(notebook, path)
     return path
 

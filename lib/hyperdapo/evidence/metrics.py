@@ -109,7 +109,7 @@ def paired_differences(orders: pd.DataFrame, reference: str) -> pd.DataFrame:
     measures = [FEES, PRICE, TOTAL]
     base = orders[orders["strategy"] == reference].set_index(["asset", "order_id"])[measures]
     others = orders[orders["strategy"] != reference].set_index(["asset", "order_id"])
-    paired = others[["strategy", "block", *measures]].join(base, rsuffix="_reference", how="inner")
+    paired = others[["strategy", "block", *measures]].join(base.add_suffix("_reference"), how="inner")
     differences = {name: paired[name] - paired[f"{name}_reference"] for name in measures}
     return paired[["strategy", "block"]].assign(**differences).reset_index()
 

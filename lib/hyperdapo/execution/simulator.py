@@ -180,7 +180,7 @@ def _account(
     """Prices, fees and costs of each order; an order at any price counts as filled on arrival, none of it completed."""
     side, size, limit = (orders[name].to_numpy(float) for name in ("side", "size", "limit_price"))
     resting = ~np.isnan(limit)
-    beyond = fills.completed - fills.swept
+    beyond = np.maximum(fills.completed - fills.swept, 0.0)
     impact = square_root_impact(beyond, _daily_volume(market), execution.impact_coefficient_bps)
     swept_usd = fills.swept_usd + np.where(beyond > 0, beyond * fills.deepest * (1 + side * impact * 1e-4), 0.0)
     taken_usd = np.where(resting, fills.taken_usd, swept_usd)

@@ -1,0 +1,229 @@
+"""Parent orders, candidates and strategies: what they ask for, and that all are measured alike."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hand_built import START, at, market
+from markets import random_market
+
+from hyperdapo.errors import DataError
+from hyperdapo.evidence.metrics import summarise
+from hyperdapo.execution import strategies
+from hyperdapo.execution.simulator import replay_orders
+from hyperdapo.execution.strategies import ORDERS_COLUMNS, backtest, candidate_orders, offset_orders, parent_orders
+from hyperdapo.market.book import Market
+from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD, on_grid, snap_size
+from hyperdapo.params import Parameters, load
+from hyperdapo.schema import Execution
+
+SECOND = 10**9
+STRATEGIES = {"market", "twap", "vwap", "join_best", "best_fixed", "oracle", "untrained", "boosting"}
+
+
+@pytest.fixture(scope="module")
+def parameters() -> Parameters:
+    return load("smoke", {"assets": ["ETH"], "orders": {"objectives": ["patient", "balanced", "urgent"]}})
+
+
+@pytest.fixture(scope="module")
+def tape() -> Market:
+    return random_market(seed=5, seconds=1500)
+
+
+@pytest.fixture(scope="module")
+def features(tape: Market) -> pd.DataFrame:
+    return _features(tape, step_s=5)
+
+
+@pytest.fixture(scope="module")
+def parents(features: pd.DataFrame, parameters: Parameters, tape: Market) -> pd.DataFrame:
+    return parent_orders(features, parameters, tape)
+
+
+@pytest.fixture(scope="module")
+def outcomes(tape: Market, parents: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
+    return strategies.replay_candidates(tape, parents, parameters)
+
+
+@pytest.fixture(scope="module")
+def decisions(parents: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
+    ids, offsets = parents.loc[parents["split"] == "test", "order_id"], parameters.policy.offsets_bps
+    frames = [
+        pd.DataFrame({"order_id": ids, "policy": policy, "seed": seed, "offset_bps": offsets[action]})
+        for policy, seed, action in (("untrained", 1, 0), ("boosting", 3, 2), ("boosting", 2, 4))
+    ]
+    return pd.concat(frames)
+
+
+@pytest.fixture(scope="module")
+def orders(tape: Market, parents: pd.DataFrame, outcomes: pd.DataFrame, decisions: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
+    return backtest(tape, parents, outcomes, decisions, parameters)
+
+
+def _features(tape: Market, step_s: int) -> pd.DataFrame:
+    first, last = tape.top.local_ns[[0, -1]]
+    ns = np.arange(first + SECOND, last, step_s * SECOND)
+    share = np.linspace(0, 1, len(ns))
+    split = np.select([share < 0.1, share < 0.5, share < 0.6], ["", "train", "validation"], "test")
+    warm = np.arange(len(ns)) % 11 > 0
+    return pd.DataFrame({"asset": "ETH", "decision_ns": ns, "mid": tape.mid_at(ns), "warm": warm, "split": split})
+
+
+class TestParents:
+    def test_only_warm_rows_of_a_split_become_orders(self, parents: pd.DataFrame, features: pd.DataFrame) -> None:
+        rows = features.iloc[parents["order_id"]]
+        assert rows["warm"].all() and (rows["split"] != "").all()
+        assert (rows["decision_ns"].to_numpy() == parents["decision_ns"]).all()
+
+    def test_a_whole_life_with_its_markouts_lies_in_the_data(self, parents: pd.DataFrame, tape: Market) -> None:
+        ends = parents["decision_ns"] + ((parents["horizon_s"] + 60) * SECOND).astype(int)
+        assert ends.max() < tape.top.local_ns[-1]
+
+    def test_no_life_touches_a_gap(self, features: pd.DataFrame, parameters: Parameters, tape: Market) -> None:
+        begin = int(tape.top.local_ns[0]) + 700 * SECOND
+        gap = np.array([[begin, begin + 20 * SECOND]])
+        holed = Market(tape.asset, tape.sz_decimals, tape.book, tape.bbo, tape.trades, gap)
+        found = parent_orders(features, parameters, holed)
+        ends = found["decision_ns"] + ((found["horizon_s"] + 60) * SECOND).astype(int)
+        assert ((ends < gap[0, 0]) | (found["decision_ns"] >= gap[0, 1])).all() and len(found) > 0
+
+    def test_more_rows_change_no_order(self, features: pd.DataFrame, parents: pd.DataFrame, parameters: Parameters, tape: Market) -> None:
+        fewer = parent_orders(features.iloc[::3].reset_index(drop=True), parameters, tape).set_index("decision_ns")
+        same = parents.set_index("decision_ns").loc[fewer.index]
+        drawn = ["side", "objective", "size", "horizon_s", "arrival_mid", "block"]
+        pd.testing.assert_frame_equal(fewer[drawn], same[drawn])
+
+    def test_size_and_side_follow_the_parameters(self, parents: pd.DataFrame, parameters: Parameters) -> None:
+        assert (snap_size(parents["size"], 4) == parents["size"]).all()
+        np.testing.assert_allclose(parents["size"] * parents["arrival_mid"], parameters.orders.notional_usd, rtol=1e-3)
+        assert 0.3 < (parents["side"] > 0).mean() < 0.7 and parents["objective"].nunique() == 3
+
+    def test_the_buy_share_can_be_one(self, features: pd.DataFrame, parameters: Parameters, tape: Market) -> None:
+        buys = parameters.model_copy(update={"orders": parameters.orders.model_copy(update={"buy_share": 1.0})})
+        assert (parent_orders(features, buys, tape)["side"] == 1).all()
+
+
+class TestCandidates:
+    def test_offsets_are_snapped_so_that_they_are_never_worse(self, parents: pd.DataFrame, tape: Market) -> None:
+        candidates = candidate_orders(parents, tape, [-15, 0, 5])
+        exact = candidates["arrival_mid"] * (1 + candidates["side"] * candidates["offset_bps"] / 1e4)
+        assert (candidates["side"] * (exact - candidates["limit_price"]) > -1e-9).all()
+        assert on_grid(candidates["limit_price"], 4).all() and not candidates["post_only"].any()
+        assert candidates["action"].head(4).tolist() == [0, 1, 2, 0]
+
+    def test_a_candidate_is_the_same_order_alone(self, tape: Market, parents: pd.DataFrame, outcomes: pd.DataFrame, parameters: Parameters) -> None:
+        alone = replay_orders(tape, offset_orders(parents, tape, -5), parameters.execution, parameters.seed)
+        among = outcomes[outcomes["offset_bps"] == -5].reset_index(drop=True)
+        pd.testing.assert_frame_equal(among[alone.columns], alone)
+
+    def test_outcomes_hold_what_rewards_need(self, outcomes: pd.DataFrame, parents: pd.DataFrame, parameters: Parameters) -> None:
+        assert len(outcomes) == len(parents) * len(parameters.policy.offsets_bps)
+        needed = ["total_cost_bps", "implementation_shortfall_bps", "fees_bps", "completion_slippage_bps", "filled_passive", "exec_price"]
+        needed += [f"markout_{horizon:g}s_bps" for horizon in parameters.orders.markouts_s]
+        assert np.isfinite(outcomes[needed]).all().all()
+
+
+class TestBacktest:
+    def test_every_strategy_executes_every_test_order(self, orders: pd.DataFrame, parents: pd.DataFrame) -> None:
+        tested = parents[parents["split"] == "test"]
+        assert set(orders["strategy"]) == STRATEGIES and set(orders["split"]) == {"test"}
+        for _, rows in orders.groupby("strategy"):
+            assert (rows["order_id"].to_numpy() == tested["order_id"]).all()
+            assert (rows["arrival_mid"].to_numpy() == tested["arrival_mid"]).all()
+
+    def test_the_columns_are_those_of_the_design(self, orders: pd.DataFrame) -> None:
+        markouts = [f"markout_{horizon}s_bps" for horizon in (1, 5, 10, 60)]
+        assert list(orders.columns) == [*ORDERS_COLUMNS, *markouts]
+        unknown = {"offset_bps", "queue_ahead"}  # no offset, or a level beyond the visible book
+        assert set(orders.columns[orders.isna().any()]) <= unknown
+        np.testing.assert_allclose(orders["total_cost_bps"], orders["implementation_shortfall_bps"] + orders["fees_bps"])
+
+    def test_prices_and_costs_agree(self, orders: pd.DataFrame) -> None:
+        shortfall = orders["side"] * (orders["exec_price"] / orders["arrival_mid"] - 1) * 1e4
+        np.testing.assert_allclose(orders["implementation_shortfall_bps"], shortfall, atol=1e-9)
+        assert orders["fees_bps"].between(1.49, 4.51).all()
+
+    def test_nothing_beats_the_oracle_among_candidates(self, orders: pd.DataFrame) -> None:
+        cost = orders.pivot(index="order_id", columns="strategy", values="total_cost_bps")
+        for strategy in ("best_fixed", "untrained", "boosting"):
+            assert (cost["oracle"] <= cost[strategy] + 1e-12).all()
+
+    def test_the_best_fixed_offset_comes_from_the_training_split(self, orders: pd.DataFrame, outcomes: pd.DataFrame) -> None:
+        train = outcomes[outcomes["split"] == "train"].groupby("offset_bps")["total_cost_bps"].mean()
+        chosen = orders.loc[orders["strategy"] == "best_fixed", "offset_bps"].unique()
+        assert chosen.tolist() == [train.idxmin()]
+        poisoned = outcomes.assign(total_cost_bps=outcomes["total_cost_bps"].where(outcomes["split"] == "train", -outcomes["offset_bps"]))
+        assert strategies.best_fixed_offset(poisoned) == train.idxmin()
+
+    def test_of_several_seeds_the_first_is_traded(self, orders: pd.DataFrame, parameters: Parameters) -> None:
+        traded = orders.loc[orders["strategy"] == "boosting", "offset_bps"].unique()
+        assert traded.tolist() == [parameters.policy.offsets_bps[4]]
+
+    def test_a_joined_order_never_takes_before_the_horizon(self, orders: pd.DataFrame) -> None:
+        joined = orders[orders["strategy"] == "join_best"]
+        assert (joined["maker_share"] == joined["filled_passive"]).all() and joined["maker_share"].max() > 0
+
+    def test_metrics_can_be_taken(self, orders: pd.DataFrame, parameters: Parameters) -> None:
+        table = summarise(orders, parameters.evidence, parameters.seed)
+        rates = table[table["metric"] == "fill_rate"].set_index("strategy")["value"]
+        assert rates["market"] == rates["twap"] == 1.0 and rates["untrained"] < 1
+
+    def test_an_assumption_changes_what_it_is_about(
+        self, tape: Market, parents: pd.DataFrame, outcomes: pd.DataFrame, decisions: pd.DataFrame, parameters: Parameters, orders: pd.DataFrame
+    ) -> None:
+        table = strategies.sensitivity(tape, parents, outcomes, decisions, parameters)
+        as_it_is = orders.groupby("strategy")["total_cost_bps"].mean()
+        pd.testing.assert_series_equal(table.loc["as it is"], as_it_is[table.columns], check_names=False)
+        assert table.loc["as it is", "market"] - table.loc["highest fee tier", "market"] == pytest.approx(2.1, abs=0.01)
+        assert len(table) == 5 and np.isfinite(table).all().all()
+
+    def test_what_is_missing_is_named(
+        self, tape: Market, parents: pd.DataFrame, outcomes: pd.DataFrame, decisions: pd.DataFrame, parameters: Parameters
+    ) -> None:
+        with pytest.raises(DataError, match=r"untrained decided 3 of the test orders not at all.*07_inference"):
+            backtest(tape, parents, outcomes, decisions.iloc[3:], parameters)
+        with pytest.raises(DataError, match="test split"):
+            backtest(tape, parents[parents["split"] == "train"], outcomes, decisions, parameters)
+        with pytest.raises(DataError, match="training split"):
+            backtest(tape, parents, outcomes[outcomes["split"] == "test"], decisions, parameters)
+
+
+class TestSlices:
+    def test_children_add_up_and_none_is_too_small(self, parents: pd.DataFrame) -> None:
+        rng = np.random.default_rng(0)
+        small = parents.assign(size=snap_size(rng.uniform(11, 200, len(parents)) / parents["arrival_mid"], 4))
+        weights = rng.dirichlet(np.full(6, 0.3), len(small))
+        sizes = strategies._slice_sizes(small, weights, 4)
+        np.testing.assert_allclose(sizes.sum(axis=1), small["size"], atol=1e-12)
+        notional = sizes * small["arrival_mid"].to_numpy()[:, None]
+        assert (notional[sizes > 0] >= MINIMUM_NOTIONAL_USD).all() and (sizes >= 0).all()
+
+    def test_vwap_knows_the_volume_of_the_training_split_only(self) -> None:
+        """All volume of the training minutes stands in the last ten seconds of a minute; later it moves to the first."""
+        origin = -(START // SECOND) % 60  # seconds to the next whole minute
+        prints = [(origin + 60 * minute + 55, 1000.1, 5.0, 1) for minute in range(3)]
+        prints += [(origin + 60 * minute + 1, 1000.1, 500.0, 1) for minute in range(3, 6)]
+        tape = market(prints=prints)
+        parent = pd.DataFrame({"decision_ns": [at(origin + 180)], "horizon_s": [60.0]})
+        outcomes = pd.DataFrame({"split": "train", "decision_ns": [at(0), at(origin + 179)]})
+        weights = strategies._vwap_weights(tape, parent, outcomes, slices=6)
+        assert weights[0] == pytest.approx([0, 0, 0, 0, 0, 1])
+
+    def test_twap_pays_the_average_of_its_times(self, parameters: Parameters) -> None:
+        quotes = [(10 + 10 * step, 999.9 + step, 50.0, 1000.1 + step, 50.0) for step in range(6)]
+        tape = market(quotes=[(second - 0.5, *rest) for second, *rest in quotes])
+        execution: Execution = parameters.execution.model_copy(
+            update={"latency": parameters.execution.latency.model_copy(update={"preset": "thesis"})}
+        )
+        given = {"order_id": [0], "asset": "ETH", "objective": "balanced", "decision_ns": [at(10)], "side": [1], "size": [0.6]}
+        parent = pd.DataFrame(given | {"horizon_s": [60.0], "arrival_mid": [1000.0], "split": "test", "block": [0]})
+        even = np.full((1, 6), 1 / 6)
+        twap = strategies._replay_slices(tape, parent, even, parameters.model_copy(update={"execution": execution})).iloc[0]
+        assert twap.exec_price == pytest.approx(np.mean([1000.1 + step for step in range(6)]))
+        assert twap.implementation_shortfall_bps == pytest.approx(26.0) and at(60) < twap.fill_ns < at(60.1)
+        assert twap.fees_bps == pytest.approx(4.5 * twap.exec_price / 1000)
+
+
+def test_orders_are_written_whole(orders: pd.DataFrame, tmp_path) -> None:
+    (path,) = strategies.save_orders(orders, tmp_path)
+    pd.testing.assert_frame_equal(pd.read_parquet(path), orders)
