@@ -37,7 +37,7 @@ def market(
 ) -> Market:
     """A market whose standing book is BIDS and ASKS from 0 s until something else is said; seconds, USD, coin.
 
-    `books` are (seconds, bids, asks), `quotes` (seconds, bid, size, ask, size), `prints` (seconds, price, size, aggressor).
+    `books` are (seconds, bids, asks), `quotes` (seconds, bid, size, ask, size), `prints` (seconds, price, size, side).
     """
     last = max(books, default=(0.0, BIDS, ASKS), key=lambda book: book[0])
     books = [(0.0, BIDS, ASKS), *books, (end, last[1], last[2])]

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hand_built import ASKS, BIDS, at, execution, market, order, orders
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hand_built import ASKS, BIDS, at, execution, market, order, orders
 from hyperdapo.errors import OrderError
 from hyperdapo.execution.simulator import replay_orders, trace_order
 from hyperdapo.market.book import Market
@@ -47,7 +47,10 @@ class TestTaking:
     def test_a_sell_pays_as_much_on_the_other_side(self) -> None:
         filled = one(market(), side=-1, size=10.0)
         assert filled.exec_price == pytest.approx((5 * 999.9 + 5 * 999.8) / 10)
-        assert filled.implementation_shortfall_bps == pytest.approx(bps(filled.exec_price, -1)) and filled.total_cost_bps > 0
+        assert (
+            filled.implementation_shortfall_bps == pytest.approx(bps(filled.exec_price, -1))
+            and filled.total_cost_bps > 0
+        )
 
     def test_beyond_the_visible_book_the_price_moves_by_the_square_root(self) -> None:
         tape = market(prints=[(1.0, 1000.1, 40.0, 1)])
@@ -62,7 +65,9 @@ class TestTaking:
 
     def test_a_limit_takes_what_it_reaches_and_rests_with_the_remainder(self) -> None:
         taken = one(market(), size=10.0, limit=1000.1)
-        assert taken.status == "completed" and taken.filled_passive == pytest.approx(0.4) and taken.passive_price == 1000.1
+        assert (
+            taken.status == "completed" and taken.filled_passive == pytest.approx(0.4) and taken.passive_price == 1000.1
+        )
         assert taken.queue_ahead == 0 and taken.fill_ns >= taken.arrival_ns
 
     def test_what_was_taken_is_not_taken_again_when_the_same_quote_is_shown(self) -> None:
@@ -76,14 +81,18 @@ class TestQueue:
         filled = one(tape, limit=999.9)
         assert filled.queue_ahead == 5 and filled.status == "filled" and filled.fill_ns == at(40)
         assert filled.exec_price == 999.9 and filled.maker_share == 1
-        assert filled.implementation_shortfall_bps == pytest.approx(-1) and filled.fees_bps == pytest.approx(MAKER * 0.9999)
+        assert filled.implementation_shortfall_bps == pytest.approx(-1) and filled.fees_bps == pytest.approx(
+            MAKER * 0.9999
+        )
         trace = trace_order(tape, filled, execution())
         assert trace.queue_ahead.tolist() == [5, 2, 0, 0] and trace.filled.tolist() == pytest.approx([0, 0, 2, 3])
 
     def test_what_is_left_at_the_horizon_is_taken_then(self) -> None:
         tape = market(prints=[(20, 999.9, 6.0, -1)], quotes=[(65.0, 1000.4, 1.0, 1000.5, 2.0)])
         filled = one(tape, limit=999.9)
-        assert filled.status == "completed" and filled.filled_passive == pytest.approx(1 / 3) and filled.fill_ns == at(20)
+        assert (
+            filled.status == "completed" and filled.filled_passive == pytest.approx(1 / 3) and filled.fill_ns == at(20)
+        )
         assert at(70) < filled.completion_ns < at(70.2) and filled.completion_price == 1000.5
         assert filled.exec_price == pytest.approx((999.9 + 2 * 1000.5) / 3)
         assert filled.completion_slippage_bps == pytest.approx(bps(1000.5) * 2 / 3)
@@ -92,7 +101,7 @@ class TestQueue:
 
     @pytest.mark.parametrize(("share", "ahead"), [(0.0, 4.0), (0.5, 4 - 2 / 3), (1.0, 4 - 4 / 3)])
     def test_cancels_shorten_the_queue_by_their_share(self, share: float, ahead: float) -> None:
-        """Of 5 before us 1 is printed; 2 join behind us; then 2 of those 6 go without a print, 4 / 6 of them before us."""
+        """Of 5 before us 1 is printed; 2 join behind us; then 2 of 6 go without a print, 4 / 6 of them before us."""
         quotes = [(30, 999.9, 6.0, 1000.1, 4.0), (35, 999.9, 4.0, 1000.1, 4.0)]
         tape = market(prints=[(20, 999.9, 1.0, -1)], quotes=quotes)
         filled = replay(tape, order(limit=999.9), cancel_ahead_share=share).iloc[0]
@@ -119,7 +128,9 @@ class TestQueue:
         deep = ((999.6, 7.0), (999.5, 9.0))
         prints = [(20, 999.6, 50.0, -1), (40, 999.6, 8.0, -1)]
         filled = one(market(books=[(30.0, deep, ASKS)], prints=prints), limit=999.6)
-        assert np.isnan(filled.queue_ahead) and filled.fill_ns == at(40) and filled.filled_passive == pytest.approx(1 / 3)
+        assert (
+            np.isnan(filled.queue_ahead) and filled.fill_ns == at(40) and filled.filled_passive == pytest.approx(1 / 3)
+        )
 
     def test_a_print_through_our_price_fills_no_more_than_its_size(self) -> None:
         tape = market(prints=[(20, 999.8, 1.0, -1), (30, 999.8, 9.0, -1)])
@@ -131,7 +142,9 @@ class TestQueue:
         filled = one(market(quotes=[(20, 999.8, 1.0, 999.9, 1.0)]), limit=999.9)
         assert filled.status == "filled" and filled.fill_ns == at(20) and filled.exec_price == 999.9
 
-    @pytest.mark.parametrize("told", [(20, 999.9, 99.0, 1), (20, 1000.1, 99.0, -1), (80, 999.9, 99.0, -1), (9, 999.9, 99.0, -1)])
+    @pytest.mark.parametrize(
+        "told", [(20, 999.9, 99.0, 1), (20, 1000.1, 99.0, -1), (80, 999.9, 99.0, -1), (9, 999.9, 99.0, -1)]
+    )
     def test_a_print_of_another_side_price_or_time_fills_nobody(self, told: tuple) -> None:
         assert one(market(prints=[told]), limit=999.9).filled_passive == 0
 
@@ -173,7 +186,7 @@ class TestTime:
         thesis = replay_orders(market(), many, execution(), seed=0).latency_ms
         measured = execution(latency={"preset": "measured", "policy_ms": 20})
         told = replay_orders(market(), many, measured, seed=0).latency_ms - 20
-        assert 5 <= thesis.min() and thesis.max() <= 50 and thesis.mean() == pytest.approx(27.5, abs=0.5)
+        assert thesis.min() >= 5 and thesis.max() <= 50 and thesis.mean() == pytest.approx(27.5, abs=0.5)
         assert told.median() == pytest.approx(200, rel=0.03) and told.quantile(0.99) == pytest.approx(900, rel=0.07)
 
     def test_the_completing_order_has_a_latency_of_its_own(self) -> None:
@@ -181,6 +194,12 @@ class TestTime:
         entry, completion = filled.arrival_ns - filled.decision_ns, filled.completion_ns - filled.expiry_ns
         assert entry != completion and 5e6 <= completion <= 50e6
         assert filled.expiry_ns == filled.arrival_ns + 60 * 10**9
+
+    def test_what_prints_after_expiry_is_too_late(self) -> None:
+        quiet = one(market(), limit=999.9)
+        seconds = [(ns - at(0)) / 1e9 for ns in (quiet.expiry_ns - 10**6, (quiet.expiry_ns + quiet.completion_ns) // 2)]
+        before, after = (one(market(prints=[(second, 999.9, 9.0, -1)]), limit=999.9) for second in seconds)
+        assert before.filled and not after.filled_passive
 
 
 class TestRefusals:
@@ -272,7 +291,9 @@ class TestAlways:
     def test_no_order_knows_of_another(self, tape: Market, batch: pd.DataFrame, seed: int) -> None:
         together = replay_orders(tape, batch, execution(), seed)
         shuffled = np.random.default_rng(seed).permutation(len(batch))
-        pd.testing.assert_frame_equal(replay_orders(tape, batch.iloc[shuffled], execution(), seed).sort_index(), together)
+        pd.testing.assert_frame_equal(
+            replay_orders(tape, batch.iloc[shuffled], execution(), seed).sort_index(), together
+        )
         alone = replay_orders(tape, batch.iloc[[0]], execution(), seed)
         pd.testing.assert_frame_equal(alone, together.iloc[[0]])
 
@@ -315,9 +336,18 @@ def _mirror(tape: Market) -> Market:
     return Market(
         tape.asset,
         tape.sz_decimals,
-        type(book)(book.exchange_ns, book.local_ns, flip(book.ask_price), book.ask_size, flip(book.bid_price), book.bid_size),
+        type(book)(
+            book.exchange_ns, book.local_ns, flip(book.ask_price), book.ask_size, flip(book.bid_price), book.bid_size
+        ),
         type(bbo)(bbo.exchange_ns, bbo.local_ns, flip(bbo.ask_price), bbo.ask_size, flip(bbo.bid_price), bbo.bid_size),
-        type(trades)(trades.exchange_ns, trades.local_ns, flip(trades.price), trades.size, (-trades.side).astype(np.int8), trades.tid),
+        type(trades)(
+            trades.exchange_ns,
+            trades.local_ns,
+            flip(trades.price),
+            trades.size,
+            (-trades.side).astype(np.int8),
+            trades.tid,
+        ),
         tape.gaps,
     )
 
@@ -338,11 +368,18 @@ def test_real_recordings_fill_as_the_market_allows(recordings: Path, asset: str,
     taken = replay_orders(tape, batch.assign(limit_price=np.nan, post_only=False), execution(), seed=1)
     assert len(batch) > 1000 and 0.3 < joined.filled.mean() < 1 and joined.queue_ahead.notna().mean() > 0.5
     assert deep.filled_passive.mean() < joined.filled_passive.mean() < 1
-    assert (deep.filled_passive <= joined.filled_passive + 1e-12)[(joined.status != "rejected") & (deep.status != "rejected")].mean() > 0.99
-    assert taken.implementation_shortfall_bps.between(-5, 5).mean() > 0.95 and taken.implementation_shortfall_bps.mean() > 0
+    assert (deep.filled_passive <= joined.filled_passive + 1e-12)[
+        (joined.status != "rejected") & (deep.status != "rejected")
+    ].mean() > 0.99
+    assert (
+        taken.implementation_shortfall_bps.between(-5, 5).mean() > 0.95
+        and taken.implementation_shortfall_bps.mean() > 0
+    )
     for filled in (joined, deep, taken):
         assert filled.fees_bps.between(1.48, 4.52).all()
-        np.testing.assert_allclose(filled.total_cost_bps, filled.implementation_shortfall_bps + filled.fees_bps, atol=1e-9)
+        np.testing.assert_allclose(
+            filled.total_cost_bps, filled.implementation_shortfall_bps + filled.fees_bps, atol=1e-9
+        )
 
 
 def _recorded(path: Path, asset: str, sz_decimals: int) -> Market:

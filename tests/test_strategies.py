@@ -3,9 +3,8 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hand_built import START, at, market
-from markets import random_market
 
+from hand_built import START, at, market
 from hyperdapo.errors import DataError
 from hyperdapo.evidence.metrics import summarise
 from hyperdapo.execution import strategies
@@ -15,6 +14,7 @@ from hyperdapo.market.book import Market
 from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD, on_grid, snap_size
 from hyperdapo.params import Parameters, load
 from hyperdapo.schema import Execution
+from markets import random_market
 
 SECOND = 10**9
 STRATEGIES = {"market", "twap", "vwap", "join_best", "best_fixed", "oracle", "untrained", "boosting"}
@@ -56,7 +56,9 @@ def decisions(parents: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def orders(tape: Market, parents: pd.DataFrame, outcomes: pd.DataFrame, decisions: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
+def orders(
+    tape: Market, parents: pd.DataFrame, outcomes: pd.DataFrame, decisions: pd.DataFrame, parameters: Parameters
+) -> pd.DataFrame:
     return backtest(tape, parents, outcomes, decisions, parameters)
 
 
@@ -87,7 +89,9 @@ class TestParents:
         ends = found["decision_ns"] + ((found["horizon_s"] + 60) * SECOND).astype(int)
         assert ((ends < gap[0, 0]) | (found["decision_ns"] >= gap[0, 1])).all() and len(found) > 0
 
-    def test_more_rows_change_no_order(self, features: pd.DataFrame, parents: pd.DataFrame, parameters: Parameters, tape: Market) -> None:
+    def test_more_rows_change_no_order(
+        self, features: pd.DataFrame, parents: pd.DataFrame, parameters: Parameters, tape: Market
+    ) -> None:
         fewer = parent_orders(features.iloc[::3].reset_index(drop=True), parameters, tape).set_index("decision_ns")
         same = parents.set_index("decision_ns").loc[fewer.index]
         drawn = ["side", "objective", "size", "horizon_s", "arrival_mid", "block"]
@@ -111,14 +115,25 @@ class TestCandidates:
         assert on_grid(candidates["limit_price"], 4).all() and not candidates["post_only"].any()
         assert candidates["action"].head(4).tolist() == [0, 1, 2, 0]
 
-    def test_a_candidate_is_the_same_order_alone(self, tape: Market, parents: pd.DataFrame, outcomes: pd.DataFrame, parameters: Parameters) -> None:
+    def test_a_candidate_is_the_same_order_alone(
+        self, tape: Market, parents: pd.DataFrame, outcomes: pd.DataFrame, parameters: Parameters
+    ) -> None:
         alone = replay_orders(tape, offset_orders(parents, tape, -5), parameters.execution, parameters.seed)
         among = outcomes[outcomes["offset_bps"] == -5].reset_index(drop=True)
         pd.testing.assert_frame_equal(among[alone.columns], alone)
 
-    def test_outcomes_hold_what_rewards_need(self, outcomes: pd.DataFrame, parents: pd.DataFrame, parameters: Parameters) -> None:
+    def test_outcomes_hold_what_rewards_need(
+        self, outcomes: pd.DataFrame, parents: pd.DataFrame, parameters: Parameters
+    ) -> None:
         assert len(outcomes) == len(parents) * len(parameters.policy.offsets_bps)
-        needed = ["total_cost_bps", "implementation_shortfall_bps", "fees_bps", "completion_slippage_bps", "filled_passive", "exec_price"]
+        needed = [
+            "total_cost_bps",
+            "implementation_shortfall_bps",
+            "fees_bps",
+            "completion_slippage_bps",
+            "filled_passive",
+            "exec_price",
+        ]
         needed += [f"markout_{horizon:g}s_bps" for horizon in parameters.orders.markouts_s]
         assert np.isfinite(outcomes[needed]).all().all()
 
@@ -136,7 +151,9 @@ class TestBacktest:
         assert list(orders.columns) == [*ORDERS_COLUMNS, *markouts]
         unknown = {"offset_bps", "queue_ahead"}  # no offset, or a level beyond the visible book
         assert set(orders.columns[orders.isna().any()]) <= unknown
-        np.testing.assert_allclose(orders["total_cost_bps"], orders["implementation_shortfall_bps"] + orders["fees_bps"])
+        np.testing.assert_allclose(
+            orders["total_cost_bps"], orders["implementation_shortfall_bps"] + orders["fees_bps"]
+        )
 
     def test_prices_and_costs_agree(self, orders: pd.DataFrame) -> None:
         shortfall = orders["side"] * (orders["exec_price"] / orders["arrival_mid"] - 1) * 1e4
@@ -144,15 +161,19 @@ class TestBacktest:
         assert orders["fees_bps"].between(1.49, 4.51).all()
 
     def test_nothing_beats_the_oracle_among_candidates(self, orders: pd.DataFrame) -> None:
-        cost = orders.pivot(index="order_id", columns="strategy", values="total_cost_bps")
+        cost = {name: rows.set_index("order_id")["total_cost_bps"] for name, rows in orders.groupby("strategy")}
         for strategy in ("best_fixed", "untrained", "boosting"):
             assert (cost["oracle"] <= cost[strategy] + 1e-12).all()
 
-    def test_the_best_fixed_offset_comes_from_the_training_split(self, orders: pd.DataFrame, outcomes: pd.DataFrame) -> None:
+    def test_the_best_fixed_offset_comes_from_the_training_split(
+        self, orders: pd.DataFrame, outcomes: pd.DataFrame
+    ) -> None:
         train = outcomes[outcomes["split"] == "train"].groupby("offset_bps")["total_cost_bps"].mean()
         chosen = orders.loc[orders["strategy"] == "best_fixed", "offset_bps"].unique()
         assert chosen.tolist() == [train.idxmin()]
-        poisoned = outcomes.assign(total_cost_bps=outcomes["total_cost_bps"].where(outcomes["split"] == "train", -outcomes["offset_bps"]))
+        poisoned = outcomes.assign(
+            total_cost_bps=outcomes["total_cost_bps"].where(outcomes["split"] == "train", -outcomes["offset_bps"])
+        )
         assert strategies.best_fixed_offset(poisoned) == train.idxmin()
 
     def test_of_several_seeds_the_first_is_traded(self, orders: pd.DataFrame, parameters: Parameters) -> None:
@@ -169,7 +190,13 @@ class TestBacktest:
         assert rates["market"] == rates["twap"] == 1.0 and rates["untrained"] < 1
 
     def test_an_assumption_changes_what_it_is_about(
-        self, tape: Market, parents: pd.DataFrame, outcomes: pd.DataFrame, decisions: pd.DataFrame, parameters: Parameters, orders: pd.DataFrame
+        self,
+        tape: Market,
+        parents: pd.DataFrame,
+        outcomes: pd.DataFrame,
+        decisions: pd.DataFrame,
+        parameters: Parameters,
+        orders: pd.DataFrame,
     ) -> None:
         table = strategies.sensitivity(tape, parents, outcomes, decisions, parameters)
         as_it_is = orders.groupby("strategy")["total_cost_bps"].mean()
@@ -178,7 +205,12 @@ class TestBacktest:
         assert len(table) == 5 and np.isfinite(table).all().all()
 
     def test_what_is_missing_is_named(
-        self, tape: Market, parents: pd.DataFrame, outcomes: pd.DataFrame, decisions: pd.DataFrame, parameters: Parameters
+        self,
+        tape: Market,
+        parents: pd.DataFrame,
+        outcomes: pd.DataFrame,
+        decisions: pd.DataFrame,
+        parameters: Parameters,
     ) -> None:
         with pytest.raises(DataError, match=r"untrained decided 3 of the test orders not at all.*07_inference"):
             backtest(tape, parents, outcomes, decisions.iloc[3:], parameters)
@@ -199,7 +231,7 @@ class TestSlices:
         assert (notional[sizes > 0] >= MINIMUM_NOTIONAL_USD).all() and (sizes >= 0).all()
 
     def test_vwap_knows_the_volume_of_the_training_split_only(self) -> None:
-        """All volume of the training minutes stands in the last ten seconds of a minute; later it moves to the first."""
+        """The training volume stands in the last ten seconds of a minute; later it moves to the first."""
         origin = -(START // SECOND) % 60  # seconds to the next whole minute
         prints = [(origin + 60 * minute + 55, 1000.1, 5.0, 1) for minute in range(3)]
         prints += [(origin + 60 * minute + 1, 1000.1, 500.0, 1) for minute in range(3, 6)]
@@ -215,10 +247,19 @@ class TestSlices:
         execution: Execution = parameters.execution.model_copy(
             update={"latency": parameters.execution.latency.model_copy(update={"preset": "thesis"})}
         )
-        given = {"order_id": [0], "asset": "ETH", "objective": "balanced", "decision_ns": [at(10)], "side": [1], "size": [0.6]}
+        given = {
+            "order_id": [0],
+            "asset": "ETH",
+            "objective": "balanced",
+            "decision_ns": [at(10)],
+            "side": [1],
+            "size": [0.6],
+        }
         parent = pd.DataFrame(given | {"horizon_s": [60.0], "arrival_mid": [1000.0], "split": "test", "block": [0]})
         even = np.full((1, 6), 1 / 6)
-        twap = strategies._replay_slices(tape, parent, even, parameters.model_copy(update={"execution": execution})).iloc[0]
+        twap = strategies._replay_slices(
+            tape, parent, even, parameters.model_copy(update={"execution": execution})
+        ).iloc[0]
         assert twap.exec_price == pytest.approx(np.mean([1000.1 + step for step in range(6)]))
         assert twap.implementation_shortfall_bps == pytest.approx(26.0) and at(60) < twap.fill_ns < at(60.1)
         assert twap.fees_bps == pytest.approx(4.5 * twap.exec_price / 1000)

@@ -1,5 +1,7 @@
 """Figures of 08_backtest: the life of one order on the book, and the strategies compared on the same parent orders."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -52,18 +54,15 @@ def plot_strategies(summary: pd.DataFrame, differences: pd.DataFrame, reference:
     total = summary[summary["metric"] == TOTAL].set_index("strategy")
     strategies = [name for name in figures.STRATEGY_COLOURS if name in total.index][::-1]
     figure, (cost, parts) = figures.new(1, 2, height=0.08 + 0.045 * len(strategies), sharey=True)
-    for row, strategy in enumerate(strategies):
-        _draw_interval(cost, row, total.loc[strategy, ["value", "ci_low", "ci_high"]], figures.STRATEGY_COLOURS[strategy])
+    _draw_intervals(cost, total.loc[strategies, ["value", "ci_low", "ci_high"]], figures.STRATEGY_COLOURS)
     cost.axvline(total.loc[reference, "value"], color="black", linewidth=0.6, linestyle=":")
     cost.set_yticks(range(len(strategies)), [heading(name) for name in strategies])
     cost.set_xlabel("mean total cost (bps)")
-    table = differences.pivot(index="strategy", columns="part", values="difference_bps").reindex(strategies).fillna(0.0)
+    by_part = {part: rows.set_index("strategy").reindex(strategies) for part, rows in differences.groupby("part")}
     for shift, (part, (label, colour)) in zip((0.19, -0.19), _PARTS.items(), strict=True):
-        parts.barh(np.arange(len(strategies)) + shift, table[part], height=0.36, color=colour, label=label)
-    whole = differences[differences["part"] == TOTAL].set_index("strategy")
-    for row, strategy in enumerate(strategies):
-        if strategy in whole.index:
-            _draw_interval(parts, row, whole.loc[strategy, ["difference_bps", "ci_low", "ci_high"]], "black")
+        rows = np.arange(len(strategies)) + shift
+        parts.barh(rows, by_part[part]["difference_bps"], height=0.36, color=colour, label=label)
+    _draw_intervals(parts, by_part[TOTAL][["difference_bps", "ci_low", "ci_high"]], dict.fromkeys(strategies, "black"))
     parts.axvline(0, color="black", linewidth=0.6)
     parts.set_xlabel(f"difference to {heading(reference).lower()} (bps)")
     figure.legend(*parts.get_legend_handles_labels(), loc="outside upper right", ncols=2)
@@ -98,7 +97,8 @@ def _draw_market(axis: Axes, trace: pd.DataFrame, seconds: pd.Series, order: pd.
     for aggressor, colour, label in ((1, BUY, "print, buyer takes"), (-1, SELL, "print, seller takes")):
         rows = trace["aggressor"] == aggressor
         area = _LARGEST_DOT * trace.loc[rows, "print_size"] / largest
-        axis.scatter(seconds[rows], trace.loc[rows, "print_price"], s=area, color=colour, alpha=0.5, linewidth=0, label=label)
+        look = {"s": area, "color": colour, "alpha": 0.5, "linewidth": 0, "label": label}
+        axis.scatter(seconds[rows], trace.loc[rows, "print_price"], **look)
     word = "buy" if order["side"] > 0 else "sell"
     axis.axhline(order["limit_price"], color="black", linewidth=1.4, label=f"our {word}, {order['limit_price']:g}")
     axis.axhline(order["arrival_mid"], color="black", linewidth=0.8, linestyle=":", label="mid at the decision")
@@ -110,7 +110,8 @@ def _draw_market(axis: Axes, trace: pd.DataFrame, seconds: pd.Series, order: pd.
             handle.set_sizes([18])
 
 
-def _draw_interval(axis: Axes, row: int, interval: pd.Series, colour: str) -> None:
-    value, low, high = interval.to_numpy(float)
-    axis.plot([low, high], [row, row], color=colour, linewidth=1.6, solid_capstyle="butt")
-    axis.plot(value, row, marker="o", color=colour)
+def _draw_intervals(axis: Axes, intervals: pd.DataFrame, colours: Mapping[str, str]) -> None:
+    """A dot and a line per row: value, lower and upper bound; rows that are NaN stay empty."""
+    for row, (strategy, (value, low, high)) in enumerate(zip(intervals.index, intervals.to_numpy(float), strict=True)):
+        axis.plot([low, high], [row, row], color=colours[strategy], linewidth=1.6, solid_capstyle="butt")
+        axis.plot(value, row, marker="o", color=colours[strategy])

@@ -4,7 +4,7 @@ Orders of one block share the market's fate, so a block, not an order, is what a
 Costs are in bps of the arrival mid, positive when worse for the trader.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from hyperdapo import schema
 Floats = NDArray[np.float64]
 
 PRICE, FEES, TOTAL = "implementation_shortfall_bps", "fees_bps", "total_cost_bps"
+_NAN = float("nan")
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,11 @@ def per_order(orders: pd.DataFrame) -> dict[str, Floats]:
     """The value of every metric for each of n orders; a metric is the mean of its values.
 
     `fill_rate` (eq. 3.7) counts orders filled before expiry, `implementation_shortfall_bps` is eq. 3.8 (price only),
-    `absolute_slippage_bps` eq. 3.9 with the signed one beside it, `adverse_selection` (eq. 3.12) counts orders whose
-    price 60 s after the execution was worse than the execution.
+    `absolute_slippage_bps` eq. 3.9 with the signed one beside it. `adverse_selection` (eq. 3.12) counts orders whose
+    price 60 s after the execution was worse than at it; both prices are mids, so that the spread which an order pays
+    is not mistaken for the market moving against it. What lies beyond the data is NaN and not counted.
     """
+    markout = orders["markout_60s_bps"].to_numpy(float)
     columns = {
         "fill_rate": orders["filled"],
         "filled_share": orders["filled_passive"],
@@ -43,17 +46,16 @@ def per_order(orders: pd.DataFrame) -> dict[str, Floats]:
         TOTAL: orders[TOTAL],
         "slippage_bps": orders["slippage_bps"],
         "absolute_slippage_bps": orders["slippage_bps"].abs(),
-        "adverse_selection": orders["markout_60s_bps"] < 0,
-        "markout_60s_bps": orders["markout_60s_bps"],
+        "adverse_selection": np.where(np.isnan(markout), np.nan, markout < 0),
+        "markout_60s_bps": markout,
     }
-    return {name: values.to_numpy(float) for name, values in columns.items()}
+    return {name: np.asarray(values, dtype=float) for name, values in columns.items()}
 
 
 def sharpe_ratio(returns_bps: ArrayLike) -> float:
     """Eq. 3.10 of (n,) block returns (minus the mean total cost of a block), risk-free rate 0, not annualised."""
     returns = np.asarray(returns_bps, dtype=float)
-    deviation = returns.std(ddof=1) if len(returns) > 1 else 0.0
-    return float(returns.mean() / deviation) if deviation > 0 else float("nan")
+    return float(_sharpe_ratios(returns)) if len(returns) > 1 else _NAN
 
 
 def maximum_drawdown(returns_bps: ArrayLike) -> float:
@@ -64,54 +66,58 @@ def maximum_drawdown(returns_bps: ArrayLike) -> float:
 
 
 def block_bootstrap(values: ArrayLike, blocks: ArrayLike, evidence: schema.Evidence, seed: int) -> Interval:
-    """Mean of (n,) values with its interval: whole blocks are drawn with replacement, orders keep their weight."""
-    sums, counts = _by_block(np.asarray(values, dtype=float), np.asarray(blocks))
-    return ratio_bootstrap(sums, counts, evidence, seed)
+    """Mean of (n,) values with its interval: whole blocks are drawn with replacement, orders keep their weight.
+
+    NaN values are left out.
+    """
+    values, blocks = np.asarray(values, dtype=float), np.asarray(blocks)
+    known = ~np.isnan(values)
+    return ratio_bootstrap(*_by_block(values[known], blocks[known]), evidence, seed)
 
 
 def ratio_bootstrap(numerator: Floats, denominator: Floats, evidence: schema.Evidence, seed: int) -> Interval:
     """sum(numerator) / sum(denominator) over (b,) blocks with its interval; the ratio is taken inside each resample."""
-    total = denominator.sum()
-    value = float(numerator.sum() / total) if total != 0 else float("nan")
-    if len(numerator) < 2 or total == 0:
-        return Interval(value, float("nan"), float("nan"), len(numerator))
-    rng = np.random.default_rng(seed)
-    weights = rng.multinomial(len(numerator), np.full(len(numerator), 1 / len(numerator)), size=evidence.bootstrap)
+    blocks, total = len(numerator), denominator.sum()
+    value = float(numerator.sum() / total) if total != 0 else _NAN
+    if blocks < 2 or total == 0:
+        return Interval(value, _NAN, _NAN, blocks)
+    times_drawn = np.random.default_rng(seed).multinomial(blocks, np.full(blocks, 1 / blocks), size=evidence.bootstrap)
     with np.errstate(divide="ignore", invalid="ignore"):
-        draws = (weights @ numerator) / (weights @ denominator)
-    tail = (1 - evidence.confidence) / 2
-    low, high = np.nanquantile(draws, [tail, 1 - tail])
-    return Interval(value, float(low), float(high), len(numerator))
+        draws = (times_drawn @ numerator) / (times_drawn @ denominator)
+    return Interval(value, *_percentiles(draws, evidence.confidence), blocks)
 
 
 def summarise(orders: pd.DataFrame, evidence: schema.Evidence, seed: int) -> pd.DataFrame:
-    """Every metric of every asset and strategy: `asset, strategy, metric, value, ci_low, ci_high, blocks`."""
+    """Every metric of every asset and strategy: `asset, strategy, metric, value, ci_low, ci_high, blocks`.
+
+    The maximum drawdown has no interval: it is the extreme of one path, which drawing blocks anew does not repeat.
+    """
     rows = []
     for (asset, strategy), group in orders.groupby(["asset", "strategy"], sort=False):
         blocks = group["block"].to_numpy()
         found = {name: block_bootstrap(values, blocks, evidence, seed) for name, values in per_order(group).items()}
         returns = -group.groupby("block")[TOTAL].mean().to_numpy()
         found["sharpe_ratio"] = _sharpe_interval(returns, evidence, seed)
-        nothing = float("nan")
-        found["maximum_drawdown"] = Interval(maximum_drawdown(returns), nothing, nothing, len(returns))
+        found["maximum_drawdown"] = Interval(maximum_drawdown(returns), _NAN, _NAN, len(returns))
         rows += [(asset, strategy, name, i.value, i.low, i.high, i.blocks) for name, i in found.items()]
     return pd.DataFrame(rows, columns=["asset", "strategy", "metric", "value", "ci_low", "ci_high", "blocks"])
 
 
-def paired_differences(orders: pd.DataFrame, reference: str) -> pd.DataFrame:
+def paired_differences(
+    orders: pd.DataFrame, reference: str, measures: Sequence[str] = (FEES, PRICE, TOTAL)
+) -> pd.DataFrame:
     """Each strategy minus the reference on the same parent orders.
 
     Returns
     -------
-    One row per order and strategy other than the reference: `asset, strategy, order_id, block` and the differences of
-    fees, price and total, bps; the first two add up to the third.
+    One row per order and strategy other than the reference: `asset, order_id, strategy, block` and the difference of
+    each measure; fees and price add up to the total cost.
     """
-    measures = [FEES, PRICE, TOTAL]
-    base = orders[orders["strategy"] == reference].set_index(["asset", "order_id"])[measures]
-    others = orders[orders["strategy"] != reference].set_index(["asset", "order_id"])
-    paired = others[["strategy", "block", *measures]].join(base.add_suffix("_reference"), how="inner")
-    differences = {name: paired[name] - paired[f"{name}_reference"] for name in measures}
-    return paired[["strategy", "block"]].assign(**differences).reset_index()
+    names, keys = list(measures), ["asset", "order_id"]
+    base = orders[orders["strategy"] == reference].set_index(keys)[names].astype(float)
+    others = orders[orders["strategy"] != reference].set_index(keys)
+    paired = others[["strategy", "block"]].join(others[names].astype(float) - base.reindex(others.index))
+    return paired.dropna(subset=names).reset_index()
 
 
 def decompose(orders: pd.DataFrame, reference: str, evidence: schema.Evidence, seed: int) -> pd.DataFrame:
@@ -120,12 +126,18 @@ def decompose(orders: pd.DataFrame, reference: str, evidence: schema.Evidence, s
     for (asset, strategy), group in paired_differences(orders, reference).groupby(["asset", "strategy"], sort=False):
         for part in (FEES, PRICE, TOTAL):
             found = block_bootstrap(group[part], group["block"], evidence, seed)
-            rows.append((asset, strategy, part, found.value, found.low, found.high, found.blocks))
-    return pd.DataFrame(rows, columns=["asset", "strategy", "part", "difference_bps", "ci_low", "ci_high", "blocks"])
+            rows.append((asset, strategy, reference, part, found.value, found.low, found.high, found.blocks))
+    names = ["asset", "strategy", "reference", "part", "difference_bps", "ci_low", "ci_high", "blocks"]
+    return pd.DataFrame(rows, columns=names)
 
 
 def learning_gap(
-    rewards: Floats, actions: Mapping[str, NDArray[np.int64]], best_fixed: int, blocks: ArrayLike, evidence: schema.Evidence, seed: int
+    rewards: Floats,
+    actions: Mapping[str, NDArray[np.int64]],
+    best_fixed: int,
+    blocks: ArrayLike,
+    evidence: schema.Evidence,
+    seed: int,
 ) -> pd.DataFrame:
     """How much of the way from the best fixed action to the per-state oracle each policy goes.
 
@@ -142,13 +154,15 @@ def learning_gap(
     blocks`. The oracle knows each state's outcome, so part of its gap is noise that no policy can close.
     """
     states, oracle, fixed = np.arange(len(rewards)), rewards.max(axis=1), rewards[:, best_fixed]
-    room, _ = _by_block(oracle - fixed, np.asarray(blocks))
+    blocks = np.asarray(blocks)
+    room, _ = _by_block(oracle - fixed, blocks)
     rows = []
     for policy, chosen in actions.items():
         value = rewards[states, chosen]
-        gain, _ = _by_block(value - fixed, np.asarray(blocks))
+        gain, _ = _by_block(value - fixed, blocks)
         gap = ratio_bootstrap(gain, room, evidence, seed)
-        rows.append((policy, value.mean(), fixed.mean(), oracle.mean(), gap.value, gap.low, gap.high, len(states), gap.blocks))
+        levels = (value.mean(), fixed.mean(), oracle.mean())
+        rows.append((policy, *levels, gap.value, gap.low, gap.high, len(states), gap.blocks))
     names = ["policy", "policy_bps", "best_fixed_bps", "oracle_bps", "gap_closed", "gap_ci_low", "gap_ci_high"]
     return pd.DataFrame(rows, columns=[*names, "states", "blocks"])
 
@@ -156,16 +170,28 @@ def learning_gap(
 def _by_block(values: Floats, blocks: NDArray[np.generic]) -> tuple[Floats, Floats]:
     """Sum and number of values in each block."""
     _, index = np.unique(blocks, return_inverse=True)
-    return np.bincount(index, weights=values), np.bincount(index).astype(float)
+    return np.bincount(index, weights=values).astype(float), np.bincount(index).astype(float)
+
+
+def _percentiles(draws: Floats, confidence: float) -> tuple[float, float]:
+    """Bounds that hold the central share of the finite draws; NaN where there is none."""
+    finite = draws[np.isfinite(draws)]
+    if not len(finite):
+        return _NAN, _NAN
+    low, high = np.quantile(finite, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def _sharpe_ratios(returns: Floats) -> Floats:
+    """Mean over deviation along the last axis; NaN where nothing varies."""
+    deviation = returns.std(axis=-1, ddof=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(deviation > 0, returns.mean(axis=-1) / deviation, np.nan)
 
 
 def _sharpe_interval(returns: Floats, evidence: schema.Evidence, seed: int) -> Interval:
     if len(returns) < 2:
-        return Interval(float("nan"), float("nan"), float("nan"), len(returns))
-    draws = np.random.default_rng(seed).integers(0, len(returns), (evidence.bootstrap, len(returns)))
-    sample = returns[draws]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = sample.mean(axis=1) / sample.std(axis=1, ddof=1)
-    tail = (1 - evidence.confidence) / 2
-    low, high = np.nanquantile(ratios[np.isfinite(ratios)], [tail, 1 - tail]) if np.isfinite(ratios).any() else (np.nan, np.nan)
-    return Interval(sharpe_ratio(returns), float(low), float(high), len(returns))
+        return Interval(_NAN, _NAN, _NAN, len(returns))
+    drawn = np.random.default_rng(seed).integers(0, len(returns), (evidence.bootstrap, len(returns)))
+    bounds = _percentiles(_sharpe_ratios(returns[drawn]), evidence.confidence)
+    return Interval(sharpe_ratio(returns), *bounds, len(returns))

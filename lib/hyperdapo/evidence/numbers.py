@@ -1,43 +1,127 @@
 """`numbers.tex`: every number of the thesis as a LaTeX macro, and the draft's claims beside what was measured."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from hyperdapo import schema
+from hyperdapo.evidence.metrics import PRICE, Interval, block_bootstrap, paired_differences
 from hyperdapo.evidence.tables import escape_latex
 from hyperdapo.paths import Paths, atomic
 
 _DIGITS = ("Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
 _SIGNIFICANT = 4
+_NAN = float("nan")
+
+Numbers = dict[tuple[str, ...], float]
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A number that the thesis draft states without evidence, and where."""
+    """A number that the thesis draft states without evidence: where, and what is measured to hold against it."""
 
-    key: str
     section: str
-    text: str
+    claimed: str
+    measure: str
+    unit: str
 
 
-CLAIMS = (
-    Claim("fill_rate", "§1.3", "72 % of orders filled"),
-    Claim("fill_rate_gain", "§1.3", "fill rate 11.3 points above traditional methods"),
-    Claim("negative_slippage", "§1.3", "negative slippage (price improvement)"),
-    Claim("accuracy", "§4.6.2", "accuracy of 90.0 % (BTC), 88.5 % (ETH)"),
-    Claim("loss_decrease", "§4.6.2", "loss down 72 % in the first 100 steps"),
-    Claim("fewer_steps", "§4.6.2", "50 % fewer steps than DPO"),
-    Claim("latency", "§4.8.4", "a decision in under 100 ms"),
-)
+CLAIMS = {
+    "fill_rate": Claim("§1.3", "72 %", "orders filled before expiry", "%"),
+    "fill_rate_gain": Claim("§1.3", "11.3 points above traditional", "fill rate minus that of join-best", "points"),
+    "price_improvement": Claim("§1.3", "negative slippage", "implementation shortfall", "bps"),
+    "accuracy": Claim("§4.6.2", "90.0 % (BTC), 88.5 % (ETH)", "held-out states whose best action is chosen", "%"),
+    "loss_decrease": Claim("§4.6.2", "72 % in 100 steps", "fall of the training loss", "%"),
+    "regret_decrease": Claim("§4.6.2", "72 % in 100 steps", "fall of the held-out distance to the oracle", "%"),
+    "fewer_steps": Claim("§4.6.2", "50 % fewer than DPO", "steps saved to the best level both reach", "%"),
+    "latency": Claim("§4.8.4", "under 100 ms", "see the latency table: measured times are not compared", "ms"),
+}
 
 
-def claims_table(measured: Mapping[str, str]) -> pd.DataFrame:
-    """`section, claim, measured`: one row per claim; `measured` by key, "not measured here" where absent."""
-    rows = [(claim.section, claim.text, measured.get(claim.key, "not measured here")) for claim in CLAIMS]
-    return pd.DataFrame(rows, columns=["section", "claim", "measured"])
+def claims_table(
+    orders: pd.DataFrame, convergence: pd.DataFrame, evidence: schema.Evidence, seed: int, policy: str = "dapo"
+) -> pd.DataFrame:
+    """The draft's claims, and what this run measured of `policy`, per asset.
+
+    Parameters
+    ----------
+    orders : `orders.parquet` of all assets
+    convergence : `convergence.csv`; values are means over training seeds
+
+    Returns
+    -------
+    `claim, section, claimed, measure, asset, measured, ci_low, ci_high, unit`: NaN where this run cannot say.
+    """
+    curves = convergence.groupby(["asset", "algorithm"])[["final_accuracy", "loss_decrease", "regret_decrease"]].mean()
+    rows = []
+    for asset, own in orders.groupby("asset", sort=False):
+        measured = _executed(own, policy, evidence, seed)
+        learned = 100 * curves.loc[(asset, policy)]
+        measured |= {
+            "accuracy": _point(learned["final_accuracy"]),
+            "loss_decrease": _point(learned["loss_decrease"]),
+            "regret_decrease": _point(learned["regret_decrease"]),
+            "fewer_steps": _point(100 * _steps_saved(convergence[convergence["asset"] == asset], policy)),
+            "latency": _point(_NAN),
+        }
+        for key, claim in CLAIMS.items():
+            found = measured[key]
+            said = (key, claim.section, claim.claimed, claim.measure)
+            rows.append((*said, asset, found.value, found.low, found.high, claim.unit))
+    names = ["claim", "section", "claimed", "measure", "asset", "measured", "ci_low", "ci_high", "unit"]
+    order = {key: place for place, key in enumerate(CLAIMS)}
+    table = pd.DataFrame(rows, columns=names)
+    return table.sort_values("claim", key=lambda keys: keys.map(order), kind="stable", ignore_index=True)
+
+
+def collect(metrics: pd.DataFrame, gaps: pd.DataFrame, tests: pd.DataFrame, claims: pd.DataFrame) -> Numbers:
+    """Numbers by name from `metrics.csv`, `learning_gap.csv`, `significance.csv` and `claims.csv`.
+
+    Every estimate with an interval is followed by its bounds, whose names end in Low and High.
+    """
+    found: Numbers = {}
+    for row in _records(metrics):
+        found |= _with_bounds((row["asset"], row["strategy"], row["metric"]), row, "value", "ci_low", "ci_high")
+    for row in _records(gaps):
+        key = (row["asset"], row["algorithm"], f"seed {row['seed']}")
+        found |= _with_bounds((*key, "gap_closed"), row, "gap_closed", "gap_ci_low", "gap_ci_high")
+    for row in _records(tests):
+        key = (row["asset"], row["strategy"], f"minus_{row['reference']}")
+        found |= _with_bounds(key, row, "difference_bps", "ci_low", "ci_high")
+        found[(*key, "p_holm")] = row["p_t_holm"]
+    for row in _records(claims.dropna(subset="measured")):
+        found |= _with_bounds(("claim", row["claim"], row["asset"]), row, "measured", "ci_low", "ci_high")
+    return found | {("comparisons",): len(tests), ("comparisons", "significant"): int(tests["significant"].sum())}
+
+
+def save(numbers: Mapping[tuple[str, ...], float], paths: Paths) -> Path:
+    """Write `outputs/<profile>/numbers.tex`."""
+    with atomic(paths.outputs / "numbers.tex") as temporary:
+        temporary.write_text(macros(numbers), encoding="utf-8")
+    return paths.outputs / "numbers.tex"
+
+
+def macros(numbers: Mapping[tuple[str, ...], float]) -> str:
+    r"""`\newcommand` lines in order of name.
+
+    Raises
+    ------
+    ValueError
+        If two keys make the same name.
+    """
+    lines: dict[str, str] = {}
+    for parts, value in numbers.items():
+        name = macro_name(*parts)
+        if name in lines:
+            raise ValueError(f"two numbers are called {name}: rename {parts}")
+        lines[name] = number(value)
+    body = "\n".join(rf"\newcommand{{{name}}}{{{escape_latex(text)}}}" for name, text in sorted(lines.items()))
+    return f"% Generated; do not edit.\n{body}\n"
 
 
 def macro_name(*parts: str) -> str:
@@ -51,77 +135,40 @@ def macro_name(*parts: str) -> str:
     return rf"\Hd{''.join(word.capitalize() for word in spelt)}"
 
 
-def macros(numbers: Mapping[tuple[str, ...], float | str]) -> str:
-    r"""`\newcommand` lines in order of name; numbers with four significant digits.
-
-    Raises
-    ------
-    ValueError
-        If two keys make the same name.
-    """
-    lines: dict[str, str] = {}
-    for parts, value in numbers.items():
-        name = macro_name(*parts)
-        if name in lines:
-            raise ValueError(f"two numbers are called {name}: rename {parts}")
-        lines[name] = value if isinstance(value, str) else number(value)
-    body = "\n".join(rf"\newcommand{{{name}}}{{{escape_latex(text)}}}" for name, text in sorted(lines.items()))
-    return f"% Generated; do not edit.\n{body}\n"
-
-
 def number(value: float) -> str:
-    """Four significant digits, without an exponent; a dash for what is not a number."""
+    """Four significant digits, with an exponent only below 0.0001; a dash for what is not a number."""
     if pd.isna(value):
         return "–"
     text = f"{value:.{_SIGNIFICANT}g}"
-    return f"{value:.0f}" if "e+" in text else f"{value:.10f}".rstrip("0") if "e-" in text else text
+    return f"{value:.0f}" if "e+" in text else text
 
 
-def collect(metrics: pd.DataFrame, gaps: pd.DataFrame, tests: pd.DataFrame) -> dict[tuple[str, ...], float | str]:
-    """Numbers by name from `metrics.csv`, `learning_gap.csv` and `significance.csv`; bounds end in Low and High."""
-    found: dict[tuple[str, ...], float | str] = {}
-    for row in metrics.itertuples():
-        key = (row.asset, row.strategy, row.metric)
-        found |= {key: row.value, (*key, "low"): row.ci_low, (*key, "high"): row.ci_high}
-    for row in gaps.itertuples():
-        key = (row.asset, row.algorithm, f"seed_{row.seed}")
-        found |= {(*key, "gap_closed"): row.gap_closed, (*key, "gap_low"): row.gap_ci_low, (*key, "gap_high"): row.gap_ci_high}
-    for row in tests.itertuples():
-        key = (row.asset, row.strategy, f"minus_{row.reference}")
-        found |= {key: row.difference_bps, (*key, "low"): row.ci_low, (*key, "high"): row.ci_high, (*key, "p"): row.p_t_holm}
-    return found
-
-
-def save(numbers: Mapping[tuple[str, ...], float | str], paths: Paths) -> Path:
-    """Write `outputs/<profile>/numbers.tex`."""
-    with atomic(paths.outputs / "numbers.tex") as temporary:
-        temporary.write_text(macros(numbers), encoding="utf-8")
-    return paths.outputs / "numbers.tex"
-
-
-def measure_claims(metrics: pd.DataFrame, convergence: pd.DataFrame) -> dict[str, str]:
-    """What this run says to each claim that it can measure, as text, by key of `CLAIMS`.
-
-    `metrics` is `metrics.csv`, `convergence` is `convergence.csv`.
-    """
-
-    def each(strategy: str, metric: str, form: str) -> str:
-        rows = metrics[(metrics["strategy"] == strategy) & (metrics["metric"] == metric)]
-        return ", ".join(f"{row.asset} {row.value:{form}}" for row in rows.itertuples())
-
-    table = metrics.pivot(index=["asset", "metric"], columns="strategy", values="value").reset_index()
-    fills = table[table["metric"] == "fill_rate"]
-    gains = [f"{row.asset} {100 * (row.dapo - row.join_best):+.1f} points (to join-best)" for row in fills.itertuples()]
-    runs = convergence.set_index(["asset", "algorithm"])
-    steps = runs["steps_to_level"].groupby(level=["asset", "algorithm"]).mean().unstack()
-    dapo = convergence[convergence["algorithm"] == "dapo"]
-    measured = {
-        "fill_rate": each("dapo", "fill_rate", ".1%"),
-        "fill_rate_gain": ", ".join(gains),
-        "negative_slippage": each("dapo", "implementation_shortfall_bps", "+.2f") + " bps of shortfall",
-        "accuracy": ", ".join(f"{row.asset} {row.final_accuracy:.1%}" for row in dapo.itertuples()),
-        "loss_decrease": ", ".join(f"{row.asset} {row.loss_decrease:.1%}" for row in dapo.itertuples()),
+def _executed(orders: pd.DataFrame, policy: str, evidence: schema.Evidence, seed: int) -> dict[str, Interval]:
+    """What one asset's orders say to the claims on execution."""
+    own = orders[orders["strategy"] == policy]
+    pairs = paired_differences(orders, "join_best", ["filled"])
+    pairs = pairs[pairs["strategy"] == policy]
+    return {
+        "fill_rate": block_bootstrap(100 * own["filled"], own["block"], evidence, seed),
+        "fill_rate_gain": block_bootstrap(100 * pairs["filled"], pairs["block"], evidence, seed),
+        "price_improvement": block_bootstrap(own[PRICE], own["block"], evidence, seed),
     }
-    if {"dapo", "dpo"} <= set(steps):
-        measured["fewer_steps"] = ", ".join(f"{asset} {row.dapo:.0f} against {row.dpo:.0f}" for asset, row in steps.iterrows())
-    return measured
+
+
+def _steps_saved(convergence: pd.DataFrame, policy: str) -> float:
+    """Share of DPO's steps that `policy` does not need to reach the level that both reach; NaN where DPO did not run."""
+    steps = convergence.groupby("algorithm")["steps_to_level"].mean()
+    return float(1 - steps[policy] / steps["dpo"]) if {policy, "dpo"} <= set(steps.index) else _NAN
+
+
+def _point(value: float) -> Interval:
+    return Interval(float(value), _NAN, _NAN, 0)
+
+
+def _records(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    yield from table.to_dict("records")  # type: ignore[misc]
+
+
+def _with_bounds(key: tuple[str, ...], row: Mapping[str, Any], value: str, low: str, high: str) -> Numbers:
+    bounds = {(*key, "low"): row[low], (*key, "high"): row[high]}
+    return {key: row[value]} | {name: bound for name, bound in bounds.items() if not np.isnan(bound)}

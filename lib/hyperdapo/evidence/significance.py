@@ -15,6 +15,7 @@ from hyperdapo import schema
 from hyperdapo.evidence.metrics import TOTAL, block_bootstrap, paired_differences
 
 FEWEST_BLOCKS = 5
+_ROUNDING_BPS = 1e-9  # differences below it are those of floating point sums
 
 
 def compare(orders: pd.DataFrame, reference: str, evidence: schema.Evidence, seed: int) -> pd.DataFrame:
@@ -56,17 +57,49 @@ def is_significant(table: pd.DataFrame, confidence: float) -> pd.Series:
     return (table["p_t_holm"] < level) & (table["p_wilcoxon_holm"] < level)
 
 
+def overview(tests: pd.DataFrame, algorithms: Sequence[str]) -> pd.DataFrame:
+    """How many comparisons were made and how many survive, for the trained policies and for all strategies.
+
+    `tests` has the column `significant` of `is_significant`.
+    """
+    rows = []
+    for label, chosen in (("trained policies", tests[tests["strategy"].isin(algorithms)]), ("all strategies", tests)):
+        cheaper = int((chosen["significant"] & (chosen["difference_bps"] < 0)).sum())
+        dearer = int((chosen["significant"] & (chosen["difference_bps"] > 0)).sum())
+        rows.append((label, len(chosen), cheaper, dearer, len(chosen) - cheaper - dearer))
+    return pd.DataFrame(rows, columns=["compared", "comparisons", "cheaper", "dearer", "not_significant"])
+
+
+def verdict(tests: pd.DataFrame, algorithms: Sequence[str]) -> str:
+    """One sentence per trained policy and asset, generated from the table; a null result reads as one."""
+    trained = tests[tests["strategy"].isin(algorithms)]
+    sentences = []
+    for row in trained.to_dict("records"):
+        direction = "cheaper" if row["difference_bps"] < 0 else "dearer"
+        finding = f"significantly {direction}" if row["significant"] else "not significantly different"
+        sentences.append(
+            f"{row['asset']} {row['strategy'].upper()}: {finding} than {row['reference'].replace('_', ' ')} "
+            f"({row['difference_bps']:+.2f} bps, interval {row['ci_low']:+.2f} to {row['ci_high']:+.2f}, "
+            f"{row['blocks']} blocks)."
+        )
+    count = overview(tests, algorithms).iloc[0]
+    sentences.append(
+        f"{count.cheaper} of {count.comparisons} comparisons of a trained policy are significantly cheaper and "
+        f"{count.dearer} dearer after Holm's correction over all {len(tests)} comparisons "
+        f"({tests['asset'].nunique()} assets x {tests['strategy'].nunique()} strategies)."
+    )
+    return "\n".join(sentences)
+
+
 def _tests(group: pd.DataFrame) -> dict[str, float | str]:
     """p-values of one comparison: NaN, with the reason, where there is nothing to test; 1 where nothing differs."""
-    means = group.groupby("block")[TOTAL].mean().to_numpy()
-    orders = group[TOTAL].to_numpy()
-    nothing = {"p_t": float("nan"), "p_wilcoxon": float("nan"), "p_t_iid": float("nan"), "se_ratio": float("nan")}
+    means, orders = group.groupby("block")[TOTAL].mean().to_numpy(), group[TOTAL].to_numpy()
+    if np.abs(orders).max() < _ROUNDING_BPS:
+        return _untested(1.0, "the same orders")
     if len(means) < FEWEST_BLOCKS:
-        return nothing | {"note": f"{len(means)} blocks; at least {FEWEST_BLOCKS} are needed"}
-    if np.ptp(orders) == 0:
-        p = 1.0 if orders[0] == 0 else float("nan")
-        note = "the same orders" if orders[0] == 0 else "a constant difference"
-        return nothing | {"p_t": p, "p_wilcoxon": p, "p_t_iid": p, "note": note}
+        return _untested(float("nan"), f"{len(means)} blocks; at least {FEWEST_BLOCKS} are needed")
+    if np.ptp(means) < _ROUNDING_BPS:
+        return _untested(float("nan"), "a constant difference")
     return {
         "p_t": float(stats.ttest_1samp(means, 0.0).pvalue),
         "p_wilcoxon": float(stats.wilcoxon(means, zero_method="zsplit").pvalue),
@@ -76,36 +109,13 @@ def _tests(group: pd.DataFrame) -> dict[str, float | str]:
     }
 
 
+def _untested(p_value: float, note: str) -> dict[str, float | str]:
+    return {"p_t": p_value, "p_wilcoxon": p_value, "p_t_iid": p_value, "se_ratio": float("nan"), "note": note}
+
+
 def _corrected(p_values: pd.Series, method: str) -> pd.Series:
     corrected = p_values.copy()
     known = p_values.notna()
     if known.any():
         corrected[known] = multipletests(p_values[known], method=method)[1]
     return corrected
-
-
-def overview(tests: pd.DataFrame, algorithms: Sequence[str]) -> pd.DataFrame:
-    """How many comparisons were made and how many survive, for the trained policies and for all strategies.
-
-    `tests` has the column `significant` of `is_significant`.
-    """
-    rows = []
-    for label, chosen in (("trained policies", tests[tests["strategy"].isin(algorithms)]), ("all strategies", tests)):
-        cheaper = chosen["significant"] & (chosen["difference_bps"] < 0)
-        dearer = chosen["significant"] & (chosen["difference_bps"] > 0)
-        rows.append((label, len(chosen), int(cheaper.sum()), int(dearer.sum()), len(chosen) - int((cheaper | dearer).sum())))
-    return pd.DataFrame(rows, columns=["compared", "comparisons", "cheaper", "dearer", "not_significant"])
-
-
-def verdict(tests: pd.DataFrame, algorithms: Sequence[str]) -> str:
-    """One sentence per trained policy and asset, generated from the table; a null result reads as one."""
-    sentences = []
-    for row in tests[tests["strategy"].isin(algorithms)].itertuples():
-        direction = "cheaper" if row.difference_bps < 0 else "dearer"
-        finding = f"significantly {direction}" if row.significant else "not significantly different"
-        sentences.append(
-            f"{row.asset} {str(row.strategy).upper()}: {finding} than {str(row.reference).replace('_', ' ')} "
-            f"({row.difference_bps:+.2f} bps, interval {row.ci_low:+.2f} to {row.ci_high:+.2f}, {row.blocks} blocks)."
-        )
-    sentences.append(f"{len(tests)} comparisons were made in all, and the p-values are corrected for that many.")
-    return "\n".join(sentences)

@@ -16,6 +16,7 @@ from hyperdapo.paths import REPOSITORY
 
 _TIME = re.compile(r"(_measured_(s|ms)|elapsed_s)$")
 _MACRO = re.compile(r"\\newcommand\{\\(\w+)\}\{(.*)\}")
+_NOISE = 1e-12  # two numbers below it are both a rounded zero
 _SHOWN = 20
 
 
@@ -40,27 +41,27 @@ def committed_outputs(profile: str, reference: Path | None = None) -> Iterator[P
         raise MissingInputError(
             f"git has no committed outputs/{profile}; name a folder to compare with: hyperdapo verify --reference DIR"
         ) from None
-    with TemporaryDirectory() as folder:
-        tarfile.open(fileobj=BytesIO(archive)).extractall(folder, filter="data")
+    with TemporaryDirectory() as folder, tarfile.open(fileobj=BytesIO(archive)) as tree:
+        tree.extractall(folder, filter="data")
         yield Path(folder) / "outputs" / profile
 
 
 def compare(reference: Path, candidate: Path, tolerance: float) -> pd.DataFrame:
-    """Every number of `tables/*.csv` and `numbers.tex` on both sides.
+    """Every number of `tables/*.csv` and `numbers.tex` on both sides; measured times are left out.
+
+    A number is known by its row's words and its column, so that a row that went or came is named as such.
 
     Returns
     -------
-    `file, item, reference, measured, relative_difference, same`: measured times are left out; a file, row or number
-    that stands on one side only is not the same.
+    `file, item, reference, measured, relative_difference, same`: what stands on one side only is not the same.
 
     Raises
     ------
     DataError
-        If the reference holds no number.
+        If neither side holds a number.
     """
-    names = sorted({path.relative_to(folder).as_posix() for folder in (reference, candidate) for path in _files(folder)})
     frames = []
-    for name in names:
+    for name in _on_either_side(reference, candidate):
         ours, theirs = (_numbers(folder / name) for folder in (reference, candidate))
         both = pd.concat([ours.rename("reference"), theirs.rename("measured")], axis=1)
         frames.append(both.rename_axis("item").reset_index().assign(file=name))
@@ -68,9 +69,10 @@ def compare(reference: Path, candidate: Path, tolerance: float) -> pd.DataFrame:
         raise DataError(f"{reference} holds no table to compare with")
     table = pd.concat(frames, ignore_index=True)
     first, second = (pd.to_numeric(table[side], errors="coerce") for side in ("reference", "measured"))
-    scale = pd.concat([first.abs(), second.abs()], axis=1).max(axis=1)
-    table["relative_difference"] = ((first - second).abs() / scale.where(scale > 0, 1.0)).where(first.notna() & second.notna())
-    table["same"] = (table["relative_difference"] <= tolerance) | (table["reference"] == table["measured"])
+    difference, scale = (first - second).abs(), pd.concat([first.abs(), second.abs()], axis=1).max(axis=1)
+    numeric = first.notna() & second.notna()
+    table["relative_difference"] = (difference / scale.where(scale > _NOISE, 1.0)).where(numeric)
+    table["same"] = (table["relative_difference"] <= max(tolerance, _NOISE)) | (table["reference"] == table["measured"])
     return table[["file", "item", "reference", "measured", "relative_difference", "same"]]
 
 
@@ -84,37 +86,47 @@ def verify(reference: Path, candidate: Path, tolerance: float) -> None:
     """
     table = compare(reference, candidate, tolerance)
     counts = table.groupby("file")["same"].agg(["size", "sum"])
-    width = max(len(name) for name in counts.index)
+    times = [name for name in _on_either_side(reference, candidate) if name not in counts.index]
+    width = max(len(name) for name in [*counts.index, *times])
     for name, size, same in counts.itertuples():
         print(f"{name:<{width}}  {same:>6} of {size:>6}" + ("" if same == size else "   <- differs"))
+    for name in times:
+        print(f"{name:<{width}}  time, not compared")
     different = table[~table["same"]]
-    for row in different.head(_SHOWN).itertuples():
-        print(f"  {row.file}: {row.item}: {row.reference} came back as {row.measured}")
-    print(f"{int(table['same'].sum())} of {len(table)} numbers match (relative tolerance {tolerance:g}; measured times are not compared)")
+    for row in different.head(_SHOWN).to_dict("records"):
+        print(f"  {row['file']}: {row['item']}: {_told(row['reference'])} came back as {_told(row['measured'])}")
+    if len(different) > _SHOWN:
+        print(f"  and {len(different) - _SHOWN} more")
+    print(f"{int(table['same'].sum())} of {len(table)} numbers match (relative tolerance {tolerance:g})")
     if len(different):
         raise HyperdapoError(f"{len(different)} numbers of {candidate} differ from {reference}")
 
 
-def _files(folder: Path) -> list[Path]:
-    tables = [path for path in folder.glob("tables/*.csv") if not path.name.startswith("latency")]
-    return tables + [path for path in [folder / "numbers.tex"] if path.exists()]
+def _on_either_side(reference: Path, candidate: Path) -> list[str]:
+    """Files that hold numbers, by their names within a profile's outputs."""
+    folders = (reference, candidate)
+    found = {path.relative_to(folder).as_posix() for folder in folders for path in folder.glob("tables/*.csv")}
+    return sorted(found) + ["numbers.tex"] * any((folder / "numbers.tex").exists() for folder in folders)
 
 
 def _numbers(path: Path) -> pd.Series:
-    """Text of every value of a file by a readable name; empty where the file is absent."""
-    if not path.exists():
+    """Text of every value of a file by a readable name; empty where the file is absent or holds times only."""
+    if not path.exists() or path.name.startswith("latency"):
         return pd.Series(dtype=object)
     if path.suffix == ".tex":
         return pd.Series(dict(_MACRO.findall(path.read_text(encoding="utf-8"))), dtype=object)
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    numeric = [name for name in table if pd.to_numeric(table[name].replace("", "nan"), errors="coerce").notna().any()]
-    labels = table.drop(columns=numeric).agg(" ".join, axis=1) if len(numeric) < table.shape[1] else ""
-    rows = "row " + pd.Series(range(len(table))).astype(str) + " " + labels
-    found = {
-        f"{row} {name}": value
-        for name in numeric
-        if not _TIME.search(name)
-        for row, value in zip(rows, table[name], strict=True)
-    }
-    found |= {f"{row} label": label for row, label in zip(rows, rows, strict=True)}
+    columns = {str(name): table[name] for name in table if not _TIME.search(str(name))}
+    numeric = [name for name, values in columns.items() if pd.to_numeric(values, errors="coerce").notna().any()]
+    words = [values for name, values in columns.items() if name not in numeric]
+    rows = [" ".join(row) for row in zip(*words, strict=True)] if words else [""] * len(table)
+    again = pd.Series(rows, dtype=object).groupby(rows).cumcount()
+    rows = [f"{row} #{count}".strip() if count or not row else row for row, count in zip(rows, again, strict=True)]
+    if not numeric:
+        return pd.Series(rows, index=rows, dtype=object)
+    found = {f"{row}, {name}": text for name in numeric for row, text in zip(rows, columns[name], strict=True)}
     return pd.Series(found, dtype=object)
+
+
+def _told(value: object) -> str:
+    return "nothing" if pd.isna(value) else str(value) or "an empty cell"  # type: ignore[call-overload]

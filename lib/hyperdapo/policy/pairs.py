@@ -27,6 +27,17 @@ def load_outcomes(folder: Path) -> pd.DataFrame:
     return pd.read_parquet(require(folder / "outcomes.parquet", "04_preference_pairs", folder.parent.name))
 
 
+def load_pairs(folder: Path) -> pd.DataFrame:
+    """Read `pairs.parquet`: one row per state in which the actions differ.
+
+    Raises
+    ------
+    MissingInputError
+        If 04_preference_pairs has not run.
+    """
+    return pd.read_parquet(require(folder / "pairs.parquet", "04_preference_pairs", folder.parent.name))
+
+
 def save_pairs(outcomes: pd.DataFrame, pairs: pd.DataFrame, folder: Path) -> list[Path]:
     """Write `outcomes.parquet` and `pairs.parquet` into an asset's data folder."""
     written = [folder / "outcomes.parquet", folder / "pairs.parquet"]

@@ -1,0 +1,65 @@
+"""Figures of 05_train and 07_inference: what a policy learned on the way, and what it decides."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from hyperdapo.evidence import figures
+from hyperdapo.evidence.metrics import Floats
+
+_BINS = 10
+
+
+def plot_training(log: pd.DataFrame, asset: str) -> Figure:
+    """Held-out reward between best fixed and oracle, entropy and clip fraction by step, per algorithm and seed."""
+    figure, (left, middle, right) = figures.new(1, 3, height=0.4, width_ratios=[2, 1, 1])
+    looks = log.dropna(subset="heldout_reward")
+    for (algorithm, seed), run in looks.groupby(["algorithm", "seed"], sort=False):
+        label = f"{str(algorithm).upper()} (seed {seed})"
+        left.plot(run["step"], run["heldout_reward"], marker=".", color=figures.STRATEGY_COLOURS[str(algorithm)], label=label)
+    left.axhline(looks["heldout_oracle"].iloc[0], color=figures.STRATEGY_COLOURS["oracle"], linestyle=":", label="oracle")
+    left.axhline(looks["heldout_best_fixed"].iloc[0], color="black", linestyle="--", linewidth=0.9, label="best fixed")
+    left.set(xlabel="step", ylabel="held-out reward (bps)", title=asset)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+    for axis, column, name in ((middle, "entropy", "entropy (nats)"), (right, "clip_fraction", "clip fraction")):
+        for (algorithm, _), run in log.groupby(["algorithm", "seed"], sort=False):
+            if column in run and run[column].notna().any():
+                axis.plot(run["step"], run[column], color=figures.STRATEGY_COLOURS[str(algorithm)])
+        axis.set(xlabel="step", title=name)
+    return figure
+
+
+def plot_actions(decisions: pd.DataFrame, asset: str) -> Figure:
+    """Share of the test orders that each policy places at each offset."""
+    policies = list(decisions["policy"].unique())
+    shares = decisions.groupby("policy")["offset_bps"].value_counts(normalize=True).unstack(fill_value=0.0).loc[policies]
+    figure, axis = figures.new(height=0.36)
+    left = np.zeros(len(policies))
+    shades = np.linspace(0.9, 0.15, len(shares.columns))
+    for shade, offset in zip(shades, shares.columns, strict=True):
+        axis.barh(policies, shares[offset], left=left, color=str(shade), edgecolor="white", label=f"{offset:+g}")
+        left += shares[offset].to_numpy()
+    axis.invert_yaxis()
+    axis.set(xlabel="share of test orders", xlim=(0, 1), title=asset)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=len(shares.columns), title="offset (bps)")
+    return figure
+
+
+def plot_probabilities(decisions: pd.DataFrame, imbalance: Floats, offsets_bps: Sequence[float], asset: str) -> Figure:
+    """Mean probability of each offset by the book imbalance relative to the order's side, in ten equal groups.
+
+    `decisions` (n rows) has `probability_0` …; `imbalance` (n,) is positive when the book leans with the order.
+    """
+    columns = [f"probability_{action}" for action in range(len(offsets_bps))]
+    group = pd.qcut(imbalance, _BINS, labels=False, duplicates="drop")
+    means = decisions[columns].groupby(group).mean()
+    centre = pd.Series(imbalance).groupby(group).mean()
+    figure, axis = figures.new(height=0.42)
+    shades = [str(shade) for shade in np.linspace(0.9, 0.15, len(columns))]
+    axis.stackplot(centre, *means.to_numpy().T, colors=shades, labels=[f"{offset:+g}" for offset in offsets_bps])
+    axis.set(xlabel="book imbalance, positive when it leans with the order", ylabel="probability", title=asset)
+    axis.set(xlim=(centre.min(), centre.max()), ylim=(0, 1))
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=len(columns), title="offset (bps)")
+    return figure
