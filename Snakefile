@@ -3,8 +3,9 @@
 # mentions, or an input changes.
 
 import json
+import sys
 
-from hyperdapo import workflow
+from hyperdapo import workflow as pipeline
 from hyperdapo.params import load
 from hyperdapo.paths import Paths
 
@@ -15,15 +16,15 @@ PARAMETERS = load(PROFILE, json.loads(OVERRIDES))
 ASSETS, ALGORITHMS = PARAMETERS.assets, PARAMETERS.training.algorithms
 
 PATHS, EACH = Paths(PROFILE), Paths(PROFILE, "{asset}")
-CODE = {stage: workflow.dependencies(stage)[0] for stage in workflow.STAGES}
+CODE = {stage: pipeline.dependencies(stage)[0] for stage in pipeline.STAGES}
 VALUES = {
-    stage: workflow.section_values(PARAMETERS, workflow.dependencies(stage)[1]).replace("{", "{{").replace("}", "}}")
-    for stage in workflow.STAGES
+    stage: pipeline.section_values(PARAMETERS, pipeline.dependencies(stage)[1]).replace("{", "{{").replace("}", "}}")
+    for stage in pipeline.STAGES
 }
 
 
 def rendered(stage, paths=EACH):
-    suffix = "" if stage in workflow.ACROSS_ASSETS else f"_{paths.asset}"
+    suffix = "" if stage in pipeline.ACROSS_ASSETS else f"_{paths.asset}"
     return paths.notebooks / f"{stage}{suffix}.ipynb"
 
 
@@ -32,8 +33,8 @@ def for_all(*patterns):
 
 
 def execute(stage):
-    asset = "" if stage in workflow.ACROSS_ASSETS else " --asset {wildcards.asset}"
-    return f"OMP_NUM_THREADS=1 hyperdapo render {stage} {{output.notebook:q}} --profile {PROFILE}{asset} --overrides {{params.overrides:q}}"
+    asset = "" if stage in pipeline.ACROSS_ASSETS else " --asset {wildcards.asset}"
+    return f"OMP_NUM_THREADS=1 {sys.executable} -m hyperdapo.cli render {stage} {{output.notebook:q}} --profile {PROFILE}{asset} --overrides {{params.overrides:q}}"
 
 
 wildcard_constraints:
@@ -43,7 +44,7 @@ wildcard_constraints:
 rule all:
     default_target: True
     input:
-        [for_all(rendered(stage)) if stage not in workflow.ACROSS_ASSETS else rendered(stage) for stage in STAGES_WANTED],
+        [for_all(rendered(stage)) if stage not in pipeline.ACROSS_ASSETS else rendered(stage) for stage in STAGES_WANTED],
 
 
 rule download:

@@ -24,8 +24,19 @@ BOOK = {
         [{"px": "4269.0", "sz": "820.6318", "n": 3}],
     ],
 }
-QUOTE = {"coin": "ETH", "time": 1_757_015_216_323, "bbo": [{"px": "4268.9", "sz": "4.8"}, {"px": "4269.0", "sz": "827.3"}]}
-PRINT = {"coin": "ETH", "side": "A", "px": "4268.9", "sz": "2.338", "time": 1_757_015_216_528, "tid": 664_477_935_311_385}
+QUOTE = {
+    "coin": "ETH",
+    "time": 1_757_015_216_323,
+    "bbo": [{"px": "4268.9", "sz": "4.8"}, {"px": "4269.0", "sz": "827.3"}],
+}
+PRINT = {
+    "coin": "ETH",
+    "side": "A",
+    "px": "4268.9",
+    "sz": "2.338",
+    "time": 1_757_015_216_528,
+    "tid": 664_477_935_311_385,
+}
 
 
 def line(channel: str, data: Any, stamp: str = STAMP) -> bytes:
@@ -94,7 +105,12 @@ def test_local_time(stamp: bytes, ns: int | None) -> None:
 
 
 BAD = st.one_of(
-    st.none(), st.booleans(), st.text(max_size=5), st.integers(-(2**70), 2**70), st.floats(), st.lists(st.integers(), max_size=3)
+    st.none(),
+    st.booleans(),
+    st.text(max_size=5),
+    st.integers(-(2**70), 2**70),
+    st.floats(),
+    st.lists(st.integers(), max_size=3),
 )
 
 
@@ -122,7 +138,12 @@ def test_a_missing_or_foreign_field_is_a_drop_or_an_equal_value(data: st.DataObj
     decoder, piece = decode([line(channel, [changed] if channel == "trades" else changed)])
     if rows(piece):
         assert field in changed
-        number = {"time": piece.book.exchange_ns, "tid": piece.trades.tid, "px": piece.trades.price, "sz": piece.trades.size}
+        number = {
+            "time": piece.book.exchange_ns,
+            "tid": piece.trades.tid,
+            "px": piece.trades.price,
+            "sz": piece.trades.size,
+        }
         if channel == "trades" and field in ("px", "sz"):
             assert not valid(piece) or number[field][0] == float(value)
         elif channel == "trades" and field == "tid":
@@ -135,14 +156,18 @@ SENT = st.one_of(st.floats(), st.sampled_from([-1.0, 0.0, float("nan"), float("i
 
 
 @given(st.lists(st.tuples(SENT, SENT), max_size=25), st.lists(st.tuples(SENT, SENT), max_size=25))
-def test_a_valid_book_is_sorted_positive_and_whole(bids: list[tuple[float, float]], asks: list[tuple[float, float]]) -> None:
+def test_a_valid_book_is_sorted_positive_and_whole(
+    bids: list[tuple[float, float]], asks: list[tuple[float, float]]
+) -> None:
     sides = [[{"px": str(price), "sz": str(size)} for price, size in side] for side in (bids, asks)]
     decoder, piece = decode([line("l2Book", BOOK | {"levels": sides})])
     if max(len(bids), len(asks)) > 20:
         assert rows(piece) == 0 and decoder.dropped == {"l2Book_too_deep": 1}
     elif rows(piece) and valid(piece):
         for side, sent in ((piece.book.bid_price, bids), (piece.book.ask_price, asks)):
-            assert side[0, : len(sent)].tolist() == [price for price, _ in sent] and np.isnan(side[0, len(sent) :]).all()
+            assert (
+                side[0, : len(sent)].tolist() == [price for price, _ in sent] and np.isnan(side[0, len(sent) :]).all()
+            )
         assert all(price > 0 and size > 0 for price, size in bids + asks) and bids and asks
         assert bids == sorted(bids, reverse=True) and asks == sorted(asks) and bids[0][0] < asks[0][0]
 
@@ -152,8 +177,13 @@ def valid(piece: Slice) -> bool:
     return not any(found.any() for found in faults)
 
 
-@pytest.mark.parametrize(("asset", "books", "quotes", "prints"), [("BTC", 3785, 13896, 2213), ("ETH", 3785, 15259, 2571), ("SOL", 3785, 13211, 1796)])
-def test_a_real_recording_decodes_without_a_drop(recordings: Path, asset: str, books: int, quotes: int, prints: int) -> None:
+@pytest.mark.parametrize(
+    ("asset", "books", "quotes", "prints"),
+    [("BTC", 3785, 13896, 2213), ("ETH", 3785, 15259, 2571), ("SOL", 3785, 13211, 1796)],
+)
+def test_a_real_recording_decodes_without_a_drop(
+    recordings: Path, asset: str, books: int, quotes: int, prints: int
+) -> None:
     content = gzip.decompress((recordings / "hyperliquid" / "2025-09-04" / f"{asset}.ndjson.gz").read_bytes())
     decoder = Decoder(asset)
     piece = decoder.decode(content, 0, 2**63)

@@ -33,10 +33,13 @@ def recording(tmp_path: Path) -> Path:
     lines = []
     for second in range(MINUTES * 60):
         if second // 60 != 5:
-            sides = [{"px": str(4000 + second % 7), "sz": "1.5", "n": 1}, {"px": str(4010 + second % 7), "sz": "2", "n": 1}]
+            sides = [
+                {"px": str(4000 + second % 7), "sz": "1.5", "n": 1},
+                {"px": str(4010 + second % 7), "sz": "2", "n": 1},
+            ]
             quote = {"coin": "ETH", "time": START_NS // 10**6 + 1000 * second, "bbo": sides}
             stamp = f"2025-09-04T10:{second // 60:02d}:{second % 60:02d}.5000000Z"
-            lines.append(f'{stamp} {json.dumps({"channel": "bbo", "data": quote}, separators=(",", ":"))}\n')
+            lines.append(f"{stamp} {json.dumps({'channel': 'bbo', 'data': quote}, separators=(',', ':'))}\n")
         if second == 700:
             lines.append("\n")
     (folder / "ETH.ndjson.gz").write_bytes(gzip.compress("".join(lines).encode()))
@@ -52,7 +55,9 @@ def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:
 
 def parameters(endpoint: str, minutes: int = MINUTES) -> Parameters:
     end = f"2025-09-04T10:{minutes:02d}:00Z"
-    return load("smoke", {"assets": ["ETH"], "source": {"kind": "tardis", "endpoint": endpoint, "from": START, "to": end}})
+    return load(
+        "smoke", {"assets": ["ETH"], "source": {"kind": "tardis", "endpoint": endpoint, "from": START, "to": end}}
+    )
 
 
 def content(paths: Paths, wanted: Parameters) -> bytes:
@@ -65,8 +70,16 @@ def test_what_was_recorded_arrives_whole(recording: Path, paths: Paths) -> None:
         manifest = tardis.download(wanted, "ETH", paths)
     assert content(paths, wanted) == gzip.decompress((recording / "ETH.ndjson.gz").read_bytes())
     assert manifest["messages"] == {"l2Book": 0, "bbo": (MINUTES - 1) * 60, "trades": 0}
-    assert (manifest["disconnects"], manifest["empty_minutes"], manifest["retries"], manifest["refetched"]) == (1, 1, 0, 0)
-    assert (manifest["first_ns"] - START_NS, manifest["last_ns"] - START_NS) == (500_000_000, MINUTES * MINUTE_NS - 500_000_000)
+    assert (manifest["disconnects"], manifest["empty_minutes"], manifest["retries"], manifest["refetched"]) == (
+        1,
+        1,
+        0,
+        0,
+    )
+    assert (manifest["first_ns"] - START_NS, manifest["last_ns"] - START_NS) == (
+        500_000_000,
+        MINUTES * MINUTE_NS - 500_000_000,
+    )
     assert json.loads((paths.data / "manifest.json").read_text()) == manifest
     received = tardis.coverage(wanted, paths)
     assert received["bbo"].tolist() == [0 if minute == 5 else 60 for minute in range(MINUTES)]
@@ -75,7 +88,9 @@ def test_what_was_recorded_arrives_whole(recording: Path, paths: Paths) -> None:
 @pytest.mark.timeout(180)
 def test_faults_cost_retries_and_lose_nothing(recording: Path, paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tardis_dev._http._get_next_attempt_delay", lambda error, attempts: 0.01)
-    with serve(RecordedSlices(recording), faults=Faults(server_error_every=4, rate_limit_every=7, truncate_every=3)) as endpoint:
+    with serve(
+        RecordedSlices(recording), faults=Faults(server_error_every=4, rate_limit_every=7, truncate_every=3)
+    ) as endpoint:
         wanted = parameters(endpoint)
         manifest = tardis.download(wanted, "ETH", paths)
     assert content(paths, wanted) == gzip.decompress((recording / "ETH.ndjson.gz").read_bytes())
@@ -138,7 +153,15 @@ def test_an_empty_span_names_asset_span_and_endpoint(recording: Path, paths: Pat
     with serve(RecordedSlices(recording)) as endpoint:
         empty = load(
             "smoke",
-            {"assets": ["ETH"], "source": {"kind": "tardis", "endpoint": endpoint, "from": "2025-09-05T10:00:00Z", "to": "2025-09-05T10:03:00Z"}},
+            {
+                "assets": ["ETH"],
+                "source": {
+                    "kind": "tardis",
+                    "endpoint": endpoint,
+                    "from": "2025-09-05T10:00:00Z",
+                    "to": "2025-09-05T10:03:00Z",
+                },
+            },
         )
         with pytest.raises(DataError, match=r"no message of ETH from 2025-09-05 10:00 to 2025-09-05 10:03 at http"):
             tardis.download(empty, "ETH", paths)
@@ -163,7 +186,10 @@ def test_a_refused_key_names_the_variable_and_never_the_key(
     recording: Path, paths: Paths, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("TARDIS_API_KEY", "TD.secret")
-    with serve(RecordedSlices(recording), api_key="TD.other") as endpoint, pytest.raises(EndpointError, match="TARDIS_API_KEY") as caught:
+    with (
+        serve(RecordedSlices(recording), api_key="TD.other") as endpoint,
+        pytest.raises(EndpointError, match="TARDIS_API_KEY") as caught,
+    ):
         tardis.download(parameters(endpoint), "ETH", paths)
     assert "TD.secret" not in str(caught.value) + "".join(capfd.readouterr())
     monkeypatch.setenv("TARDIS_API_KEY", "TD.other")
@@ -207,7 +233,13 @@ def test_patience_is_bounded_and_says_why(paths: Paths, monkeypatch: pytest.Monk
 def test_a_cover_takes_the_longest_slices_and_names_holes(tmp_path: Path) -> None:
     hour = tmp_path / "feeds" / EXCHANGE / "abc" / "2025" / "09" / "04" / "10"
     hour.mkdir(parents=True)
-    for name in ("00.json.zst", "01.size-3.json.zst", "01.json.gz", "06.size-30.json.zst", "04.json.zstabc.unconfirmed"):
+    for name in (
+        "00.json.zst",
+        "01.size-3.json.zst",
+        "01.json.gz",
+        "06.size-30.json.zst",
+        "04.json.zstabc.unconfirmed",
+    ):
         (hour / name).write_bytes(b"")
     taken, missing = cover(tmp_path, START_NS, START_NS + 10 * MINUTE_NS)
     spans = [((piece.start_ns - START_NS) // MINUTE_NS, (piece.end_ns - START_NS) // MINUTE_NS) for piece in taken]
@@ -247,5 +279,9 @@ def test_the_digest_of_a_synthetic_market_covers_the_code_that_makes_it() -> Non
         if name not in needed and name != "book":
             needed.add(name)
             text = (folder / f"{name}.py").read_text()
-            queue |= {path.stem for path in folder.glob("*.py") if f"market.{path.stem} import" in text or f"market import {path.stem}" in text}
+            queue |= {
+                path.stem
+                for path in folder.glob("*.py")
+                if f"market.{path.stem} import" in text or f"market import {path.stem}" in text
+            }
     assert needed == set(tardis.SYNTHETIC_CODE)

@@ -33,29 +33,47 @@ def learning_gaps(outcomes: pd.DataFrame, decisions: pd.DataFrame, parameters: P
     outcomes : K rows per state with `reward`; the best fixed action is the best on the training split
     decisions : one row per state, policy and seed with `action`
 
+    Returns
+    -------
+    `COLUMNS`; `gap_closed` is (trained - best fixed) / (oracle - best fixed) with its block bootstrap interval.
+
     Raises
     ------
     DataError
         If a policy has not decided every held-out state.
     """
-    frames = []
-    for asset, own in outcomes.groupby("asset", sort=False):
-        best_fixed = int(own[own["split"] == "train"].groupby("action")["reward"].mean().idxmax())
-        rewards = own[own["split"] == "test"].pivot(index="order_id", columns="action", values="reward")
-        blocks = own.drop_duplicates("order_id").set_index("order_id")["block"].loc[rewards.index]
-        taken = decisions[decisions["asset"] == asset].pivot(index="order_id", columns=["policy", "seed"], values="action")
-        taken = taken.reindex(rewards.index)
-        if taken.isna().to_numpy().any():
-            raise DataError(f"{asset}: some policy has not decided every test order; run 07_inference again")
-        actions = {f"{policy} {seed}": column.to_numpy(int) for (policy, seed), column in taken.items()}
-        found = learning_gap(rewards.to_numpy(), actions, best_fixed, blocks, parameters.evidence, parameters.seed)
-        named = found["policy"].str.rsplit(" ", n=1, expand=True)
-        frames.append(found.assign(asset=asset, policy=named[0], seed=named[1].astype(int)))
-    table = pd.concat(frames, ignore_index=True)
-    by_policy = table.drop_duplicates(["asset", "policy"]).set_index(["policy", "asset"])
-    trained = table[table["policy"].isin(parameters.training.algorithms)]
-    trained = trained.rename(columns={"policy": "algorithm", "policy_bps": "trained_bps"})
-    for policy in ("untrained", "boosting"):
-        trained[f"{policy}_bps"] = trained["asset"].map(by_policy.loc[policy]["policy_bps"])
-    trained["boosting_gap_closed"] = trained["asset"].map(by_policy.loc["boosting"]["gap_closed"])
-    return trained[COLUMNS].reset_index(drop=True)
+    frames = [
+        _of_asset(own, decisions[decisions["asset"] == asset], parameters)
+        for asset, own in outcomes.groupby("asset", sort=False)
+    ]
+    return pd.concat(frames, ignore_index=True)[COLUMNS]
+
+
+def _of_asset(outcomes: pd.DataFrame, decisions: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
+    asset, test = outcomes["asset"].iloc[0], outcomes[outcomes["split"] == "test"]
+    trained_on = outcomes[outcomes["split"] == "train"]
+    best_fixed = int(trained_on.groupby("action")["reward"].mean().to_numpy().argmax())
+    rewards = test.pivot_table(index="order_id", columns="action", values="reward")
+    blocks = test.groupby("order_id")["block"].first()
+    runs = {}
+    for (policy, seed), taken in decisions.groupby(["policy", "seed"], sort=False):
+        action = taken.set_index("order_id")["action"].reindex(rewards.index)
+        if action.isna().any():
+            raise DataError(f"{asset}: {policy} has not decided every test order. Run 07_inference again")
+        runs[str(policy), int(str(seed))] = action.to_numpy(int)
+    if absent := {"untrained", "boosting", *parameters.training.algorithms} - {policy for policy, _ in runs}:
+        raise DataError(f"{asset}: there are no decisions of {', '.join(sorted(absent))}. Run 07_inference again")
+    actions = {f"{policy} {seed}": taken for (policy, seed), taken in runs.items()}
+    found = learning_gap(rewards.to_numpy(), actions, best_fixed, blocks, parameters.evidence, parameters.seed)
+    found[["algorithm", "seed"]] = pd.DataFrame(list(runs), index=found.index)
+    yardsticks = found.drop_duplicates("algorithm").set_index("algorithm")[["policy_bps", "gap_closed"]].astype(float)
+    reward, closed = (yardsticks[name].to_dict() for name in ("policy_bps", "gap_closed"))
+    trained = found[found["algorithm"].isin(parameters.training.algorithms)].rename(
+        columns={"policy_bps": "trained_bps"}
+    )
+    return trained.assign(
+        asset=asset,
+        untrained_bps=reward["untrained"],
+        boosting_bps=reward["boosting"],
+        boosting_gap_closed=closed["boosting"],
+    )

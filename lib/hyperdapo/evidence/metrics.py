@@ -116,7 +116,8 @@ def paired_differences(
     names, keys = list(measures), ["asset", "order_id"]
     base = orders[orders["strategy"] == reference].set_index(keys)[names].astype(float)
     others = orders[orders["strategy"] != reference].set_index(keys)
-    paired = others[["strategy", "block"]].join(others[names].astype(float) - base.reindex(others.index))
+    difference = others[names].to_numpy(float) - base.reindex(others.index).to_numpy()
+    paired = others[["strategy", "block"]].assign(**dict(zip(names, difference.T, strict=True)))
     return paired.dropna(subset=names).reset_index()
 
 

@@ -57,18 +57,9 @@ def claims_table(
     -------
     `claim, section, claimed, measure, asset, measured, ci_low, ci_high, unit`: NaN where this run cannot say.
     """
-    curves = convergence.groupby(["asset", "algorithm"])[["final_accuracy", "loss_decrease", "regret_decrease"]].mean()
     rows = []
     for asset, own in orders.groupby("asset", sort=False):
-        measured = _executed(own, policy, evidence, seed)
-        learned = 100 * curves.loc[(asset, policy)]
-        measured |= {
-            "accuracy": _point(learned["final_accuracy"]),
-            "loss_decrease": _point(learned["loss_decrease"]),
-            "regret_decrease": _point(learned["regret_decrease"]),
-            "fewer_steps": _point(100 * _steps_saved(convergence[convergence["asset"] == asset], policy)),
-            "latency": _point(_NAN),
-        }
+        measured = _executed(own, policy, evidence, seed) | _learned(convergence[convergence["asset"] == asset], policy)
         for key, claim in CLAIMS.items():
             found = measured[key]
             said = (key, claim.section, claim.claimed, claim.measure)
@@ -155,8 +146,20 @@ def _executed(orders: pd.DataFrame, policy: str, evidence: schema.Evidence, seed
     }
 
 
+def _learned(convergence: pd.DataFrame, policy: str) -> dict[str, Interval]:
+    """What one asset's training says to the claims on convergence, in %."""
+    means = convergence[convergence["algorithm"] == policy].mean(numeric_only=True)
+    return {
+        "accuracy": _point(100 * means["final_accuracy"]),
+        "loss_decrease": _point(100 * means["loss_decrease"]),
+        "regret_decrease": _point(100 * means["regret_decrease"]),
+        "fewer_steps": _point(100 * _steps_saved(convergence, policy)),
+        "latency": _point(_NAN),
+    }
+
+
 def _steps_saved(convergence: pd.DataFrame, policy: str) -> float:
-    """Share of DPO's steps that `policy` does not need to reach the level that both reach; NaN where DPO did not run."""
+    """Share of DPO's steps that `policy` saves on the way to the level that both reach; NaN where DPO did not run."""
     steps = convergence.groupby("algorithm")["steps_to_level"].mean()
     return float(1 - steps[policy] / steps["dpo"]) if {policy, "dpo"} <= set(steps.index) else _NAN
 

@@ -2,71 +2,78 @@
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hyperdapo.evidence import figures
+from hyperdapo.evidence.metrics import FEES, PRICE, TOTAL
+from hyperdapo.evidence.tables import heading
+
+_PARTS = {FEES: ("fees", "#56B4E9"), PRICE: ("price", "#E69F00")}
+_YARDSTICKS = ("untrained", "best_fixed", "boosting", "oracle")
 
 
 def plot_learning_gap(gaps: pd.DataFrame) -> Figure:
-    """Mean held-out reward of untrained, best fixed, boosted and trained policies and the oracle, per asset.
+    """Mean held-out reward of every policy, and the share of the gap from best fixed to oracle that training closed.
 
-    `gaps` is `learning_gap.csv`.
+    `gaps` is `learning_gap.csv`; the bars on the right are block bootstrap intervals.
     """
-    columns = {"untrained_bps": "untrained", "best_fixed_bps": "best_fixed", "boosting_bps": "boosting", "oracle_bps": "oracle"}
-    figure, axis = figures.new(height=0.5)
     assets = list(gaps["asset"].unique())
+    height = 0.2 + 0.07 * len(assets)
+    figure, (reward, share) = figures.new(1, 2, height=height, sharey=True, width_ratios=[3, 2])
     for row, asset in enumerate(assets):
-        own = gaps[gaps["asset"] == asset]
-        axis.plot(own[["untrained_bps", "oracle_bps"]].iloc[0], [row, row], color="0.85", linewidth=5, zorder=1, solid_capstyle="round")
-        for column, name in columns.items():
-            _dot(axis, own[column].iloc[0], row, name, labelled=row == 0)
-        for algorithm, runs in own.groupby("algorithm", sort=False):
-            for value in runs["trained_bps"]:
-                _dot(axis, value, row, str(algorithm), labelled=row == 0, size=60)
-    axis.set_yticks(range(len(assets)), assets)
-    axis.invert_yaxis()
-    axis.set_xlabel("mean reward on held-out states (bps)")
-    handles, labels = axis.get_legend_handles_labels()
+        _draw_rewards(reward, row, gaps[gaps["asset"] == asset])
+        _draw_shares(share, row, gaps[gaps["asset"] == asset])
+    reward.set_yticks(range(len(assets)), assets)
+    reward.set_ylim(len(assets) - 0.5, -0.5)
+    reward.set_xlabel("mean reward on held-out states (bps)")
+    share.axvline(0, color="black", linewidth=0.8)
+    share.set_xlabel("share of the gap from best fixed\nto oracle that is closed (%)")
+    for axis in (reward, share):
+        axis.grid(visible=False, axis="y")
+    handles, labels = reward.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
     figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=6)
     return figure
 
 
 def plot_forest(tests: pd.DataFrame, strategies: list[str], reference: str) -> Figure:
-    """Difference to the reference with its block bootstrap interval, per asset; left of zero is cheaper."""
+    """Difference to the reference with its block bootstrap interval, per asset; left of zero is cheaper.
+
+    A filled dot is significant after Holm's correction (`tests` has the column `significant`).
+    """
     assets = list(tests["asset"].unique())
-    figure, axes = figures.new(1, len(assets), height=0.14 + 0.05 * len(strategies), sharey=True, squeeze=False)
+    figure, axes = figures.new(1, len(assets), height=0.12 + 0.038 * len(strategies), sharey=True, squeeze=False)
     for axis, asset in zip(axes[0], assets, strict=True):
-        own = tests[tests["asset"] == asset].set_index("strategy").reindex(strategies)
-        value = own["difference_bps"].to_numpy()
-        errors = np.clip(np.vstack([value - own["ci_low"], own["ci_high"] - value]), 0, None)
+        own = tests[tests["asset"] == asset].set_index("strategy")
         for place, name in enumerate(strategies):
-            style = {"fmt": "o", "markersize": 4, "color": figures.STRATEGY_COLOURS[name], "capsize": 2}
-            axis.errorbar(value[place], place, xerr=errors[:, place : place + 1], **style)
+            if name in own.index:
+                _draw_difference(axis, place, own.loc[[name]].iloc[0].to_dict(), figures.STRATEGY_COLOURS[name])
         axis.axvline(0, color="black", linewidth=0.8)
         axis.set_title(asset)
-    axes[0, 0].set_yticks(range(len(strategies)), [name.replace("_", " ") for name in strategies])
-    axes[0, 0].invert_yaxis()
-    figure.supxlabel(f"total cost minus that of {reference.replace('_', ' ')} (bps)", fontsize=9)
+    axes[0, 0].set_yticks(range(len(strategies)), [heading(name) for name in strategies])
+    axes[0, 0].set_ylim(len(strategies) - 0.5, -0.5)
+    figure.supxlabel(f"total cost minus that of {heading(reference).lower()} (bps); filled: significant", fontsize=9)
     return figure
 
 
 def plot_decomposition(parts: pd.DataFrame, strategies: list[str], reference: str) -> Figure:
     """Fee and price part of each difference to the reference, per asset; the dot is their sum."""
-    assets = list(parts["asset"].unique())
-    figure, axes = figures.new(1, len(assets), height=0.42, sharey=True, squeeze=False)
+    parts = parts[parts["reference"] == reference]
+    assets, place = list(parts["asset"].unique()), np.arange(len(strategies))
+    figure, axes = figures.new(1, len(assets), height=0.16 + 0.036 * len(strategies), sharey=True, squeeze=False)
     for axis, asset in zip(axes[0], assets, strict=True):
-        table = parts[parts["asset"] == asset].pivot(index="strategy", columns="part", values="difference_bps").reindex(strategies)
-        place = np.arange(len(strategies))
-        axis.barh(place - 0.2, table["fees_bps"], height=0.38, color="#56B4E9", label="fees")
-        axis.barh(place + 0.2, table["implementation_shortfall_bps"], height=0.38, color="#E69F00", label="price")
-        axis.plot(table["total_cost_bps"], place, "o", color="black", markersize=4, label="total")
+        own = parts[parts["asset"] == asset].set_index(["part", "strategy"])["difference_bps"]
+        for shift, (part, (label, colour)) in zip((-0.2, 0.2), _PARTS.items(), strict=True):
+            axis.barh(place + shift, own[part].reindex(strategies), height=0.38, color=colour, label=label)
+        axis.plot(own[TOTAL].reindex(strategies), place, "o", color="black", markersize=3, label="total")
         axis.axvline(0, color="black", linewidth=0.8)
         axis.set_title(asset)
-    axes[0, 0].set_yticks(range(len(strategies)), [name.replace("_", " ") for name in strategies])
-    axes[0, 0].invert_yaxis()
-    figure.supxlabel(f"difference to {reference.replace('_', ' ')} (bps)", fontsize=9)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    axes[0, 0].set_yticks(place, [heading(name) for name in strategies])
+    axes[0, 0].set_ylim(len(strategies) - 0.5, -0.5)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    title = f"difference to {heading(reference).lower()} (bps)"
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, title=title, title_fontsize=9)
     return figure
 
 
@@ -74,19 +81,42 @@ def plot_independence(tests: pd.DataFrame) -> Figure:
     """How much wider the honest standard error is than the one that takes orders as independent."""
     figure, axis = figures.new(height=0.34)
     known = tests.dropna(subset="se_ratio")
-    for place, (strategy, rows) in enumerate(known.groupby("strategy", sort=False)):
-        colours = [figures.ASSET_COLOURS[asset] for asset in rows["asset"]]
-        axis.scatter(np.full(len(rows), place), rows["se_ratio"], c=colours, s=22)
-    names = [str(name).replace("_", " ") for name in known["strategy"].unique()]
-    axis.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    strategies, assets = list(known["strategy"].unique()), list(known["asset"].unique())
+    for shift, asset in zip(np.linspace(-0.18, 0.18, len(assets)), assets, strict=True):
+        own = known[known["asset"] == asset]
+        place = np.array([strategies.index(name) for name in own["strategy"]])
+        axis.scatter(place + shift, own["se_ratio"], color=figures.ASSET_COLOURS[str(asset)], s=18, label=asset)
+    axis.set_xticks(range(len(strategies)), [heading(str(name)).replace(" ", "\n") for name in strategies])
     axis.axhline(1, color="black", linewidth=0.8)
+    axis.set_ylim(bottom=0)
     axis.set_ylabel("standard error by blocks\nover i.i.d. standard error")
-    for asset in known["asset"].unique():
-        axis.scatter([], [], color=figures.ASSET_COLOURS[str(asset)], s=22, label=asset)
-    axis.legend(ncols=4, fontsize=8)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=max(len(assets), 1))
     return figure
 
 
-def _dot(axis, value: float, row: int, name: str, labelled: bool, size: int = 34) -> None:  # type: ignore[no-untyped-def]
-    label = name.upper() if name in ("dapo", "dpo") else name.replace("_", " ")
-    axis.scatter(value, row, s=size, color=figures.STRATEGY_COLOURS[name], label=label if labelled else None, zorder=3, edgecolor="white")
+def _draw_rewards(axis: Axes, row: int, gaps: pd.DataFrame) -> None:
+    first = gaps.iloc[0]
+    levels = {name: float(first[f"{name}_bps"]) for name in _YARDSTICKS}
+    axis.plot([min(levels.values()), levels["oracle"]], [row, row], color="0.88", linewidth=5, zorder=1)
+    for name, value in levels.items():
+        axis.scatter(value, row, s=26, color=figures.STRATEGY_COLOURS[name], label=heading(name), zorder=3)
+    for algorithm, value in zip(gaps["algorithm"], gaps["trained_bps"], strict=True):
+        colour, name = figures.STRATEGY_COLOURS[algorithm], heading(algorithm)
+        axis.scatter(value, row, s=46, marker="D", color=colour, edgecolor="white", label=name, zorder=4)
+
+
+def _draw_shares(axis: Axes, row: int, gaps: pd.DataFrame) -> None:
+    shifts = np.linspace(-0.16, 0.16, len(gaps)) if len(gaps) > 1 else [0.0]
+    for shift, gap in zip(shifts, gaps.to_dict("records"), strict=True):
+        value, low, high = (100 * gap[name] for name in ("gap_closed", "gap_ci_low", "gap_ci_high"))
+        colour = figures.STRATEGY_COLOURS[gap["algorithm"]]
+        axis.hlines(row + shift, low, high, color=colour)
+        axis.plot(value, row + shift, "D", color=colour)
+    boosting = 100 * float(gaps["boosting_gap_closed"].iloc[0])
+    axis.plot(boosting, row, "o", color=figures.STRATEGY_COLOURS["boosting"], zorder=1)
+
+
+def _draw_difference(axis: Axes, place: int, test: dict[str, float], colour: str) -> None:
+    axis.hlines(place, test["ci_low"], test["ci_high"], color=colour)
+    face = colour if test["significant"] else "white"
+    axis.plot(test["difference_bps"], place, "o", color=colour, markerfacecolor=face)

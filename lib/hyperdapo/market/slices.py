@@ -44,6 +44,8 @@ class SliceFile:
         """
         packed = self.path.read_bytes()
         try:
+            if not packed:
+                raise EOFError("it is empty")
             return _unpack_zstd(packed) if self.path.suffix == ".zst" else gzip.decompress(packed)
         except (EOFError, OSError, zlib.error, zstandard.ZstdError) as error:
             raise DataError(f"{self.path} is damaged ({error}); delete it and run 01_download again") from None

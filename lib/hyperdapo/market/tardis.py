@@ -7,7 +7,6 @@ damaged; a day that is whole is marked, so that no later run asks for it again. 
 import hashlib
 import json
 import shutil
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -125,9 +124,7 @@ def _manifest(parameters: Parameters, asset: str, cache: Path, days: list[dict[s
         "endpoint": "the synthetic exchange" if source.kind == "synthetic" else source.endpoint or DEFAULT_ENDPOINT,
         "asked": _asked(parameters, asset),
         "cache": cache.name,
-        "messages": dict(
-            sum((Counter(day["messages"]) for day in days), Counter({name: 0 for name in source.channels}))
-        ),
+        "messages": {name: sum(day["messages"].get(name, 0) for day in days) for name in source.channels},
         "first_ns": min((day["first_ns"] for day in days if day["first_ns"]), default=0),
         "last_ns": max(day["last_ns"] for day in days),
         **{name: sum(day[name] for day in days) for name in totals},

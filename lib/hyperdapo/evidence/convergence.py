@@ -1,0 +1,81 @@
+"""What the draft claims of training (§4.6.2), measured from the training logs: how far, how fast, how accurate."""
+
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+FIRST_STEPS = 100  # the draft: "72 % decrease in first 100 training steps"
+_MOST_OF_THE_WAY = 0.9
+_SMOOTHED = 3
+
+
+def read_logs(files: Mapping[tuple[str, str], Path]) -> pd.DataFrame:
+    """Training logs by (asset, algorithm), one below the other, with the columns `asset` and `algorithm`."""
+    logs = [pd.read_csv(file).assign(asset=asset, algorithm=algorithm) for (asset, algorithm), file in files.items()]
+    return pd.concat(logs, ignore_index=True)
+
+
+def convergence_table(log: pd.DataFrame) -> pd.DataFrame:
+    """One row per asset, algorithm and seed.
+
+    Parameters
+    ----------
+    log : the training logs: `asset, algorithm, seed, step, loss` and, at some steps, the `heldout_*` columns
+
+    Returns
+    -------
+    `asset, algorithm, seed, steps`;
+    `loss_decrease`, the share by which the loss fell in the first 100 steps (or all, if fewer), of means over three
+    steps; NaN for a loss that is not positive from the start, as the clipped objective of DAPO, whose share is no
+    measure of anything;
+    `regret_decrease`, the same of the held-out distance to the oracle, which both algorithms share;
+    `first_reward_bps`, `best_reward_bps`, `last_reward_bps`, held out;
+    `steps_to_level`, the first look at which a run is 90 % of the way to the best that every algorithm of its asset
+    reaches (one level for all, or a fast start to a low end would win); NaN where none is above its beginning;
+    `final_accuracy`, the share of held-out states whose best action is chosen.
+    """
+    seen = log.dropna(subset="heldout_reward")
+    levels: dict[Hashable, float] = {asset: _common_level(looks) for asset, looks in seen.groupby("asset")}
+    rows = []
+    for (asset, algorithm, seed), looks in seen.groupby(["asset", "algorithm", "seed"], sort=False):
+        own = (log["asset"] == asset) & (log["algorithm"] == algorithm) & (log["seed"] == seed)
+        reward = looks["heldout_reward"].to_numpy()
+        reached = looks["step"].to_numpy()[reward >= levels[asset]]
+        rows.append(
+            {
+                "asset": asset,
+                "algorithm": algorithm,
+                "seed": seed,
+                "steps": int(log.loc[own, "step"].max()),
+                "loss_decrease": _loss_decrease(log.loc[own, "loss"].dropna().to_numpy()),
+                "regret_decrease": _regret_decrease(looks),
+                "first_reward_bps": reward[0],
+                "best_reward_bps": reward.max(),
+                "last_reward_bps": reward[-1],
+                "steps_to_level": float(reached[0]) if len(reached) else np.nan,
+                "final_accuracy": looks["heldout_accuracy"].iloc[-1],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _common_level(looks: pd.DataFrame) -> float:
+    """Held-out reward that is 90 % of the way from the beginning to the lowest of the algorithms' best; NaN if none."""
+    runs = looks.groupby(["algorithm", "seed"])["heldout_reward"]
+    start, best = runs.first().mean(), runs.max().min()
+    return float(start + _MOST_OF_THE_WAY * (best - start)) if best > start else float("nan")
+
+
+def _loss_decrease(loss: np.ndarray) -> float:
+    loss = loss[:FIRST_STEPS]
+    if len(loss) < 2 * _SMOOTHED or loss[:_SMOOTHED].mean() <= 0:
+        return float("nan")
+    return float(1 - loss[-_SMOOTHED:].mean() / loss[:_SMOOTHED].mean())
+
+
+def _regret_decrease(looks: pd.DataFrame) -> float:
+    within = looks[looks["step"] <= FIRST_STEPS]
+    regret = (within["heldout_oracle"] - within["heldout_reward"]).to_numpy()
+    return float(1 - regret[-1] / regret[0]) if regret[0] > 0 else float("nan")
