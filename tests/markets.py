@@ -49,6 +49,8 @@ def random_market(seed: int, seconds: int = 900, price: float = 4000.0, sz_decim
     trade_exchange, trade_local = times(n_trades)
     side = rng.choice(np.array([-1, 1], dtype=np.int8), n_trades)
     trade_price = np.round(bids(trade_exchange) + np.where(side > 0, tick, 0.0), 6)
-    trades = Trades(trade_exchange, trade_local, trade_price, rng.integers(1, 2000, n_trades) / 100, side, np.arange(n_trades))
+    trades = Trades(
+        trade_exchange, trade_local, trade_price, rng.integers(1, 2000, n_trades) / 100, side, np.arange(n_trades)
+    )
     book = BookSnapshots(book_exchange, book_local, **sides)
     return Market("ETH", sz_decimals, book, quotes, trades, np.zeros((0, 2), dtype=np.int64))

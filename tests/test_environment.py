@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import yaml
+
 from conftest import REPOSITORY
 
 
@@ -34,13 +35,17 @@ def test_conda_installs_nothing_but_the_lock() -> None:
 
 def test_the_lock_covers_what_pyproject_asks_for() -> None:
     text = (REPOSITORY / "pyproject.toml").read_text()
-    asked = re.findall(r'"([a-z][\w-]*)(?:==[\w.]+)?"', text[text.index("dependencies = [") : text.index("[project.scripts]")])
+    asked = re.findall(
+        r'"([a-z][\w-]*)(?:==[\w.]+)?"', text[text.index("dependencies = [") : text.index("[project.scripts]")]
+    )
     assert not set(asked) - set(_pins())
 
 
 def test_make_help_lists_the_targets() -> None:
     shown = subprocess.run(["make", "help"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
-    assert {"setup", "reproduce", "test", "lint", "lab", "verify", "clean"} <= {line.split()[0] for line in shown.splitlines()}
+    assert {"setup", "reproduce", "test", "lint", "lab", "verify", "clean"} <= {
+        line.split()[0] for line in shown.splitlines()
+    }
 
 
 def test_a_damaged_environment_is_noticed(tmp_path) -> None:

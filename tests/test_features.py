@@ -1,17 +1,22 @@
 """The 15 features against a slow oracle that follows the table of DESIGN §4 word by word."""
 
+import gzip
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from markets import SECOND, random_market
 
-from hyperdapo.market.book import Market
+from hyperdapo.errors import DataError
+from hyperdapo.market.book import Columns, Market, take
+from hyperdapo.market.clean import Cleaner
 from hyperdapo.market.features import NAMES, compute_features, decision_grid, normalise
+from hyperdapo.market.messages import Decoder
 from hyperdapo.params import load
+from markets import SECOND, random_market
 
 PARAMETERS = load("smoke").features
 
@@ -69,7 +74,11 @@ def _oracle(market: Market, t: int) -> dict[str, float]:
 
 def _received(market: Market, name: str, t: int) -> pd.DataFrame:
     columns = vars(getattr(market, name))
-    flat = {key: value[:, 0] if value.ndim == 2 else value for key, value in columns.items() if isinstance(value, np.ndarray)}
+    flat = {
+        key: value[:, 0] if value.ndim == 2 else value
+        for key, value in columns.items()
+        if isinstance(value, np.ndarray)
+    }
     frame = pd.DataFrame(flat).rename(columns={"side": "aggressor"})
     return frame[frame.local_ns <= t]
 
@@ -134,11 +143,53 @@ def test_rows_are_cold_until_the_warm_up_and_again_after_a_gap() -> None:
     assert warm[(warm.index > gap[1] + 300 * SECOND) & (warm.index <= end)].all()
 
 
-def test_features_of_a_real_recording_are_finite(recordings) -> None:
-    from hyperdapo.market.clean import clean_recording
+def _market(recording: Path, asset: str, sz_decimals: int) -> Market:
+    decoder, cleaner = Decoder(asset), Cleaner(15.0)
+    piece = decoder.decode(gzip.decompress(recording.read_bytes()), 0, 2**63)
+    columns = cleaner.clean([piece], decoder.ended_ns)
+    return Market(asset, sz_decimals, *columns, np.array(cleaner.report(decoder)["gaps"]))
 
-    market = clean_recording(recordings / "hyperliquid" / "2025-09-04" / "ETH.ndjson.gz", "ETH", 4)
+
+@pytest.mark.parametrize(("asset", "sz_decimals"), [("BTC", 5), ("ETH", 4), ("SOL", 2)])
+def test_features_of_a_real_recording(recordings: Path, asset: str, sz_decimals: int) -> None:
+    market = _market(recordings / "hyperliquid" / "2025-09-04" / f"{asset}.ndjson.gz", asset, sz_decimals)
     features = compute_features(market, decision_grid(market, 5.0), PARAMETERS)
     warm = features[features["warm"]]
-    assert len(warm) > 100 and np.isfinite(warm[list(NAMES)].to_numpy()).all()
+    assert len(warm) > 200 and np.isfinite(warm[[*NAMES, *(f"{name}_z" for name in NAMES)]].to_numpy()).all()
     assert warm["bid_ask_spread_bps"].median() < 1
+    for row in warm.iloc[::40].itertuples():
+        for name, expected in _oracle(market, row.decision_ns).items():
+            assert getattr(row, name) == pytest.approx(expected, rel=1e-9, abs=1e-9), name
+
+
+def test_a_gap_is_not_known_before_it_shows() -> None:
+    market = random_market(4)
+    begin = int(market.top.local_ns[0])
+    gap = (begin + 500 * SECOND, begin + 540 * SECOND)
+
+    def silent(columns: Columns) -> Columns:
+        return take(columns, (columns.local_ns <= gap[0]) | (columns.local_ns >= gap[1]))
+
+    quiet = replace(market, book=silent(market.book), bbo=silent(market.bbo), trades=silent(market.trades))
+    grid = np.arange(gap[0] - 10 * SECOND, gap[1] + 10 * SECOND, SECOND)
+    unaware = compute_features(quiet, grid, PARAMETERS)
+    aware = compute_features(replace(quiet, gaps=np.array([gap])), grid, PARAMETERS)
+    before = grid < gap[1]
+    pd.testing.assert_frame_equal(aware[before], unaware[before], check_exact=True)
+    assert aware["warm"][grid < gap[0] + 10 * SECOND].all() and not aware["warm"][grid > gap[0] + 16 * SECOND].any()
+
+
+def test_what_is_not_defined_is_nan_and_cold() -> None:
+    market = random_market(5)
+    none = take(market.trades, market.trades.tid < 0)
+    features = compute_features(replace(market, trades=none), decision_grid(market, 10.0), PARAMETERS)
+    undefined = {"vwap_distance_bps", "large_trade_ratio", "volume_profile", "trade_size_ratio"}
+    assert set(features.columns[features.isna().all()]) == undefined | {f"{name}_z" for name in undefined}
+    assert (features["trade_volume_5m"] == 0).all() and not features["warm"].any()
+
+
+def test_a_market_without_a_book_is_an_error() -> None:
+    market = random_market(6)
+    empty = replace(market, book=take(market.book, market.book.local_ns < 0))
+    with pytest.raises(DataError, match="no l2Book"):
+        compute_features(empty, market.bbo.local_ns[:3], PARAMETERS)

@@ -5,12 +5,12 @@ from dataclasses import fields, replace
 import numpy as np
 import pandas as pd
 import pytest
-from markets import SECOND, random_market
 
 from hyperdapo.market.book import Market
 from hyperdapo.market.features import compute_features, decision_grid
 from hyperdapo.params import load
 from hyperdapo.policy.prompts import encode_states
+from markets import SECOND, random_market
 
 PARAMETERS = load("smoke")
 
@@ -25,7 +25,9 @@ def _changed_after(market: Market, t: int, seed: int) -> Market:
         for name, array in values.items():
             if name not in ("local_ns", "exchange_ns", "tid"):
                 shape = array[after].shape
-                array[after] = rng.choice([-1, 1], shape) if name == "side" else array[after] * rng.uniform(0.5, 2.0, shape)
+                array[after] = (
+                    rng.choice([-1, 1], shape) if name == "side" else array[after] * rng.uniform(0.5, 2.0, shape)
+                )
         return replace(columns, **values)
 
     return replace(market, book=scrambled(market.book), bbo=scrambled(market.bbo), trades=scrambled(market.trades))
@@ -64,8 +66,12 @@ def test_a_longer_recording_changes_no_earlier_row() -> None:
     t = grid[len(grid) // 2]
 
     def cut(columns):
-        return replace(columns, **{field.name: getattr(columns, field.name)[columns.local_ns <= t] for field in fields(columns)})
+        return replace(
+            columns, **{field.name: getattr(columns, field.name)[columns.local_ns <= t] for field in fields(columns)}
+        )
 
     short = replace(market, book=cut(market.book), bbo=cut(market.bbo), trades=cut(market.trades))
     whole = compute_features(market, grid, PARAMETERS.features)[grid <= t]
-    pd.testing.assert_frame_equal(whole, compute_features(short, grid[grid <= t], PARAMETERS.features), check_exact=True)
+    pd.testing.assert_frame_equal(
+        whole, compute_features(short, grid[grid <= t], PARAMETERS.features), check_exact=True
+    )

@@ -116,7 +116,7 @@ BAD = st.one_of(
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_no_row(text: bytes) -> None:
-    decoder, piece = decode([text])
+    _, piece = decode([text])
     assert rows(piece) == 0
 
 

@@ -3,14 +3,20 @@
 import numpy as np
 import pandas as pd
 import pytest
+from arch.bootstrap import IIDBootstrap
 
+from hyperdapo.errors import DataError
 from hyperdapo.evidence import metrics
+from hyperdapo.evidence.gaps import COLUMNS, learning_gaps
 from hyperdapo.params import load
 
-EVIDENCE = load("smoke").evidence
+PARAMETERS = load("smoke", {"assets": ["BTC"]})
+EVIDENCE = PARAMETERS.evidence
 
 
-def orders_frame(strategy: str, cost: np.ndarray, blocks: np.ndarray, fees: float = 1.5, asset: str = "BTC") -> pd.DataFrame:
+def orders_frame(
+    strategy: str, cost: np.ndarray, blocks: np.ndarray, fees: float = 1.5, asset: str = "BTC"
+) -> pd.DataFrame:
     """n orders of one strategy whose total cost is `cost`."""
     count = len(cost)
     columns = {
@@ -41,31 +47,66 @@ def test_metrics_by_hand() -> None:
     assert (table["blocks"] == 2).all()
 
 
+def test_the_drawdown_is_from_the_highest_value_so_far() -> None:
+    assert metrics.maximum_drawdown([100.0, -100.0, 50.0, -200.0]) == pytest.approx(1 - 0.99 * 1.005 * 0.98)
+    assert metrics.maximum_drawdown([1.0, 2.0]) == 0.0
+
+
+def test_a_markout_beyond_the_data_is_left_out() -> None:
+    orders = orders_frame("market", np.ones(6), np.arange(6))
+    orders["markout_60s_bps"] = [np.nan, np.nan, -1.0, -1.0, 3.0, 3.0]
+    table = metrics.summarise(orders, EVIDENCE, 0).set_index("metric")
+    assert table.loc["adverse_selection", "value"] == 0.5 and table.loc["markout_60s_bps", "value"] == 1.0
+    assert table.loc["adverse_selection", "blocks"] == 4 and table.loc["fill_rate", "blocks"] == 6
+
+
 def test_fee_and_price_parts_add_up() -> None:
     rng = np.random.default_rng(0)
     blocks = np.repeat(np.arange(20), 5)
-    both = pd.concat([orders_frame("best_fixed", rng.normal(4, 2, 100), blocks, 4.5), orders_frame("dapo", rng.normal(3, 2, 100), blocks)])
+    base = orders_frame("best_fixed", rng.normal(4, 2, 100), blocks, 4.5)
+    both = pd.concat([base, orders_frame("dapo", rng.normal(3, 2, 100), blocks)])
     parts = metrics.decompose(both, "best_fixed", EVIDENCE, 0).set_index("part")["difference_bps"]
     assert parts["fees_bps"] == pytest.approx(-3.0)
     assert parts["fees_bps"] + parts["implementation_shortfall_bps"] == pytest.approx(parts["total_cost_bps"], abs=1e-9)
 
 
 def test_pairs_are_the_same_parent_orders() -> None:
+    blocks, cost = np.repeat(np.arange(10), 3), np.arange(30.0)
+    shifts = {"best_fixed": 0.0, "dapo": -2.0, "twap": 1.0, "market": 5.0}
+    frames = [orders_frame(name, cost + shift, blocks, asset=asset) for name, shift in shifts.items() for asset in "AB"]
+    shuffled = pd.concat(frames).sample(frac=1, random_state=1)
+    differences = metrics.paired_differences(shuffled, "best_fixed")
+    assert len(differences) == 2 * 3 * 30
+    found = differences.groupby(["asset", "strategy"])["total_cost_bps"].agg(["min", "max"])
+    for (_, strategy), low, high in found.itertuples():
+        assert low == pytest.approx(shifts[strategy]) and high == pytest.approx(shifts[strategy])
+
+
+def test_an_order_without_its_reference_is_no_pair() -> None:
     blocks = np.repeat(np.arange(10), 3)
-    base = orders_frame("best_fixed", np.arange(30.0), blocks)
-    other = orders_frame("dapo", np.arange(30.0) - 2, blocks).sample(frac=1, random_state=1)
-    differences = metrics.paired_differences(pd.concat([other, base]), "best_fixed")
-    assert len(differences) == 30 and np.allclose(differences["total_cost_bps"], -2.0)
+    base = orders_frame("best_fixed", np.arange(30.0), blocks).iloc[:20]
+    other = orders_frame("dapo", np.arange(30.0) - 2, blocks)
+    assert len(metrics.paired_differences(pd.concat([other, base]), "best_fixed")) == 20
 
 
 def test_bootstrap_interval_covers_the_mean_of_correlated_orders() -> None:
     rng = np.random.default_rng(7)
     blocks, covered = np.repeat(np.arange(30), 20), 0
-    for trial in range(200):
+    for trial in range(400):
         values = rng.normal(size=30)[blocks] + rng.normal(size=600)
         interval = metrics.block_bootstrap(values, blocks, EVIDENCE, trial)
         covered += interval.low <= 0 <= interval.high
-    assert 0.88 <= covered / 200 <= 0.98
+    assert 0.90 <= covered / 400 <= 0.97, covered
+
+
+def test_bootstrap_agrees_with_arch() -> None:
+    rng = np.random.default_rng(2)
+    gain, room = rng.normal(1, 2, 60), rng.uniform(2, 4, 60)
+    ours = metrics.ratio_bootstrap(gain, room, EVIDENCE.model_copy(update={"bootstrap": 20_000}), 0)
+    theirs = IIDBootstrap(gain, room, seed=np.random.default_rng(1)).conf_int(
+        lambda a, b: a.sum() / b.sum(), reps=4000, method="percentile"
+    )
+    assert np.allclose([ours.low, ours.high], theirs.ravel(), atol=0.012)
 
 
 def test_one_block_has_no_interval() -> None:
@@ -80,3 +121,39 @@ def test_learning_gap_of_known_policies() -> None:
     assert table.loc["oracle", "gap_closed"] == 1.0 and table.loc["fixed", "gap_closed"] == 0.0
     assert table.loc["worst", "gap_closed"] < 0
     assert table.loc["oracle", "oracle_bps"] == rewards.max(axis=1).mean()
+
+
+def _replayed() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Outcomes of 60 states x 3 actions, where action 1 is best on train and 2 on test, and what four policies took."""
+    rng = np.random.default_rng(0)
+    train = np.repeat(np.arange(60) < 40, 3)
+    action = np.tile(np.arange(3), 60)
+    level = np.where(train, np.array([0, 2, 1])[action], np.array([0, 1, 2])[action])
+    outcomes = pd.DataFrame({"order_id": np.repeat(np.arange(60), 3), "asset": "BTC", "action": action})
+    outcomes["split"], outcomes["block"] = np.where(train, "train", "test"), outcomes["order_id"] // 4
+    outcomes["reward"] = level + rng.normal(0, 0.1, 180)
+    taken = {"untrained": 0, "dpo": 1, "dapo": 2, "boosting": 2}
+    rows = [
+        {"order_id": i, "asset": "BTC", "policy": p, "seed": 0, "action": a}
+        for p, a in taken.items()
+        for i in range(40, 60)
+    ]
+    return outcomes, pd.DataFrame(rows)
+
+
+def test_learning_gaps_choose_the_fixed_action_on_train_and_judge_on_test() -> None:
+    outcomes, decisions = _replayed()
+    table = learning_gaps(outcomes, decisions.sample(frac=1, random_state=0), PARAMETERS)
+    assert list(table.columns) == COLUMNS and (table["states"] == 20).all()
+    table = table.set_index("algorithm")
+    assert table.loc["dpo", "gap_closed"] == 0.0 and table.loc["dapo", "gap_closed"] > 0.9
+    assert table.loc["dapo", "trained_bps"] == table.loc["dapo", "boosting_bps"]
+    assert table.loc["dapo", "untrained_bps"] == pytest.approx(0.0, abs=0.1)
+
+
+def test_a_policy_that_skipped_orders_is_an_error() -> None:
+    outcomes, decisions = _replayed()
+    with pytest.raises(DataError, match="dapo has not decided every test order"):
+        learning_gaps(outcomes, decisions[(decisions["policy"] != "dapo") | (decisions["order_id"] > 45)], PARAMETERS)
+    with pytest.raises(DataError, match="no decisions of boosting"):
+        learning_gaps(outcomes, decisions[decisions["policy"] != "boosting"], PARAMETERS)

@@ -15,8 +15,8 @@ import nbformat
 import pandas as pd
 import pytest
 import yaml
-from conftest import REPOSITORY
 
+from conftest import REPOSITORY
 from hyperdapo import workflow
 from hyperdapo.evidence.verification import compare
 from hyperdapo.params import load
@@ -77,9 +77,20 @@ def test_every_stage_is_rendered_without_an_error_cell(smoke: Run) -> None:
 def test_tables_have_the_columns_that_others_read(smoke: Run) -> None:
     metrics = pd.read_csv(smoke.outputs / "smoke/tables/metrics.csv")
     assert list(metrics.columns[:7]) == ["asset", "strategy", "metric", "value", "ci_low", "ci_high", "blocks"]
-    assert {"market", "twap", "vwap", "join_best", "best_fixed", "untrained", "dapo", "dpo", "oracle"} <= set(metrics.strategy)
+    assert {"market", "twap", "vwap", "join_best", "best_fixed", "untrained", "dapo", "dpo", "oracle"} <= set(
+        metrics.strategy
+    )
     gaps = pd.read_csv(smoke.outputs / "smoke/tables/learning_gap.csv")
-    columns = ["asset", "algorithm", "seed", "untrained_bps", "best_fixed_bps", "trained_bps", "oracle_bps", "gap_closed"]
+    columns = [
+        "asset",
+        "algorithm",
+        "seed",
+        "untrained_bps",
+        "best_fixed_bps",
+        "trained_bps",
+        "oracle_bps",
+        "gap_closed",
+    ]
     assert list(gaps.columns[:8]) == columns
     assert (gaps.oracle_bps >= gaps[["untrained_bps", "best_fixed_bps", "trained_bps"]].max(axis=1) - 1e-9).all()
 
@@ -142,7 +153,11 @@ def test_latex_accepts_numbers_and_tables(smoke: Run, tmp_path) -> None:
 
 def test_an_endpoint_that_is_down_is_one_clear_error(tmp_path) -> None:
     run, extra = Run(tmp_path), tmp_path / "down.yaml"
-    extra.write_text(yaml.safe_dump({"assets": ["ETH"], "source": {"kind": "tardis", "endpoint": f"http://127.0.0.1:{_free_port()}/v1"}}))
+    extra.write_text(
+        yaml.safe_dump(
+            {"assets": ["ETH"], "source": {"kind": "tardis", "endpoint": f"http://127.0.0.1:{_free_port()}/v1"}}
+        )
+    )
     process = run.start("--params", str(extra))
     printed = process.communicate(timeout=300)[0]
     assert process.returncode == 1 and "EndpointError" in printed and "127.0.0.1" in printed
@@ -176,7 +191,9 @@ def recorded_endpoint(recordings: Path) -> Iterator[str]:
 def test_the_pipeline_runs_on_a_real_recording(recorded_endpoint: str, tmp_path) -> None:
     run, extra = Run(tmp_path), tmp_path / "real.yaml"
     span = {"from": "2025-09-04T19:46:00Z", "to": "2025-09-04T20:22:00Z"}
-    extra.write_text(yaml.safe_dump({"assets": ["ETH"], "source": {"kind": "tardis", "endpoint": recorded_endpoint} | span}))
+    extra.write_text(
+        yaml.safe_dump({"assets": ["ETH"], "source": {"kind": "tardis", "endpoint": recorded_endpoint} | span})
+    )
     run.finish("--params", str(extra))
     _assert_whole(run, 1)
 

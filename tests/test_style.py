@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+
 from conftest import REPOSITORY
 
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
@@ -91,7 +92,18 @@ def test_imports_go_down_only(path: Path) -> None:
         assert not imported & set(ROOMS), "evidence takes data frames only"
 
 
-@pytest.mark.parametrize("stage", ["01_download", "02_preprocess", "03_features", "04_preference_pairs", "06_convergence", "08_backtest", "09_significance"])
+@pytest.mark.parametrize(
+    "stage",
+    [
+        "01_download",
+        "02_preprocess",
+        "03_features",
+        "04_preference_pairs",
+        "06_convergence",
+        "08_backtest",
+        "09_significance",
+    ],
+)
 def test_notebooks_without_a_model_load_no_torch(stage: str) -> None:
     cells = _cells(REPOSITORY / "notebooks" / f"{stage}.ipynb", "code")
     imports = "\n".join(
@@ -105,7 +117,9 @@ def test_notebooks_without_a_model_load_no_torch(stage: str) -> None:
 
 
 def test_nothing_names_a_machine_of_ours() -> None:
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
     for name in listed.stdout.splitlines():
         path = REPOSITORY / name
         if path.suffix in {".py", ".ipynb", ".md", ".yaml", ".tex", ".csv", ".json", ".html"} and path.is_file():

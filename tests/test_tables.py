@@ -1,29 +1,81 @@
-"""Tables, numbers and figures: written whole, the same each time, and safe for LaTeX."""
+"""Tables and numbers: written whole, the same each time, and safe for LaTeX."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from hyperdapo.evidence import figures, numbers, provenance, tables
-from hyperdapo.params import load
+from hyperdapo.errors import MissingInputError
+from hyperdapo.evidence import metrics, numbers, significance, tables
+from hyperdapo.evidence.convergence import convergence_table
 from hyperdapo.paths import Paths
+from test_metrics import EVIDENCE, orders_frame
 
 
 @pytest.fixture
 def paths(tmp_path, monkeypatch) -> Paths:
     monkeypatch.setenv("HYPERDAPO_OUTPUTS", str(tmp_path / "outputs"))
-    monkeypatch.setenv("HYPERDAPO_DATA", str(tmp_path / "data"))
-    return Paths("smoke", "BTC")
+    return Paths("smoke")
+
+
+def training_log(asset: str = "BTC") -> pd.DataFrame:
+    """Four looks of DAPO and of DPO; DAPO reaches DPO's best at step 2, DPO at step 6."""
+    steps = np.arange(0, 7)
+    frames = []
+    for algorithm, reward in {"dapo": [-6.0, -4.0, -3.0, -3.0], "dpo": [-6.0, -5.5, -4.7, -4.0]}.items():
+        log = pd.DataFrame({"step": steps, "asset": asset, "algorithm": algorithm, "seed": 0, "heldout_oracle": -2.0})
+        log["loss"] = np.nan if algorithm == "dapo" else [np.nan, 1.0, 1.0, 1.0, 0.25, 0.25, 0.25]
+        log["heldout_reward"] = log["step"].map(dict(zip([0, 2, 4, 6], reward, strict=True)))
+        log["heldout_accuracy"] = log["heldout_reward"] / 10 + 0.7
+        frames.append(log)
+    return pd.concat(frames, ignore_index=True)
 
 
 def test_a_table_is_csv_and_booktabs(paths: Paths) -> None:
-    frame = pd.DataFrame({"strategy": ["best_fixed", "50 % & more"], "total_cost_bps": [1.23456789012, np.nan], "significant": [True, False]})
+    costs = [1.23456789012, np.nan]
+    frame = pd.DataFrame(
+        {"strategy": ["best_fixed", "50 % & more"], "total_cost_bps": costs, "significant": [True, False]}
+    )
     shown = tables.save(frame, paths, "one", "A caption with 5 % & an _underscore_")
-    back = pd.read_csv(paths.tables / "one.csv")
-    assert back["total_cost_bps"].iloc[0] == 1.23456789012
+    assert pd.read_csv(paths.tables / "one.csv")["total_cost_bps"].iloc[0] == 1.23456789012
     text = (paths.tables / "one.tex").read_text()
     assert r"\toprule" in text and r"50 \% \& more" in text and "Total cost (bps)" in text and r"\_underscore\_" in text
-    assert "1.23" in shown.data and "yes" in shown.data
+    assert "1.23" in shown.data and "yes" in shown.data and "tab:one" in text
+
+
+def test_a_long_table_breaks_across_pages_and_is_shown_in_part(paths: Paths) -> None:
+    frame = pd.DataFrame({"row": [f"r{i}" for i in range(60)], "value": np.arange(60.0)})
+    shown = tables.save(frame, paths, "long", "Long")
+    text = (paths.tables / "long.tex").read_text()
+    assert r"\begin{longtable}{lr}" in text and r"\endhead" in text and "r59" in text
+    assert "first 24 of 60 rows" in shown.data and "r59" not in shown.data
+
+
+def test_a_named_index_becomes_columns(paths: Paths) -> None:
+    tables.save(pd.DataFrame({"a": [1.0]}, index=pd.Index(["x"], name="key")), paths, "one", "One")
+    assert list(tables.read(paths, "one", "06_convergence").columns) == ["key", "a"]
+    with pytest.raises(MissingInputError, match="--until 06"):
+        tables.read(paths, "absent", "06_convergence")
+
+
+@pytest.mark.parametrize(
+    ("column", "text"),
+    [
+        ("total_cost_bps", "Total cost (bps)"),
+        ("twap", "TWAP"),
+        ("ci_low", "CI low"),
+        ("elapsed_s", "Elapsed (s)"),
+        ("s", "S"),
+    ],
+)
+def test_headings_name_the_unit(column: str, text: str) -> None:
+    assert tables.heading(column) == text
+
+
+def test_rounding_keeps_what_would_read_zero_visible() -> None:
+    assert tables.rounded([1.234, -0.5, np.nan]) == ["1.23", "−0.50", "–"]
+    assert tables.rounded([12.0, 0.000012]) == ["12.00", "1.2e−05"]
+    assert tables.rounded([1200.0, 3.0]) == ["1,200", "3"]
+    assert tables.rounded([np.inf, -np.inf, -0.0]) == ["∞", "−∞", "0"]
 
 
 def test_macros_have_letters_only_and_are_sorted() -> None:
@@ -36,41 +88,37 @@ def test_macros_have_letters_only_and_are_sorted() -> None:
         numbers.macros({("a", "b"): 1.0, ("a_b",): 2.0})
 
 
-@pytest.mark.parametrize(("value", "text"), [(123456.0, "123456"), (0.00001234, "0.00001234"), (float("nan"), "–"), (5.0, "5")])
-def test_numbers_have_no_exponent(value: float, text: str) -> None:
+@pytest.mark.parametrize(
+    ("value", "text"), [(123456.0, "123456"), (0.001234, "0.001234"), (3e-12, "3e-12"), (float("nan"), "–"), (5.0, "5")]
+)
+def test_numbers_have_four_digits(value: float, text: str) -> None:
     assert numbers.number(value) == text
 
 
-def test_claims_that_were_not_measured_say_so() -> None:
-    table = numbers.claims_table({"fill_rate": "61 %"})
-    assert table["measured"].tolist().count("not measured here") == len(numbers.CLAIMS) - 1
+def test_convergence_measures_both_algorithms_at_one_level() -> None:
+    table = convergence_table(training_log()).set_index("algorithm")
+    assert table["steps_to_level"].tolist() == [2.0, 6.0]  # 90 % of the way from -6 to the lower best, -4, is -4.2
+    assert np.isnan(table.loc["dapo", "loss_decrease"]) and table.loc["dpo", "loss_decrease"] == 0.75
+    assert table.loc["dapo", "regret_decrease"] == 0.75 and table.loc["dpo", "regret_decrease"] == 0.5
 
 
-def test_figures_are_the_same_each_time(paths: Paths) -> None:
-    files = [paths.figures / "line.pdf", paths.figures / "line.png"]
-    contents = []
-    for _ in range(2):
-        figure, axis = figures.new()
-        axis.plot([1, 2, 3])
-        figures.save(figure, paths, "line")
-        contents.append([file.read_bytes() for file in files])
-    assert contents[0] == contents[1] and b"CreationDate" not in contents[0][0]
-    assert figure.get_figwidth() == figures.TEXT_WIDTH_IN
-
-
-def test_the_manifest_holds_the_hash_of_every_table(paths: Paths) -> None:
-    import json
-
-    tables.save(pd.DataFrame({"a": [1.0]}), paths, "one", "One")
-    numbers.save({("a",): 1.0}, paths)
-    manifest = json.loads(provenance.write_manifest(load("smoke"), paths).read_text())
-    assert {"tables/one.csv", "tables/one.tex", "numbers.tex"} == set(manifest["files"])
-    assert manifest["parameters"] == load("smoke").fingerprint() and manifest["versions"]["torch"].startswith("2.13.0")
-
-
-def test_the_stamp_names_its_files(paths: Paths) -> None:
-    numbers.save({("a",): 1.0}, paths)
-    shown = provenance.stamp(load("smoke"), paths, "09_significance", [paths.outputs / "numbers.tex"])
-    assert "numbers.tex" in shown.data and load("smoke").fingerprint() in shown.data
-    with pytest.raises(FileNotFoundError):
-        provenance.stamp(load("smoke"), paths, "09_significance", [paths.outputs / "absent.tex"])
+def test_claims_stand_beside_what_was_measured(paths: Paths) -> None:
+    blocks, cost = np.repeat(np.arange(10), 4), np.linspace(1, 3, 40)
+    frames = [orders_frame(name, cost, blocks) for name in ("join_best", "best_fixed", "dapo", "dpo")]
+    frames[2]["filled"] = True
+    orders = pd.concat(frames)
+    claims = numbers.claims_table(orders, convergence_table(training_log()), EVIDENCE, 0)
+    found = claims.set_index("claim")
+    assert set(found.index) == set(numbers.CLAIMS)
+    assert found.loc["fill_rate", "measured"] == 100.0 and found.loc["fill_rate_gain", "measured"] == 25.0
+    assert found.loc["fewer_steps", "measured"] == pytest.approx(200 / 3)
+    assert found.loc["accuracy", "measured"] == pytest.approx(40.0) and np.isnan(found.loc["latency", "measured"])
+    tests = significance.compare(orders, "best_fixed", EVIDENCE, 0)
+    tests["significant"] = significance.is_significant(tests, 0.95)
+    gaps = pd.DataFrame({"asset": ["BTC"], "algorithm": ["dapo"], "seed": [0], "gap_closed": [0.5]})
+    gaps[["gap_ci_low", "gap_ci_high"]] = 0.25, 0.75
+    collected = numbers.collect(metrics.summarise(orders, EVIDENCE, 0), gaps, tests, claims)
+    text = numbers.save(collected, paths).read_text()
+    assert r"\newcommand{\HdBtcDapoSeedZeroGapClosedLow}{0.25}" in text and r"{\HdComparisons}{3}" in text
+    assert r"\newcommand{\HdClaimFillRateBtc}{100}" in text
+    assert r"\HdBtcDapoMinusBestFixedPHolm" in text and r"\HdBtcDapoTotalCostBpsHigh" in text

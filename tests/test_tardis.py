@@ -172,7 +172,7 @@ def test_an_endpoint_that_is_down_is_told_at_once(paths: Paths) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{probe.getsockname()[1]}/v1"
-    with pytest.raises(EndpointError, match=f"{endpoint} is down.*serve-recordings"):
+    with pytest.raises(EndpointError, match=r"is down.*serve-recordings"):
         tardis.download(parameters(endpoint), "ETH", paths)
 
 
@@ -226,7 +226,7 @@ def test_a_server_of_another_kind_is_recognised(paths: Paths, status: int, body:
 
 def test_patience_is_bounded_and_says_why(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "PATIENCE_S", 1.0)
-    with web_server(503, b"later") as endpoint, pytest.raises(EndpointError, match="after 1 retries.*503"):
+    with web_server(503, b"later") as endpoint, pytest.raises(EndpointError, match=r"after 1 retries.*503"):
         tardis.download(parameters(endpoint), "ETH", paths)
 
 

@@ -5,8 +5,8 @@ import sys
 
 import nbformat
 import pytest
-from conftest import REPOSITORY
 
+from conftest import REPOSITORY
 from hyperdapo import workflow
 from hyperdapo.errors import HyperdapoError, ParameterError
 from hyperdapo.params import load
@@ -81,5 +81,12 @@ def test_a_failed_writer_leaves_the_old_file(tmp_path) -> None:
 )
 def test_a_mistake_on_the_command_line_is_one_line(arguments: list[str], says: str, tmp_path) -> None:
     command = [sys.executable, "-m", "hyperdapo.cli", *arguments]
-    found = subprocess.run(command, cwd=REPOSITORY, env={"PATH": "", "HYPERDAPO_DATA": str(tmp_path)}, capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        command,
+        cwd=REPOSITORY,
+        env={"PATH": "", "HYPERDAPO_DATA": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert found.returncode == 1 and says in found.stderr and "Traceback" not in found.stderr

@@ -196,6 +196,7 @@ class Training(_Section):
     seeds: list[int] = Field(min_length=1)
     evaluate_every: Count
     evaluation_states: Count
+    memory_gb: NonNegative
     dapo: Dapo
     dpo: Dpo
 

@@ -7,13 +7,17 @@ from matplotlib.dates import ConciseDateFormatter
 from matplotlib.figure import Figure
 
 from hyperdapo.evidence import figures
+from hyperdapo.evidence.tables import heading
 
 _SHOWN_QUANTILES = (0.005, 0.995)
 _LAGS = 60
 
 
 def plot_state(features: pd.DataFrame, asset: str) -> Figure:
-    """The mid and three features over time, the splits shaded; `features` as in `features.parquet`."""
+    """The mid and three features over time; splits are grey, the upper third of warm volatility is filled.
+
+    `features` as in `features.parquet`.
+    """
     time = pd.to_datetime(features["decision_ns"], unit="ns")
     rows = {
         "mid": "mid (USD)",
@@ -22,14 +26,19 @@ def plot_state(features: pd.DataFrame, asset: str) -> Figure:
         "trade_flow_5m_z": "flow (z)",
     }
     figure, axes = figures.new(len(rows), 1, height=0.78, sharex=True)
+    spans = {name: (inside.iloc[0], inside.iloc[-1]) for name, inside in time.groupby(features["split"]) if name}
+    colour = figures.ASSET_COLOURS[asset]
     for axis, (column, label) in zip(axes, rows.items(), strict=True):
-        axis.plot(time, features[column], color=figures.ASSET_COLOURS[asset], linewidth=0.8)
+        axis.plot(time, features[column], color=colour, linewidth=0.8)
         axis.set_ylabel(label)
-        for name, inside in time.groupby(features["split"]):
-            if name:
-                axis.axvspan(inside.iloc[0], inside.iloc[-1], color="black", alpha=0.06, linewidth=0)
-                where = (inside.iloc[len(inside) // 2], 1.04)
-                axes[0].annotate(name, where, xycoords=("data", "axes fraction"), fontsize=8, ha="center")
+        for begin, end in spans.values():
+            axis.axvspan(begin, end, color="black", alpha=0.06, linewidth=0)
+    volatility = features["volatility_5m_bps"]
+    high = volatility[features["warm"]].quantile(2 / 3)
+    axes[1].fill_between(time, volatility, high, where=volatility > high, color=colour, alpha=0.4, linewidth=0)
+    for name, (begin, end) in spans.items():
+        where = (begin + (end - begin) / 2, 1.04)
+        axes[0].annotate(name, where, xycoords=("data", "axes fraction"), fontsize=8, ha="center")
     axes[-1].xaxis.set_major_formatter(ConciseDateFormatter(axes[-1].xaxis.get_major_locator(), show_offset=False))
     axes[-1].set_xlabel("time (UTC)")
     figure.align_ylabels()
@@ -41,20 +50,22 @@ def plot_distributions(features: pd.DataFrame, names: list[str], asset: str) -> 
     figure, axes = figures.new(-(-len(names) // 3), 3, height=1.05)
     for axis, name in zip(axes.flat, names, strict=False):
         low, high = features[name].quantile(list(_SHOWN_QUANTILES))
-        axis.hist(features[name].clip(low, high), bins=40, color=figures.ASSET_COLOURS[asset])
-        axis.set_title(name.replace("_", " "), fontsize=8)
+        axis.hist(features[name], bins=40, range=(low, high), color=figures.ASSET_COLOURS[asset])
+        axis.set_title(heading(name), fontsize=8)
         axis.set_yticks([])
+    figure.supylabel("decision times", fontsize=9)
     return figure
 
 
 def plot_correlations(features: pd.DataFrame, names: list[str]) -> Figure:
     """Rank correlation (Spearman) of every pair of features."""
-    table = features[names].rename(columns=lambda name: name.replace("_", " ")).corr(method="spearman")
+    table = features[names].rename(columns=heading).corr(method="spearman")
     hidden = np.triu(np.ones(table.shape, dtype=bool), k=1)
     figure, axis = figures.new(height=0.8)
     sns.heatmap(
         table,
-        **{"mask": hidden, "vmin": -1, "vmax": 1, "cmap": "RdBu_r", "annot": True, "fmt": ".1f", "ax": axis},
+        **{"mask": hidden, "vmin": -1, "vmax": 1, "cmap": "RdBu_r", "fmt": ".1f", "ax": axis},
+        annot=table.round(1) + 0.0,
         annot_kws={"fontsize": 6},
         cbar_kws={"label": "rank correlation", "shrink": 0.7},
     )
@@ -69,7 +80,7 @@ def plot_autocorrelations(features: pd.DataFrame, names: list[str], asset: str, 
     lags = np.arange(1, _LAGS + 1)
     for name, line in zip(names, ("-", "--", "-.", ":"), strict=True):
         values = [features[name].autocorr(int(lag)) for lag in lags]
-        axis.plot(lags * interval_s, values, line, color=figures.ASSET_COLOURS[asset], label=name.replace("_", " "))
+        axis.plot(lags * interval_s, values, line, color=figures.ASSET_COLOURS[asset], label=heading(name))
     axis.axhline(0, color="black", linewidth=0.6)
     axis.set(xlabel="lag (s)", ylabel="autocorrelation")
     axis.legend(ncols=2, fontsize=7)

@@ -18,20 +18,28 @@ _QUALITY = {
 
 
 def plot_coverage(coverage: pd.DataFrame, asset: str) -> Figure:
-    """Messages received in each minute, one axis per channel; `coverage` has `minute_ns` and a column per channel."""
+    """Messages received in each minute, one axis per channel; minutes in which nothing came are red.
+
+    `coverage` has `minute_ns` and a column per channel.
+    """
     channels = [name for name in coverage if name != "minute_ns"]
+    silent = coverage[channels].sum(axis=1) == 0
     figure, axes = figures.new(len(channels), 1, height=0.22 * len(channels), sharex=True, squeeze=False)
     time = pd.to_datetime(coverage["minute_ns"], unit="ns")
     for axis, channel in zip(axes[:, 0], channels, strict=True):
         axis.fill_between(time, coverage[channel], step="post", color=figures.ASSET_COLOURS[asset], linewidth=0)
         axis.set_ylabel(channel)
         axis.set_ylim(bottom=0)
+        for begin in time[silent]:
+            axis.axvspan(begin, begin + pd.Timedelta(minutes=1), color="#D55E00", alpha=0.5, linewidth=0)
     _time_axis(axes[-1, 0])
     figure.supylabel("messages a minute", fontsize=9)
     return figure
 
 
-def plot_quality(minutes: pd.DataFrame, gaps: list[tuple[int, int]], split: Mapping[str, tuple[int, int]], asset: str) -> Figure:
+def plot_quality(
+    minutes: pd.DataFrame, gaps: list[tuple[int, int]], split: Mapping[str, tuple[int, int]], asset: str
+) -> Figure:
     """Spread, depth, prints and message delay over time; gaps in red, the three parts of the split named above."""
     time = pd.to_datetime(minutes["minute_ns"], unit="ns")
     figure, axes = figures.new(len(_QUALITY), 1, height=0.8, sharex=True)
@@ -52,14 +60,23 @@ def plot_quality(minutes: pd.DataFrame, gaps: list[tuple[int, int]], split: Mapp
     return figure
 
 
-def plot_drops(dropped: Mapping[str, int], total: int, asset: str) -> Figure:
-    """What was dropped, by cause, beside the number of all rows."""
-    causes = pd.Series(dict(dropped), dtype=float).sort_values()
-    figure, axis = figures.new(height=0.14 + 0.05 * max(len(causes), 1))
-    bars = axis.barh([cause.replace("_", " ") for cause in causes.index], causes, color=figures.ASSET_COLOURS[asset])
-    axis.bar_label(bars, [f"{count:,.0f} ({count / total:.2%})" for count in causes], padding=3, fontsize=8)
-    axis.set_xlabel(f"rows dropped, of {total:,}")
-    axis.margins(x=0.25)
+def plot_depth(levels: pd.DataFrame, asset: str) -> Figure:
+    """D(p) of eq. 2.3 at one instant: what rests at each visible price, and the sum from the best price on.
+
+    `levels` has `side`, `distance_bps` from mid, `size_usd` and `cumulative_usd`.
+    """
+    figure, axis = figures.new(height=0.38)
+    for side, hatch in (("bid", ""), ("ask", "////")):
+        rows = levels[levels["side"] == side].sort_values("distance_bps")
+        width = 0.8 * rows["distance_bps"].diff().min()
+        style = {"color": figures.ASSET_COLOURS[asset], "alpha": 0.55, "hatch": hatch, "label": f"{side}, D(p)"}
+        axis.bar(rows["distance_bps"], rows["size_usd"] / 1000, width, linewidth=0, **style)
+        where = "post" if side == "ask" else "pre"
+        axis.step(rows["distance_bps"], rows["cumulative_usd"] / 1000, where=where, color="black", linewidth=0.9)
+    axis.plot([], [], color="black", linewidth=0.9, label="sum from the best price")
+    axis.set(xlabel="distance from mid (bps)", ylabel="resting (1000 USD)")
+    axis.legend(loc="upper center", ncols=3)
+    axis.margins(y=0.18)
     return figure
 
 

@@ -18,8 +18,12 @@ def plot_training(log: pd.DataFrame, asset: str) -> Figure:
     looks = log.dropna(subset="heldout_reward")
     for (algorithm, seed), run in looks.groupby(["algorithm", "seed"], sort=False):
         label = f"{str(algorithm).upper()} (seed {seed})"
-        left.plot(run["step"], run["heldout_reward"], marker=".", color=figures.STRATEGY_COLOURS[str(algorithm)], label=label)
-    left.axhline(looks["heldout_oracle"].iloc[0], color=figures.STRATEGY_COLOURS["oracle"], linestyle=":", label="oracle")
+        left.plot(
+            run["step"], run["heldout_reward"], marker=".", color=figures.STRATEGY_COLOURS[str(algorithm)], label=label
+        )
+    left.axhline(
+        looks["heldout_oracle"].iloc[0], color=figures.STRATEGY_COLOURS["oracle"], linestyle=":", label="oracle"
+    )
     left.axhline(looks["heldout_best_fixed"].iloc[0], color="black", linestyle="--", linewidth=0.9, label="best fixed")
     left.set(xlabel="step", ylabel="held-out reward (bps)", title=asset)
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
@@ -34,7 +38,9 @@ def plot_training(log: pd.DataFrame, asset: str) -> Figure:
 def plot_actions(decisions: pd.DataFrame, asset: str) -> Figure:
     """Share of the test orders that each policy places at each offset."""
     policies = list(decisions["policy"].unique())
-    shares = decisions.groupby("policy")["offset_bps"].value_counts(normalize=True).unstack(fill_value=0.0).loc[policies]
+    shares = (
+        decisions.groupby("policy")["offset_bps"].value_counts(normalize=True).unstack(fill_value=0.0).loc[policies]
+    )
     figure, axis = figures.new(height=0.36)
     left = np.zeros(len(policies))
     shades = np.linspace(0.9, 0.15, len(shares.columns))
@@ -43,7 +49,9 @@ def plot_actions(decisions: pd.DataFrame, asset: str) -> Figure:
         left += shares[offset].to_numpy()
     axis.invert_yaxis()
     axis.set(xlabel="share of test orders", xlim=(0, 1), title=asset)
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=len(shares.columns), title="offset (bps)")
+    figure.legend(
+        *axis.get_legend_handles_labels(), loc="outside lower center", ncols=len(shares.columns), title="offset (bps)"
+    )
     return figure
 
 
@@ -61,5 +69,7 @@ def plot_probabilities(decisions: pd.DataFrame, imbalance: Floats, offsets_bps: 
     axis.stackplot(centre, *means.to_numpy().T, colors=shades, labels=[f"{offset:+g}" for offset in offsets_bps])
     axis.set(xlabel="book imbalance, positive when it leans with the order", ylabel="probability", title=asset)
     axis.set(xlim=(centre.min(), centre.max()), ylim=(0, 1))
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=len(columns), title="offset (bps)")
+    figure.legend(
+        *axis.get_legend_handles_labels(), loc="outside lower center", ncols=len(columns), title="offset (bps)"
+    )
     return figure

@@ -99,7 +99,8 @@ def _draw_rewards(axis: Axes, row: int, gaps: pd.DataFrame) -> None:
     levels = {name: float(first[f"{name}_bps"]) for name in _YARDSTICKS}
     axis.plot([min(levels.values()), levels["oracle"]], [row, row], color="0.88", linewidth=5, zorder=1)
     for name, value in levels.items():
-        axis.scatter(value, row, s=26, color=figures.STRATEGY_COLOURS[name], label=heading(name), zorder=3)
+        marker = {"marker": "|", "s": 150, "zorder": 5} if name == "best_fixed" else {"s": 26, "zorder": 3}
+        axis.scatter(value, row, color=figures.STRATEGY_COLOURS[name], label=heading(name), **marker)
     for algorithm, value in zip(gaps["algorithm"], gaps["trained_bps"], strict=True):
         colour, name = figures.STRATEGY_COLOURS[algorithm], heading(algorithm)
         axis.scatter(value, row, s=46, marker="D", color=colour, edgecolor="white", label=name, zorder=4)

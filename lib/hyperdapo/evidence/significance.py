@@ -16,6 +16,7 @@ from hyperdapo.evidence.metrics import TOTAL, block_bootstrap, paired_difference
 
 FEWEST_BLOCKS = 5
 _ROUNDING_BPS = 1e-9  # differences below it are those of floating point sums
+_SAME = "the same orders"
 
 
 def compare(orders: pd.DataFrame, reference: str, evidence: schema.Evidence, seed: int) -> pd.DataFrame:
@@ -75,10 +76,12 @@ def verdict(tests: pd.DataFrame, algorithms: Sequence[str]) -> str:
     trained = tests[tests["strategy"].isin(algorithms)]
     sentences = []
     for row in trained.to_dict("records"):
-        direction = "cheaper" if row["difference_bps"] < 0 else "dearer"
-        finding = f"significantly {direction}" if row["significant"] else "not significantly different"
+        direction = "cheaper than" if row["difference_bps"] < 0 else "dearer than"
+        finding = f"significantly {direction}" if row["significant"] else "not significantly different from"
+        if row["note"] == _SAME:
+            finding = "places the same orders as"
         sentences.append(
-            f"{row['asset']} {row['strategy'].upper()}: {finding} than {row['reference'].replace('_', ' ')} "
+            f"{row['asset']} {row['strategy'].upper()}: {finding} {row['reference'].replace('_', ' ')} "
             f"({row['difference_bps']:+.2f} bps, interval {row['ci_low']:+.2f} to {row['ci_high']:+.2f}, "
             f"{row['blocks']} blocks)."
         )
@@ -95,7 +98,7 @@ def _tests(group: pd.DataFrame) -> dict[str, float | str]:
     """p-values of one comparison: NaN, with the reason, where there is nothing to test; 1 where nothing differs."""
     means, orders = group.groupby("block")[TOTAL].mean().to_numpy(), group[TOTAL].to_numpy()
     if np.abs(orders).max() < _ROUNDING_BPS:
-        return _untested(1.0, "the same orders")
+        return _untested(1.0, _SAME)
     if len(means) < FEWEST_BLOCKS:
         return _untested(float("nan"), f"{len(means)} blocks; at least {FEWEST_BLOCKS} are needed")
     if np.ptp(means) < _ROUNDING_BPS:

@@ -62,16 +62,17 @@ def compare(reference: Path, candidate: Path, tolerance: float) -> pd.DataFrame:
     """
     frames = []
     for name in _on_either_side(reference, candidate):
-        ours, theirs = (_numbers(folder / name) for folder in (reference, candidate))
-        both = pd.concat([ours.rename("reference"), theirs.rename("measured")], axis=1)
-        frames.append(both.rename_axis("item").reset_index().assign(file=name))
+        ours, theirs = (_read(folder / name) for folder in (reference, candidate))
+        numeric = _numeric(ours) | _numeric(theirs)
+        both = {"reference": _values(ours, numeric), "measured": _values(theirs, numeric)}
+        frames.append(pd.concat(both, axis=1).rename_axis("item").reset_index().assign(file=name))
     if not frames or all(frame.empty for frame in frames):
         raise DataError(f"{reference} holds no table to compare with")
     table = pd.concat(frames, ignore_index=True)
     first, second = (pd.to_numeric(table[side], errors="coerce") for side in ("reference", "measured"))
     difference, scale = (first - second).abs(), pd.concat([first.abs(), second.abs()], axis=1).max(axis=1)
-    numeric = first.notna() & second.notna()
-    table["relative_difference"] = (difference / scale.where(scale > _NOISE, 1.0)).where(numeric)
+    known = first.notna() & second.notna()
+    table["relative_difference"] = (difference / scale.where(scale > _NOISE, 1.0)).where(known)
     table["same"] = (table["relative_difference"] <= max(tolerance, _NOISE)) | (table["reference"] == table["measured"])
     return table[["file", "item", "reference", "measured", "relative_difference", "same"]]
 
@@ -109,22 +110,31 @@ def _on_either_side(reference: Path, candidate: Path) -> list[str]:
     return sorted(found) + ["numbers.tex"] * any((folder / "numbers.tex").exists() for folder in folders)
 
 
-def _numbers(path: Path) -> pd.Series:
-    """Text of every value of a file by a readable name; empty where the file is absent or holds times only."""
+def _read(path: Path) -> pd.DataFrame:
+    """A file as text, without measured times; empty where it is absent or holds times only."""
     if not path.exists() or path.name.startswith("latency"):
-        return pd.Series(dtype=object)
+        return pd.DataFrame()
     if path.suffix == ".tex":
-        return pd.Series(dict(_MACRO.findall(path.read_text(encoding="utf-8"))), dtype=object)
+        return pd.DataFrame(_MACRO.findall(path.read_text(encoding="utf-8")), columns=["macro", "value"])
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    columns = {str(name): table[name] for name in table if not _TIME.search(str(name))}
-    numeric = [name for name, values in columns.items() if pd.to_numeric(values, errors="coerce").notna().any()]
-    words = [values for name, values in columns.items() if name not in numeric]
+    return table[[name for name in table if not _TIME.search(str(name))]]
+
+
+def _numeric(table: pd.DataFrame) -> set[str]:
+    """Columns that hold a number; the others are the words by which a row is known."""
+    return {str(name) for name in table if pd.to_numeric(table[name], errors="coerce").notna().any()}
+
+
+def _values(table: pd.DataFrame, numeric: set[str]) -> pd.Series:
+    """Every number by its row's words and its column, or the words where the table holds no number at all."""
+    words = [table[name] for name in table if name not in numeric]
     rows = [" ".join(row) for row in zip(*words, strict=True)] if words else [""] * len(table)
-    again = pd.Series(rows, dtype=object).groupby(rows).cumcount()
+    again = pd.Series(rows, dtype=object).to_frame("words").groupby("words").cumcount()
     rows = [f"{row} #{count}".strip() if count or not row else row for row, count in zip(rows, again, strict=True)]
     if not numeric:
         return pd.Series(rows, index=rows, dtype=object)
-    found = {f"{row}, {name}": text for name in numeric for row, text in zip(rows, columns[name], strict=True)}
+    columns = [name for name in table if name in numeric]
+    found = {f"{row}, {name}": text for name in columns for row, text in zip(rows, table[name], strict=True)}
     return pd.Series(found, dtype=object)
 
 

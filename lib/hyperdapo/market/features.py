@@ -1,7 +1,8 @@
 """The 15 microstructure features (§3.2.2, Listing 4.2; exact definitions in the table of DESIGN §4) and eq. 3.2.
 
 At a decision time t only messages with `local_ns` <= t count. Windows are (t - w, t]. What the visible book does not
-reach is not invented: sums run over visible levels, and `visible_depth_bps` says how far those reach.
+reach is not invented: sums run over visible levels, and `visible_depth_bps` says how far those reach. What is not
+defined, such as the VWAP of a window without prints, is NaN, and a row with a NaN is not warm.
 """
 
 from collections.abc import Mapping
@@ -9,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from hyperdapo import schema
 from hyperdapo.errors import DataError
-from hyperdapo.market.book import Floats, Market, Nanoseconds
+from hyperdapo.market import windows
+from hyperdapo.market.book import BookSnapshots, Floats, Market, Nanoseconds, take
 from hyperdapo.paths import atomic, require
 
 NAMES = (
@@ -37,7 +40,6 @@ _SECOND = 1_000_000_000
 _BPS = 1e4
 _LARGE_QUANTILE = 0.9
 _EPSILON = 1e-9  # of eq. 3.2
-_CHUNK = 4096  # decision times whose windows are held in memory at once
 
 
 def decision_grid(market: Market, interval_s: float) -> Nanoseconds:
@@ -48,15 +50,23 @@ def decision_grid(market: Market, interval_s: float) -> Nanoseconds:
 
 
 def compute_features(
-    market: Market, decision_ns: Nanoseconds, features: schema.Features, split: Mapping[str, tuple[int, int]] | None = None
+    market: Market,
+    decision_ns: Nanoseconds,
+    features: schema.Features,
+    split: Mapping[str, tuple[int, int]] | None = None,
+    max_gap_s: float = 15.0,
 ) -> pd.DataFrame:
     """One row per decision time: the state beside the features, 15 raw columns, 15 normalised ones (`NAME_z`).
+
+    A row is warm when every feature is defined, data have come without a gap for `features.warmup_s`, and the newest
+    book is not older than `max_gap_s`: what can be known at that time.
 
     Parameters
     ----------
     market : one asset
     decision_ns : (n,) increasing, in `local_ns`
     split : half-open intervals of `decision_ns` by name; warm rows outside all of them belong to none ("")
+    max_gap_s : as `clean.max_gap_s`
 
     Raises
     ------
@@ -65,11 +75,13 @@ def compute_features(
     """
     if len(market.book.local_ns) == 0:
         raise DataError(f"{market.asset}: no l2Book message; without a book there are no features")
-    blocks = [decision_ns[start : start + _CHUNK] for start in range(0, len(decision_ns), _CHUNK)]
-    raw = pd.concat([_raw(market, block, features) for block in blocks], ignore_index=True)
+    decision_ns = np.asarray(decision_ns, dtype=np.int64)
+    raw = _raw(market, decision_ns, features)
     since = market.uninterrupted_since(decision_ns)
-    known = np.isfinite(raw[[*NAMES, "mid"]]).all(axis=1).to_numpy()
-    warm = known & (decision_ns - since >= features.warmup_s * _SECOND) & (since < decision_ns)
+    book_ns = np.concatenate([[0], market.book.local_ns])[market.book_at(decision_ns) + 1]
+    defined = np.isfinite(raw[["mid", *NAMES]].to_numpy()).all(axis=1)
+    uninterrupted = decision_ns - since >= features.warmup_s * _SECOND
+    warm = defined & uninterrupted & (decision_ns - book_ns <= max_gap_s * _SECOND)
     normalised = normalise(raw[list(NAMES)].to_numpy(), decision_ns, since, features.normalisation_s)
     state = pd.DataFrame({"asset": market.asset, "decision_ns": decision_ns})
     rest = pd.DataFrame({"warm": warm, "split": _split_names(decision_ns, warm, split or {})})
@@ -80,70 +92,57 @@ def compute_features(
 def normalise(values: Floats, ns: Nanoseconds, since: Nanoseconds, window_s: float) -> Floats:
     """Eq. 3.2: (x - mu) / (sigma + epsilon) with exponentially weighted moments of what is known up to each row.
 
-    The weight of an observation of age `a` is exp(-a / window), whatever the spacing of the rows; a row counts itself.
+    The weight of an observation of age `a` is exp(-a / window), whatever the spacing of the rows: the draft's window
+    tau is taken as the mean age of the weights, in terms of pandas `ewm` a halflife of tau ln 2. A row counts itself.
     The moments restart where `since`, the start of uninterrupted data, moves; rows that are not finite are passed over.
 
     Parameters
     ----------
     values : (n, m); `ns`, `since` : (n,); `window_s` : tau, 3600 s in the draft
     """
-    scaled = np.full(values.shape, np.nan)
-    weight, mean, spread = np.zeros(values.shape[1]), np.zeros(values.shape[1]), np.zeros(values.shape[1])
-    decays = np.exp(-np.diff(ns, prepend=ns[:1]) / (window_s * _SECOND))
-    decays[np.diff(since, prepend=since[:1]) != 0] = 0.0
-    for row, (value, decay) in enumerate(zip(values, decays, strict=True)):
-        finite = np.isfinite(value)
-        weight = weight * decay + finite
-        off = np.where(finite, value - mean, 0.0)
-        gain = np.divide(1.0, weight, out=np.zeros_like(weight), where=weight > 0)
-        mean = mean + off * gain
-        spread = spread * decay + off * np.where(finite, value - mean, 0.0)
-        scaled[row] = (value - mean) / (np.sqrt(np.maximum(spread * gain, 0.0)) + _EPSILON)
-    return scaled
+    decay = np.exp(-np.diff(ns, prepend=ns[:1]) / (window_s * _SECOND))
+    decay[np.diff(since, prepend=since[:1]) != 0] = 0.0
+    return windows.weighted_scores(np.ascontiguousarray(values, dtype=float), decay, _EPSILON)
 
 
 def _raw(market: Market, ns: Nanoseconds, features: schema.Features) -> pd.DataFrame:
     """State and raw features at (n,) decision times; NaN where a window reaches before the data."""
     top = market.top_at(ns)
-    state = {"best_bid": top.bid_price, "best_ask": top.ask_price, "bid_size": top.bid_size, "ask_size": top.ask_size}
-    mid = top.mid
-    columns = {"mid": mid, **state}
-    columns |= _book_features(market, ns, mid)
-    columns["bid_ask_spread_bps"] = (state["best_ask"] - state["best_bid"]) / mid * _BPS
-    columns |= _trade_features(market, ns, mid, features)
-    columns |= _price_features(market, ns, mid, features.window_s)
+    columns = {"mid": top.mid, "best_bid": top.bid_price, "best_ask": top.ask_price}
+    columns |= {"bid_size": top.bid_size, "ask_size": top.ask_size}
+    columns |= _book_features(market, ns, top.mid)
+    columns["bid_ask_spread_bps"] = (top.ask_price - top.bid_price) / top.mid * _BPS
+    columns |= _trade_features(market, ns, top.mid, features)
+    columns |= _price_features(market, ns, top.mid, features.window_s)
     return pd.DataFrame(columns)
 
 
 def _book_features(market: Market, ns: Nanoseconds, mid: Floats) -> dict[str, Floats]:
     """Sums over the visible levels of the newest `l2Book`; its arrays are (n, 20)."""
     row = market.book_at(ns)
-    known = (row >= 0)[:, None]
-    sides = []
-    for price, size in ((market.book.bid_price, market.book.bid_size), (market.book.ask_price, market.book.ask_size)):
-        distance = np.where(known, np.abs(price[row] - mid[:, None]) / mid[:, None] * _BPS, np.nan)
-        sides.append((distance, np.where(np.isfinite(distance), size[row], 0.0)))
-
-    def within(reach: float) -> list[Floats]:
-        return [np.where(distance <= reach, size, 0.0) for distance, size in sides]
-
-    (bids, asks), (near_bids, near_asks), (deep_bids, deep_asks) = within(np.inf), within(10.0), within(50.0)
-    bid, ask = bids.sum(axis=1), asks.sum(axis=1)
-    weighted = [(size * (1 - np.nan_to_num(far) / 50.0)).sum(axis=1) for size, (far, _) in zip(within(50.0), sides, strict=True)]
-    levels = (deep_bids > 0).sum(axis=1) + (deep_asks > 0).sum(axis=1)
-    reach = np.minimum(*(np.nanmax(np.nan_to_num(distance, nan=0.0), axis=1) for distance, _ in sides))
-    empty = ~known[:, 0]
-    near_ask = near_asks.sum(axis=1)
+    book = take(market.book, np.maximum(row, 0))
+    mid = np.where(row >= 0, mid, np.nan)[:, None]
+    bid_off, ask_off = np.abs(book.bid_price - mid) / mid * _BPS, np.abs(book.ask_price - mid) / mid * _BPS
+    bid, ask = _within(book, bid_off, ask_off, np.inf)
+    near_bid, near_ask = _within(book, bid_off, ask_off, 10.0)
+    deep_bid, deep_ask = _within(book, bid_off, ask_off, 50.0)
+    levels = (bid_off <= 50.0).sum(axis=1) + (ask_off <= 50.0).sum(axis=1)
+    bid_pressure = np.nansum(deep_bid * (1 - bid_off / 50.0), axis=1)
+    ask_pressure = np.nansum(deep_ask * (1 - ask_off / 50.0), axis=1)
+    bids, asks = bid.sum(axis=1), ask.sum(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.where(near_ask > 0, near_bids.sum(axis=1) / near_ask, np.where(near_bids.sum(axis=1) > 0, np.inf, 1.0))
-        columns = {
-            "visible_depth_bps": reach,
-            "book_imbalance": (bid - ask) / (bid + ask),
-            "depth_ratio_10bps": np.clip(ratio, 0.01, 100.0),
-            "book_pressure_50bps": (weighted[0] - weighted[1]) / (weighted[0] + weighted[1]),
-            "liquidity_score_50bps": (deep_bids.sum(axis=1) + deep_asks.sum(axis=1)) / levels,
+        return {
+            "visible_depth_bps": np.minimum(np.fmax.reduce(bid_off, axis=1), np.fmax.reduce(ask_off, axis=1)),
+            "book_imbalance": (bids - asks) / (bids + asks),
+            "depth_ratio_10bps": np.clip(near_bid.sum(axis=1) / near_ask.sum(axis=1), 0.01, 100.0),
+            "book_pressure_50bps": (bid_pressure - ask_pressure) / (bid_pressure + ask_pressure),
+            "liquidity_score_50bps": (deep_bid.sum(axis=1) + deep_ask.sum(axis=1)) / levels,
         }
-    return {name: np.where(empty, np.nan, values) for name, values in columns.items()}
+
+
+def _within(book: BookSnapshots, bid_off: Floats, ask_off: Floats, reach: float) -> tuple[Floats, Floats]:
+    """Sizes (n, 20) on bid and ask that rest within `reach` bps of mid; 0 elsewhere."""
+    return np.where(bid_off <= reach, book.bid_size, 0.0), np.where(ask_off <= reach, book.ask_size, 0.0)
 
 
 def _trade_features(market: Market, ns: Nanoseconds, mid: Floats, features: schema.Features) -> dict[str, Floats]:
@@ -151,47 +150,35 @@ def _trade_features(market: Market, ns: Nanoseconds, mid: Floats, features: sche
     trades = market.trades
     end = np.searchsorted(trades.local_ns, ns, side="right")
     begin = np.searchsorted(trades.local_ns, ns - round(features.window_s * _SECOND), side="right")
-    long_begin = np.searchsorted(trades.local_ns, ns - round(features.large_trade_window_s * _SECOND), side="right")
-    names = ("volume", "notional", "flow", "large_share", "large_volume", "above")
-    sums = {name: np.zeros(len(ns)) for name in names}
-    for row, (first, last, oldest) in enumerate(zip(begin.tolist(), end.tolist(), long_begin.tolist(), strict=True)):
-        size, price = trades.size[first:last], trades.price[first:last]
-        if first == last:
-            continue
-        large = size > np.quantile(trades.size[oldest:last], _LARGE_QUANTILE)
-        sums["volume"][row] = size.sum()
-        sums["notional"][row] = size @ price
-        sums["flow"][row] = size @ trades.side[first:last]
-        sums["large_share"][row] = large.mean()
-        sums["large_volume"][row] = size[large].sum()
-        sums["above"][row] = size[price > mid[row]].sum()
-    volume = sums["volume"]
+    oldest = np.searchsorted(trades.local_ns, ns - round(features.large_trade_window_s * _SECOND), side="right")
+    sums = windows.print_sums(begin, end, oldest, trades.price, trades.size, trades.side, mid, _LARGE_QUANTILE)
+    volume, large_volume = sums[:, windows.VOLUME], sums[:, windows.LARGE_VOLUME]
     with np.errstate(divide="ignore", invalid="ignore"):
-        vwap = sums["notional"] / volume
-        ratio = sums["large_volume"] / (volume - sums["large_volume"])
-    return {
-        "trade_volume_5m": volume,
-        "vwap_distance_bps": (mid - vwap) / vwap * _BPS,
-        "trade_flow_5m": sums["flow"],
-        "order_intensity_per_min": (end - begin) / (features.window_s / 60),
-        "large_trade_ratio": sums["large_share"],
-        "volume_profile": np.divide(sums["above"], volume, out=np.full(len(ns), np.nan), where=volume > 0),
-        "trade_size_ratio": ratio,
-    }
+        vwap = sums[:, windows.NOTIONAL] / volume
+        return {
+            "trade_volume_5m": volume,
+            "vwap_distance_bps": (mid - vwap) / vwap * _BPS,
+            "trade_flow_5m": sums[:, windows.FLOW],
+            "order_intensity_per_min": (end - begin) / (features.window_s / 60),
+            "large_trade_ratio": sums[:, windows.LARGE] / (end - begin),
+            "volume_profile": sums[:, windows.VOLUME_ABOVE] / volume,
+            "trade_size_ratio": large_volume / (volume - large_volume),
+        }
 
 
 def _price_features(market: Market, ns: Nanoseconds, mid: Floats, window_s: float) -> dict[str, Floats]:
     """Moves of the mid that was known then."""
-    seconds = np.arange(int(window_s), -1, -1, dtype=np.int64) * _SECOND
-    path = np.log(market.mid_at(ns[:, None] - seconds))
+    top = market.top
+    newest = np.searchsorted(top.local_ns, ns, side="right") - 1
+    deviation = windows.return_deviation(newest, ns, top.local_ns, np.log(top.mid), int(window_s), _SECOND)
     return {
-        "volatility_5m_bps": np.std(np.diff(path, axis=1), axis=1, ddof=1) * _BPS,
+        "volatility_5m_bps": deviation * _BPS,
         "momentum_1m_bps": (mid / market.mid_at(ns - 60 * _SECOND) - 1) * _BPS,
         "momentum_5m_bps": (mid / market.mid_at(ns - round(window_s * _SECOND)) - 1) * _BPS,
     }
 
 
-def _split_names(ns: Nanoseconds, warm: np.ndarray, split: Mapping[str, tuple[int, int]]) -> np.ndarray:
+def _split_names(ns: Nanoseconds, warm: NDArray[np.bool_], split: Mapping[str, tuple[int, int]]) -> NDArray[np.object_]:
     names = np.full(len(ns), "", dtype=object)
     for name, (begin, end) in split.items():
         names[(ns >= begin) & (ns < end) & warm] = name

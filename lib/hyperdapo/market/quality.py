@@ -34,3 +34,28 @@ def by_minute(market: Market) -> pd.DataFrame:
         counts = pd.Series(local_ns // _MINUTE * _MINUTE).value_counts()
         minutes[name] = counts.reindex(minutes.index, fill_value=0)
     return minutes.reset_index()
+
+
+def visible_levels(market: Market, ns: int) -> pd.DataFrame:
+    """D(p) of eq. 2.3 at an instant: a row per visible level, nearest first.
+
+    Returns
+    -------
+    `side` ("bid" or "ask"), `distance_bps` from mid (negative on the bid), `size_usd`, and `cumulative_usd` from the
+    best level on; empty before the first book.
+    """
+    row = int(market.book_at(ns)[0])
+    book, mid = market.book, float(market.mid_at(ns)[0])
+    sides = {"bid": (book.bid_price, book.bid_size), "ask": (book.ask_price, book.ask_size)} if row >= 0 else {}
+    frames = [pd.DataFrame(columns=["side", "distance_bps", "size_usd", "cumulative_usd"])]
+    for name, (prices, sizes) in sides.items():
+        visible = np.isfinite(prices[row])
+        price, usd = prices[row, visible], prices[row, visible] * sizes[row, visible]
+        columns = {
+            "side": name,
+            "distance_bps": (price / mid - 1) * _BPS,
+            "size_usd": usd,
+            "cumulative_usd": usd.cumsum(),
+        }
+        frames.append(pd.DataFrame(columns))
+    return pd.concat(frames[1:] or frames, ignore_index=True)

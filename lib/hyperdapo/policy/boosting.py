@@ -40,4 +40,5 @@ def fit(x: Floats, rewards: Floats, seed: int) -> list[HistGradientBoostingRegre
 
 def decide(models: list[HistGradientBoostingRegressor], x: Floats) -> NDArray[np.int64]:
     """(n,) the action with the highest foretold reward."""
-    return np.column_stack([model.predict(x) for model in models]).argmax(axis=1)
+    foretold: Floats = np.column_stack([model.predict(x) for model in models])
+    return np.argmax(foretold, axis=1)

@@ -14,11 +14,13 @@ from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths, atomic
 from hyperdapo.policy import boosting
 from hyperdapo.policy.models import load_adapter, load_base
-from hyperdapo.policy.scoring import Scorer
-from hyperdapo.policy.training import States, log_probabilities, make_scorer, seed_folder
+from hyperdapo.policy.scoring import Encodings, Scorer
+from hyperdapo.policy.training import States, make_scorer, score, seed_folder
 
 
-def decide_all(parameters: Parameters, paths: Paths, features: pd.DataFrame, training: States, tested: States) -> pd.DataFrame:
+def decide_all(
+    parameters: Parameters, paths: Paths, features: pd.DataFrame, training: States, tested: States
+) -> pd.DataFrame:
     """The rows of `decisions.parquet`: the untrained base, every algorithm and seed, and the boosted yardstick.
 
     Returns
@@ -33,22 +35,26 @@ def decide_all(parameters: Parameters, paths: Paths, features: pd.DataFrame, tra
     ModelError
         If an adapter was trained on another base.
     """
+    model: Any
     model, tokenizer = load_base(parameters.policy)
-    batch = parameters.inference.batch_size
-    frames = []
     seeds = parameters.training.seeds
-    untrained = log_probabilities(make_scorer(model, tokenizer, parameters), tested.prompts, batch)
-    frames.append(_frame(tested, "untrained", seeds[0], np.exp(untrained), parameters))
-    for algorithm in parameters.training.algorithms:
-        for seed in seeds:
-            adapted = load_adapter(model, parameters.policy, seed_folder(paths.model(algorithm), seed))
-            scored = log_probabilities(make_scorer(adapted, tokenizer, parameters), tested.prompts, batch)
-            frames.append(_frame(tested, algorithm, seed, np.exp(scored), parameters))
-            model = adapted.unload()
+    adapters = [(algorithm, seed) for algorithm in parameters.training.algorithms for seed in seeds]
+    for algorithm, seed in adapters:
+        folder = seed_folder(paths.model(algorithm), seed)
+        model = load_adapter(model, parameters.policy, folder, f"{algorithm}_{seed}")
+    scorer = make_scorer(model, tokenizer, parameters)
+    states = Encodings(scorer, tested.prompts, parameters.training.memory_gb)
+    count, batch = len(tested), parameters.inference.batch_size
+    with model.disable_adapter():
+        frames = [_frame(tested, "untrained", seeds[0], np.exp(score(scorer, states, count, batch)), parameters)]
+    for algorithm, seed in adapters:
+        model.set_adapter(f"{algorithm}_{seed}")
+        frames.append(_frame(tested, algorithm, seed, np.exp(score(scorer, states, count, batch)), parameters))
     regressors = boosting.fit(boosting.inputs(features, training.table), training.rewards, parameters.seed)
     chosen = boosting.decide(regressors, boosting.inputs(features, tested.table))
-    nothing = np.full(tested.rewards.shape, np.nan)
-    frames.append(_frame(tested, "boosting", seeds[0], nothing, parameters).assign(action=chosen, offset_bps=np.array(parameters.policy.offsets_bps)[chosen]))
+    chosen_offsets = np.array(parameters.policy.offsets_bps)[chosen]
+    unknown = _frame(tested, "boosting", seeds[0], np.full(tested.rewards.shape, np.nan), parameters)
+    frames.append(unknown.assign(action=chosen, offset_bps=chosen_offsets))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -60,7 +66,9 @@ def save_decisions(decisions: pd.DataFrame, folder: Path) -> list[Path]:
 
 
 @torch.no_grad()
-def measure_latency(scorer: Scorer, model: Any, tokenizer: Any, prompts: Sequence[str], tokens: int = 8) -> pd.DataFrame:
+def measure_latency(
+    scorer: Scorer, model: Any, tokenizer: Any, prompts: Sequence[str], tokens: int = 8
+) -> pd.DataFrame:
     """Time of one decision by scoring the letters in one pass, and by generating text, one prompt at a time.
 
     Returns
@@ -68,15 +76,21 @@ def measure_latency(scorer: Scorer, model: Any, tokenizer: Any, prompts: Sequenc
     `way, decisions, median_measured_ms, p99_measured_ms`: wall times of this machine, not of the market.
     """
 
-    def score(prompt: str) -> None:
-        scorer.log_probabilities(scorer.trunk([prompt]))
+    def read_letters(prompt: str) -> None:
+        scorer.log_probabilities(scorer.encode([prompt]))
 
     def generate(prompt: str) -> None:
         encoded = tokenizer([prompt], return_tensors="pt").to(model.device)
-        model.generate(**encoded, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+        model.generate(
+            **encoded,
+            max_new_tokens=tokens,
+            min_new_tokens=tokens,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id,
+        )
 
     rows = []
-    for way, decide in (("score K letters in one pass", score), (f"generate {tokens} tokens", generate)):
+    for way, decide in (("score K letters in one pass", read_letters), (f"generate {tokens} tokens", generate)):
         decide(prompts[0])
         times = []
         for prompt in prompts:

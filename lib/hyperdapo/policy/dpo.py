@@ -1,4 +1,4 @@
-"""DPO by TRL's trainer as it is: the best action of a state against the worst, one letter each (Listings 4.3 and 4.6)."""
+"""DPO by TRL's trainer as it is: the best action of a state against the worst, one letter each (Listings 4.3, 4.6)."""
 
 import logging
 from collections.abc import Callable
@@ -11,7 +11,8 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
-from trl import DPOConfig, DPOTrainer
+from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.dpo_trainer import DPOTrainer
 
 from hyperdapo.params import Parameters
 
@@ -67,6 +68,7 @@ def train(
     trainer = DPOTrainer(model, args=config, train_dataset=data, processing_class=tokenizer, callbacks=[recorder])
     trainer.remove_callback(PrinterCallback)
     trainer.train()
+    model.delete_adapter("ref")  # the trainer's copy of the untrained adapter
     model.eval()
     return recorder.rows
 

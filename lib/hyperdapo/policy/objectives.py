@@ -1,8 +1,8 @@
 """Objective functions: tensors in, tensors out (DESIGN §6).
 
-How `dapo` differs from the DAPO paper (arXiv:2503.14476): the simulator replays all K candidate orders from each state,
-so the group of a state is its whole action set, known in full. The expectation over actions is exact: nothing is sampled,
-nothing is generated, and an action is one token, so that the token-level mean of the paper is the mean over states.
+How `dapo` differs from the DAPO paper (arXiv:2503.14476): the simulator replays all K candidate orders from each
+state, so the group of a state is its whole action set, known in full. The expectation over actions is exact: nothing is
+sampled, nothing generated, and an action is one token, so that the token-level mean of the paper is the mean over states.
 Advantages are divided by a fixed temperature in bps, not by the group's deviation, and an entropy term of the same
 size keeps the policy from settling on the best fixed offset before it has read the state.
 """
@@ -41,7 +41,7 @@ def advantages(rewards: Tensor, old_log_probabilities: Tensor, temperature_bps: 
 def clipped_surrogate(
     log_probabilities: Tensor, old_log_probabilities: Tensor, advantage: Tensor, clip_low: float, clip_high: float
 ) -> Surrogate:
-    """Decoupled clipping (eq. 2.8 as the DAPO paper has it): min(r A, clip(r, 1 - low, 1 + high) A) for both signs of A.
+    """Decoupled clipping (eq. 2.8 as the DAPO paper has it): min(r A, clip(r, 1 - low, 1 + high) A), whatever A's sign.
 
     All tensors are (n, K). The expectation over actions is under the rollout policy.
     """

@@ -55,7 +55,7 @@ def reward_matrix(outcomes: pd.DataFrame, measure: str = "reward") -> tuple[pd.D
     DataError
         If a state lacks an action, or a reward is not finite.
     """
-    table = outcomes.pivot(index="order_id", columns="action", values=measure)
+    table = outcomes.set_index(["order_id", "action"])[measure].unstack()  # noqa: PD010
     if table.empty or not np.isfinite(table.to_numpy()).all():
         raise DataError(f"{measure} is missing or not finite for some orders: run 04_preference_pairs again")
     states = outcomes[outcomes["action"] == 0].set_index("order_id").loc[table.index].reset_index()

@@ -1,12 +1,14 @@
 """State and action as text (§4.8.1, Listing 4.8, DESIGN §6).
 
 A prompt is the constant instruction first and the changing numbers last, so that a model can keep the keys and values
-of the instruction. Each feature is a word beside one digit. What foretells the price is told relative to the order's
-side: it pushes the price `away` from the order (a buy sees it rise) or `toward` it (a buy sees it fall).
+of the instruction. Each feature is a word beside a signed digit. What foretells the price is told relative to the
+order's side: positive where it drives the price away from the order (a buy sees it rise), negative where it brings the
+price to it.
 
 A letter stands for each candidate offset, so that an action is one token. The style `text` writes an order out.
 """
 
+import math
 import re
 import string
 from collections.abc import Callable, Mapping, Sequence
@@ -73,10 +75,10 @@ def letters(offsets_bps: Sequence[float]) -> list[str]:
 
 def instruction(offsets_bps: Sequence[float]) -> str:
     """The constant beginning of every prompt: what each letter means and how the numbers are to be read."""
-    options = ", ".join(f"{letter} {_place(bps)}" for letter, bps in zip(letters(offsets_bps), offsets_bps, strict=True))
+    options = ", ".join(f"{letter} {bps:+g}" for letter, bps in zip(letters(offsets_bps), offsets_bps, strict=True))
     return (
-        f"Choose the price of a limit order: {options}. Signals from -9 (pushes the price toward the order)"
-        " to +9 (pushes it away).\n"
+        f"Choose a limit price, in bps through the mid: {options}. "
+        "Signals: -9 the price comes to the order, +9 it runs away.\n"
     )
 
 
@@ -164,18 +166,16 @@ def _heads(states: pd.DataFrame, parents: pd.DataFrame, style: Style) -> list[st
     if style == "anonymous":
         return [f"{mood} {verb}:" for mood, verb in zip(parents["objective"], verbs, strict=True)]
     rows = zip(parents["objective"], verbs, states["asset"], states["mid"], strict=True)
-    return [f"{mood} {verb} {asset} at {mid:.5g}:" if mid < 1e4 else f"{mood} {verb} {asset} at {mid:.0f}:"
-            for mood, verb, asset, mid in rows]
+    return [f"{mood} {verb} {asset} at {_five_figures(mid)}:" for mood, verb, asset, mid in rows]
+
+
+def _five_figures(price: float) -> str:
+    """The price to five significant figures, never fewer: prompts of one asset are then of one length."""
+    return f"{price:.{max(0, 4 - math.floor(math.log10(price)))}f}"
 
 
 def _signals(digits: NDArray[np.int64]) -> str:
     return "".join(f" {feature.word} {digit:+d}" for feature, digit in zip(FEATURES, digits.tolist(), strict=True))
-
-
-def _place(offset_bps: float) -> str:
-    if offset_bps == 0:
-        return "at mid"
-    return f"{_plain(abs(offset_bps))} bps {'behind' if offset_bps < 0 else 'through'} mid"
 
 
 def _verb(side: int) -> str:

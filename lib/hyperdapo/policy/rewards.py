@@ -1,9 +1,9 @@
-"""The reward of an order (eq. 3.3), relative to its side: a sell is rewarded for a high price as a buy is for a low one.
+"""The reward of an order (eq. 3.3), relative to its side: a sell is rewarded for a high price as a buy for a low one.
 
     R = alpha R_execution + beta R_risk + gamma R_cost,  all in bps of the arrival mid
 
-The draft's R_exec has no side, and an order that never fills costs it nothing (DESIGN §5). Here the side counts, and what
-completing the order at the horizon costs is its slippage. With weights (1, 0, 1) the reward is minus the total cost.
+The draft's R_exec has no side, and an order that never fills costs it nothing (DESIGN §5). Here the side counts, and
+what completing the order at the horizon costs is its slippage. With weights (1, 0, 1) the reward is minus the total cost.
 """
 
 from collections.abc import Sequence

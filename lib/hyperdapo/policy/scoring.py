@@ -1,47 +1,43 @@
 """The policy as a distribution over K letters: one forward pass, nothing generated (DESIGN §6).
 
-Three things are computed less often than a plain forward pass would: the instruction, which every prompt begins with
-(once for a batch); the layers below the lowest adapter, the trunk, which training never changes (once for a state);
-and the logits, of which only the K letters after the last token are needed. `tests/test_models.py` holds the result
-to that of the plain forward pass.
+The adapter is an activated LoRA (arXiv:2504.12397, PEFT's `alora_invocation_tokens`): it acts from the cue at the end
+of the prompt on, so that everything before the cue is read by the frozen base alone. Its keys and values therefore
+never change: they are computed once for a state, whatever the adapter and however long it trains, and those of the
+instruction once for all states. What is left for each pass are the few tokens of the cue, and K rows of the output
+layer. `tests/test_models.py` holds the result to that of the plain forward pass.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import DynamicCache
 
 from hyperdapo.errors import ModelError
+from hyperdapo.policy.prompts import CUE
+
+_BATCH = 32
 
 
 @dataclass(frozen=True)
-class Hidden:
-    """What the trunk makes of n states: `states` (n, T, d), padded on the right, `last` (n,) the place of the last token."""
+class Encoded:
+    """n states as the base reads them, cue left out.
 
-    states: Tensor
-    last: Tensor
+    `memory` (n, T, layers, 2, heads, d) are keys and values, padded on the right; `lengths` (n,) tokens.
+    """
 
-    def __getitem__(self, rows: Any) -> "Hidden":
-        return Hidden(self.states[rows], self.last[rows])
+    memory: Tensor
+    lengths: Tensor
 
     def __len__(self) -> int:
-        return len(self.states)
+        return len(self.lengths)
 
-
-class _SharedPrefix:
-    """Keys and values of the instruction: computed for one row, seen by every row of the batches that follow."""
-
-    def __init__(self) -> None:
-        self._layers: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        if layer not in self._layers:
-            self._layers[layer] = keys, values
-            return keys, values
-        before = (tensor.expand(len(keys), -1, -1, -1) for tensor in self._layers[layer])
-        return tuple(torch.cat(pair, dim=-2) for pair in zip(before, (keys, values), strict=True))  # type: ignore[return-value]
+    def __getitem__(self, rows: Any) -> "Encoded":
+        return Encoded(self.memory[rows], self.lengths[rows])
 
 
 class Scorer:
@@ -49,11 +45,10 @@ class Scorer:
 
     Parameters
     ----------
-    model : a causal language model of the Llama or Qwen2 kind, with or without a LoRA adapter
+    model : a causal language model, plain or with activated LoRA adapters of which one is active
     tokenizer : its tokenizer
     instruction : what every prompt begins with
     letters : (K,) the letter of each action
-    frozen : the number of layers, from the lowest, that no adapter touches
 
     Raises
     ------
@@ -61,67 +56,114 @@ class Scorer:
         If a letter is not one token.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, instruction: str, letters: Sequence[str], frozen: int = 0) -> None:
-        base = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self._decoder: Any = base.model
+    def __init__(self, model: Any, tokenizer: Any, instruction: str, letters: Sequence[str]) -> None:
+        self._model = model
         self._tokenizer = tokenizer
         self._instruction = instruction
-        self._frozen, self._trained = self._decoder.layers[:frozen], self._decoder.layers[frozen:]
-        self._letters = base.get_output_embeddings().weight[_letter_ids(tokenizer, letters)].detach().float()
-        opening = torch.tensor([tokenizer(instruction)["input_ids"]], device=self._letters.device)
-        self._length = opening.shape[1]
-        self._frozen_prefix = _SharedPrefix()
-        with torch.no_grad():
-            self._opening = self._run(self._frozen, self._decoder.embed_tokens(opening), self._frozen_prefix, 0)
+        self._base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self._letters = self._base.get_output_embeddings().weight[letter_ids(tokenizer, letters)].detach().float()
+        self._cue = torch.tensor([cue_ids(tokenizer)], device=model.device)
+        opening = torch.tensor([tokenizer(instruction)["input_ids"]], device=model.device)
+        self._opening = self._read(opening, DynamicCache())
 
-    @torch.no_grad()
-    def trunk(self, prompts: Sequence[str]) -> Hidden:
-        """The states of `prompts` below the lowest adapter.
+    def encode(self, prompts: Sequence[str]) -> Encoded:
+        """What the base makes of n prompts, without instruction and cue.
 
         Raises
         ------
         ModelError
-            If a prompt does not begin with the instruction.
+            If a prompt does not begin with the instruction or does not end with the cue.
         """
         for prompt in prompts:
-            if not prompt.startswith(self._instruction):
-                raise ModelError(f"this prompt does not begin with the instruction: {prompt[:80]!r}")
-        texts = [prompt[len(self._instruction) :] for prompt in prompts]
+            if not (prompt.startswith(self._instruction) and prompt.endswith(CUE)):
+                raise ModelError(f"a prompt must begin with the instruction and end with {CUE!r}, not {prompt!r}")
+        texts = [prompt[len(self._instruction) : -len(CUE)] for prompt in prompts]
         rows = [torch.tensor(ids) for ids in self._tokenizer(texts, add_special_tokens=False)["input_ids"]]
-        tokens = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self._letters.device)
-        last = torch.tensor([len(row) - 1 for row in rows], device=tokens.device)
-        embedded = self._decoder.embed_tokens(tokens)
-        return Hidden(self._run(self._frozen, embedded, self._frozen_prefix, self._length), last)
+        tokens = pad_sequence(rows, batch_first=True).to(self._model.device)
+        opening = self._opening.expand(len(rows), *self._opening.shape[1:])
+        memory = self._read(tokens, _as_cache(opening))[:, self._opening.shape[1] :]
+        return Encoded(memory, torch.tensor([len(row) for row in rows], device=tokens.device))
 
-    def log_probabilities(self, hidden: Hidden) -> Tensor:
+    def log_probabilities(self, encoded: Encoded) -> Tensor:
         """(n, K) in float32, with a gradient where the adapter wants one."""
-        prefix = _SharedPrefix()
-        self._run(self._trained, self._opening, prefix, 0)
-        outputs = self._run(self._trained, hidden.states, prefix, self._length)
-        rows = torch.arange(len(hidden), device=outputs.device)
-        answers = self._decoder.norm(outputs[rows, hidden.last])
-        return torch.log_softmax(answers.float() @ self._letters.T, dim=-1)
+        count = len(encoded)
+        memory = torch.cat([self._opening.expand(count, *self._opening.shape[1:]), encoded.memory], dim=1)
+        begins = self._opening.shape[1] + encoded.lengths
+        places = torch.arange(memory.shape[1] + self._cue.shape[1], device=memory.device)
+        seen = (places < begins[:, None]) | (places >= memory.shape[1])
+        answer = self._model(
+            input_ids=self._cue.expand(count, -1),
+            attention_mask=seen.long(),
+            position_ids=begins[:, None] + torch.arange(self._cue.shape[1], device=memory.device),
+            past_key_values=_as_cache(memory),
+            use_cache=True,
+            output_hidden_states=True,
+            logits_to_keep=torch.empty(0, dtype=torch.long, device=memory.device),  # only the K rows below are needed
+        )
+        return torch.log_softmax(answer.hidden_states[-1][:, -1].float() @ self._letters.T, dim=-1)
 
-    def _run(self, layers: Iterable[nn.Module], states: Tensor, prefix: _SharedPrefix, start: int) -> Tensor:
-        """`states` (n, T, d) of tokens `start`, `start` + 1, … through `layers`."""
-        positions = torch.arange(start, start + states.shape[1], device=states.device)[None]
-        rotary = self._decoder.rotary_emb(states, positions)
-        unseen = torch.arange(int(positions[0, -1]) + 1, device=states.device) > positions[0, :, None]
-        mask = torch.zeros(unseen.shape, dtype=states.dtype, device=states.device).masked_fill(unseen, -torch.inf)
-        for layer in layers:
-            states = layer(
-                states,
-                attention_mask=mask[None, None],
-                position_embeddings=rotary,
-                position_ids=positions,
-                past_key_values=prefix,
-            )
-        return states
+    @torch.no_grad()
+    def _read(self, tokens: Tensor, cache: Any) -> Tensor:
+        """Keys and values (n, T, layers, 2, heads, d) once the base has read `tokens` (n, t) behind what `cache` has."""
+        with self._model.disable_adapter() if self._model is not self._base else nullcontext():
+            self._base.model(input_ids=tokens, past_key_values=cache, use_cache=True)
+        layers = [torch.stack([layer.keys, layer.values]) for layer in cache.layers]
+        return torch.stack(layers).permute(2, 4, 0, 1, 3, 5)
 
 
-def _letter_ids(tokenizer: Any, letters: Sequence[str]) -> list[int]:
+class Encodings:
+    """What the base makes of each of n prompts: computed when first asked for, and kept while `limit_gb` lasts."""
+
+    def __init__(self, scorer: Scorer, prompts: Sequence[str], limit_gb: float) -> None:
+        self._scorer = scorer
+        self._prompts = prompts
+        self._left = limit_gb * 1e9
+        self._kept: dict[int, Tensor] = {}
+
+    def __getitem__(self, rows: Sequence[int]) -> Encoded:
+        """The states of `rows`, in their order, padded to the longest of them."""
+        fresh: dict[int, Tensor] = {}
+        missing = [row for row in rows if row not in self._kept]
+        for start in range(0, len(missing), _BATCH):
+            batch = missing[start : start + _BATCH]
+            encoded = self._scorer.encode([self._prompts[row] for row in batch])
+            for row, memory, length in zip(batch, encoded.memory, encoded.lengths.tolist(), strict=True):
+                fresh[row] = memory[:length].clone()
+        found = [self._kept[row] if row in self._kept else fresh[row] for row in rows]
+        for row, memory in fresh.items():
+            self._left -= memory.nbytes
+            if self._left >= 0:
+                self._kept[row] = memory
+        lengths = torch.tensor([len(memory) for memory in found], device=found[0].device)
+        return Encoded(pad_sequence(found, batch_first=True), lengths)
+
+
+def cue_ids(tokenizer: Any) -> list[int]:
+    """The tokens of the cue, from which on an adapter acts."""
+    ids: list[int] = tokenizer(CUE, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def letter_ids(tokenizer: Any, letters: Sequence[str]) -> list[int]:
+    """The token of each letter as it follows the cue.
+
+    Raises
+    ------
+    ModelError
+        If a letter is not one token.
+    """
     tokens = [tokenizer(f" {letter}", add_special_tokens=False)["input_ids"] for letter in letters]
     for letter, ids in zip(letters, tokens, strict=True):
         if len(ids) != 1:
-            raise ModelError(f"{letter!r} is {len(ids)} tokens of this tokenizer; an action must be one: use fewer offsets")
+            raise ModelError(
+                f"{letter!r} is {len(ids)} tokens of this tokenizer, not one: use fewer policy.offsets_bps"
+            )
     return [ids[0] for ids in tokens]
+
+
+def _as_cache(memory: Tensor) -> DynamicCache:
+    """Keys and values (n, T, layers, 2, heads, d) in the form that transformers wants."""
+    cache = DynamicCache()
+    for layer, (keys, values) in enumerate(memory.permute(2, 3, 0, 4, 1, 5)):
+        cache.update(keys, values, layer)
+    return cache

@@ -1,0 +1,107 @@
+"""Figures: one width, the same bytes each time, fonts inside, and every plot of the evidence drawn once."""
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hyperdapo.evidence import convergence_figures, figures, metrics, results_figures, significance
+from hyperdapo.paths import Paths
+from test_metrics import EVIDENCE, orders_frame
+from test_tables import training_log
+
+DRAW = """
+import sys
+from hyperdapo.evidence import figures
+from hyperdapo.paths import Paths
+figure, axis = figures.new()
+axis.plot([1, 2, 3], label="a − b §")
+axis.legend()
+figures.save(figure, Paths("smoke"), "line")
+assert "matplotlib.pyplot" not in sys.modules, "a figure without pyplot is shown once"
+"""
+
+
+@pytest.fixture
+def paths(tmp_path, monkeypatch) -> Paths:
+    monkeypatch.setenv("HYPERDAPO_OUTPUTS", str(tmp_path / "outputs"))
+    return Paths("smoke")
+
+
+@pytest.fixture
+def orders() -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    blocks = np.repeat(np.arange(12), 5)
+    names = ["market", "best_fixed", "dapo", "dpo"]
+    frames = [
+        orders_frame(name, rng.normal(4, 2, 60), blocks, asset=asset) for asset in ("BTC", "ETH") for name in names
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def test_figures_are_the_same_in_every_process(paths: Paths) -> None:
+    files = [paths.figures / "line.pdf", paths.figures / "line.png"]
+    contents = []
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", DRAW], check=True)  # a new hash seed each time
+        contents.append([file.read_bytes() for file in files])
+    assert contents[0] == contents[1]
+    pdf = contents[0][0]
+    assert b"CreationDate" not in pdf and b"/FontFile2" in pdf and b"/Type3" not in pdf
+
+
+def test_every_figure_is_as_wide_as_the_text(paths: Paths) -> None:
+    figure, axes = figures.new(2, 3, height=0.5, sharey=True)
+    assert axes.shape == (2, 3) and figure.get_figwidth() == figures.TEXT_WIDTH_IN
+    shown = figures.save(figure, paths, "grid")
+    assert shown.data == (paths.figures / "grid.png").read_bytes()
+    box = re.search(rb"/MediaBox \[ ?0 0 ([\d.]+)", (paths.figures / "grid.pdf").read_bytes())
+    assert box and float(box[1]) == pytest.approx(72 * figures.TEXT_WIDTH_IN, abs=0.01)
+
+
+def test_an_unknown_asset_always_has_the_same_colour() -> None:
+    assert figures.ASSET_COLOURS["DOGE"] == figures.ASSET_COLOURS["DOGE"] != figures.ASSET_COLOURS["BTC"]
+    assert "DOGE" not in figures.ASSET_COLOURS
+
+
+def test_results_are_drawn(paths: Paths, orders: pd.DataFrame) -> None:
+    tests = significance.compare(orders, "best_fixed", EVIDENCE, 0)
+    tests["significant"] = significance.is_significant(tests, 0.95)
+    strategies = ["market", "dapo", "dpo"]
+    forest = results_figures.plot_forest(tests, strategies, "best_fixed")
+    assert [label.get_text() for label in forest.axes[0].get_yticklabels()] == ["Market", "DAPO", "DPO"]
+    parts = metrics.decompose(orders, "best_fixed", EVIDENCE, 0)
+    decomposition = results_figures.plot_decomposition(parts, strategies, "best_fixed")
+    independence = results_figures.plot_independence(tests)
+    for name, figure in {"forest": forest, "parts": decomposition, "independence": independence}.items():
+        assert figures.save(figure, paths, name).data
+
+
+def test_the_learning_gap_shows_its_intervals(paths: Paths) -> None:
+    gaps = pd.DataFrame({"asset": ["BTC", "BTC", "ETH"], "algorithm": ["dapo", "dpo", "dapo"], "seed": 0})
+    levels = {
+        "untrained_bps": -6.0,
+        "best_fixed_bps": -4.0,
+        "trained_bps": -3.0,
+        "boosting_bps": -2.5,
+        "oracle_bps": -2.0,
+    }
+    gaps = gaps.assign(**levels, gap_closed=0.5, gap_ci_low=0.3, gap_ci_high=0.6, boosting_gap_closed=0.75)
+    figure = results_figures.plot_learning_gap(gaps)
+    shares = figure.axes[1].collections
+    assert len(shares) == 3 and np.allclose(shares[0].get_segments()[0][:, 0], [30, 60])
+    assert figures.save(figure, paths, "gap").data
+
+
+def test_convergence_is_drawn(paths: Paths) -> None:
+    log = pd.concat([training_log(asset) for asset in ("BTC", "ETH", "SOL")], ignore_index=True)
+    log = log.assign(entropy=1.0, clip_fraction=0.1, filtered_groups=2.0, heldout_best_fixed=-4.0)
+    assert figures.save(convergence_figures.plot_learning(log), paths, "learning").data
+    assert figures.save(convergence_figures.plot_training(log), paths, "training").data
+    page = convergence_figures.dashboard(log)
+    assert len(page.data) == 4 * 6 and sum(trace.showlegend for trace in page.data) == 6
+    html = [page.to_html(include_plotlyjs=False, div_id="training") for _ in range(2)]
+    assert html[0] == html[1]
