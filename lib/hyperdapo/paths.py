@@ -1,6 +1,6 @@
 """The only directory names of the project.
 
-`HYPERDAPO_DATA` moves what is derived, `HYPERDAPO_OUTPUTS` moves what is shown; both default to folders of the repository.
+`HYPERDAPO_DATA` moves what is derived, `HYPERDAPO_OUTPUTS` what is shown; both default to folders of the repository.
 """
 
 import os

@@ -75,6 +75,8 @@ class Synthetic(_Section):
 
 
 class Clean(_Section):
+    """What counts as a gap."""
+
     max_gap_s: Positive
 
 
@@ -92,6 +94,8 @@ class Split(_Section):
 
 
 class Features(_Section):
+    """When a decision may be taken, and the windows of the features."""
+
     warmup_s: NonNegative
     decision_interval_s: Positive
     window_s: Positive
@@ -137,10 +141,14 @@ class Latency(_Section):
 
 
 class Fees(_Section):
+    """The account's volume tier."""
+
     tier: Annotated[int, Field(ge=0, le=6)]
 
 
 class Execution(_Section):
+    """Latency, fees, queue, impact and slicing of the replay."""
+
     latency: Latency
     fees: Fees
     cancel_ahead_share: Share
@@ -149,6 +157,8 @@ class Execution(_Section):
 
 
 class Lora(_Section):
+    """The low-rank adapter."""
+
     rank: Count
     alpha: Count
     dropout: Share
@@ -184,6 +194,8 @@ class Dapo(_Section):
 
 
 class Dpo(_Section):
+    """TRL's DPO trainer."""
+
     steps: Count
     pairs_per_step: Count
     learning_rate: Positive
@@ -192,6 +204,8 @@ class Dpo(_Section):
 
 
 class Training(_Section):
+    """Algorithms, seeds, and how often the policy is looked at."""
+
     algorithms: list[Algorithm] = Field(min_length=1)
     seeds: list[int] = Field(min_length=1)
     evaluate_every: Count
@@ -202,11 +216,15 @@ class Training(_Section):
 
 
 class Inference(_Section):
+    """How decisions are taken."""
+
     batch_size: Count
     latency_decisions: Count
 
 
 class Evidence(_Section):
+    """Blocks, intervals, and the tolerance of `verify`."""
+
     block_s: Positive
     bootstrap: Count
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)]

@@ -20,6 +20,7 @@ from typing import Any
 import nbformat
 import papermill
 from papermill.exceptions import PapermillExecutionError
+from traitlets.config import Config
 
 from hyperdapo import schema
 from hyperdapo.errors import HyperdapoError, ParameterError
@@ -30,6 +31,7 @@ STAGES = tuple(path.stem for path in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")
 ACROSS_ASSETS = ("06_convergence", "09_significance")
 
 _PACKAGE = Path(__file__).parent
+_PRIVATE_KERNEL = Config(KernelManager={"transport": "ipc"})  # sockets of this user, no open TCP port
 
 
 def dependencies(stage: str) -> tuple[list[Path], list[str]]:
@@ -96,7 +98,9 @@ def render(notebook: Path, output: Path, given: Mapping[str, Any]) -> None:
     with atomic(output) as temporary:
         unfinished = temporary.with_suffix(".ipynb")
         try:
-            papermill.execute_notebook(str(notebook), str(unfinished), parameters=dict(given), progress_bar=False)
+            papermill.execute_notebook(
+                str(notebook), str(unfinished), parameters=dict(given), progress_bar=False, config=_PRIVATE_KERNEL
+            )
         except PapermillExecutionError as error:
             os.replace(unfinished, failed)
             raise HyperdapoError(f"{error.ename}: {error.evalue}\n  the notebook as it stopped: {failed}") from None
@@ -138,7 +142,7 @@ def run_lock() -> Iterator[int]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise HyperdapoError(
-                f"another run is at work in {data_root()}; wait for it, stop it, or set HYPERDAPO_DATA to another folder"
+                f"another run is at work in {data_root()}; wait for it, or set HYPERDAPO_DATA to another folder"
             ) from None
         yield file.fileno()
 

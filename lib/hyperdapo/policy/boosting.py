@@ -41,4 +41,4 @@ def fit(x: Floats, rewards: Floats, seed: int) -> list[HistGradientBoostingRegre
 def decide(models: list[HistGradientBoostingRegressor], x: Floats) -> NDArray[np.int64]:
     """(n,) the action with the highest foretold reward."""
     foretold: Floats = np.column_stack([model.predict(x) for model in models])
-    return np.argmax(foretold, axis=1)
+    return foretold.argmax(axis=1).astype(np.int64)

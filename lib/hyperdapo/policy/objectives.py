@@ -1,10 +1,10 @@
 """Objective functions: tensors in, tensors out (DESIGN §6).
 
 How `dapo` differs from the DAPO paper (arXiv:2503.14476): the simulator replays all K candidate orders from each
-state, so the group of a state is its whole action set, known in full. The expectation over actions is exact: nothing is
-sampled, nothing generated, and an action is one token, so that the token-level mean of the paper is the mean over states.
-Advantages are divided by a fixed temperature in bps, not by the group's deviation, and an entropy term of the same
-size keeps the policy from settling on the best fixed offset before it has read the state.
+state, so the group of a state is its whole action set, known in full. The expectation over actions is exact: nothing
+is sampled, nothing generated, and an action is one token, so that the paper's mean over tokens is the mean over states.
+Advantages are divided by a fixed temperature in bps, not by the group's deviation, and an entropy term keeps the policy
+from settling on the best fixed offset before it has read the state.
 """
 
 from dataclasses import dataclass

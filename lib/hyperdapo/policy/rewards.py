@@ -3,7 +3,7 @@
     R = alpha R_execution + beta R_risk + gamma R_cost,  all in bps of the arrival mid
 
 The draft's R_exec has no side, and an order that never fills costs it nothing (DESIGN §5). Here the side counts, and
-what completing the order at the horizon costs is its slippage. With weights (1, 0, 1) the reward is minus the total cost.
+what it costs to complete the order at the horizon is slippage. With weights (1, 0, 1) the reward is minus the cost.
 """
 
 from collections.abc import Sequence

@@ -13,7 +13,7 @@ _END = "<|endoftext|>"
 
 
 def tokenizer() -> PreTrainedTokenizerBase:
-    """A byte-level BPE that has learnt the words of the prompts; each digit, and each letter of an action, is a token."""
+    """A byte-level BPE that has learnt the words of the prompts; each digit and each letter of an action is a token."""
     words = [f" {feature.word}" for feature in FEATURES] + [instruction([-50, -5, 0, 5]), CUE]
     answers = [f" {letter}" for letter in string.ascii_uppercase]
     bpe = Tokenizer(models.BPE())

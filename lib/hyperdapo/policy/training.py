@@ -72,7 +72,7 @@ class Examiner:
         self._scorer, self._best_fixed, self._every = scorer, best_fixed, training.evaluate_every
 
     def look(self) -> Row:
-        """Reward of the greedy action, beside that of the best fixed action and the oracle (bps); how often it is best."""
+        """Reward of the greedy action beside best fixed action and oracle (bps), and how often it is the best."""
         scored = score(self._scorer, self._states, len(self._rewards))
         earned = self._rewards[np.arange(len(scored)), scored.argmax(axis=1)]
         best = self._rewards.max(axis=1)

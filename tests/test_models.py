@@ -1,0 +1,144 @@
+"""Base models, adapters, and the scorer against the plain forward pass."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import get_peft_model
+from transformers import AutoModelForCausalLM, Qwen2Config
+
+from hyperdapo.errors import MissingInputError, ModelError
+from hyperdapo.params import load
+from hyperdapo.policy import tiny
+from hyperdapo.policy.models import add_adapter, load_adapter, load_base, lora_config, parameter_counts
+from hyperdapo.policy.prompts import CUE, instruction, letters
+from hyperdapo.policy.scoring import Encodings, Scorer, letter_ids
+
+POLICY = load("smoke").policy
+OFFSETS = POLICY.offsets_bps
+OPENING = instruction(OFFSETS)
+PROMPTS = [OPENING + body + CUE for body in (" BUY flow +3 size -1", " SELL BTC at 117245: imbalance -9", " BUY spread +0")]
+
+
+@pytest.fixture(scope="module")
+def adapted():
+    """A tiny Qwen2 whose adapter does something: its second factors are not zero."""
+    model, tokenizer = load_base(POLICY)
+    adapted = add_adapter(model, tokenizer, POLICY, seed=1)
+    generator = torch.Generator().manual_seed(2)
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            parameter.data = torch.randn(parameter.shape, generator=generator) / 4
+    return adapted.eval(), tokenizer
+
+
+def plain(model, tokenizer, prompt: str) -> torch.Tensor:
+    """Log-probabilities of the letters by one ordinary forward pass of PEFT's model."""
+    tokens = [tokenizer(part)["input_ids"] for part in (OPENING, prompt[len(OPENING) : -len(CUE)], CUE)]
+    logits = model(input_ids=torch.tensor([sum(tokens, [])])).logits[0, -1]
+    return torch.log_softmax(logits[letter_ids(tokenizer, letters(OFFSETS))].float(), dim=-1)
+
+
+def test_scorer_equals_the_plain_forward_pass(adapted) -> None:
+    model, tokenizer = adapted
+    scorer = Scorer(model, tokenizer, OPENING, letters(OFFSETS))
+    with torch.no_grad():
+        scored = scorer.log_probabilities(scorer.encode(PROMPTS))
+        expected = torch.stack([plain(model, tokenizer, prompt) for prompt in PROMPTS])
+    torch.testing.assert_close(scored, expected, atol=1e-5, rtol=1e-5)
+    with model.disable_adapter(), torch.no_grad():
+        untrained = scorer.log_probabilities(scorer.encode(PROMPTS))
+    assert (untrained - scored).abs().max() > 0.01, "the adapter must act"
+
+
+def test_scorer_has_the_gradient_of_the_plain_forward_pass(adapted) -> None:
+    model, tokenizer = adapted
+    scorer = Scorer(model, tokenizer, OPENING, letters(OFFSETS))
+    weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    ours = torch.autograd.grad(scorer.log_probabilities(scorer.encode(PROMPTS[:1]))[0, 0], weights)
+    theirs = torch.autograd.grad(plain(model, tokenizer, PROMPTS[0])[0], weights)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_encodings_are_the_same_whether_kept_or_read_again(adapted) -> None:
+    model, tokenizer = adapted
+    scorer = Scorer(model, tokenizer, OPENING, letters(OFFSETS))
+    kept, read_again = Encodings(scorer, PROMPTS, 1.0), Encodings(scorer, PROMPTS, 0.0)
+    for rows in ([0, 1, 2], [2, 0], [1]):
+        with torch.no_grad():
+            first, second = (scorer.log_probabilities(states[rows]) for states in (kept, read_again))
+        torch.testing.assert_close(first, second, atol=1e-5, rtol=1e-5)
+
+
+def test_a_prompt_without_instruction_or_cue_is_refused(adapted) -> None:
+    scorer = Scorer(*adapted, OPENING, letters(OFFSETS))
+    for prompt in ("BUY flow +3" + CUE, OPENING + "BUY flow +3"):
+        with pytest.raises(ModelError, match="begin with the instruction"):
+            scorer.encode([prompt])
+
+
+def test_a_letter_of_several_tokens_is_refused(adapted) -> None:
+    with pytest.raises(ModelError, match="not one"):
+        Scorer(*adapted, OPENING, ["A", "liquidation"])
+
+
+def test_adapters_share_a_base_and_stay_apart(adapted, tmp_path: Path) -> None:
+    model, tokenizer = adapted
+    folder = tmp_path / "smoke" / "models" / "BTC" / "dapo" / "seed_0"
+    model.save_pretrained(str(folder))
+    base, _ = load_base(POLICY)
+    loaded = load_adapter(base, POLICY, folder, "first")
+    scorer = Scorer(loaded, tokenizer, OPENING, letters(OFFSETS))
+    with torch.no_grad():
+        scored = scorer.log_probabilities(scorer.encode(PROMPTS))
+        expected = Scorer(model, tokenizer, OPENING, letters(OFFSETS))
+        torch.testing.assert_close(scored, expected.log_probabilities(expected.encode(PROMPTS)))
+    other = POLICY.model_copy(update={"base_model": "Qwen/Qwen2.5-7B"})
+    with pytest.raises(ModelError, match=r"trained on 'tiny-qwen2'.*Qwen/Qwen2\.5-7B"):
+        load_adapter(base, other, folder, "second")
+    with pytest.raises(MissingInputError, match="hyperdapo run --profile smoke --until 05"):
+        load_adapter(base, POLICY, folder.with_name("seed_9"), "third")
+
+
+def test_a_fresh_adapter_follows_its_seed_and_leaves_the_generator_alone() -> None:
+    before = torch.random.get_rng_state()
+    first, second, other = (add_adapter(*load_base(POLICY), POLICY, seed) for seed in (3, 3, 4))
+    assert torch.equal(before, torch.random.get_rng_state())
+    weights = [next(p for n, p in model.named_parameters() if "lora_A" in n) for model in (first, second, other)]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+def test_a_model_that_is_nowhere_names_the_command_that_fetches_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    absent = POLICY.model_copy(update={"base_model": "nobody/nothing-at-all"})
+    with pytest.raises(ModelError, match="hf download nobody/nothing-at-all"):
+        load_base(absent)
+
+
+def test_tiny_model_and_tokenizer_are_always_the_same() -> None:
+    first, second = tiny.tokenizer(), tiny.tokenizer()
+    assert first.get_vocab() == second.get_vocab()
+    for one, other in zip(tiny.model(first).parameters(), tiny.model(second).parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert np.ndim(letter_ids(first, letters(range(26)))) == 1
+
+
+def test_rank_16_on_qwen_trains_10_092_544_parameters() -> None:
+    """§4.3.2 prints 10,100,736; rank 16 on q, k, v, o of Qwen2.5-7B gives 10,092,544 of 7,615,616,512 (DESIGN §5)."""
+    config = Qwen2Config(
+        vocab_size=152064,
+        hidden_size=3584,
+        intermediate_size=18944,
+        num_hidden_layers=28,
+        num_attention_heads=28,
+        num_key_value_heads=4,
+        tie_word_embeddings=False,
+    )
+    policy = load("thesis").policy
+    with torch.device("meta"):
+        base = AutoModelForCausalLM.from_config(config)
+        _, total = parameter_counts(base)
+        adapted = get_peft_model(base, lora_config(config, tiny.tokenizer(), policy))
+    assert (parameter_counts(adapted)[0], total) == (10_092_544, 7_615_616_512)
