@@ -5,10 +5,9 @@ from pathlib import Path
 from time import perf_counter
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from hyperdapo.market.features import compute_features, decision_grid
 from markets import random_market
 from test_features import PARAMETERS, _oracle
-
-from hyperdapo.market.features import compute_features, decision_grid
 
 TARGET = 10.0
 PEER_ROWS = 60

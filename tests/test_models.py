@@ -18,7 +18,9 @@ from hyperdapo.policy.scoring import Encodings, Scorer, letter_ids
 POLICY = load("smoke").policy
 OFFSETS = POLICY.offsets_bps
 OPENING = instruction(OFFSETS)
-PROMPTS = [OPENING + body + CUE for body in (" BUY flow +3 size -1", " SELL BTC at 117245: imbalance -9", " BUY spread +0")]
+PROMPTS = [
+    OPENING + body + CUE for body in (" BUY flow +3 size -1", " SELL BTC at 117245: imbalance -9", " BUY spread +0")
+]
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +89,7 @@ def test_a_letter_of_several_tokens_is_refused(adapted) -> None:
 def test_adapters_share_a_base_and_stay_apart(adapted, tmp_path: Path) -> None:
     model, tokenizer = adapted
     folder = tmp_path / "smoke" / "models" / "BTC" / "dapo" / "seed_0"
-    model.save_pretrained(str(folder))
+    model.save_pretrained(str(folder), save_embedding_layers=False)
     base, _ = load_base(POLICY)
     loaded = load_adapter(base, POLICY, folder, "first")
     scorer = Scorer(loaded, tokenizer, OPENING, letters(OFFSETS))
@@ -111,7 +113,7 @@ def test_a_fresh_adapter_follows_its_seed_and_leaves_the_generator_alone() -> No
 
 
 def test_a_model_that_is_nowhere_names_the_command_that_fetches_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     absent = POLICY.model_copy(update={"base_model": "nobody/nothing-at-all"})
     with pytest.raises(ModelError, match="hf download nobody/nothing-at-all"):
         load_base(absent)

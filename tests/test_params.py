@@ -52,7 +52,7 @@ def test_a_wrong_parameter_is_one_clear_error(overrides: dict, says: str) -> Non
 def test_unknown_profile_and_asset_name_the_nearest() -> None:
     with pytest.raises(ParameterError, match="did you mean 'smoke'"):
         load("smok")
-    with pytest.raises(ParameterError, match="unknown asset 'ETC' .did you mean 'ETH'"):
+    with pytest.raises(ParameterError, match=r"unknown asset 'ETC' .did you mean 'ETH'"):
         load("smoke", asset="ETC")
 
 

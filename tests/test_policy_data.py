@@ -48,7 +48,7 @@ def test_pairs_prefer_the_best_over_the_worst() -> None:
     frame = outcomes_frame(rewards).assign(reward=rewards.ravel())
     prompts = pd.Series(["one", "two", "three"])
     pairs = build_pairs(frame, prompts, OFFSETS)
-    assert pairs[["chosen", "rejected", "prompt"]].values.tolist() == [["B", "A", "one"], ["A", "C", "three"]]
+    assert pairs[["chosen", "rejected", "prompt"]].to_numpy().tolist() == [["B", "A", "one"], ["A", "C", "three"]]
     assert (pairs["chosen_reward"] > pairs["rejected_reward"]).all()
     assert dataset_card(frame, pairs)["without_difference"].sum() == 1
 

@@ -1,6 +1,7 @@
 """The bounds of DESIGN §8, held by a test: short cells, short modules, one direction of imports, no paths in cells."""
 
 import ast
+import itertools
 import re
 import statistics
 import subprocess
@@ -49,7 +50,7 @@ class TestNotebook:
 
     def test_each_step_states_its_intent_first(self, path: Path) -> None:
         cells = nbformat.read(path, as_version=4).cells
-        for before, cell in zip(cells[2:], cells[3:], strict=False):
+        for before, cell in itertools.pairwise(cells[2:]):
             if cell.cell_type == "code":
                 assert before.cell_type == "markdown", f"no sentence before:\n{cell.source}"
         assert [cell for cell in cells if cell.cell_type == "markdown"][-1].source.startswith("## Limits")

@@ -112,13 +112,15 @@ def render(notebook: Path, output: Path, given: Mapping[str, Any]) -> None:
 
 
 def _forget_machine(path: Path) -> None:
-    """Drop what papermill and the kernel note of this machine, so that a render is the same wherever it was made."""
+    """Drop what papermill and the kernel note of this machine, and progress bars: a render is the same everywhere."""
     notebook = nbformat.read(path, as_version=4)
     kept = notebook.metadata.get("papermill", {}).get("parameters", {})
     notebook.metadata["papermill"] = {"parameters": kept}
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         cell.metadata.pop("papermill", None)
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if "\r" not in output.get("text", "")]
     nbformat.write(notebook, path)
 
 

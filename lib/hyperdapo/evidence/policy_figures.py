@@ -38,9 +38,7 @@ def plot_training(log: pd.DataFrame, asset: str) -> Figure:
 def plot_actions(decisions: pd.DataFrame, asset: str) -> Figure:
     """Share of the test orders that each policy places at each offset."""
     policies = list(decisions["policy"].unique())
-    shares = (
-        decisions.groupby("policy")["offset_bps"].value_counts(normalize=True).unstack(fill_value=0.0).loc[policies]
-    )
+    shares = pd.crosstab(decisions["policy"], decisions["offset_bps"], normalize="index").loc[policies]
     figure, axis = figures.new(height=0.36)
     left = np.zeros(len(policies))
     shades = np.linspace(0.9, 0.15, len(shares.columns))

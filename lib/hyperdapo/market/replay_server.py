@@ -7,6 +7,7 @@ lines `LOCAL_TIME {native message}`, compressed, a blank line for each disconnec
 import asyncio
 import gzip
 import json
+import re
 import threading
 import time
 import zlib
@@ -30,6 +31,8 @@ SUGGESTED_SLICE_MINUTES = 10
 MAX_SLICE_MINUTES = 60
 _MINUTE_NS = 60_000_000_000
 _FAST = 1  # compression level: the reader is on this machine
+
+_CHANNEL = re.compile(rb'"channel"\s*:\s*"(\w+)"')
 
 Filters = Mapping[str, frozenset[str] | None]  # channel -> coins, None for all of them
 
@@ -126,8 +129,8 @@ def _let_through(lines: bytes, channels: set[str] | None) -> list[tuple[bytes, b
 
 
 def _channel(line: bytes) -> str:
-    start = line.find(b'"channel":"') + 11
-    return line[start : line.find(b'"', start)].decode()
+    found = _CHANNEL.search(line)
+    return found[1].decode() if found else ""
 
 
 @dataclass

@@ -41,4 +41,5 @@ def fit(x: Floats, rewards: Floats, seed: int) -> list[HistGradientBoostingRegre
 def decide(models: list[HistGradientBoostingRegressor], x: Floats) -> NDArray[np.int64]:
     """(n,) the action with the highest foretold reward."""
     foretold: Floats = np.column_stack([model.predict(x) for model in models])
-    return foretold.argmax(axis=1).astype(np.int64)
+    best: NDArray[np.int64] = foretold.argmax(axis=1)
+    return best

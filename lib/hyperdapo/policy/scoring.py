@@ -104,7 +104,7 @@ class Scorer:
 
     @torch.no_grad()
     def _read(self, tokens: Tensor, cache: Any) -> Tensor:
-        """Keys and values (n, T, layers, 2, heads, d) once the base has read `tokens` (n, t) behind those of `cache`."""
+        """Keys and values (n, T, layers, 2, heads, d) once the base has read `tokens` (n, t) behind `cache`."""
         with self._model.disable_adapter() if self._model is not self._base else nullcontext():
             self._base.model(input_ids=tokens, past_key_values=cache, use_cache=True)
         layers = [torch.stack([layer.keys, layer.values]) for layer in cache.layers]

@@ -137,7 +137,7 @@ def train(
                     adapted, tokenizer, pairs, parameters, seed, folder / "trainer", examiner.look_when_due
                 )
             logs.append(pd.DataFrame(rows).assign(seed=seed))
-            adapted.save_pretrained(str(seed_folder(folder, seed)))
+            adapted.save_pretrained(str(seed_folder(folder, seed)), save_embedding_layers=False)
         log = pd.concat(logs, ignore_index=True)
         log.to_csv(folder / "training_log.csv", index=False)
     return log
