@@ -17,10 +17,7 @@ ASSETS, ALGORITHMS = PARAMETERS.assets, PARAMETERS.training.algorithms
 
 PATHS, EACH = Paths(PROFILE), Paths(PROFILE, "{asset}")
 CODE = {stage: pipeline.dependencies(stage)[0] for stage in pipeline.STAGES}
-VALUES = {
-    stage: pipeline.section_values(PARAMETERS, pipeline.dependencies(stage)[1]).replace("{", "{{").replace("}", "}}")
-    for stage in pipeline.STAGES
-}
+VALUES = {stage: pipeline.section_values(PARAMETERS, pipeline.dependencies(stage)[1]) for stage in pipeline.STAGES}
 
 
 def rendered(stage, paths=EACH):
@@ -34,7 +31,8 @@ def for_all(*patterns):
 
 def execute(stage):
     asset = "" if stage in pipeline.ACROSS_ASSETS else " --asset {wildcards.asset}"
-    return f"OMP_NUM_THREADS=1 {sys.executable} -m hyperdapo.cli render {stage} {{output.notebook:q}} --profile {PROFILE}{asset} --overrides {{params.overrides:q}}"
+    render = f"OMP_NUM_THREADS=1 {sys.executable} -m hyperdapo.cli render {stage} {{output.notebook:q}}"
+    return f"{render} --profile {PROFILE}{asset} --overrides {{params.overrides:q}}"
 
 
 wildcard_constraints:

@@ -38,7 +38,7 @@ def adapted():
 def plain(model, tokenizer, prompt: str) -> torch.Tensor:
     """Log-probabilities of the letters by one ordinary forward pass of PEFT's model."""
     tokens = [tokenizer(part)["input_ids"] for part in (OPENING, prompt[len(OPENING) : -len(CUE)], CUE)]
-    logits = model(input_ids=torch.tensor([sum(tokens, [])])).logits[0, -1]
+    logits = model(input_ids=torch.tensor([[*tokens[0], *tokens[1], *tokens[2]]])).logits[0, -1]
     return torch.log_softmax(logits[letter_ids(tokenizer, letters(OFFSETS))].float(), dim=-1)
 
 

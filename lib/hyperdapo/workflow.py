@@ -20,7 +20,6 @@ from typing import Any
 import nbformat
 import papermill
 from papermill.exceptions import PapermillExecutionError
-from traitlets.config import Config
 
 from hyperdapo import schema
 from hyperdapo.errors import HyperdapoError, ParameterError
@@ -31,7 +30,7 @@ STAGES = tuple(path.stem for path in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")
 ACROSS_ASSETS = ("06_convergence", "09_significance")
 
 _PACKAGE = Path(__file__).parent
-_PRIVATE_KERNEL = Config(KernelManager={"transport": "ipc"})  # sockets of this user, no open TCP port
+_QUIET_KERNEL = ["--IPKernelApp.log_level=ERROR"]
 
 
 def dependencies(stage: str) -> tuple[list[Path], list[str]]:
@@ -98,9 +97,8 @@ def render(notebook: Path, output: Path, given: Mapping[str, Any]) -> None:
     with atomic(output) as temporary:
         unfinished = temporary.with_suffix(".ipynb")
         try:
-            papermill.execute_notebook(
-                str(notebook), str(unfinished), parameters=dict(given), progress_bar=False, config=_PRIVATE_KERNEL
-            )
+            settings = {"progress_bar": False, "extra_arguments": _QUIET_KERNEL}
+            papermill.execute_notebook(str(notebook), str(unfinished), parameters=dict(given), **settings)
         except PapermillExecutionError as error:
             os.replace(unfinished, failed)
             raise HyperdapoError(f"{error.ename}: {error.evalue}\n  the notebook as it stopped: {failed}") from None

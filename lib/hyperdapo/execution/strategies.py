@@ -206,7 +206,8 @@ def _slice_ns(parents: pd.DataFrame, slices: int) -> NDArray[np.int64]:
     """(n, slices + 1) bounds of the slices of each horizon."""
     share = np.arange(slices + 1) / slices
     since = np.rint(parents["horizon_s"].to_numpy(float)[:, None] * share * SECOND).astype(np.int64)
-    return parents["decision_ns"].to_numpy(np.int64)[:, None] + since
+    bounds: NDArray[np.int64] = parents["decision_ns"].to_numpy(np.int64)[:, None] + since
+    return bounds
 
 
 def _vwap_weights(market: Market, parents: pd.DataFrame, outcomes: pd.DataFrame, slices: int) -> Floats:

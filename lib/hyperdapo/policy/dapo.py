@@ -95,7 +95,7 @@ def _updates(
 
 def _groups(rewards: Floats, size: int, rng: np.random.Generator) -> Iterator[tuple[list[int], int]]:
     """States drawn without replacement, epoch after epoch, and how many without a difference were passed over."""
-    signal = objectives.has_signal(torch.from_numpy(rewards)).numpy()
+    signal = objectives.has_signal(torch.tensor(rewards)).numpy()
     if not signal.any():
         raise DataError(
             "no training state tells the actions apart: every reward is the same for all policy.offsets_bps"
@@ -121,7 +121,7 @@ def _endless(count: int, rng: np.random.Generator) -> Iterator[int]:
 @torch.no_grad()
 def _roll_out(scorer: Scorer, states: Encoded, rewards: Floats, filtered: int, settings: Dapo) -> _Rollout:
     old = scorer.log_probabilities(states)
-    earned = torch.from_numpy(rewards).to(old)
+    earned = torch.tensor(rewards).to(old)
     return _Rollout(states, old, earned, objectives.advantages(earned, old, settings.temperature_bps), filtered)
 
 

@@ -33,7 +33,10 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 
 def model(tokenizer: PreTrainedTokenizerBase) -> Qwen2ForCausalLM:
-    """Four layers of width 64, always the same random weights, in float32."""
+    """Four layers of width 64, always the same random weights, in float32.
+
+    Weights are wide enough for attention to tell tokens apart, so that an adapter can learn to read a prompt.
+    """
     config = Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=64,
@@ -43,6 +46,7 @@ def model(tokenizer: PreTrainedTokenizerBase) -> Qwen2ForCausalLM:
         num_key_value_heads=2,
         max_position_embeddings=1024,
         tie_word_embeddings=True,
+        initializer_range=0.2,
     )
     with torch.random.fork_rng():
         torch.manual_seed(_SEED)

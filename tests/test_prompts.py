@@ -1,0 +1,127 @@
+"""State and action as text: what the prompt says, what it hides, and what is refused."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hyperdapo.errors import DataError, OrderError
+from hyperdapo.market.features import NAMES
+from hyperdapo.policy.prompts import (
+    CUE,
+    FEATURES,
+    WrittenOrder,
+    encode_action,
+    encode_state,
+    encode_states,
+    instruction,
+    letters,
+    parse_action,
+)
+
+OFFSETS = [-50.0, -30.0, -15.0, -5.0, 0.0, 5.0]
+
+
+def features(count: int = 4) -> pd.DataFrame:
+    """States in which every feature is neutral."""
+    neutral = {name: 0.0 for name in (*NAMES, *(f"{name}_z" for name in NAMES))}
+    neutral |= {"depth_ratio_10bps": 1.0, "volume_profile": 0.5}
+    frame = pd.DataFrame([neutral] * count)
+    return frame.assign(asset="BTC", decision_ns=np.arange(count), mid=117245.0)
+
+
+def parents(sides: list[int]) -> pd.DataFrame:
+    return pd.DataFrame({"order_id": range(len(sides)), "side": sides, "objective": "balanced"})
+
+
+def body(prompt: str) -> str:
+    return prompt.removeprefix(instruction(OFFSETS)).removesuffix(CUE)
+
+
+def test_prompt_is_constant_instruction_then_state_then_cue() -> None:
+    prompts = encode_states(features(), parents([1, -1, 1, -1]), OFFSETS)
+    assert all(prompt.startswith(instruction(OFFSETS)) and prompt.endswith(CUE) for prompt in prompts)
+    assert body(prompts[0]).startswith("balanced buy BTC at 117245:")
+    assert body(prompts[1]).startswith("balanced sell BTC at 117245:")
+
+
+def test_all_fifteen_features_are_told() -> None:
+    columns = {feature.column.removesuffix("_z") for feature in FEATURES}
+    assert columns == set(NAMES) and len(FEATURES) == 15
+    text = body(encode_states(features(), parents([1]), OFFSETS)[0])
+    assert all(f" {feature.word} +0" in text for feature in FEATURES)
+
+
+def test_a_direction_is_told_relative_to_the_side() -> None:
+    states = features(2).assign(book_imbalance=0.5, volatility_5m_bps_z=1.6)
+    buy, sell = (body(prompt) for prompt in encode_states(states, parents([1, -1]), OFFSETS))
+    assert " imbalance +4" in buy and " imbalance -4" in sell
+    assert " volatility +3" in buy and " volatility +3" in sell
+
+
+def test_digits_end_at_nine() -> None:
+    states = features(1).assign(trade_flow_5m_z=-80.0, depth_ratio_10bps=100.0)
+    text = body(encode_states(states, parents([1]), OFFSETS)[0])
+    assert " flow -9" in text and " depth +9" in text
+
+
+def test_anonymous_hides_asset_and_price() -> None:
+    text = body(encode_states(features(), parents([1]), OFFSETS, "anonymous")[0])
+    assert "BTC" not in text and "117" not in text and text.startswith("balanced buy:")
+
+
+@pytest.mark.parametrize(
+    ("mid", "told"), [(117245.4, "117245"), (3750.0, "3750.0"), (25.1, "25.100"), (0.5, "0.50000")]
+)
+def test_price_level_has_five_figures(mid: float, told: str) -> None:
+    assert f" at {told}:" in encode_states(features().assign(mid=mid), parents([1]), OFFSETS)[0]
+
+
+def test_one_state_is_encoded_as_many_are() -> None:
+    states = features().assign(book_imbalance=[-0.9, -0.3, 0.3, 0.9])
+    orders = parents([1, -1, 1, -1])
+    many = encode_states(states, orders, OFFSETS)
+    rows = zip(states.to_dict("records"), orders.to_dict("records"), strict=True)
+    assert many == [encode_state(row, order, OFFSETS) for row, order in rows]
+
+
+def test_a_feature_that_is_not_finite_is_refused() -> None:
+    states = features().assign(trade_flow_5m_z=[0.0, np.nan, 0.0, 0.0])
+    with pytest.raises(DataError, match=r"trade_flow_5m_z of the state at 1 .*hyperdapo run --until 03"):
+        encode_states(states, parents([1, 1, 1, 1]), OFFSETS)
+
+
+def test_letters_follow_the_offsets() -> None:
+    assert letters(OFFSETS) == list("ABCDEF")
+    assert "A -50" in instruction(OFFSETS) and "F +5" in instruction(OFFSETS)
+
+
+@pytest.mark.parametrize("price", [117245.0, 3750.1, 0.012345])
+@pytest.mark.parametrize("offset", [*OFFSETS, -0.5, 12.25])
+@pytest.mark.parametrize("side", [1, -1])
+def test_written_order_comes_back(side: int, price: float, offset: float) -> None:
+    order = WrittenOrder(side, price, offset)
+    assert parse_action(encode_action(order)) == order
+
+
+def test_order_is_written_as_in_the_design() -> None:
+    assert encode_action(WrittenOrder(1, 117245.0, -15.0)) == "LIMIT BUY 117245 (-15 bps)"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "BUY 117245",
+        "LIMIT HOLD 117245 (-15 bps)",
+        "LIMIT BUY -117245 (-15 bps)",
+        "LIMIT BUY 0 (-15 bps)",
+        "LIMIT BUY 117,245 (-15 bps)",
+        "LIMIT BUY 117245 (-15 bps) LIMIT SELL 117245 (-15 bps)",
+        "LIMIT BUY 117245 (-15)",
+        "LIMIT BUY nan (-15 bps)",
+        "LIMIT BUY 1e5 (-15 bps)",
+    ],
+)
+def test_a_malformed_order_is_never_a_default_order(text: str) -> None:
+    with pytest.raises(OrderError, match="is not an order"):
+        parse_action(text)

@@ -1,0 +1,149 @@
+"""Training and decisions on a small planted world, with the tiny model."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from hyperdapo.errors import DataError
+from hyperdapo.params import Parameters, load
+from hyperdapo.paths import Paths
+from hyperdapo.policy import dapo
+from hyperdapo.policy.decisions import decide_all, measure_latency, save_decisions
+from hyperdapo.policy.models import load_base
+from hyperdapo.policy.pairs import build_pairs
+from hyperdapo.policy.training import States, make_scorer, read_states, train
+from test_prompts import features as neutral
+
+COUNT = 240
+
+
+@pytest.fixture(scope="module")
+def parameters() -> Parameters:
+    steps = {"steps": 60, "states_per_rollout": 32, "states_per_update": 8, "learning_rate": 0.01}
+    dpo = {"steps": 2, "pairs_per_step": 4, "learning_rate": 0.01}
+    return load("smoke", {"training": {"evaluate_every": 20, "dapo": steps, "dpo": dpo}})
+
+
+@pytest.fixture(scope="module")
+def world(parameters: Parameters) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Where the imbalance leans with the order, the last offset (taking) is best; against it, the first (waiting)."""
+    rng = np.random.default_rng(0)
+    lean = rng.choice([-0.9, 0.9], COUNT)
+    side = rng.choice([-1, 1], COUNT)
+    features = neutral(COUNT).assign(book_imbalance=lean * side, warm=True)
+    actions = len(parameters.policy.offsets_bps)
+    orders = pd.DataFrame({"order_id": range(COUNT), "asset": "BTC", "objective": "balanced", "side": side})
+    split = np.repeat(["train", "validation", "test"], [140, 40, 60])
+    orders = orders.assign(decision_ns=features["decision_ns"], split=split, horizon_s=60.0)
+    outcomes = orders.loc[orders.index.repeat(actions)].assign(action=np.tile(np.arange(actions), COUNT))
+    tilt = np.linspace(-1, 1, actions)[outcomes["action"]]
+    return features, outcomes.assign(reward=6.0 * tilt * np.repeat(lean, actions)).reset_index(drop=True)
+
+
+@pytest.fixture(scope="module")
+def splits(world, parameters: Parameters) -> dict[str, States]:
+    return {name: read_states(*world, parameters, name) for name in ("train", "validation", "test")}
+
+
+@pytest.fixture(scope="module")
+def trained(world, splits, parameters: Parameters, tmp_path_factory) -> tuple[Paths, dict[str, pd.DataFrame]]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HYPERDAPO_DATA", str(tmp_path_factory.mktemp("data")))
+        paths = Paths("smoke", "BTC")
+        logs = {name: run(name, parameters, paths, world, splits) for name in ("dapo", "dpo")}
+        yield paths, logs
+
+
+def run(algorithm: str, parameters: Parameters, paths: Paths, world, splits: dict[str, States]) -> pd.DataFrame:
+    prompts = pd.Series(splits["train"].prompts, index=splits["train"].table["order_id"])
+    outcomes = world[1][world[1]["split"] == "train"]
+    pairs = build_pairs(outcomes, prompts, parameters.policy.offsets_bps)
+    return train(algorithm, parameters, paths, splits["train"], splits["validation"], pairs)
+
+
+def test_dapo_learns_to_read_the_state(trained) -> None:
+    """No fixed offset earns anything here: what is earned comes from the imbalance in the prompt."""
+    last = trained[1]["dapo"].iloc[-1]
+    assert last["heldout_oracle"] == pytest.approx(5.4)
+    assert abs(last["heldout_best_fixed"]) < 2.0
+    assert last["heldout_reward"] > 0.8 * last["heldout_oracle"]
+
+
+def test_clipping_acts(trained) -> None:
+    assert trained[1]["dapo"]["clip_fraction"].max() > 0
+
+
+def test_log_has_a_row_per_update_and_looks_when_due(trained, parameters: Parameters) -> None:
+    log = trained[1]["dapo"]
+    assert log["step"].tolist() == list(range(parameters.training.dapo.steps + 1))
+    assert log.dropna(subset="heldout_reward")["step"].tolist() == [0, 20, 40, 60]
+    dpo = trained[1]["dpo"]
+    assert dpo["step"].tolist() == [0, 1, 2] and dpo["loss"].iloc[1] == pytest.approx(np.log(2), abs=0.05)
+
+
+def test_folder_holds_safetensors_and_log(trained) -> None:
+    for algorithm in ("dapo", "dpo"):
+        folder = trained[0].model(algorithm)
+        assert (folder / "seed_0" / "adapter_model.safetensors").is_file()
+        assert len(pd.read_csv(folder / "training_log.csv")) == len(trained[1][algorithm])
+        assert not list(folder.parent.glob(".*"))
+
+
+def test_same_seed_same_numbers(trained, world, splits, parameters: Parameters, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("HYPERDAPO_DATA", str(tmp_path))
+    for algorithm, first in trained[1].items():
+        again = run(algorithm, parameters, Paths("smoke", "BTC"), world, splits)
+        pd.testing.assert_frame_equal(
+            again.drop(columns="elapsed_s"), first.drop(columns="elapsed_s"), check_exact=True
+        )
+
+
+def test_states_without_a_difference_are_passed_over() -> None:
+    rewards = np.zeros((40, 3))
+    rewards[::4, 1] = 1.0
+    groups = dapo._groups(rewards, 6, np.random.default_rng(0))
+    drawn = [next(groups) for _ in range(5)]
+    assert all(len(rows) == 6 and all(row % 4 == 0 for row in rows) for rows, _ in drawn)
+    assert sum(filtered for _, filtered in drawn) > 0
+
+
+def test_rewards_that_never_differ_are_an_error() -> None:
+    with pytest.raises(DataError, match="no training state tells the actions apart"):
+        next(dapo._groups(np.ones((5, 3)), 4, np.random.default_rng(0)))
+
+
+def test_an_empty_split_is_an_error(world, parameters: Parameters) -> None:
+    with pytest.raises(DataError, match="no order belongs to the holdout split"):
+        read_states(*world, parameters, "holdout")
+
+
+def test_decisions_of_every_policy(trained, world, splits, parameters: Parameters, tmp_path: Path) -> None:
+    decisions = decide_all(parameters, trained[0], world[0], splits["train"], splits["test"])
+    assert decisions.groupby("policy").size().eq(60).all()
+    assert set(decisions["policy"]) == {"untrained", "dapo", "dpo", "boosting"}
+    scored = decisions[decisions["policy"] != "boosting"].filter(like="probability_")
+    np.testing.assert_allclose(scored.sum(axis=1), 1.0, atol=1e-5)
+    rewards = splits["test"].rewards
+    earned = {name: rewards[np.arange(60), group["action"]].mean() for name, group in decisions.groupby("policy")}
+    assert earned["dapo"] > 0.8 * rewards.max(axis=1).mean() > earned["untrained"]
+    assert earned["boosting"] > 0.8 * rewards.max(axis=1).mean()
+    assert [path.name for path in save_decisions(decisions, tmp_path)] == ["decisions.parquet"]
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "decisions.parquet"), decisions)
+
+
+def test_latency_is_measured_for_scoring_and_generating(splits, parameters: Parameters) -> None:
+    model, tokenizer = load_base(parameters.policy)
+    scorer = make_scorer(model, tokenizer, parameters)
+    latency = measure_latency(scorer, model, tokenizer, splits["test"].prompts[:2], tokens=3)
+    assert latency["way"].str.startswith(("score", "generate")).all() and (latency["median_measured_ms"] > 0).all()
+
+
+def test_training_leaves_the_generator_of_torch_alone(world, splits, parameters, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HYPERDAPO_DATA", str(tmp_path))
+    before = torch.random.get_rng_state()
+    short = load("smoke", {"training": {"dapo": {"steps": 1}}})
+    run("dapo", short, Paths("smoke", "BTC"), world, splits)
+    assert torch.equal(before, torch.random.get_rng_state())
