@@ -110,7 +110,10 @@ def render(notebook: Path, output: Path, given: Mapping[str, Any]) -> None:
 
 
 def _forget_machine(path: Path) -> None:
-    """Drop what papermill and the kernel note of this machine, and progress bars: a render is the same everywhere."""
+    """Drop what papermill notes of this machine, and stderr (progress bars, libraries' notes with paths of theirs).
+
+    A render is the same everywhere; a notebook that failed keeps it all.
+    """
     notebook = nbformat.read(path, as_version=4)
     kept = notebook.metadata.get("papermill", {}).get("parameters", {})
     notebook.metadata["papermill"] = {"parameters": kept}
@@ -118,7 +121,7 @@ def _forget_machine(path: Path) -> None:
         cell.metadata.pop("execution", None)
         cell.metadata.pop("papermill", None)
         if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if "\r" not in output.get("text", "")]
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
     nbformat.write(notebook, path)
 
 

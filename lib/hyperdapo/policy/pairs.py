@@ -59,7 +59,7 @@ def reward_matrix(outcomes: pd.DataFrame, measure: str = "reward") -> tuple[pd.D
     if table.empty or not np.isfinite(table.to_numpy()).all():
         raise DataError(f"{measure} is missing or not finite for some orders: run 04_preference_pairs again")
     states = outcomes[outcomes["action"] == 0].set_index("order_id").loc[table.index].reset_index()
-    return states, table.to_numpy()
+    return states, table.to_numpy(copy=True)
 
 
 def build_pairs(outcomes: pd.DataFrame, prompts: pd.Series, offsets_bps: Sequence[float]) -> pd.DataFrame:
