@@ -3,6 +3,7 @@
 # mentions, or an input changes.
 
 import json
+import os
 import sys
 
 from hyperdapo import workflow as pipeline
@@ -13,6 +14,7 @@ PROFILE = config["profile"]
 OVERRIDES = config["overrides"] if isinstance(config["overrides"], str) else json.dumps(config["overrides"])
 STAGES_WANTED = json.loads(config["stages"]) if isinstance(config["stages"], str) else config["stages"]
 PARAMETERS = load(PROFILE, json.loads(OVERRIDES))
+os.environ["HYPERDAPO_OVERRIDES"] = OVERRIDES  # not in the rules: a rule depends on its own sections only
 ASSETS, ALGORITHMS = PARAMETERS.assets, PARAMETERS.training.algorithms
 
 PATHS, EACH = Paths(PROFILE), Paths(PROFILE, "{asset}")
@@ -32,7 +34,7 @@ def for_all(*patterns):
 def execute(stage):
     asset = "" if stage in pipeline.ACROSS_ASSETS else " --asset {wildcards.asset}"
     render = f"OMP_NUM_THREADS=1 {sys.executable} -m hyperdapo.cli render {stage} {{output.notebook:q}}"
-    return f"{render} --profile {PROFILE}{asset} --overrides {{params.overrides:q}}"
+    return f"{render} --profile {PROFILE}{asset} --overrides \"$HYPERDAPO_OVERRIDES\""
 
 
 wildcard_constraints:
@@ -48,7 +50,7 @@ rule all:
 rule download:
     input: CODE["01_download"],
     output: EACH.data / "manifest.json", notebook=rendered("01_download"),
-    params: values=VALUES["01_download"], overrides=OVERRIDES,
+    params: values=VALUES["01_download"],
     shell: execute("01_download")
 
 
@@ -57,7 +59,7 @@ rule preprocess:
     output:
         *(EACH.data / name for name in ["book.parquet", "bbo.parquet", "trades.parquet", "cleaning.json", "split.json"]),
         notebook=rendered("02_preprocess"),
-    params: values=VALUES["02_preprocess"], overrides=OVERRIDES,
+    params: values=VALUES["02_preprocess"],
     shell: execute("02_preprocess")
 
 
@@ -67,21 +69,21 @@ MARKET = rules.preprocess.output[:5]
 rule features:
     input: CODE["03_features"], MARKET,
     output: EACH.data / "features.parquet", notebook=rendered("03_features"),
-    params: values=VALUES["03_features"], overrides=OVERRIDES,
+    params: values=VALUES["03_features"],
     shell: execute("03_features")
 
 
 rule preference_pairs:
     input: CODE["04_preference_pairs"], MARKET, EACH.data / "features.parquet",
     output: EACH.data / "outcomes.parquet", EACH.data / "pairs.parquet", notebook=rendered("04_preference_pairs"),
-    params: values=VALUES["04_preference_pairs"], overrides=OVERRIDES,
+    params: values=VALUES["04_preference_pairs"],
     shell: execute("04_preference_pairs")
 
 
 rule train:
     input: CODE["05_train"], EACH.data / "features.parquet", EACH.data / "outcomes.parquet", EACH.data / "pairs.parquet",
     output: [EACH.model(algorithm) / "training_log.csv" for algorithm in ALGORITHMS], notebook=rendered("05_train"),
-    params: values=VALUES["05_train"], overrides=OVERRIDES,
+    params: values=VALUES["05_train"],
     resources: gpu=1,
     shell: execute("05_train")
 
@@ -89,14 +91,14 @@ rule train:
 rule convergence:
     input: CODE["06_convergence"], for_all(*rules.train.output[: len(ALGORITHMS)]),
     output: PATHS.tables / "convergence.csv", PATHS.outputs / "dashboard.html", notebook=rendered("06_convergence", PATHS),
-    params: values=VALUES["06_convergence"], overrides=OVERRIDES,
+    params: values=VALUES["06_convergence"],
     shell: execute("06_convergence")
 
 
 rule inference:
     input: CODE["07_inference"], rules.train.output, EACH.data / "features.parquet", EACH.data / "outcomes.parquet",
     output: EACH.data / "decisions.parquet", notebook=rendered("07_inference"),
-    params: values=VALUES["07_inference"], overrides=OVERRIDES,
+    params: values=VALUES["07_inference"],
     resources: gpu=1,
     shell: execute("07_inference")
 
@@ -104,12 +106,12 @@ rule inference:
 rule backtest:
     input: CODE["08_backtest"], MARKET, *(EACH.data / f"{name}.parquet" for name in ["features", "outcomes", "decisions"]),
     output: EACH.data / "orders.parquet", notebook=rendered("08_backtest"),
-    params: values=VALUES["08_backtest"], overrides=OVERRIDES,
+    params: values=VALUES["08_backtest"],
     shell: execute("08_backtest")
 
 
 rule significance:
     input: CODE["09_significance"], PATHS.tables / "convergence.csv", for_all(*(EACH.data / f"{name}.parquet" for name in ["orders", "outcomes", "decisions"])),
     output: PATHS.outputs / "numbers.tex", PATHS.outputs / "manifest.json", notebook=rendered("09_significance", PATHS),
-    params: values=VALUES["09_significance"], overrides=OVERRIDES,
+    params: values=VALUES["09_significance"],
     shell: execute("09_significance")
