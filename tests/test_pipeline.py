@@ -129,11 +129,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_numbers(smoke: Run, tmp_pat
     other.finish()
     assert {name: other.times()[name] for name in finished} == finished, "a finished stage was done again"
 
-    fresh = Run(tmp_path / "fresh")  # the module's run has since seen another parameter
-    shutil.copytree(smoke.data, fresh.data, symlinks=True)
-    shutil.copytree(smoke.outputs, fresh.outputs)
-    fresh.finish()
-    differences = compare(other.outputs / "smoke", fresh.outputs / "smoke", 0.0)
+    differences = compare(other.outputs / "smoke", smoke.outputs / "smoke", 0.0)
     assert len(differences) > 100 and differences.same.all(), differences[~differences.same]
 
 
