@@ -1,5 +1,5 @@
 # The workflow: one rule per notebook, per asset where the stage is; each executes its notebook by papermill.
-# `hyperdapo run` calls it. A stage runs again when its notebook, a module it imports, a parameter section it
+# `hyperdapo run` calls it. A stage runs again when its notebook, a module it imports, a parameter it
 # mentions, or an input changes.
 
 import json
@@ -18,8 +18,9 @@ os.environ["HYPERDAPO_OVERRIDES"] = OVERRIDES  # not in the rules: a rule depend
 ASSETS, ALGORITHMS = PARAMETERS.assets, PARAMETERS.training.algorithms
 
 PATHS, EACH = Paths(PROFILE), Paths(PROFILE, "{asset}")
-CODE = {stage: pipeline.dependencies(stage)[0] for stage in pipeline.STAGES}
-VALUES = {stage: pipeline.section_values(PARAMETERS, pipeline.dependencies(stage)[1]) for stage in pipeline.STAGES}
+NEEDS = {stage: pipeline.dependencies(stage) for stage in pipeline.STAGES}
+CODE = {stage: files for stage, (files, _) in NEEDS.items()}
+VALUES = {stage: pipeline.section_values(PARAMETERS, names) for stage, (_, names) in NEEDS.items()}
 
 
 def rendered(stage, paths=EACH):

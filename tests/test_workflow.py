@@ -21,6 +21,17 @@ def test_dependencies_follow_imports_through_modules() -> None:
     assert "features" in sections and "training" not in sections
 
 
+def test_a_stage_depends_on_the_keys_it_names_and_no_more() -> None:
+    pairs = set(workflow.dependencies("04_preference_pairs")[1])
+    assert "evidence.block_s" in pairs and "evidence" not in pairs and "assets" not in pairs
+    assert {"assets", "evidence"} <= set(workflow.dependencies("09_significance")[1])
+    changed = load("smoke", {"evidence": {"bootstrap": 900}})
+    for stage in workflow.STAGES:
+        names = workflow.dependencies(stage)[1]
+        same = workflow.section_values(changed, names) == workflow.section_values(load("smoke"), names)
+        assert same == (stage not in ("08_backtest", "09_significance"))
+
+
 def test_section_values_move_with_their_sections_only() -> None:
     changed = load("smoke", {"training": {"dapo": {"steps": 9}}})
     assert workflow.section_values(changed, ["training"]) != workflow.section_values(load("smoke"), ["training"])

@@ -1,7 +1,7 @@
 """What the Snakefile and the command share: the stages, what each depends on, and how one notebook is rendered.
 
 A stage depends on its notebook, on every module that the notebook imports directly or through others, and on the
-parameter sections that any of them mentions. All three are read from the code, so no list can go stale.
+parameters that any of them mentions. All three are read from the code, so no list can go stale.
 """
 
 import ast
@@ -13,7 +13,8 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,11 @@ _QUIET_KERNEL = ["--IPKernelApp.log_level=ERROR"]
 
 
 def dependencies(stage: str) -> tuple[list[Path], list[str]]:
-    """Files (notebook first, then modules) and parameter sections that a stage depends on."""
+    """Files (notebook first, then modules) and parameters that a stage depends on.
+
+    Code that names a key (`parameters.evidence.block_s`) depends on that key, any other on the whole section. What is
+    made for one asset does not depend on which others are run.
+    """
     notebook = NOTEBOOKS / f"{stage}.ipynb"
     cells = nbformat.read(notebook, as_version=4).cells
     code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
@@ -44,13 +49,24 @@ def dependencies(stage: str) -> tuple[list[Path], list[str]]:
         if module not in modules:
             modules.add(module)
             queue |= _imports(module.read_text())
-    mentioned = set(re.findall(r"\bparameters\.(\w+)", "\n".join([code, *(path.read_text() for path in modules)])))
-    return [notebook, *sorted(modules)], sorted(mentioned & set(Parameters.model_fields))
+    text = "\n".join([code, *(path.read_text() for path in modules)])
+    mentioned = {_parameter(*names) for names in re.findall(r"\bparameters\.(\w+)(?:\.(\w+))?", text)}
+    return [notebook, *sorted(modules)], sorted(mentioned - {"", "" if stage in ACROSS_ASSETS else "assets"})
 
 
-def section_values(parameters: Parameters, sections: list[str]) -> str:
-    """Canonical JSON of some parameter sections: when it changes, the stages that mention them run again."""
-    return json.dumps(parameters.model_dump(mode="json", include=set(sections)), sort_keys=True)
+def section_values(parameters: Parameters, names: list[str]) -> str:
+    """Canonical JSON of some sections or keys of them: when it changes, the stages that mention them run again."""
+    dumped = parameters.model_dump(mode="json")
+    values = {name: reduce(getitem, name.split("."), dumped) for name in names}
+    return json.dumps(values, sort_keys=True)
+
+
+def _parameter(section: str, key: str) -> str:
+    """`section.key` where both are of the schema, `section` where the key is not (a property), else nothing."""
+    if section not in Parameters.model_fields:
+        return ""
+    keys = getattr(Parameters.model_fields[section].annotation, "model_fields", {})
+    return f"{section}.{key}" if key in keys else section
 
 
 @cache
