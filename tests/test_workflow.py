@@ -25,6 +25,8 @@ def test_a_stage_depends_on_the_keys_it_names_and_no_more() -> None:
     pairs = set(workflow.dependencies("04_preference_pairs")[1])
     assert "evidence.block_s" in pairs and "evidence" not in pairs and "assets" not in pairs
     assert {"assets", "evidence"} <= set(workflow.dependencies("09_significance")[1])
+    assert "execution" in pairs, "named by a module, not by the notebook"
+    assert workflow.dependencies("04_preference_pairs") == workflow.dependencies("04_preference_pairs")
     changed = load("smoke", {"evidence": {"bootstrap": 900}})
     for stage in workflow.STAGES:
         names = workflow.dependencies(stage)[1]

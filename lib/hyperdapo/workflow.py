@@ -43,12 +43,10 @@ def dependencies(stage: str) -> tuple[list[Path], list[str]]:
     notebook = NOTEBOOKS / f"{stage}.ipynb"
     cells = nbformat.read(notebook, as_version=4).cells
     code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
-    modules, queue = set[Path](), _imports(code)
-    while queue:
-        module = queue.pop()
-        if module not in modules:
-            modules.add(module)
-            queue |= _imports(module.read_text())
+    modules, found = set[Path](), _imports(code)
+    while found:
+        modules |= found
+        found = frozenset().union(*(_imports(path.read_text()) for path in found)) - modules
     text = "\n".join([code, *(path.read_text() for path in modules)])
     mentioned = {_parameter(*names) for names in re.findall(r"\bparameters\.(\w+)(?:\.(\w+))?", text)}
     return [notebook, *sorted(modules)], sorted(mentioned - {"", "" if stage in ACROSS_ASSETS else "assets"})
@@ -70,7 +68,7 @@ def _parameter(section: str, key: str) -> str:
 
 
 @cache
-def _imports(code: str) -> set[Path]:
+def _imports(code: str) -> frozenset[Path]:
     """Modules of this package that some code imports."""
     names = set[str]()
     for node in ast.walk(ast.parse(code)):
@@ -81,7 +79,7 @@ def _imports(code: str) -> set[Path]:
     inside = [name.split(".")[1:] for name in names if name.split(".")[0] == _PACKAGE.name]
     places = [_PACKAGE.joinpath(*parts) for parts in inside]
     candidates = {place.with_suffix(".py") for place in places} | {place / "__init__.py" for place in places}
-    return {path for path in candidates if path.is_file()}
+    return frozenset(path for path in candidates if path.is_file())
 
 
 def check_parameter_names(notebook: Path, given: Mapping[str, Any]) -> None:
