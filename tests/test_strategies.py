@@ -14,6 +14,7 @@ from hyperdapo.market.book import Market
 from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD, on_grid, snap_size
 from hyperdapo.params import Parameters, load
 from hyperdapo.schema import Execution
+from hyperdapo.stored import write_table
 from markets import random_market
 
 SECOND = 10**9
@@ -266,5 +267,5 @@ class TestSlices:
 
 
 def test_orders_are_written_whole(orders: pd.DataFrame, tmp_path) -> None:
-    (path,) = strategies.save_orders(orders, tmp_path)
+    path = write_table(orders, tmp_path, "orders")
     pd.testing.assert_frame_equal(pd.read_parquet(path), orders)

@@ -11,10 +11,11 @@ from hyperdapo.errors import DataError
 from hyperdapo.params import Parameters, load
 from hyperdapo.paths import Paths
 from hyperdapo.policy import dapo
-from hyperdapo.policy.decisions import decide_all, measure_latency, save_decisions
+from hyperdapo.policy.decisions import decide_all, measure_latency
 from hyperdapo.policy.models import load_base
 from hyperdapo.policy.pairs import build_pairs
 from hyperdapo.policy.training import States, make_scorer, read_states, train
+from hyperdapo.stored import write_table
 from test_prompts import features as neutral
 
 COUNT = 240
@@ -130,7 +131,7 @@ def test_decisions_of_every_policy(trained, world, splits, parameters: Parameter
     earned = {name: rewards[np.arange(60), group["action"]].mean() for name, group in decisions.groupby("policy")}
     assert earned["dapo"] > 0.8 * rewards.max(axis=1).mean() > earned["untrained"]
     assert earned["boosting"] > 0.8 * rewards.max(axis=1).mean()
-    assert [path.name for path in save_decisions(decisions, tmp_path)] == ["decisions.parquet"]
+    assert write_table(decisions, tmp_path, "decisions").name == "decisions.parquet"
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "decisions.parquet"), decisions)
 
 

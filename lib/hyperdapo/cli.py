@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from time import monotonic
 
 from hyperdapo.errors import HyperdapoError
 from hyperdapo.params import load, merge, read
@@ -32,8 +33,9 @@ def _run(options: argparse.Namespace) -> None:
     if options.asset:
         overrides = merge(overrides, {"assets": options.asset})
     parameters = load(options.profile, overrides)
+    begun = monotonic()
     workflow.run(parameters, overrides, options.until, options.cores)
-    print(f"done: {Paths(options.profile).outputs}")
+    print(workflow.summary(Paths(options.profile), monotonic() - begun))
 
 
 def _render(options: argparse.Namespace) -> None:

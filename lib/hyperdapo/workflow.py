@@ -25,7 +25,7 @@ from papermill.exceptions import PapermillExecutionError
 from hyperdapo import schema
 from hyperdapo.errors import HyperdapoError, ParameterError
 from hyperdapo.params import Parameters
-from hyperdapo.paths import NOTEBOOKS, REPOSITORY, atomic, data_root
+from hyperdapo.paths import NOTEBOOKS, REPOSITORY, Paths, atomic, data_root
 
 STAGES = tuple(path.stem for path in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")))
 ACROSS_ASSETS = ("06_convergence", "09_significance")
@@ -189,6 +189,16 @@ def run(parameters: Parameters, overrides: Mapping[str, Any], until: str | None,
     if finished.returncode:
         reasons = [path.read_text() for path in sorted(failures(parameters.profile).glob("*.txt"))]
         raise HyperdapoError("\n".join(reasons) or f"the workflow stopped with exit code {finished.returncode}")
+
+
+def summary(paths: Paths, seconds: float) -> str:
+    """What a finished run left, how long it took, and what to read first."""
+    kinds = {"notebooks": paths.notebooks.glob("*.ipynb"), "figures": paths.figures.glob("*.pdf")}
+    kinds["tables"] = paths.tables.glob("*.csv")
+    counts = ", ".join(f"{len(list(files))} {kind}" for kind, files in kinds.items())
+    results = paths.notebooks / f"{STAGES[-1]}.ipynb"
+    first = f"; read first: {results.relative_to(paths.outputs)}" if results.exists() else ""
+    return f"done in {seconds / 60:.1f} min: {counts} in {paths.outputs}{first}"
 
 
 def gpus() -> int:

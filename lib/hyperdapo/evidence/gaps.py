@@ -5,24 +5,11 @@ import pandas as pd
 from hyperdapo.errors import DataError
 from hyperdapo.evidence.metrics import learning_gap
 from hyperdapo.params import Parameters
-from hyperdapo.paths import Paths, require
 
 COLUMNS = [
     *("asset", "algorithm", "seed", "untrained_bps", "best_fixed_bps", "trained_bps", "oracle_bps", "gap_closed"),
     *("gap_ci_low", "gap_ci_high", "boosting_bps", "boosting_gap_closed", "states", "blocks"),
 ]
-
-
-def read_tables(parameters: Parameters, paths: Paths, name: str, stage: str) -> pd.DataFrame:
-    """`NAME.parquet` of every asset of the run, one below the other.
-
-    Raises
-    ------
-    MissingInputError
-        If `stage` has not run for an asset.
-    """
-    files = [require(paths.of(asset).data / f"{name}.parquet", stage, paths.profile) for asset in parameters.assets]
-    return pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
 
 
 def learning_gaps(outcomes: pd.DataFrame, decisions: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:

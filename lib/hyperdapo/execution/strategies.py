@@ -1,6 +1,5 @@
 """Parent orders and the ways to execute them (§3.5.2), all under the same latency, fees, grid and minimum size."""
 
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -14,7 +13,6 @@ from hyperdapo.execution.draws import uniform
 from hyperdapo.execution.simulator import SECOND, replay_orders
 from hyperdapo.market.book import Floats, Market
 from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD, snap_price, snap_size
-from hyperdapo.paths import atomic
 from hyperdapo.schema import Parameters
 
 Section = TypeVar("Section", bound=BaseModel)
@@ -177,14 +175,6 @@ def sensitivity(
         orders = backtest(market, parents, outcomes, decisions, _changed(parameters, execution=changed))
         rows[name] = orders.groupby("strategy", sort=False)["total_cost_bps"].mean()
     return pd.DataFrame(rows).T.rename_axis("assumption")
-
-
-def save_orders(orders: pd.DataFrame, folder: Path) -> list[Path]:
-    """Write `orders.parquet` into an asset's data folder."""
-    path = folder / "orders.parquet"
-    with atomic(path) as temporary:
-        orders.to_parquet(temporary, compression="zstd", index=False)
-    return [path]
 
 
 def policy_offsets(decisions: pd.DataFrame) -> dict[str, pd.Series]:

@@ -6,7 +6,6 @@ defined, such as the VWAP of a window without prints, is NaN, and a row with a N
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,7 +15,6 @@ from hyperdapo import schema
 from hyperdapo.errors import DataError
 from hyperdapo.market import windows
 from hyperdapo.market.book import BookSnapshots, Floats, Market, Nanoseconds, take
-from hyperdapo.paths import atomic, require
 
 NAMES = (
     "bid_ask_spread_bps",
@@ -183,21 +181,3 @@ def _split_names(ns: Nanoseconds, warm: NDArray[np.bool_], split: Mapping[str, t
     for name, (begin, end) in split.items():
         names[(ns >= begin) & (ns < end) & warm] = name
     return names
-
-
-def save_features(features: pd.DataFrame, folder: Path) -> list[Path]:
-    """Write `features.parquet` into an asset's data folder."""
-    with atomic(folder / "features.parquet") as temporary:
-        features.to_parquet(temporary, compression="zstd", index=False)
-    return [folder / "features.parquet"]
-
-
-def load_features(folder: Path) -> pd.DataFrame:
-    """Read `features.parquet`.
-
-    Raises
-    ------
-    MissingInputError
-        If 03_features has not run.
-    """
-    return pd.read_parquet(require(folder / "features.parquet", "03_features", folder.parent.name))

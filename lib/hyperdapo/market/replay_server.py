@@ -7,7 +7,6 @@ lines `LOCAL_TIME {native message}`, compressed, a blank line for each disconnec
 import asyncio
 import gzip
 import json
-import re
 import threading
 import time
 import zlib
@@ -23,7 +22,7 @@ from aiohttp import web
 
 from hyperdapo.errors import DataError, EndpointError
 from hyperdapo.market.exchange import simulate
-from hyperdapo.market.tape import CHANNELS, Tape
+from hyperdapo.market.tape import CHANNELS, Tape, channel_of
 from hyperdapo.schema import Parameters, nearest
 
 EXCHANGE = "hyperliquid"
@@ -31,8 +30,6 @@ SUGGESTED_SLICE_MINUTES = 10
 MAX_SLICE_MINUTES = 60
 _MINUTE_NS = 60_000_000_000
 _FAST = 1  # compression level: the reader is on this machine
-
-_CHANNEL = re.compile(rb'"channel"\s*:\s*"(\w+)"')
 
 Filters = Mapping[str, frozenset[str] | None]  # channel -> coins, None for all of them
 
@@ -123,14 +120,9 @@ def _let_through(lines: bytes, channels: set[str] | None) -> list[tuple[bytes, b
     kept, stamp = [], b""
     for line in lines.splitlines(keepends=True):
         stamp = line[:28] if len(line) > 1 else stamp
-        if channels is None or len(line) <= 1 or _channel(line) in channels:
+        if channels is None or len(line) <= 1 or channel_of(line) in channels:
             kept.append((stamp, line if line.endswith(b"\n") else line + b"\n"))
     return kept
-
-
-def _channel(line: bytes) -> str:
-    found = _CHANNEL.search(line)
-    return found[1].decode() if found else ""
 
 
 @dataclass

@@ -19,10 +19,10 @@ import zstandard
 
 from hyperdapo.errors import DataError
 from hyperdapo.market.messages import STAMP_LENGTH, local_time
+from hyperdapo.market.tape import channel_of
 
 MINUTE_NS = 60_000_000_000
 
-_CHANNEL = re.compile(rb'"channel"\s*:\s*"(\w+)"')
 _NAME = re.compile(r"(\d{4})/(\d\d)/(\d\d)/(\d\d)/(\d\d)(?:\.size-(\d+))?\.json\.(?:zst|gz)$")
 
 
@@ -105,10 +105,10 @@ def describe(slices: Sequence[SliceFile], start_ns: int, end_ns: int) -> dict[st
             if len(line) <= 1:
                 disconnects += connected
                 connected = False
-            elif channel := _CHANNEL.search(line):
+            elif channel := channel_of(line):
                 connected = True
                 first, last = first or line[:STAMP_LENGTH], line[:STAMP_LENGTH]
-                counts[line[:16] + b":00.0000000Z", channel[1].decode()] += 1
+                counts[line[:16] + b":00.0000000Z", channel] += 1
     by_minute = {name: [0] * minutes for name in sorted({name for _, name in counts})}
     for (stamp, name), count in counts.items():
         minute = ((local_time(stamp) or 0) - start_ns) // MINUTE_NS

@@ -1,5 +1,6 @@
 """What a feed recorder saw of one asset, as columns, and the same as Tardis replay lines of native messages."""
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,6 +12,14 @@ from hyperdapo.market.book import BookSnapshots, Floats, Nanoseconds, TopOfBook,
 
 _NO_HASH = "0x" + "0" * 64
 CHANNELS = ("trades", "bbo", "l2Book")  # the order of one block's messages
+
+_CHANNEL = re.compile(rb'"channel"\s*:\s*"(\w+)"')
+
+
+def channel_of(line: bytes) -> str:
+    """The channel of a replay line, however its JSON is spaced; empty where it names none."""
+    found = _CHANNEL.search(line)
+    return found[1].decode() if found else ""
 
 
 @dataclass(frozen=True)

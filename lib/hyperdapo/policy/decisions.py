@@ -1,7 +1,6 @@
 """What each policy decides on held-out states, and how long a decision takes (§4.5)."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 
 from hyperdapo.market.book import Floats
 from hyperdapo.params import Parameters
-from hyperdapo.paths import Paths, atomic
+from hyperdapo.paths import Paths
 from hyperdapo.policy import boosting
 from hyperdapo.policy.models import load_adapter, load_base
 from hyperdapo.policy.scoring import Encodings, Scorer
@@ -56,13 +55,6 @@ def decide_all(
     unknown = _frame(tested, "boosting", seeds[0], np.full(tested.rewards.shape, np.nan), parameters)
     frames.append(unknown.assign(action=chosen, offset_bps=chosen_offsets))
     return pd.concat(frames, ignore_index=True)
-
-
-def save_decisions(decisions: pd.DataFrame, folder: Path) -> list[Path]:
-    """Write `decisions.parquet` into an asset's data folder."""
-    with atomic(folder / "decisions.parquet") as temporary:
-        decisions.to_parquet(temporary, compression="zstd", index=False)
-    return [folder / "decisions.parquet"]
 
 
 @torch.no_grad()

@@ -4,7 +4,6 @@ States come from the market, never from a random price (Listing 4.8), and all K 
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,39 +11,7 @@ import pandas as pd
 
 from hyperdapo.errors import DataError
 from hyperdapo.market.book import Floats
-from hyperdapo.paths import atomic, require
 from hyperdapo.policy.prompts import letters
-
-
-def load_outcomes(folder: Path) -> pd.DataFrame:
-    """Read `outcomes.parquet`: K rows per parent order.
-
-    Raises
-    ------
-    MissingInputError
-        If 04_preference_pairs has not run.
-    """
-    return pd.read_parquet(require(folder / "outcomes.parquet", "04_preference_pairs", folder.parent.name))
-
-
-def load_pairs(folder: Path) -> pd.DataFrame:
-    """Read `pairs.parquet`: one row per state in which the actions differ.
-
-    Raises
-    ------
-    MissingInputError
-        If 04_preference_pairs has not run.
-    """
-    return pd.read_parquet(require(folder / "pairs.parquet", "04_preference_pairs", folder.parent.name))
-
-
-def save_pairs(outcomes: pd.DataFrame, pairs: pd.DataFrame, folder: Path) -> list[Path]:
-    """Write `outcomes.parquet` and `pairs.parquet` into an asset's data folder."""
-    written = [folder / "outcomes.parquet", folder / "pairs.parquet"]
-    for path, table in zip(written, (outcomes, pairs), strict=True):
-        with atomic(path) as temporary:
-            table.to_parquet(temporary, compression="zstd", index=False)
-    return written
 
 
 def reward_matrix(outcomes: pd.DataFrame, measure: str = "reward") -> tuple[pd.DataFrame, Floats]:

@@ -12,8 +12,6 @@ import pandas as pd
 
 from hyperdapo.schema import Orders
 
-PARTS = ("reward_execution", "reward_risk", "reward_cost")
-
 
 def reward_parts(outcomes: pd.DataFrame, drawdown_threshold_bps: float, markouts_s: Sequence[float]) -> pd.DataFrame:
     """The three parts of eq. 3.3 for n replayed orders, bps.
