@@ -3,10 +3,12 @@
 import re
 import subprocess
 import sys
+from io import BytesIO
 
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from hyperdapo.evidence import convergence_figures, figures, metrics, results_figures, significance
 from hyperdapo.paths import Paths
@@ -15,6 +17,7 @@ from test_tables import training_log
 
 DRAW = """
 import sys
+from io import BytesIO
 from hyperdapo.evidence import figures
 from hyperdapo.paths import Paths
 figure, axis = figures.new()
@@ -105,3 +108,13 @@ def test_convergence_is_drawn(paths: Paths) -> None:
     assert len(page.data) == 4 * 6 and sum(trace.showlegend for trace in page.data) == 6
     html = [page.to_html(include_plotlyjs=False, div_id="training") for _ in range(2)]
     assert html[0] == html[1]
+
+
+def test_the_palette_keeps_the_colours_of_a_whole_scale(paths: Paths) -> None:
+    figure, axis = figures.new()
+    axis.imshow(np.linspace(-1, 1, 512)[None, :], cmap="RdBu_r", aspect="auto")
+    plain = BytesIO()
+    figure.savefig(plain, format="png")
+    figures.save(figure, paths, "scale")
+    before, after = (np.asarray(Image.open(file).convert("RGB"), int) for file in (plain, paths.figures / "scale.png"))
+    assert np.abs(before - after).max() <= 16, "a colour that is visibly another"

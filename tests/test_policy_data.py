@@ -23,6 +23,7 @@ def outcomes_frame(rewards: np.ndarray) -> pd.DataFrame:
         side=np.where(order % 2, 1, -1),
         split=np.where(order < count // 2, "train", "test"),
         fees_bps=1.5,
+        filled_passive=1.0,
         completion_slippage_bps=0.5,
         implementation_shortfall_bps=-rewards.ravel() - 1.5,
         total_cost_bps=-rewards.ravel(),

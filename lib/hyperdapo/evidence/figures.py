@@ -18,7 +18,7 @@ from hyperdapo.paths import Paths, atomic
 TEXT_WIDTH_IN = 6.1
 STYLE_SHEET = Path(__file__).with_name("thesis.mplstyle")
 
-_COLOURS = 128  # of a picture
+_COLOURS = 256  # of a picture
 _OTHERS = ("#56B4E9", "#D55E00", "#8C6D31", "#7A7A7A", "#000000")
 
 
@@ -87,7 +87,7 @@ def save(figure: Figure, paths: Paths, name: str) -> Image:
 def _with_palette(pixels: BytesIO) -> bytes:
     """The same picture with a palette of colours: a third of the size, which every render and the repository carry."""
     picture = PIL.Image.open(pixels)
-    reduced = picture.convert("RGB").quantize(_COLOURS, PIL.Image.Quantize.MEDIANCUT, dither=PIL.Image.Dither.NONE)
+    reduced = picture.convert("RGB").quantize(_COLOURS, PIL.Image.Quantize.MAXCOVERAGE, dither=PIL.Image.Dither.NONE)
     packed = BytesIO()
     reduced.save(packed, "PNG", optimize=True, dpi=picture.info["dpi"])
     return packed.getvalue()

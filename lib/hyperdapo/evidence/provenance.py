@@ -28,7 +28,7 @@ def stamp(parameters: Parameters, paths: Paths, stage: str, files: Iterable[Path
     FileNotFoundError
         If the stage claims a file that is not there.
     """
-    written = ", ".join(f"{path.name} ({_size(path)})" for path in files)
+    written = ", ".join(f"{path.parent.name}/{path.name} ({_size(path)})" for path in files)
     rows = {
         "stage": f"{stage} {paths.asset}".strip(),
         "profile": parameters.profile,

@@ -24,13 +24,15 @@ def reward_parts(outcomes: pd.DataFrame, drawdown_threshold_bps: float, markouts
     A buy rests 15 bps under the mid, is filled, pays the maker's 1.5 bps, and sees the price fall 8 bps further:
 
     >>> order = {"implementation_shortfall_bps": [-15.0], "completion_slippage_bps": [0.0], "fees_bps": [1.5]}
+    >>> order |= {"filled_passive": [1.0]}
     >>> reward_parts(pd.DataFrame(order | {"markout_60s_bps": [-8.0]}), 5.0, [60]).iloc[0].tolist()
     [15.0, -3.0, -1.5]
     """
     completion = outcomes["completion_slippage_bps"]
+    improvement = completion - outcomes["implementation_shortfall_bps"]
     drawdown = -outcomes[[f"markout_{horizon:g}s_bps" for horizon in markouts_s]].min(axis=1).clip(upper=0)
     parts = {
-        "reward_execution": completion - outcomes["implementation_shortfall_bps"],
+        "reward_execution": improvement.where(outcomes["filled_passive"] > 0, 0.0),
         "reward_risk": -(drawdown - drawdown_threshold_bps).clip(lower=0),
         "reward_cost": -(outcomes["fees_bps"] + completion),
     }
