@@ -58,13 +58,13 @@ rule download:
 rule preprocess:
     input: CODE["02_preprocess"], EACH.data / "manifest.json",
     output:
-        *(EACH.data / name for name in ["book.parquet", "bbo.parquet", "trades.parquet", "cleaning.json", "split.json"]),
+        *(EACH.data / name for name in ["book.parquet", "bbo.parquet", "trades.parquet", "context.parquet", "quality.parquet", "cleaning.json", "split.json"]),
         notebook=rendered("02_preprocess"),
     params: values=VALUES["02_preprocess"],
     shell: execute("02_preprocess")
 
 
-MARKET = rules.preprocess.output[:5]
+MARKET = rules.preprocess.output[:7]
 
 
 rule features:

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from hyperdapo import schema
-from hyperdapo.market.book import LEVELS, BookSnapshots, Market, TopOfBook, Trades
+from hyperdapo.market.book import Market
+from hyperdapo.market.columns import LEVELS, BookSnapshots, TopOfBook, Trades
 
 START = 1_756_000_000 * 10**9  # August 2025: taker 4.5 bps, maker 1.5 bps at tier 0
 SECOND = 10**9

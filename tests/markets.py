@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from hyperdapo.market.book import LEVELS, BookSnapshots, Market, TopOfBook, Trades
+from hyperdapo.market.book import Market
+from hyperdapo.market.columns import LEVELS, BookSnapshots, TopOfBook, Trades
 from hyperdapo.market.grid import tick_size
 
 SECOND = 1_000_000_000

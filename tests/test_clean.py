@@ -12,7 +12,7 @@ import pytest
 
 from hyperdapo.errors import DataError, MissingInputError
 from hyperdapo.market import tardis
-from hyperdapo.market.book import Market
+from hyperdapo.market.book import Book, Market
 from hyperdapo.market.clean import merge, preprocess, split_span
 from hyperdapo.market.replay_server import RecordedSlices, serve
 from hyperdapo.params import Parameters, load
@@ -102,7 +102,7 @@ def test_each_damage_is_dropped_under_its_own_name(tmp_path: Path, paths: Paths)
     lines = first + quiet(0, MINUTES * 60) + list(zip(at, damaged.values(), strict=True))
     report, market = cleaned(lines, tmp_path, paths)
     assert report["dropped"] == {"trades_backfill": 2} | dict.fromkeys(damaged, 1)
-    assert report["kept"] == {"l2Book": MINUTES * 60, "bbo": 0, "trades": 0}
+    assert report["kept"] == {"l2Book": MINUTES * 60, "bbo": 0, "trades": 0, "activeAssetCtx": 0}
     assert report["cadence_s"] == 1.0 and report["gaps"] == []
     assert len(market.book.local_ns) == MINUTES * 60 and len(market.trades.tid) == 0
 
@@ -138,10 +138,11 @@ def test_what_is_written_is_what_is_read(tmp_path: Path, paths: Paths) -> None:
     instant = START_MS * 1_000_000 + np.array([-1, 1_600, 1_750, 2_000]) * 1_000_000
     np.testing.assert_array_equal(market.mid_at(instant), [np.nan, 4000.05, 3999.8, 4000.05])
     assert market.book_at(instant).tolist() == [-1, 1, 1, 2]
-    assert market.depth_at(int(instant[1]), 4000.0) == (2.0, 0.0) and market.depth_at(int(instant[1]), 4000.2) == (
+    book = Book.at(market, instant[1])
+    assert np.ravel(book.resting(4000.0)).tolist() == [2.0, 0.0] and np.ravel(book.resting(4000.2)).tolist() == [
         0.0,
         1.0,
-    )
+    ]
     other = Paths("smoke", "COPY").data
     market.save(other)
     copy = Market.load(other)

@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 
 from hyperdapo.errors import DataError
-from hyperdapo.market.book import Columns, Market, take
+from hyperdapo.market.book import Market
 from hyperdapo.market.clean import Cleaner
-from hyperdapo.market.features import NAMES, compute_features, decision_grid, normalise
+from hyperdapo.market.columns import Columns, take
+from hyperdapo.market.features import NAMES, Normaliser, compute_features, decision_grid
 from hyperdapo.market.messages import Decoder
 from hyperdapo.params import load
 from markets import SECOND, random_market
@@ -111,7 +112,7 @@ def test_normalisation_equals_pandas_ewm_on_irregular_times() -> None:
     rng = np.random.default_rng(1)
     ns = np.cumsum(rng.integers(1, 40, 400)) * SECOND
     values = rng.normal(100, 5, (400, 2))
-    scaled = normalise(values, ns, np.zeros_like(ns), window_s=600)
+    scaled = Normaliser(600).scores(values, ns, np.zeros_like(ns))
     halflife = pd.Timedelta(seconds=600 * math.log(2))  # weight exp(-age / window) halves every window x ln 2
     for column in range(2):
         series = pd.Series(values[:, column])
@@ -126,8 +127,8 @@ def test_normalisation_restarts_after_a_gap() -> None:
     ns = np.arange(200) * SECOND
     values = np.random.default_rng(0).normal(size=(200, 1))
     since = np.where(ns < 100 * SECOND, 0, 100 * SECOND)
-    whole = normalise(values, ns, since, 60.0)
-    np.testing.assert_array_equal(whole[100:], normalise(values[100:], ns[100:], since[100:], 60.0))
+    whole = Normaliser(60.0).scores(values, ns, since)
+    np.testing.assert_array_equal(whole[100:], Normaliser(60.0).scores(values[100:], ns[100:], since[100:]))
     assert whole[100, 0] == 0.0
 
 
@@ -146,8 +147,8 @@ def test_rows_are_cold_until_the_warm_up_and_again_after_a_gap() -> None:
 def _market(recording: Path, asset: str, sz_decimals: int) -> Market:
     decoder, cleaner = Decoder(asset), Cleaner(15.0)
     piece = decoder.decode(gzip.decompress(recording.read_bytes()), 0, 2**63)
-    columns = cleaner.clean([piece], decoder.ended_ns)
-    return Market(asset, sz_decimals, *columns, np.array(cleaner.report(decoder)["gaps"]))
+    *tables, context = cleaner.clean(piece, decoder.ended_ns)
+    return Market(asset, sz_decimals, *tables, np.array(cleaner.report(decoder)["gaps"]), context)
 
 
 @pytest.mark.parametrize(("asset", "sz_decimals"), [("BTC", 5), ("ETH", 4), ("SOL", 2)])

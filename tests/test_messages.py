@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyperdapo.market.clean import book_faults, print_faults
-from hyperdapo.market.messages import Decoder, Slice, local_time
+from hyperdapo.market.messages import Decoder, Slice
+from hyperdapo.market.native import local_time
 
 STAMP, LOCAL_NS = "2025-09-04T19:46:56.8699350Z", 1_757_015_216_869_935_000
 FROM_NS, TO_NS = LOCAL_NS - 10**9, LOCAL_NS + 60 * 10**9
@@ -54,7 +55,7 @@ def rows(piece: Slice) -> int:
 
 def test_a_book_a_quote_and_a_print_come_out_exactly() -> None:
     decoder, piece = decode([line("l2Book", BOOK), line("bbo", QUOTE), line("trades", [PRINT])])
-    assert decoder.messages == {"l2Book": 1, "bbo": 1, "trades": 1} and not decoder.dropped
+    assert decoder.messages == {"l2Book": 1, "bbo": 1, "trades": 1, "activeAssetCtx": 0} and not decoder.dropped
     assert piece.book.exchange_ns.tolist() == [1_757_015_216_253_000_000] and piece.book.local_ns.tolist() == [LOCAL_NS]
     assert piece.book.bid_price[0, :2].tolist() == [4268.9, 4268.8] and np.isnan(piece.book.bid_price[0, 2:]).all()
     assert piece.book.ask_size[0, 0] == 820.6318 and np.isnan(piece.book.ask_size[0, 1:]).all()
@@ -71,7 +72,7 @@ def test_the_first_prints_of_every_connection_are_backfill() -> None:
 
 
 def test_other_coins_and_channels_are_left_out() -> None:
-    context = line("activeAssetCtx", {"coin": "ETH", "ctx": {"markPx": "4268.0"}})
+    context = line("webData2", {"coin": "ETH", "ctx": {"markPx": "4268.0"}})
     decoder, piece = decode([line("l2Book", BOOK), line("bbo", QUOTE), line("trades", [PRINT]), context], coin="BTC")
     assert rows(piece) == 0 and decoder.dropped == {"other_coin": 3, "other_channel": 1}
 
@@ -92,15 +93,15 @@ def test_lines_out_of_their_time_are_dropped() -> None:
     [
         (b"2025-09-04T19:46:56.8699350Z", LOCAL_NS),
         (b"1970-01-01T00:00:00.0000001Z", 100),
-        (b"2025-09-04T19:46:56.869935Z", None),
-        (b"2025-13-04T19:46:56.8699350Z", None),
-        (b"2025-09-04T19:46+02.8699350Z", None),
-        (b"2025-09-04T19:46:56.86_9350Z", None),
-        (b"2025-09-04T19:46:56.8699350+", None),
-        (b"", None),
+        (b"2025-09-04T19:46:56.869935Z", -1),
+        (b"2025-13-04T19:46:56.8699350Z", -1),
+        (b"2025-09-04T19:46+02.8699350Z", -1),
+        (b"2025-09-04T19:46:56.86_9350Z", -1),
+        (b"2025-09-04T19:46:56.8699350+", -1),
+        (b"", -1),
     ],
 )
-def test_local_time(stamp: bytes, ns: int | None) -> None:
+def test_local_time(stamp: bytes, ns: int) -> None:
     assert local_time(stamp) == ns
 
 
@@ -187,6 +188,15 @@ def test_a_real_recording_decodes_without_a_drop(
     content = gzip.decompress((recordings / "hyperliquid" / "2025-09-04" / f"{asset}.ndjson.gz").read_bytes())
     decoder = Decoder(asset)
     piece = decoder.decode(content, 0, 2**63)
-    assert decoder.messages == {"l2Book": books, "bbo": quotes, "trades": prints} and not decoder.dropped
+    assert (
+        decoder.messages
+        == {
+            "l2Book": books,
+            "bbo": quotes,
+            "trades": prints,
+            "activeAssetCtx": 0,
+        }
+        and not decoder.dropped
+    )
     assert decoder.connection == 1 and piece.backfill.sum() == 60
     assert valid(piece) and np.isfinite(piece.book.bid_price).all()

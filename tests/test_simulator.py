@@ -385,6 +385,6 @@ def test_real_recordings_fill_as_the_market_allows(recordings: Path, asset: str,
 def _recorded(path: Path, asset: str, sz_decimals: int) -> Market:
     decoder, cleaner = Decoder(asset), Cleaner(max_gap_s=15)
     piece = decoder.decode(gzip.decompress(path.read_bytes()), 0, 2**62)
-    columns = cleaner.clean([piece], decoder.ended_ns)
+    *tables, context = cleaner.clean(piece, decoder.ended_ns)
     gaps = np.array(cleaner.report(decoder)["gaps"], dtype=np.int64).reshape(-1, 2)
-    return Market(asset, sz_decimals, *columns, gaps)
+    return Market(asset, sz_decimals, *tables, gaps, context)

@@ -69,7 +69,7 @@ def test_what_was_recorded_arrives_whole(recording: Path, paths: Paths) -> None:
         wanted = parameters(endpoint)
         manifest = tardis.download(wanted, "ETH", paths)
     assert content(paths, wanted) == gzip.decompress((recording / "ETH.ndjson.gz").read_bytes())
-    assert manifest["messages"] == {"l2Book": 0, "bbo": (MINUTES - 1) * 60, "trades": 0}
+    assert {name: count for name, count in manifest["messages"].items() if count} == {"bbo": (MINUTES - 1) * 60}
     assert (manifest["disconnects"], manifest["empty_minutes"], manifest["retries"], manifest["refetched"]) == (
         1,
         1,
@@ -276,7 +276,7 @@ def test_the_digest_of_a_synthetic_market_covers_the_code_that_makes_it() -> Non
     needed, queue = set[str](), {"replay_server"}
     while queue:
         name = queue.pop()
-        if name not in needed and name != "book":
+        if name not in needed and name not in ("columns", "days", "native"):
             needed.add(name)
             text = (folder / f"{name}.py").read_text()
             queue |= {

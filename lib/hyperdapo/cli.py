@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 
@@ -49,8 +50,9 @@ def _render(options: argparse.Namespace) -> None:
         with workflow.own_gpu():
             workflow.render(NOTEBOOKS / f"{options.stage}.ipynb", options.output, given)
     except HyperdapoError as error:
-        note.parent.mkdir(parents=True, exist_ok=True)
-        note.write_text(f"{options.stage} {options.asset or ''}: {error}\n")
+        with suppress(OSError):  # a full disk must not hide the error itself
+            note.parent.mkdir(parents=True, exist_ok=True)
+            note.write_text(f"{options.stage} {options.asset or ''}: {error}\n")
         raise
 
 

@@ -1,5 +1,8 @@
 """The errors that a user can mend. Each message names what is wrong and the command or edit that fixes it."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class HyperdapoError(Exception):
     """Base of every error that this package raises on purpose."""
@@ -17,6 +20,10 @@ class DataError(HyperdapoError):
     """The data are damaged, empty or contradict themselves."""
 
 
+class DiskFullError(HyperdapoError):
+    """A disk has no room left, or does not let us write."""
+
+
 class EndpointError(HyperdapoError):
     """The market data endpoint is down, refuses the key, or keeps failing."""
 
@@ -27,3 +34,9 @@ class ModelError(HyperdapoError):
 
 class OrderError(HyperdapoError):
     """An order cannot be replayed: the message names its row."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """` (did you mean 'X'?)`, or nothing where no known name is near."""
+    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {match[0]!r}?)" if match else ""

@@ -7,9 +7,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from hyperdapo.errors import ParameterError
+from hyperdapo.errors import ParameterError, nearest
 from hyperdapo.paths import PARAMS
-from hyperdapo.schema import Parameters, nearest
+from hyperdapo.schema import Parameters
 
 __all__ = ["Parameters", "load", "merge", "read"]
 

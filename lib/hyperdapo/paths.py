@@ -3,6 +3,7 @@
 `HYPERDAPO_DATA` moves what is derived, `HYPERDAPO_OUTPUTS` what is shown; both default to folders of the repository.
 """
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from hyperdapo.errors import MissingInputError
+from hyperdapo.errors import DiskFullError, MissingInputError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PARAMS = REPOSITORY / "params"
@@ -87,35 +88,86 @@ def require(path: Path, stage: str, profile: str = "sample") -> Path:
     return path
 
 
+_UNCONFIRMED = ".unconfirmed"  # the ending of temporary names, which is also that of the Tardis client
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
+
+
+def disk_error(error: OSError, folder: Path) -> DiskFullError | None:
+    """What to tell of an error that means that `folder` takes no more; None for any other error."""
+    return full_disk(folder, error.errno) if error.errno in _DISK else None
+
+
+def full_disk(folder: Path, code: int = errno.ENOSPC) -> DiskFullError:
+    """What to tell where `folder` takes no more."""
+    return DiskFullError(
+        f"cannot write into {folder} ({os.strerror(code)}): free space there, or set HYPERDAPO_DATA and "
+        "HYPERDAPO_OUTPUTS to folders on another disk, then run again; what was whole is kept"
+    )
+
+
+@contextmanager
+def writing_into(folder: Path) -> Iterator[None]:
+    """Make `folder`, and say clearly when it takes no more.
+
+    Raises
+    ------
+    DiskFullError
+        If the disk of `folder` is full or read-only while the block runs.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise disk_error(error, folder) or error from None
+
+
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` and rename it into place when the block ends well.
 
-    A killed or failed writer leaves `path` as it was.
+    A killed or failed writer leaves `path` as it was. Raises as `writing_into`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.unconfirmed")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    temporary = _unconfirmed(path)
+    with writing_into(path.parent):
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        finally:
+            _remove(temporary)
 
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty temporary folder beside `path` and put it in its place when the block ends well.
 
-    What stood at `path` before is replaced; a killed or failed writer leaves it as it was.
+    What stood at `path` before is replaced; a killed or failed writer leaves it as it was. Raises as `writing_into`.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.unconfirmed")
-    former = path.with_name(f".{path.name}.{os.getpid()}.former.unconfirmed")
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        if path.exists():
-            os.replace(path, former)
-        os.replace(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(former, ignore_errors=True)
+    temporary, former = _unconfirmed(path), _unconfirmed(path, "former.")
+    with writing_into(path.parent):
+        temporary.mkdir()
+        try:
+            yield temporary
+            if path.exists():
+                os.replace(path, former)
+            os.replace(temporary, path)
+        finally:
+            _remove(temporary)
+            _remove(former)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed writers left below a folder in which nobody writes now."""
+    for left in folder.rglob(f"*{_UNCONFIRMED}*"):
+        _remove(left)
+
+
+def _unconfirmed(path: Path, part: str = "") -> Path:
+    """A temporary name beside `path` that is this process's own."""
+    return path.with_name(f".{path.name}.{part}{os.getpid()}{_UNCONFIRMED}")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

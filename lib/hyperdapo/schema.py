@@ -3,16 +3,14 @@
 Every model forbids unknown keys. `hyperdapo.params.load` reads the files and makes a `Parameters`.
 """
 
-import difflib
 import hashlib
 import json
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from hyperdapo.errors import ParameterError
+from hyperdapo.errors import ParameterError, nearest
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -35,7 +33,7 @@ class AssetFacts(_Section):
 class Source(_Section):
     """Where the market messages come from, and which span."""
 
-    kind: Literal["synthetic", "tardis"]
+    kind: Literal["synthetic", "tardis", "archive"]
     endpoint: str | None
     exchange: str
     channels: list[str]
@@ -43,9 +41,11 @@ class Source(_Section):
     end: datetime = Field(alias="to")
 
     @model_validator(mode="after")
-    def _check_span(self) -> "Source":
+    def _check(self) -> "Source":
         if self.end_ns - self.start_ns < 60_000_000_000:
             raise ValueError(f"empty time span: from {self.start} to {self.end}; give at least one minute")
+        if self.kind == "archive" and (not self.endpoint or self.channels != ["l2Book"]):
+            raise ValueError("an archive is a folder with l2Book only: set endpoint to it, and channels: [l2Book]")
         return self
 
     @property
@@ -101,6 +101,14 @@ class Features(_Section):
     window_s: Positive
     large_trade_window_s: Positive
     normalisation_s: Positive
+
+
+class Facts(_Section):
+    """How two laws of chapter 2 are measured."""
+
+    impact_after_s: Positive
+    block_s: Positive
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)]
 
 
 class RewardWeights(_Section):
@@ -243,6 +251,7 @@ class Parameters(_Section):
     clean: Clean
     split: Split
     features: Features
+    facts: Facts
     orders: Orders
     execution: Execution
     policy: Policy
@@ -283,12 +292,6 @@ class Parameters(_Section):
                 f"Add it to `assets` (and `asset_facts`) in params/{self.profile}.yaml or in a --params file"
             )
         return self
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """` (did you mean 'X'?)`, or nothing where no known name is near."""
-    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {match[0]!r}?)" if match else ""
 
 
 def _nanoseconds(moment: datetime) -> int:

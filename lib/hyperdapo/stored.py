@@ -1,13 +1,17 @@
 """The tables that one stage leaves for the next: Parquet in an asset's data folder (DESIGN §3)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from hyperdapo.paths import Paths, atomic, require
 
 WRITTEN_BY = {
+    "quality": "02_preprocess",
     "features": "03_features",
     "outcomes": "04_preference_pairs",
     "pairs": "04_preference_pairs",
@@ -16,22 +20,33 @@ WRITTEN_BY = {
 }
 
 
-def write_table(table: pd.DataFrame, folder: Path, name: str) -> Path:
-    """Write `NAME.parquet` into an asset's data folder, whole or not at all."""
-    with atomic(folder / f"{name}.parquet") as temporary:
-        table.to_parquet(temporary, compression="zstd", index=False)
+def write_table(table: pd.DataFrame | Iterable[pd.DataFrame], folder: Path, name: str) -> Path:
+    """Write `NAME.parquet` into an asset's data folder, whole or not at all; of several parts each is a row group."""
+    parts = (pa.Table.from_pandas(part, preserve_index=False) for part in _parts(table))
+    first = next(parts)
+    with (
+        atomic(folder / f"{name}.parquet") as temporary,
+        pq.ParquetWriter(temporary, first.schema, compression="zstd") as file,
+    ):
+        for part in chain([first], parts):
+            file.write_table(part, row_group_size=max(len(part), 1))
     return folder / f"{name}.parquet"
 
 
-def read_table(folder: Path, name: str) -> pd.DataFrame:
-    """Read `NAME.parquet` of an asset.
+def _parts(table: pd.DataFrame | Iterable[pd.DataFrame]) -> Iterable[pd.DataFrame]:
+    return [table] if isinstance(table, pd.DataFrame) else table
+
+
+def read_table(folder: Path, name: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Read `NAME.parquet` of an asset, or some columns of it.
 
     Raises
     ------
     MissingInputError
         If the stage that writes it has not run.
     """
-    return pd.read_parquet(require(folder / f"{name}.parquet", WRITTEN_BY[name], folder.parent.name))
+    path = require(folder / f"{name}.parquet", WRITTEN_BY[name], folder.parent.name)
+    return pd.read_parquet(path, columns=None if columns is None else list(columns))
 
 
 def read_assets(paths: Paths, assets: Sequence[str], name: str) -> pd.DataFrame:

@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -22,15 +23,15 @@ import nbformat
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
-from hyperdapo import schema
-from hyperdapo.errors import HyperdapoError, ParameterError
+from hyperdapo.errors import HyperdapoError, ParameterError, nearest
 from hyperdapo.params import Parameters
-from hyperdapo.paths import NOTEBOOKS, REPOSITORY, Paths, atomic, data_root
+from hyperdapo.paths import NOTEBOOKS, REPOSITORY, Paths, atomic, base_models, data_root, full_disk, outputs_root, sweep
 
 STAGES = tuple(path.stem for path in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")))
 ACROSS_ASSETS = ("06_convergence", "09_significance")
 
 _PACKAGE = Path(__file__).parent
+_ROOM_FOR_NOTES = 1 << 20  # bytes; with less, a failed stage may not even have told why
 _QUIET_KERNEL = ["--IPKernelApp.log_level=ERROR"]
 
 
@@ -93,7 +94,7 @@ def check_parameter_names(notebook: Path, given: Mapping[str, Any]) -> None:
     known = papermill.inspect_notebook(str(notebook))
     for name in given:
         if name not in known:
-            raise ParameterError(f"{notebook.name} has no parameter {name!r}{schema.nearest(name, known)}")
+            raise ParameterError(f"{notebook.name} has no parameter {name!r}{nearest(name, known)}")
 
 
 def render(notebook: Path, output: Path, given: Mapping[str, Any]) -> None:
@@ -109,7 +110,7 @@ def render(notebook: Path, output: Path, given: Mapping[str, Any]) -> None:
     check_parameter_names(notebook, given)
     failed = output.with_name(f"{output.stem}.failed.ipynb")
     with atomic(output) as temporary:
-        unfinished = temporary.with_suffix(".ipynb")
+        unfinished = temporary.with_name(f"{temporary.name}.ipynb")
         try:
             settings = {"progress_bar": False, "extra_arguments": _QUIET_KERNEL}
             papermill.execute_notebook(str(notebook), str(unfinished), parameters=dict(given), **settings)
@@ -169,15 +170,19 @@ def run(parameters: Parameters, overrides: Mapping[str, Any], until: str | None,
 
     Raises
     ------
+    DiskFullError
+        If nothing is left of a disk that is written to.
     HyperdapoError
         With the own error of every stage that failed.
     """
     if until and until[:2] not in {stage[:2] for stage in STAGES}:
         raise ParameterError(f"no stage {until!r}; there are {', '.join(STAGES)}")
     stages = [stage for stage in STAGES if until is None or stage[:2] <= until[:2]]
-    for old in failures(parameters.profile).glob("*.txt"):
-        old.unlink()
-    config = {"profile": parameters.profile, "overrides": json.dumps(overrides), "stages": json.dumps(stages)}
+    config = {
+        "profile": parameters.profile,
+        "overrides": json.dumps(overrides, default=str),
+        "stages": json.dumps(stages),
+    }
     command = [
         *(sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")),
         *("--directory", str(data_root()), "--cores", str(cores), "--resources", f"gpu={gpus() or cores}"),
@@ -185,9 +190,16 @@ def run(parameters: Parameters, overrides: Mapping[str, Any], until: str | None,
         *("--config", *(f"{key}={value}" for key, value in config.items())),
     ]
     with run_lock() as lock:
+        for old in failures(parameters.profile).glob("*.txt"):
+            old.unlink()
+        for folder in (data_root() / parameters.profile, base_models(), Paths(parameters.profile).outputs):
+            sweep(folder)
         finished = subprocess.run(command, pass_fds=[lock], check=False)
     if finished.returncode:
         reasons = [path.read_text() for path in sorted(failures(parameters.profile).glob("*.txt"))]
+        for folder in (data_root(), outputs_root()):
+            if shutil.disk_usage(folder).free < _ROOM_FOR_NOTES:
+                raise full_disk(folder)
         raise HyperdapoError("\n".join(reasons) or f"the workflow stopped with exit code {finished.returncode}")
 
 

@@ -18,7 +18,8 @@ def plot_state(features: pd.DataFrame, asset: str) -> Figure:
 
     `features` as in `features.parquet`.
     """
-    time = pd.to_datetime(features["decision_ns"], unit="ns")
+    shown = figures.thinned(features)
+    time = pd.to_datetime(shown["decision_ns"], unit="ns")
     rows = {
         "mid": "mid (USD)",
         "volatility_5m_bps": "volatility (bps)",
@@ -26,15 +27,16 @@ def plot_state(features: pd.DataFrame, asset: str) -> Figure:
         "trade_flow_5m_z": "flow (z)",
     }
     figure, axes = figures.new(len(rows), 1, height=0.78, sharex=True)
-    spans = {name: (inside.iloc[0], inside.iloc[-1]) for name, inside in time.groupby(features["split"]) if name}
+    moments = pd.to_datetime(features["decision_ns"], unit="ns")
+    spans = {name: (inside.iloc[0], inside.iloc[-1]) for name, inside in moments.groupby(features["split"]) if name}
     colour = figures.ASSET_COLOURS[asset]
     for axis, (column, label) in zip(axes, rows.items(), strict=True):
-        axis.plot(time, features[column], color=colour, linewidth=0.8)
+        axis.plot(time, shown[column], color=colour, linewidth=0.8)
         axis.set_ylabel(label)
         for begin, end in spans.values():
             axis.axvspan(begin, end, color="black", alpha=0.06, linewidth=0)
-    volatility = features["volatility_5m_bps"]
-    high = volatility[features["warm"]].quantile(2 / 3)
+    volatility = shown["volatility_5m_bps"]
+    high = features["volatility_5m_bps"][features["warm"]].quantile(2 / 3)
     axes[1].fill_between(time, volatility, high, where=volatility > high, color=colour, alpha=0.4, linewidth=0)
     for name, (begin, end) in spans.items():
         where = (begin + (end - begin) / 2, 1.04)

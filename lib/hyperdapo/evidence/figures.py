@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.style
+import numpy as np
+import pandas as pd
 import PIL.Image
 from IPython.display import Image
 from matplotlib.figure import Figure
@@ -70,6 +72,12 @@ def new(rows: int = 1, cols: int = 1, height: float = 0.42, **subplots: Any) -> 
     style()
     figure = Figure(figsize=(TEXT_WIDTH_IN, TEXT_WIDTH_IN * height), layout="constrained")
     return figure, figure.subplots(rows, cols, **subplots)
+
+
+def thinned(frame: pd.DataFrame, most: int = 3000) -> pd.DataFrame:
+    """At most so many rows: means of equally many consecutive ones, where there are more than a line can show."""
+    every = -(-len(frame) // most)
+    return frame if every <= 1 else frame.groupby(np.arange(len(frame)) // every).mean(numeric_only=True)
 
 
 def save(figure: Figure, paths: Paths, name: str) -> Image:

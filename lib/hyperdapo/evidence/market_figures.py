@@ -9,6 +9,8 @@ from matplotlib.figure import Figure
 
 from hyperdapo.evidence import figures
 
+MINUTE_NS = 60_000_000_000
+_MISSING = "#D55E00"
 _QUALITY = {
     "spread_bps": "spread (bps)",
     "depth_usd": "best levels\n(1000 USD)",
@@ -23,15 +25,18 @@ def plot_coverage(coverage: pd.DataFrame, asset: str) -> Figure:
     `coverage` has `minute_ns` and a column per channel.
     """
     channels = [name for name in coverage if name != "minute_ns"]
-    silent = coverage[channels].sum(axis=1) == 0
-    figure, axes = figures.new(len(channels), 1, height=0.22 * len(channels), sharex=True, squeeze=False)
-    time = pd.to_datetime(coverage["minute_ns"], unit="ns")
+    silent = coverage["minute_ns"][coverage[channels].sum(axis=1) == 0]
+    stretches = silent.groupby((silent.diff() != MINUTE_NS).cumsum()).agg(["min", "max"])
+    figure, axes = figures.new(len(channels), 1, height=0.18 * len(channels) + 0.06, sharex=True, squeeze=False)
+    shown = figures.thinned(coverage)
+    time = pd.to_datetime(shown["minute_ns"], unit="ns")
     for axis, channel in zip(axes[:, 0], channels, strict=True):
-        axis.fill_between(time, coverage[channel], step="post", color=figures.ASSET_COLOURS[asset], linewidth=0)
+        axis.fill_between(time, shown[channel], step="post", color=figures.ASSET_COLOURS[asset], linewidth=0)
         axis.set_ylabel(channel)
         axis.set_ylim(bottom=0)
-        for begin in time[silent]:
-            axis.axvspan(begin, begin + pd.Timedelta(minutes=1), color="#D55E00", alpha=0.5, linewidth=0)
+        for begin, end in stretches.itertuples(index=False):
+            _shade(axis, begin, end + MINUTE_NS, _MISSING, 0.5)
+    figure.align_ylabels()
     _time_axis(axes[-1, 0])
     figure.supylabel("messages a minute", fontsize=9)
     return figure
@@ -41,21 +46,38 @@ def plot_quality(
     minutes: pd.DataFrame, gaps: list[tuple[int, int]], split: Mapping[str, tuple[int, int]], asset: str
 ) -> Figure:
     """Spread, depth, prints and message delay over time; gaps in red, the three parts of the split named above."""
-    time = pd.to_datetime(minutes["minute_ns"], unit="ns")
+    shown = figures.thinned(minutes)
+    time = pd.to_datetime(shown["minute_ns"], unit="ns")
     figure, axes = figures.new(len(_QUALITY), 1, height=0.8, sharex=True)
     for axis, (column, label) in zip(axes, _QUALITY.items(), strict=True):
-        values = minutes[column] / (1000 if column == "depth_usd" else 1)
+        values = shown[column] / (1000 if column == "depth_usd" else 1)
         axis.plot(time, values, color=figures.ASSET_COLOURS[asset], linewidth=0.8)
         axis.set_ylabel(label)
         axis.set_ylim(0, 1.15 * values.max())
         for begin, end in gaps:
-            axis.axvspan(pd.Timestamp(begin), pd.Timestamp(end), color="#D55E00", alpha=0.5, linewidth=0)
+            _shade(axis, begin, end, _MISSING, 0.5)
         for begin, end in split.values():
-            axis.axvspan(pd.Timestamp(begin), pd.Timestamp(end), color="black", alpha=0.06, linewidth=0)
+            _shade(axis, begin, end, "black", 0.06)
     for name, (begin, end) in split.items():
         middle = pd.Timestamp((begin + end) // 2)
         axes[0].annotate(name, (middle, 1.04), xycoords=("data", "axes fraction"), fontsize=8, ha="center")
     _time_axis(axes[-1])
+    figure.align_ylabels()
+    return figure
+
+
+def plot_context(minutes: pd.DataFrame, asset: str) -> Figure:
+    """Mark price over oracle price (eq. 2.2) and funding (eq. 2.1) over time; `minutes` as `quality.parquet`."""
+    shown = figures.thinned(minutes)
+    time = pd.to_datetime(shown["minute_ns"], unit="ns")
+    figure, (premium, funding) = figures.new(2, 1, height=0.5, sharex=True)
+    lines = {premium: (shown["mark_price"] / shown["oracle_price"] - 1) * 1e4, funding: shown["funding"] * 1e4}
+    for axis, values in lines.items():
+        axis.plot(time, values, color=figures.ASSET_COLOURS[asset], linewidth=0.8)
+        axis.axhline(0, color="black", linewidth=0.6)
+    premium.set_ylabel("mark over\noracle (bps)")
+    funding.set_ylabel("funding\n(bps an hour)")
+    _time_axis(funding)
     figure.align_ylabels()
     return figure
 
@@ -78,6 +100,10 @@ def plot_depth(levels: pd.DataFrame, asset: str) -> Figure:
     axis.legend(loc="upper center", ncols=3)
     axis.margins(y=0.18)
     return figure
+
+
+def _shade(axis: Axes, begin_ns: int, end_ns: int, colour: str, alpha: float) -> None:
+    axis.axvspan(pd.Timestamp(begin_ns), pd.Timestamp(end_ns), color=colour, alpha=alpha, linewidth=0)
 
 
 def _time_axis(axis: Axes) -> None:

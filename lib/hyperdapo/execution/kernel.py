@@ -12,7 +12,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from hyperdapo.market.book import Floats, Market, Nanoseconds
+from hyperdapo.market.book import Market
+from hyperdapo.market.columns import Floats, Nanoseconds
 
 PRINT, QUOTE, SNAPSHOT = 0, 1, 2
 UNKNOWN = -1.0  # size of a level that no message shows

@@ -16,7 +16,8 @@ from hyperdapo.execution import kernel
 from hyperdapo.execution.costs import fee_rates, square_root_impact
 from hyperdapo.execution.draws import uniform
 from hyperdapo.execution.kernel import Arrivals, Events, Fills, stream
-from hyperdapo.market.book import Floats, Market, Nanoseconds
+from hyperdapo.market.book import Market
+from hyperdapo.market.columns import Floats, Nanoseconds
 from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD, on_grid
 from hyperdapo.schema import Execution, Latency
 

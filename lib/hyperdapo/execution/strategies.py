@@ -11,7 +11,8 @@ from hyperdapo.errors import DataError
 from hyperdapo.execution.costs import HIGHEST_TIER
 from hyperdapo.execution.draws import uniform
 from hyperdapo.execution.simulator import SECOND, replay_orders
-from hyperdapo.market.book import Floats, Market
+from hyperdapo.market.book import Market
+from hyperdapo.market.columns import Floats
 from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD, snap_price, snap_size
 from hyperdapo.schema import Parameters
 

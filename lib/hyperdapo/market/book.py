@@ -1,80 +1,45 @@
-"""The market of one asset as columns, and the top of its book at any instant.
+"""The market of one asset: what was known at any instant, and the visible book then (§3.2.1, eq. 2.1-2.3).
 
-Times are int64 nanoseconds UTC: `exchange_ns` is the exchange's stamp, `local_ns` when the recorder saw the message.
-Rows are in order of `local_ns`; that of the messages received.
+Times are int64 nanoseconds UTC. What was known at t is asked of the messages received by then (`local_ns` <= t). Of
+those the newest is the one with the greatest `exchange_ns`; of equals, the later received.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
 from hyperdapo.errors import DataError
+from hyperdapo.market import storage
+from hyperdapo.market.columns import (
+    BookSnapshots,
+    Contexts,
+    Floats,
+    Nanoseconds,
+    TopOfBook,
+    Trades,
+    concatenate,
+    empty,
+    first_level,
+    take,
+)
+from hyperdapo.market.days import SECOND_NS, Span, by_day
 from hyperdapo.paths import atomic, require
 
-LEVELS = 20
-
-Floats = NDArray[np.float64]
-Nanoseconds = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class BookSnapshots:
-    """`l2Book`: n full snapshots; prices (n, 20) USD and sizes (n, 20) coin, best first, NaN beyond the visible."""
-
-    exchange_ns: Nanoseconds
-    local_ns: Nanoseconds
-    bid_price: Floats
-    bid_size: Floats
-    ask_price: Floats
-    ask_size: Floats
-
-
-@dataclass(frozen=True)
-class TopOfBook:
-    """n best quotes: arrays (n,) in USD and coin."""
-
-    exchange_ns: Nanoseconds
-    local_ns: Nanoseconds
-    bid_price: Floats
-    bid_size: Floats
-    ask_price: Floats
-    ask_size: Floats
-
-    @property
-    def mid(self) -> Floats:
-        return (self.bid_price + self.ask_price) / 2
-
-
-@dataclass(frozen=True)
-class Trades:
-    """n prints: price (n,) USD, size (n,) coin, side (n,) +1 when the aggressor buys, -1 when it sells."""
-
-    exchange_ns: Nanoseconds
-    local_ns: Nanoseconds
-    price: Floats
-    size: Floats
-    side: NDArray[np.int8]
-    tid: NDArray[np.int64]
-
-
-Columns = TypeVar("Columns", BookSnapshots, TopOfBook, Trades)
+_BPS = 1e4
 
 
 @dataclass(frozen=True)
 class Market:
     """All that is known of one asset; `gaps` (m, 2) are intervals of `local_ns` without trustworthy data.
 
-    What was the best quote, or the newest book, at some instant is asked of the messages received by then only
-    (`local_ns` <= t). Of those the newest is the one with the greatest `exchange_ns`; of equals, the later received.
+    A market loaded in part knows the gaps of the whole, and with `begins_ns` when the whole begins (None: with the
+    first message here).
     """
 
     asset: str
@@ -83,14 +48,14 @@ class Market:
     bbo: TopOfBook
     trades: Trades
     gaps: Nanoseconds
+    context: Contexts = field(default_factory=lambda: empty(Contexts))
+    begins_ns: int | None = None
 
     @cached_property
     def top(self) -> TopOfBook:
         """Best quotes of `bbo` and `l2Book` together: only those that were the newest when they came."""
-        best = first_level(self.book)
-        both = concatenate([best, self.bbo])
-        received = np.argsort(both.local_ns, kind="stable")
-        both = take(both, received)
+        both = concatenate([first_level(self.book), self.bbo])
+        both = take(both, np.argsort(both.local_ns, kind="stable"))
         return take(both, _newest(both.exchange_ns))
 
     @cached_property
@@ -113,10 +78,19 @@ class Market:
         index = np.searchsorted(self.book.local_ns[self._books], np.atleast_1d(ns), side="right")
         return np.concatenate([[-1], self._books])[index]
 
+    def context_at(self, ns: ArrayLike) -> Contexts:
+        """Mark price (eq. 2.2), oracle price, funding (eq. 2.1) and open interest known at each instant `ns` (n,).
+
+        NaN before the first `activeAssetCtx`, and everywhere on days that were recorded without.
+        """
+        nothing = Contexts(np.zeros(1, np.int64), *(np.full(1, np.nan),) * 4)
+        index = np.searchsorted(self.context.local_ns, np.atleast_1d(ns), side="right")
+        return take(concatenate([nothing, self.context]), index)
+
     def uninterrupted_since(self, ns: ArrayLike) -> Nanoseconds:
         """Since when, at each instant `ns` (n,), messages have come without a gap that has ended by then."""
-        begins = np.concatenate([self.top.local_ns[:1], self.gaps[:, 1]])
-        return begins[np.searchsorted(self.gaps[:, 1], np.atleast_1d(ns), side="right")]
+        begins = self.top.local_ns[:1] if self.begins_ns is None else [self.begins_ns]
+        return np.concatenate([begins, self.gaps[:, 1]])[np.searchsorted(self.gaps[:, 1], np.atleast_1d(ns), "right")]
 
     def interrupted(self, from_ns: Nanoseconds, to_ns: Nanoseconds) -> NDArray[np.bool_]:
         """Whether each interval (from, to] touches a gap or leaves the data; all (n,)."""
@@ -125,17 +99,12 @@ class Market:
         begun = np.searchsorted(self.gaps[:, 0], to_ns, side="left")
         return np.asarray((ended < begun) | ~inside)
 
-    def depth_at(self, ns: int, price: float) -> tuple[float, float]:
-        """D(p) of eq. 2.3 at an instant: sizes resting at exactly `price` on bid and ask, coin; NaN before a book."""
-        row = int(self.book_at(ns)[0])
-        if row < 0:
-            return float("nan"), float("nan")
-        bids, asks = (np.isclose(side[row], price, rtol=1e-12) for side in (self.book.bid_price, self.book.ask_price))
-        return float(self.book.bid_size[row][bids].sum()), float(self.book.ask_size[row][asks].sum())
-
     @classmethod
-    def load(cls, folder: Path) -> "Market":
-        """Read what `02_preprocess` wrote into an asset's data folder.
+    def load(cls, folder: Path, span: Span | None = None) -> "Market":
+        """Read what `02_preprocess` wrote into an asset's data folder, or the part of it that reaches into a span.
+
+        A part begins at least one message of each channel before the span, so that every question about an instant of
+        the span has the answer that the whole would give.
 
         Raises
         ------
@@ -145,100 +114,117 @@ class Market:
             If a table is damaged.
         """
         report = json.loads(require(folder / "cleaning.json", "02_preprocess", folder.parent.name).read_text())
-        gaps = np.array(report["gaps"], dtype=np.int64).reshape(-1, 2)
         return cls(
             asset=report["asset"],
             sz_decimals=report["sz_decimals"],
-            book=read(BookSnapshots, folder / "book.parquet"),
-            bbo=read(TopOfBook, folder / "bbo.parquet"),
-            trades=read(Trades, folder / "trades.parquet"),
-            gaps=gaps,
+            book=storage.read(BookSnapshots, folder, span),
+            bbo=storage.read(TopOfBook, folder, span),
+            trades=storage.read(Trades, folder, span),
+            gaps=np.array(report["gaps"], dtype=np.int64).reshape(-1, 2),
+            context=storage.read(Contexts, folder, span),
+            begins_ns=report["begins_ns"],
         )
 
+    @classmethod
+    def by_day(cls, folder: Path, before_s: float = 0.0, after_s: float = 0.0) -> Iterator[tuple[Span, "Market"]]:
+        """Each day (UTC) of what `02_preprocess` wrote, and the market of that day and so many seconds around it.
+
+        Raises as `load`.
+        """
+        report = json.loads(require(folder / "cleaning.json", "02_preprocess", folder.parent.name).read_text())
+        for day in by_day(report["begins_ns"], report["ends_ns"] + 1):
+            from_ns, to_ns = day[0] - round(before_s * SECOND_NS), day[1] + round(after_s * SECOND_NS)
+            yield day, cls.load(folder, (from_ns, to_ns))
+
     def save(self, folder: Path, report: Mapping[str, Any] | None = None) -> None:
-        """Write what `load` reads: three Parquet tables, then `cleaning.json`: where it is, all is whole."""
-        with writer(folder) as append:
-            append(self.book, self.bbo, self.trades)
-        facts = {"asset": self.asset, "sz_decimals": self.sz_decimals, "gaps": self.gaps.tolist()} | dict(report or {})
+        """Write what `load` reads: the Parquet tables, then `cleaning.json`: where it is, all is whole."""
+        with storage.writer(folder) as append:
+            append(self.book, self.bbo, self.trades, self.context)
+        first, last = self.top.local_ns[[0, -1]].tolist()
+        span = {"begins_ns": first if self.begins_ns is None else self.begins_ns, "ends_ns": last}
+        facts = {"asset": self.asset, "sz_decimals": self.sz_decimals, "gaps": self.gaps.tolist()} | span
         with atomic(folder / "cleaning.json") as temporary:
-            temporary.write_text(json.dumps(facts, indent=1) + "\n")
+            temporary.write_text(json.dumps(facts | dict(report or {}), indent=1) + "\n")
 
 
-_FILES: dict[str, type] = {"book.parquet": BookSnapshots, "bbo.parquet": TopOfBook, "trades.parquet": Trades}
+@dataclass(frozen=True)
+class Depth:
+    """What rests within some distance of mid: coin on bid and ask (n,), and whether all of that distance is visible."""
+
+    bid: Floats
+    ask: Floats
+    covered: NDArray[np.bool_]
 
 
-def concatenate(parts: Sequence[Columns]) -> Columns:
-    """The rows of several column sets of one kind, one after the other."""
-    kind = type(parts[0])
-    return kind(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(kind)))
+@dataclass(frozen=True)
+class Book:
+    """The visible book at n instants: prices (n, 21) USD and sizes (n, 21) coin, best first, NaN beyond the visible.
 
-
-def take(columns: Columns, rows: NDArray[Any]) -> Columns:
-    """Rows chosen by index or by mask."""
-    return type(columns)(*(getattr(columns, field.name)[rows] for field in fields(columns)))
-
-
-def first_level(book: BookSnapshots) -> TopOfBook:
-    """The best level of each snapshot."""
-    sides = (book.bid_price, book.bid_size, book.ask_price, book.ask_size)
-    return TopOfBook(book.exchange_ns, book.local_ns, *(np.ascontiguousarray(side[:, 0]) for side in sides))
-
-
-@contextmanager
-def writer(folder: Path) -> Iterator[Callable[[BookSnapshots, TopOfBook, Trades], None]]:
-    """Yield a function that appends one row group to each of the three tables; they appear when the block ends well."""
-    with ExitStack() as stack:
-        writers = []
-        for name, kind in _FILES.items():
-            temporary = stack.enter_context(atomic(folder / name))
-            schema = _table(_empty(kind)).schema
-            writers.append(stack.enter_context(pq.ParquetWriter(temporary, schema, compression="zstd")))
-
-        def append(*parts: BookSnapshots | TopOfBook | Trades) -> None:
-            for file, part in zip(writers, parts, strict=True):
-                file.write_table(_table(part), row_group_size=max(len(part.local_ns), 1))
-
-        yield append
-
-
-def read(kind: type[Columns], path: Path) -> Columns:
-    """Read one table that `writer` wrote.
-
-    Raises
-    ------
-    DataError
-        If the file is damaged.
+    The newest `l2Book` known, as the `bbo` known since has changed it: levels that the best quote has passed are gone,
+    the best level is the quote's. It shows one level more than a snapshot where a new best price came before the 20.
     """
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{path} is damaged ({error}); delete it and run 02_preprocess again") from None
-    return kind(*(_array(table.column(field.name)) for field in fields(kind)))
+
+    bid_price: Floats
+    bid_size: Floats
+    ask_price: Floats
+    ask_size: Floats
+
+    @classmethod
+    def at(cls, market: Market, ns: ArrayLike) -> "Book":
+        """The book known at each instant `ns` (n,) of `local_ns`; all NaN before the first snapshot.
+
+        Raises
+        ------
+        DataError
+            If the market holds no snapshot at all.
+        """
+        if not len(market.book.local_ns):
+            raise DataError(f"{market.asset}: no l2Book message; without one there is no book")
+        top, row = market.top_at(ns), market.book_at(ns)
+        book = take(market.book, np.maximum(row, 0))
+        bids = _fused(book.bid_price, book.bid_size, top.bid_price, top.bid_size, row, -1)
+        asks = _fused(book.ask_price, book.ask_size, top.ask_price, top.ask_size, row, 1)
+        return cls(*bids, *asks)
+
+    @property
+    def mid(self) -> Floats:
+        """(n,) USD."""
+        return (self.bid_price[:, 0] + self.ask_price[:, 0]) / 2
+
+    @property
+    def spread_bps(self) -> Floats:
+        """(n,) s = best ask - best bid (§2.1.3), in bps of mid."""
+        return (self.ask_price[:, 0] - self.bid_price[:, 0]) / self.mid * _BPS
+
+    def resting(self, price: ArrayLike) -> tuple[Floats, Floats]:
+        """D(p) of eq. 2.3: what rests at exactly `price` (n,) or one for all, coin on bid and ask (n,)."""
+        wanted = np.broadcast_to(np.asarray(price, dtype=float), self.mid.shape)[:, None]
+        sides = (self.bid_price, self.bid_size), (self.ask_price, self.ask_size)
+        bid, ask = (np.where(np.isclose(prices, wanted, rtol=1e-12), sizes, 0).sum(axis=1) for prices, sizes in sides)
+        return np.where(np.isnan(self.mid), np.nan, bid), np.where(np.isnan(self.mid), np.nan, ask)
+
+    def within(self, reach_bps: float) -> Depth:
+        """What is visible within `reach_bps` of mid; covered where both sides show a level at or beyond it."""
+        mid = self.mid[:, None]
+        bid_off, ask_off = (mid - self.bid_price) / mid * _BPS, (self.ask_price - mid) / mid * _BPS
+        farthest = np.minimum(np.fmax.reduce(bid_off, axis=1), np.fmax.reduce(ask_off, axis=1))
+        bid = np.where(bid_off <= reach_bps, self.bid_size, 0).sum(axis=1)
+        ask = np.where(ask_off <= reach_bps, self.ask_size, 0).sum(axis=1)
+        known = ~np.isnan(self.mid)
+        return Depth(np.where(known, bid, np.nan), np.where(known, ask, np.nan), known & (farthest >= reach_bps))
+
+
+def _fused(
+    price: Floats, size: Floats, best: Floats, best_size: Floats, row: NDArray[np.int64], outward: int
+) -> tuple[Floats, Floats]:
+    """One side (n, 20) with the best quote (n,) before it and without what the quote has passed: (n, 21), packed."""
+    behind = (price - best[:, None]) * outward > 0
+    prices = np.column_stack([best, np.where(behind, price, np.nan)])
+    sizes = np.column_stack([best_size, np.where(behind, size, np.nan)])
+    prices[row < 0] = sizes[row < 0] = np.nan
+    order = np.argsort(np.isnan(prices), axis=1, kind="stable")
+    return np.take_along_axis(prices, order, axis=1), np.take_along_axis(sizes, order, axis=1)
 
 
 def _newest(exchange_ns: Nanoseconds) -> NDArray[np.int64]:
     return np.flatnonzero(exchange_ns >= np.maximum.accumulate(exchange_ns))
-
-
-def _empty(kind: type[Columns]) -> Columns:
-    dtypes = {"exchange_ns": np.int64, "local_ns": np.int64, "tid": np.int64, "side": np.int8}
-    shape = (0, LEVELS) if kind is BookSnapshots else (0,)
-    return kind(*(np.zeros(shape[: 1 if f.name in dtypes else 2], dtypes.get(f.name, float)) for f in fields(kind)))
-
-
-def _table(columns: BookSnapshots | TopOfBook | Trades) -> pa.Table:
-    """Arrow columns: those of shape (n, 20) as lists of fixed size."""
-    arrays = {field.name: getattr(columns, field.name) for field in fields(columns)}
-    return pa.table(
-        {
-            name: pa.array(array) if array.ndim == 1 else pa.FixedSizeListArray.from_arrays(array.ravel(), LEVELS)
-            for name, array in arrays.items()
-        }
-    )
-
-
-def _array(column: pa.ChunkedArray) -> NDArray[Any]:
-    if not pa.types.is_fixed_size_list(column.type):
-        return np.asarray(column)
-    flat = [np.asarray(chunk.flatten()).reshape(-1, LEVELS) for chunk in column.chunks]
-    return np.concatenate(flat) if flat else np.zeros((0, LEVELS))

@@ -1,36 +1,45 @@
 """Stage 02: from raw slices to a `Market`: what is wrong is dropped and counted, what is missing becomes a gap.
 
-Slices are decoded and written hour by hour, one Parquet row group each, so that memory does not grow with the span.
+What was received in an hour is cleaned and written at once, one Parquet row group, so that memory does not grow with
+the span; how the client happened to cut its slices does not show.
 """
 
 import json
 from collections import Counter
-from collections.abc import Sequence
-from itertools import groupby
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from hyperdapo.errors import DataError
-from hyperdapo.market.book import BookSnapshots, Nanoseconds, TopOfBook, Trades, concatenate, take, writer
+from hyperdapo.market.columns import BookSnapshots, Contexts, Nanoseconds, TopOfBook, Trades, take
+from hyperdapo.market.days import DAY_NS, HOUR_NS, SECOND_NS, date_of
 from hyperdapo.market.messages import Decoder, Slice
+from hyperdapo.market.native import CHANNELS
+from hyperdapo.market.quality import by_minute
+from hyperdapo.market.slices import SliceFile
+from hyperdapo.market.storage import writer
 from hyperdapo.market.tardis import downloaded
 from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths, atomic
+from hyperdapo.stored import write_table
 
-_SECOND, _HOUR = 1_000_000_000, 3_600_000_000_000
-_CLOCK_TOLERANCE_NS = 60 * _SECOND  # the recorder's clock is usually half a second after the exchange's stamp
+_FUNDING_CAP = 0.04  # a share per hour
+_CLOCK_TOLERANCE_NS = 60 * SECOND_NS  # the recorder's clock is usually half a second after the exchange's stamp
 
 
 def preprocess(parameters: Parameters, asset: str, paths: Paths) -> dict[str, Any]:
-    """Write `book.parquet`, `bbo.parquet`, `trades.parquet`, `split.json` and `cleaning.json`; return the last.
+    """Write the four tables of messages, `quality.parquet`, `split.json` and `cleaning.json`; return the last.
 
     Returns
     -------
     The cleaning report: `messages` decoded by channel, `prints` decoded, `kept` rows by table, `dropped` by cause,
-    `gaps` (intervals of `local_ns`), `gap_s` in all, `cadence_s` of `l2Book` (median), `first_ns` and `last_ns` (book).
+    `gaps` (intervals of `local_ns`), `gap_s` in all, `begins_ns` and `ends_ns` (first and last message that was kept),
+    `first_ns` and `last_ns` (book), `cadence_s` of `l2Book`, and `days`: for each its `date`, `cadence_s`, rows kept by
+    table, and `gap_s`.
 
     Raises
     ------
@@ -41,19 +50,19 @@ def preprocess(parameters: Parameters, asset: str, paths: Paths) -> dict[str, An
     """
     (paths.data / "cleaning.json").unlink(missing_ok=True)
     decoder, cleaner = Decoder(asset), Cleaner(parameters.clean.max_gap_s)
-    slices = downloaded(parameters, asset, paths)
-    progress = tqdm(total=len(slices), desc=f"{asset} slices", delay=2, mininterval=2, leave=False)
-    with writer(paths.data) as append, progress:
-        for _, hour in groupby(slices, key=lambda piece: piece.start_ns // _HOUR):
-            pieces = [decoder.decode(piece.read(), piece.start_ns, piece.end_ns) for piece in hour]
-            append(*cleaner.clean(pieces, decoder.ended_ns))
-            progress.update(len(pieces))
+    minutes: list[pd.DataFrame] = []
+    with writer(paths.data) as append:
+        for hour in _by_hour(downloaded(parameters, asset, paths), decoder):
+            clean = cleaner.clean(hour, decoder.ended_ns)
+            append(*clean)
+            minutes.append(by_minute(*clean))
         report = cleaner.report(decoder)
         if not report["kept"]["l2Book"]:
             raise DataError(
                 f"{asset}: no valid l2Book message from {parameters.source.start} on; dropped {report['dropped']}"
             )
         split = split_span(report["first_ns"], report["last_ns"], parameters)
+    write_table(pd.concat(minutes, ignore_index=True), paths.data, "quality")
     facts = {"asset": asset, "sz_decimals": parameters.asset_facts[asset].sz_decimals}
     for name, content in (("split.json", split), ("cleaning.json", facts | report)):
         with atomic(paths.data / name) as temporary:
@@ -73,13 +82,13 @@ def split_span(first_ns: int, last_ns: int, parameters: Parameters) -> dict[str,
     DataError
         If nothing remains.
     """
-    start_ns = first_ns + round(parameters.features.warmup_s * _SECOND)
-    cut_ns = round((parameters.orders.longest_horizon_s + parameters.features.window_s) * _SECOND)
+    start_ns = first_ns + round(parameters.features.warmup_s * SECOND_NS)
+    cut_ns = round((parameters.orders.longest_horizon_s + parameters.features.window_s) * SECOND_NS)
     left_ns = last_ns - start_ns - 2 * cut_ns
-    if left_ns < 3 * parameters.features.decision_interval_s * _SECOND:
-        needed = parameters.features.warmup_s + 2 * cut_ns / _SECOND
+    if left_ns < 3 * parameters.features.decision_interval_s * SECOND_NS:
+        needed = parameters.features.warmup_s + 2 * cut_ns / SECOND_NS
         raise DataError(
-            f"{(last_ns - first_ns) / _SECOND:.0f} s of data are too few: warm-up and the cuts between train, "
+            f"{(last_ns - first_ns) / SECOND_NS:.0f} s of data are too few: warm-up and the cuts between train, "
             f"validation and test take {needed:.0f} s; give a longer source span, or shorten features.warmup_s"
         )
     train_ns = start_ns + int(left_ns * parameters.split.train)
@@ -91,52 +100,107 @@ def split_span(first_ns: int, last_ns: int, parameters: Parameters) -> dict[str,
     }
 
 
+def _by_hour(slices: Sequence[SliceFile], decoder: Decoder) -> Iterator[Slice]:
+    """What was received in each hour of `local_ns`, from slices in time order."""
+    waiting: list[Slice] = []
+    for piece in tqdm(slices, desc=f"{decoder.coin} slices", delay=2, mininterval=2, leave=False):
+        waiting.append(decoder.decode(piece.read(), piece.start_ns, piece.end_ns))
+        for end_ns in range((piece.start_ns // HOUR_NS + 1) * HOUR_NS, piece.end_ns + 1, HOUR_NS):
+            hour, rest = _cut(Slice.joined(waiting), end_ns)
+            yield hour
+            waiting = [rest]
+    if slices and slices[-1].end_ns % HOUR_NS:
+        yield Slice.joined(waiting)
+
+
+def _cut(piece: Slice, ns: int) -> tuple[Slice, Slice]:
+    """What was received before an instant, and the rest."""
+
+    def part(of: Callable[[Nanoseconds], slice]) -> Slice:
+        book, prints = of(piece.book.local_ns), of(piece.trades.local_ns)
+        return Slice(
+            take(piece.book, book),
+            piece.book_connection[book],
+            take(piece.bbo, of(piece.bbo.local_ns)),
+            take(piece.trades, prints),
+            piece.backfill[prints],
+            take(piece.context, of(piece.context.local_ns)),
+        )
+
+    before = part(lambda times: slice(0, int(np.searchsorted(times, ns))))
+    return before, part(lambda times: slice(int(np.searchsorted(times, ns)), None))
+
+
 class Cleaner:
     """Judges decoded rows in time order, and remembers from one hour to the next what the judgement needs."""
 
     def __init__(self, max_gap_s: float) -> None:
         self.dropped: Counter[str] = Counter()
-        self.kept: Counter[str] = Counter({"l2Book": 0, "bbo": 0, "trades": 0})
         self.prints = 0
         self.gaps: list[tuple[int, int]] = []
-        self._max_gap_ns = round(max_gap_s * _SECOND)
-        self._book_ns: list[Nanoseconds] = []
+        self._kept: dict[int, Counter[str]] = {}  # rows by table, of each day
+        self._cadence_s: dict[int, float | None] = {}
+        self._intervals = [np.zeros(0, dtype=np.int64)]  # between the books of the present day
+        self._max_gap_ns = round(max_gap_s * SECOND_NS)
+        self._begins_ns, self._ends_ns, self._first_book_ns = 0, 0, 0
         self._last_book = (0, 0)  # local_ns and connection of the last valid book
         self._recent_tids = np.zeros(0, dtype=np.int64)
 
-    def clean(self, pieces: Sequence[Slice], ended_ns: dict[int, int]) -> tuple[BookSnapshots, TopOfBook, Trades]:
-        """Valid rows of the next slices; `ended_ns` says when each connection that was lost was last heard."""
-        book, bbo = concatenate([piece.book for piece in pieces]), concatenate([piece.bbo for piece in pieces])
-        trades = concatenate([piece.trades for piece in pieces])
-        valid = self._judge("l2Book", book_faults(book))
-        book, connection = take(book, valid), np.concatenate([piece.book_connection for piece in pieces])[valid]
-        self._find_gaps(book.local_ns, connection, ended_ns)
-        self._book_ns.append(book.local_ns)
-        bbo = take(bbo, self._judge("bbo", book_faults(bbo)))
-        self.prints += len(trades.tid)
-        backfill = np.concatenate([piece.backfill for piece in pieces])
-        trades = take(trades, self._judge("trades", {"backfill": backfill} | print_faults(trades)))
+    def clean(self, piece: Slice, ended_ns: dict[int, int]) -> tuple[BookSnapshots, TopOfBook, Trades, Contexts]:
+        """Valid rows of the next hour; `ended_ns` says when each connection that was lost was last heard."""
+        valid = self._judge("l2Book", book_faults(piece.book))
+        book, connection = take(piece.book, valid), piece.book_connection[valid]
+        bbo = take(piece.bbo, self._judge("bbo", book_faults(piece.bbo)))
+        self.prints += len(piece.trades.tid)
+        trades = take(piece.trades, self._judge("trades", {"backfill": piece.backfill} | print_faults(piece.trades)))
         trades = take(trades, self._judge("trades", {"repeated_tid": self._repeated(trades.tid)}))
-        for name, rows in (("l2Book", book), ("bbo", bbo), ("trades", trades)):
-            self.kept[name] += len(rows.local_ns)
-        return book, bbo, trades
+        context = take(piece.context, self._judge("activeAssetCtx", context_faults(piece.context)))
+        self._count({"l2Book": book, "bbo": bbo, "trades": trades, "activeAssetCtx": context})
+        self._find_gaps(book.local_ns, connection, ended_ns)
+        return book, bbo, trades, context
 
     def report(self, decoder: Decoder) -> dict[str, Any]:
         """What was kept, dropped and missed, once all slices are cleaned; see `preprocess`."""
         self._find_gaps(np.array([decoder.last_ns]), np.array([decoder.connection]), decoder.ended_ns)
-        book_ns = np.concatenate([np.zeros(0, dtype=np.int64), *self._book_ns])
         gaps = merge([gap for gap in self.gaps if gap[0] < gap[1]])
+        kept = sum(self._kept.values(), Counter(dict.fromkeys(CHANNELS, 0)))
+        cadences = [cadence for cadence in self._cadence_s.values() if cadence]
         return {
-            "messages": {name: decoder.messages[name] for name in self.kept},
+            "messages": {name: decoder.messages[name] for name in CHANNELS},
             "prints": self.prints,
-            "kept": dict(self.kept),
+            "kept": {name: kept[name] for name in CHANNELS},
             "dropped": dict(sorted((decoder.dropped + self.dropped).items())),
             "gaps": gaps,
-            "gap_s": sum(to_ns - from_ns for from_ns, to_ns in gaps) / _SECOND,
-            "cadence_s": float(np.median(np.diff(book_ns))) / _SECOND if len(book_ns) > 1 else None,
-            "first_ns": int(book_ns[0]) if len(book_ns) else 0,
-            "last_ns": int(book_ns[-1]) if len(book_ns) else 0,
+            "gap_s": sum(to_ns - from_ns for from_ns, to_ns in gaps) / SECOND_NS,
+            "cadence_s": float(np.median(cadences)) if cadences else None,
+            "days": [self._day(day, gaps) for day in sorted(self._kept)],
+            "begins_ns": self._begins_ns,
+            "ends_ns": self._ends_ns,
+            "first_ns": self._first_book_ns,
+            "last_ns": self._last_book[0],
         }
+
+    def _day(self, day: int, gaps: Sequence[tuple[int, int]]) -> dict[str, Any]:
+        begin, end = day * DAY_NS, (day + 1) * DAY_NS
+        missing = sum(max(min(to_ns, end) - max(from_ns, begin), 0) for from_ns, to_ns in gaps)
+        kept = {name: self._kept[day][name] for name in CHANNELS}
+        return {"date": date_of(begin), "cadence_s": self._cadence_s[day], **kept, "gap_s": missing / SECOND_NS}
+
+    def _count(self, tables: Mapping[str, BookSnapshots | TopOfBook | Trades | Contexts]) -> None:
+        """Note how much of each table came in this hour, and how often a book."""
+        tops = [tables[name].local_ns for name in ("l2Book", "bbo") if len(tables[name].local_ns)]
+        self._begins_ns = self._begins_ns or min([int(ns[0]) for ns in tops], default=0)
+        self._ends_ns = max([int(ns[-1]) for ns in tops], default=self._ends_ns)
+        times = [table.local_ns[0] for table in tables.values() if len(table.local_ns)]
+        if times:
+            day = int(min(times)) // DAY_NS
+            if day not in self._kept:
+                self._kept[day], self._intervals = Counter(), []
+            self._kept[day].update({name: len(table.local_ns) for name, table in tables.items()})
+            book_ns = tables["l2Book"].local_ns
+            self._intervals.append(np.diff(book_ns, prepend=[self._last_book[0]] if self._last_book[0] else []))
+            every = np.concatenate(self._intervals)
+            self._cadence_s[day] = float(np.median(every)) / SECOND_NS if len(every) else None
 
     def _judge(self, channel: str, faults: dict[str, NDArray[np.bool_]]) -> NDArray[np.bool_]:
         """Rows without any fault; each other row is counted under its first."""
@@ -151,6 +215,7 @@ class Cleaner:
         """A silence of books longer than allowed, and from the last message before a disconnect to the next book."""
         if not len(local_ns):
             return
+        self._first_book_ns = self._first_book_ns or int(local_ns[0])
         last_ns, last_connection = self._last_book
         before_ns = np.concatenate([[last_ns or local_ns[0]], local_ns[:-1]])
         before = np.concatenate([[last_connection if last_ns else connection[0]], connection[:-1]])
@@ -192,6 +257,16 @@ def print_faults(trades: Trades) -> dict[str, NDArray[np.bool_]]:
         "non_finite": ~(np.isfinite(trades.price) & np.isfinite(trades.size)),
         "non_positive": (trades.price <= 0) | (trades.size <= 0),
         "clock": _off_clock(trades.exchange_ns, trades.local_ns),
+    }
+
+
+def context_faults(context: Contexts) -> dict[str, NDArray[np.bool_]]:
+    """By cause, which of n updates cannot be; the exchange caps funding at 4 % an hour."""
+    total = context.mark_price + context.oracle_price + context.funding + context.open_interest
+    return {
+        "non_finite": ~np.isfinite(total),
+        "non_positive": (context.mark_price <= 0) | (context.oracle_price <= 0) | (context.open_interest < 0),
+        "funding_cap": np.asarray(np.abs(context.funding) > _FUNDING_CAP),
     }
 
 

@@ -20,7 +20,11 @@ import aiohttp
 import zstandard
 from tardis_dev import DEFAULT_ENDPOINT, Channel, replay
 
-from hyperdapo.errors import EndpointError
+from hyperdapo.errors import DiskFullError, EndpointError
+from hyperdapo.paths import disk_error
+
+Tick = Callable[[int, int], object]
+"""Told of the minutes and bytes that have come."""
 
 CONNECT_S = 5.0
 PATIENCE_S = 300.0  # without one more minute of data, then the endpoint counts as failed
@@ -39,8 +43,9 @@ class Feed:
     cache: Path
 
 
-def fetch(feed: Feed, span: tuple[int, int], retries: "Retries", tick: Callable[[], object]) -> None:
-    """Let the client bring the whole minutes of a span (ns) into its cache; `tick` is called at each minute that came.
+def fetch(feed: Feed, span: tuple[int, int], retries: "Retries", tick: Tick) -> None:
+    """Let the client bring the whole minutes of a span (ns) into its cache; `tick` is called with the minutes
+    and bytes that came.
 
     The client runs in a thread of its own, since a notebook's kernel already runs an event loop in this one. A slice
     that came damaged is none of its concern: see `slices.cover` and `slices.damaged`.
@@ -49,6 +54,8 @@ def fetch(feed: Feed, span: tuple[int, int], retries: "Retries", tick: Callable[
     ------
     EndpointError
         If the endpoint refuses, keeps failing, or sends nothing for `PATIENCE_S`.
+    DiskFullError
+        If the cache takes no more.
     """
     with ThreadPoolExecutor(1) as pool, retries.counting():
         try:
@@ -65,36 +72,48 @@ def fetch(feed: Feed, span: tuple[int, int], retries: "Retries", tick: Callable[
         except urllib.error.HTTPError as error:
             raise _refusal(error, feed.endpoint) from None
         except (aiohttp.ClientError, OSError) as error:
+            if disk := _disk_error(error, feed.cache):
+                raise disk from None
             raise EndpointError(f"{feed.endpoint} keeps failing ({error}); run again later") from None
 
 
-async def _replay(feed: Feed, span: tuple[int, int], tick: Callable[[], object]) -> None:
+async def _replay(feed: Feed, span: tuple[int, int], tick: Tick) -> None:
     start, end = (datetime.fromtimestamp(ns / 1e9, UTC) for ns in span)
     filters = [Channel(name, [feed.asset]) for name in feed.channels]
     key = os.environ.get("TARDIS_API_KEY", "")
     options = {"api_key": key, "cache_dir": str(feed.cache), "endpoint": feed.endpoint}
-    minute = b""
+    minute, size = b"", 0
     async with asyncio.timeout(PATIENCE_S) as patience:
         lines = replay(feed.exchange, start, end, filters, decode_response=False, with_disconnects=True, **options)
         async for line in lines:
-            if line is not None and line.local_timestamp[:16] != minute:
-                minute = line.local_timestamp[:16]
-                patience.reschedule(asyncio.get_running_loop().time() + PATIENCE_S)
-                tick()
+            if line is not None:
+                size += len(line.local_timestamp) + len(line.message)
+                if line.local_timestamp[:16] != minute:
+                    minute = line.local_timestamp[:16]
+                    patience.reschedule(asyncio.get_running_loop().time() + PATIENCE_S)
+                    tick(1, size)
+                    size = 0
 
 
 class Retries(logging.Handler):
-    """Counts the attempts that the client says, at level DEBUG, to have failed; `reason` is that of the last."""
+    """Counts the attempts that the client says, at level DEBUG, to have failed; `reason` is that of the last.
 
-    def __init__(self) -> None:
+    Where the disk of `cache` is what failed, no attempt will mend it: raising from here ends them.
+    """
+
+    def __init__(self, cache: Path) -> None:
         super().__init__(logging.DEBUG)
+        self.cache = cache
         self.count, self.reason = 0, "none"
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take a line of the client's log."""
         if str(record.msg).startswith("download attempt failed") and isinstance(record.args, tuple):
+            cause = record.args[-1]
+            if disk := _disk_error(cause, self.cache):
+                raise disk
             self.count += 1
-            self.reason = str(record.args[-1])
+            self.reason = str(cause)
 
     @contextmanager
     def counting(self) -> Iterator[None]:
@@ -110,11 +129,23 @@ class Retries(logging.Handler):
             logger.setLevel(level)
 
 
+def _disk_error(error: object, cache: Path) -> DiskFullError | None:
+    """What a failed attempt says of our own disk, if it is that and not the network."""
+    if isinstance(error, OSError) and not isinstance(error, aiohttp.ClientError):
+        return disk_error(error, cache)
+    return None
+
+
 def _refusal(error: urllib.error.HTTPError, endpoint: str) -> EndpointError:
     if error.code in (401, 403):
         return EndpointError(
             f"{endpoint} refused the request ({error.code}): set TARDIS_API_KEY in the environment to a valid key, "
             "or ask for first days of months only (profile `free`), which need none"
+        )
+    if error.code == 429:
+        wait = f" for {error.headers['Retry-After']} s" if error.headers.get("Retry-After") else ""
+        return EndpointError(
+            f"{endpoint} refuses more requests{wait} (429); run again then: what is downloaded is kept"
         )
     return EndpointError(f"{endpoint} answered {error.code} ({str(error.msg)[:200]}); {_PROTOCOL}")
 

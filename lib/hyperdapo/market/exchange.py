@@ -6,33 +6,31 @@ depth and the sign of market orders; `predictability` sets only which share of t
 """
 
 import zlib
+from collections.abc import Iterator
 from math import exp, log, sqrt
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from tqdm import tqdm
 
 from hyperdapo.errors import ParameterError
 from hyperdapo.market import matching
-from hyperdapo.market.book import BookSnapshots, Floats, TopOfBook, Trades
+from hyperdapo.market.days import by_day
 from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD, tick_size
-from hyperdapo.market.layout import BID, Integers, Record, Rules, State, empty_book, empty_record
-from hyperdapo.market.tape import Tape
+from hyperdapo.market.layout import BID, Integers, Rules, State, empty_book, empty_record
+from hyperdapo.market.recorder import Recorder
+from hyperdapo.market.tape import Tape, joined
 from hyperdapo.schema import SyntheticAsset
 
 RETURN_S = 60.0  # horizon of `volatility_bps` and of `predictability`
 NEWS_RATE = 0.4  # jumps of the efficient price per second
 LADDER_SPAN = 4.0  # how far the price may go, as a factor
 WARMUP_NS = 60_000_000_000  # played before the recorder connects
-BACKFILL = 10  # prints of the opening trades message
 RESTING_ORDERS = 1 << 14  # at most; a block can print each of them
 PRINTS_PER_MARKET_ORDER = 2.75  # measured on long runs of the four assets
 ORDERS_AT_TOUCH = 5.7  # mean number at a best level; measured likewise
 HALF_SPREAD = 0.55  # ticks for each tick of mean spread beyond the first; measured likewise
 
 
-def simulate(
+def play(
     asset: str,
     model: SyntheticAsset,
     sz_decimals: int,
@@ -40,10 +38,10 @@ def simulate(
     seed: int,
     start_ns: int,
     end_ns: int,
-) -> Tape:
-    """Play the market of `asset` and return what a recorder connected from `start_ns` to `end_ns` (local time) sees.
+) -> Iterator[Tape]:
+    """Play the market of `asset` and yield, day by day (UTC), what a recorder connected from `start_ns` on sees.
 
-    The same arguments give the same tape; another `end_ns` gives the same messages up to the earlier end. Each asset
+    The same arguments give the same tapes; another `end_ns` gives the same messages up to the earlier end. Each asset
     draws from its own stream, made of `seed` and its name.
 
     Raises
@@ -55,19 +53,30 @@ def simulate(
     rules = _rules(model, sz_decimals, predictability)
     rng = np.random.default_rng([seed, zlib.crc32(asset.encode())])
     state, book = _opening(model, sz_decimals, prices, start_ns - WARMUP_NS), empty_book(len(prices), RESTING_ORDERS)
-    stretches: list[list[Integers]] = []
     record = empty_record(books=2_000, tops=10_000, prints=40_000)  # a quarter of an hour
-    with tqdm(total=(end_ns - start_ns) // 10**9, desc=f"synthetic {asset}", unit="s", mininterval=0.5) as progress:
-        while state.exchange_ns < end_ns:
+    recorder = Recorder(asset, sz_decimals, prices, model, seed)
+    for day in by_day(start_ns, end_ns):
+        while state.exchange_ns < day[1]:
             record.used[:] = 0
             try:
-                state = State(*matching.run(book, state, rules, prices, end_ns, record, rng))
+                state = State(*matching.run(book, state, rules, prices, day[1], record, rng))
             except ValueError as error:
                 raise ParameterError(f"synthetic {asset}: {error}") from None
-            stretches.append(_stretch(record))
-            progress.update(min(max(state.exchange_ns - start_ns, 0) // 10**9, progress.total) - progress.n)
-    columns = [np.concatenate(parts) for parts in zip(*stretches, strict=True)]
-    return _tape(asset, sz_decimals, _round(prices * 10.0 ** (sz_decimals - 6)), columns, start_ns, end_ns)
+            recorder.take(record)
+        yield recorder.tape(*day)
+
+
+def simulate(
+    asset: str,
+    model: SyntheticAsset,
+    sz_decimals: int,
+    predictability: float,
+    seed: int,
+    start_ns: int,
+    end_ns: int,
+) -> Tape:
+    """The whole of what `play` yields, for spans that fit into memory."""
+    return joined(list(play(asset, model, sz_decimals, predictability, seed, start_ns, end_ns)))
 
 
 def ladder(price_usd: float, sz_decimals: int) -> Integers:
@@ -109,59 +118,3 @@ def _opening(model: SyntheticAsset, sz_decimals: int, prices: Integers, at_ns: i
     units = model.price_usd * 10 ** (6 - sz_decimals)
     level = int(np.searchsorted(prices, units, side="right")) - 1
     return State(at_ns, at_ns, at_ns, log(units), level, 0.0, 0.0, 0.0, BID)
-
-
-def _stretch(record: Record) -> list[Integers]:
-    used = np.repeat(record.used, 2)
-    return [rows[:count].copy() for rows, count in zip(record[:-1], used, strict=True)]
-
-
-def _tape(asset: str, sz_decimals: int, usd: Floats, columns: list[Integers], start_ns: int, end_ns: int) -> Tape:
-    """Cut the messages to the connection, put its backfill first, and turn levels and lots into USD and coin."""
-    book_ns, book, top_ns, top, print_ns, prints = columns
-    changed = np.append(True, np.any(top[1:] != top[:-1], axis=(1, 2)))
-    top_ns, top = top_ns[changed], top[changed]
-    tid = (np.arange(len(prints)) + zlib.crc32(asset.encode())) * 0x2545F4914F6CD % 2**50  # odd factor: one to one
-    seen = [_within(times, start_ns, end_ns) for times in (book_ns, top_ns, print_ns)]
-    earlier = np.arange(max(seen[2].start - BACKFILL, 0), seen[2].start)
-    first = [times[rows][:1, 1] for times, rows in zip((book_ns, top_ns, print_ns), seen, strict=True)]
-    print_ns[earlier, 1] = np.concatenate(first).min()
-    rows = slice(int(seen[2].start) - len(earlier), seen[2].stop)
-    coin = 10.0**-sz_decimals
-    book_ns, book, top_ns, top = book_ns[seen[0]], book[seen[0]], top_ns[seen[1]], top[seen[1]]
-    price, size = _priced(book, usd, coin)
-    best_price, best_size = _priced(top, usd, coin)
-    return Tape(
-        asset=asset,
-        sz_decimals=sz_decimals,
-        book=BookSnapshots(book_ns[:, 0], book_ns[:, 1], price[:, 0], size[:, 0], price[:, 1], size[:, 1]),
-        bbo=TopOfBook(top_ns[:, 0], top_ns[:, 1], best_price[:, 0], best_size[:, 0], best_price[:, 1], best_size[:, 1]),
-        trades=Trades(
-            exchange_ns=print_ns[rows, 0],
-            local_ns=print_ns[rows, 1],
-            price=usd[prints[rows, 0]],
-            size=_round(prints[rows, 1] * coin),
-            side=np.where(prints[rows, 2] == BID, 1, -1).astype(np.int8),
-            tid=tid[rows],
-        ),
-        book_orders=book[..., 2].astype(np.int32),
-        bbo_orders=top[..., 2].astype(np.int32),
-        backfilled=len(earlier),
-    )
-
-
-def _within(times: Integers, start_ns: int, end_ns: int) -> slice:
-    """Rows that the recorder saw from `start_ns` to `end_ns`; times are (n, 2): exchange, local."""
-    first, last = np.searchsorted(times[:, 1], [start_ns, end_ns])
-    return slice(int(first), int(last))
-
-
-def _priced(rows: Integers, usd: Floats, coin: float) -> tuple[Floats, Floats]:
-    """Prices in USD and sizes in coin of (..., level | lots | orders), NaN where there is no level."""
-    absent = rows[..., 0] < 0
-    return np.where(absent, np.nan, usd[rows[..., 0]]), np.where(absent, np.nan, _round(rows[..., 1] * coin))
-
-
-def _round(values: NDArray[Any]) -> Floats:
-    """Rid of what floating point added: no price or size has more than six decimals."""
-    return np.asarray(np.round(values, 6), dtype=np.float64)

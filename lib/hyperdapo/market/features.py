@@ -5,7 +5,8 @@ reach is not invented: sums run over visible levels, and `visible_depth_bps` say
 defined, such as the VWAP of a window without prints, is NaN, and a row with a NaN is not warm.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,10 @@ from numpy.typing import NDArray
 from hyperdapo import schema
 from hyperdapo.errors import DataError
 from hyperdapo.market import windows
-from hyperdapo.market.book import BookSnapshots, Floats, Market, Nanoseconds, take
+from hyperdapo.market.book import Market
+from hyperdapo.market.columns import BookSnapshots, Floats, Nanoseconds, take
+from hyperdapo.market.days import SECOND_NS, Span
+from hyperdapo.params import Parameters
 
 NAMES = (
     "bid_ask_spread_bps",
@@ -34,17 +38,32 @@ NAMES = (
     "trade_size_ratio",
 )
 
-_SECOND = 1_000_000_000
+_MOMENTUM_S = 60
 _BPS = 1e4
 _LARGE_QUANTILE = 0.9
 _EPSILON = 1e-9  # of eq. 3.2
 
 
-def decision_grid(market: Market, interval_s: float) -> Nanoseconds:
-    """Multiples of the interval from the first to the last message of the book, ns."""
-    step = round(interval_s * _SECOND)
-    first, last = market.top.local_ns[[0, -1]]
+def decision_grid(market: Market, interval_s: float, span: Span | None = None) -> Nanoseconds:
+    """Multiples of the interval from the first to the last message of the book, or within a span; ns."""
+    step = round(interval_s * SECOND_NS)
+    first, last = market.top.local_ns[[0, -1]] if span is None else (span[0], span[1] - 1)
     return np.arange(-(-first // step) * step, last + 1, step, dtype=np.int64)
+
+
+def features_by_day(
+    folder: Path, parameters: Parameters, split: Mapping[str, tuple[int, int]]
+) -> Iterator[pd.DataFrame]:
+    """The features of all decision times of an asset, a frame for each day (UTC), so that memory does not grow.
+
+    The frames are those of `compute_features` over the whole span. Raises as `Market.load`.
+    """
+    settings = parameters.features
+    reach_s = max(settings.window_s, settings.large_trade_window_s, _MOMENTUM_S, parameters.clean.max_gap_s)
+    normaliser = Normaliser(settings.normalisation_s)
+    for day, market in Market.by_day(folder, before_s=reach_s):
+        grid = decision_grid(market, settings.decision_interval_s, day)
+        yield compute_features(market, grid, settings, split, parameters.clean.max_gap_s, normaliser)
 
 
 def compute_features(
@@ -53,6 +72,7 @@ def compute_features(
     features: schema.Features,
     split: Mapping[str, tuple[int, int]] | None = None,
     max_gap_s: float = 15.0,
+    normaliser: "Normaliser | None" = None,
 ) -> pd.DataFrame:
     """One row per decision time: the state beside the features, 15 raw columns, 15 normalised ones (`NAME_z`).
 
@@ -65,6 +85,7 @@ def compute_features(
     decision_ns : (n,) increasing, in `local_ns`
     split : half-open intervals of `decision_ns` by name; warm rows outside all of them belong to none ("")
     max_gap_s : as `clean.max_gap_s`
+    normaliser : knows the rows before these, if there were any
 
     Raises
     ------
@@ -78,29 +99,42 @@ def compute_features(
     since = market.uninterrupted_since(decision_ns)
     book_ns = np.concatenate([[0], market.book.local_ns])[market.book_at(decision_ns) + 1]
     defined = np.isfinite(raw[["mid", *NAMES]].to_numpy()).all(axis=1)
-    uninterrupted = decision_ns - since >= features.warmup_s * _SECOND
-    warm = defined & uninterrupted & (decision_ns - book_ns <= max_gap_s * _SECOND)
-    normalised = normalise(raw[list(NAMES)].to_numpy(), decision_ns, since, features.normalisation_s)
+    uninterrupted = decision_ns - since >= features.warmup_s * SECOND_NS
+    warm = defined & uninterrupted & (decision_ns - book_ns <= max_gap_s * SECOND_NS)
+    normaliser = normaliser or Normaliser(features.normalisation_s)
+    normalised = normaliser.scores(raw[list(NAMES)].to_numpy(), decision_ns, since)
     state = pd.DataFrame({"asset": market.asset, "decision_ns": decision_ns})
     rest = pd.DataFrame({"warm": warm, "split": _split_names(decision_ns, warm, split or {})})
     scaled = pd.DataFrame(normalised, columns=[f"{name}_z" for name in NAMES])
     return pd.concat([state, raw.drop(columns=list(NAMES)), rest, raw[list(NAMES)], scaled], axis=1)
 
 
-def normalise(values: Floats, ns: Nanoseconds, since: Nanoseconds, window_s: float) -> Floats:
+class Normaliser:
     """Eq. 3.2: (x - mu) / (sigma + epsilon) with exponentially weighted moments of what is known up to each row.
 
     The weight of an observation of age `a` is exp(-a / window), whatever the spacing of the rows: the draft's window
     tau is taken as the mean age of the weights, in terms of pandas `ewm` a halflife of tau ln 2. A row counts itself.
     The moments restart where `since`, the start of uninterrupted data, moves; rows that are not finite are passed over.
-
-    Parameters
-    ----------
-    values : (n, m); `ns`, `since` : (n,); `window_s` : tau, 3600 s in the draft
+    What was seen is remembered from one call to the next.
     """
-    decay = np.exp(-np.diff(ns, prepend=ns[:1]) / (window_s * _SECOND))
-    decay[np.diff(since, prepend=since[:1]) != 0] = 0.0
-    return windows.weighted_scores(np.ascontiguousarray(values, dtype=float), decay, _EPSILON)
+
+    def __init__(self, window_s: float) -> None:
+        """`window_s` is tau, 3600 s in the draft."""
+        self._window_ns = window_s * SECOND_NS
+        self._moments: Floats | None = None
+        self._last: tuple[int, int] | None = None  # ns and since of the last row
+
+    def scores(self, values: Floats, ns: Nanoseconds, since: Nanoseconds) -> Floats:
+        """Normalised values (n, m) of the next rows, `values` (n, m) at `ns` (n,), uninterrupted since `since` (n,)."""
+        if not len(ns):
+            return values.copy()
+        last_ns, last_since = self._last or (ns[0], since[0])
+        decay = np.exp(-np.diff(ns, prepend=last_ns) / self._window_ns)
+        decay[np.diff(since, prepend=last_since) != 0] = 0.0
+        if self._moments is None:
+            self._moments = np.zeros((3, values.shape[1]))
+        self._last = int(ns[-1]), int(since[-1])
+        return windows.weighted_scores(np.ascontiguousarray(values, dtype=float), decay, _EPSILON, self._moments)
 
 
 def _raw(market: Market, ns: Nanoseconds, features: schema.Features) -> pd.DataFrame:
@@ -147,8 +181,8 @@ def _trade_features(market: Market, ns: Nanoseconds, mid: Floats, features: sche
     """Sums over the prints of the window; "large" is above the p90 of the longer window's print sizes."""
     trades = market.trades
     end = np.searchsorted(trades.local_ns, ns, side="right")
-    begin = np.searchsorted(trades.local_ns, ns - round(features.window_s * _SECOND), side="right")
-    oldest = np.searchsorted(trades.local_ns, ns - round(features.large_trade_window_s * _SECOND), side="right")
+    begin = np.searchsorted(trades.local_ns, ns - round(features.window_s * SECOND_NS), side="right")
+    oldest = np.searchsorted(trades.local_ns, ns - round(features.large_trade_window_s * SECOND_NS), side="right")
     sums = windows.print_sums(begin, end, oldest, trades.price, trades.size, trades.side, mid, _LARGE_QUANTILE)
     volume, large_volume = sums[:, windows.VOLUME], sums[:, windows.LARGE_VOLUME]
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -168,11 +202,11 @@ def _price_features(market: Market, ns: Nanoseconds, mid: Floats, window_s: floa
     """Moves of the mid that was known then."""
     top = market.top
     newest = np.searchsorted(top.local_ns, ns, side="right") - 1
-    deviation = windows.return_deviation(newest, ns, top.local_ns, np.log(top.mid), int(window_s), _SECOND)
+    deviation = windows.return_deviation(newest, ns, top.local_ns, np.log(top.mid), int(window_s), SECOND_NS)
     return {
         "volatility_5m_bps": deviation * _BPS,
-        "momentum_1m_bps": (mid / market.mid_at(ns - 60 * _SECOND) - 1) * _BPS,
-        "momentum_5m_bps": (mid / market.mid_at(ns - round(window_s * _SECOND)) - 1) * _BPS,
+        "momentum_1m_bps": (mid / market.mid_at(ns - _MOMENTUM_S * SECOND_NS) - 1) * _BPS,
+        "momentum_5m_bps": (mid / market.mid_at(ns - round(window_s * SECOND_NS)) - 1) * _BPS,
     }
 
 

@@ -1,77 +1,48 @@
 """Native Hyperliquid messages, as Tardis replays them, to columns.
 
-A line is `2025-09-04T19:46:56.8699350Z {"channel": "l2Book" | "bbo" | "trades", "data": ...}`: when it was recorded,
-and the message as the exchange sent it. A blank line is a disconnect. A line that is not exactly that is dropped and
+A line is a stamp and a message (`native`); a blank line is a disconnect. A line that is not exactly that is dropped and
 counted by its cause; no value is ever guessed.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import lru_cache
-from typing import Annotated, Literal
+from itertools import compress
+from typing import TypeVar
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperdapo.market.book import LEVELS, BookSnapshots, Floats, Nanoseconds, TopOfBook, Trades
+from hyperdapo.market.columns import (
+    LEVELS,
+    BookSnapshots,
+    Contexts,
+    Floats,
+    Nanoseconds,
+    TopOfBook,
+    Trades,
+    concatenate,
+)
+from hyperdapo.market.native import (
+    NS_PER_MS,
+    STAMP_LENGTH,
+    BookData,
+    BookMessage,
+    ContextMessage,
+    Level,
+    Message,
+    Print,
+    QuoteData,
+    QuoteMessage,
+    TradesMessage,
+    is_other_channel,
+    local_times,
+    native,
+)
 
-CHANNELS = ("l2Book", "bbo", "trades")
+_BATCH = 1000  # lines decoded at once: their objects stay in the processor's cache
 
-STAMP_LENGTH = 28  # of 2025-09-04T19:46:56.8699350Z
-_SECOND, _NS_PER_MS = 1_000_000_000, 1_000_000
-
-_Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=(2**63 - 1) // _NS_PER_MS)]
-
-
-class _Level(msgspec.Struct, gc=False):
-    px: float
-    sz: float
-
-
-class _BookData(msgspec.Struct, gc=False):
-    coin: str
-    time: _Milliseconds
-    levels: tuple[list[_Level], list[_Level]]
-
-
-class _QuoteData(msgspec.Struct, gc=False):
-    coin: str
-    time: _Milliseconds
-    bbo: tuple[_Level | None, _Level | None]
-
-
-class _Print(msgspec.Struct, gc=False):
-    coin: str
-    side: Literal["A", "B"]
-    px: float
-    sz: float
-    time: _Milliseconds
-    tid: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-
-
-class _BookMessage(msgspec.Struct, gc=False, tag_field="channel", tag="l2Book"):
-    data: _BookData
-
-
-class _QuoteMessage(msgspec.Struct, gc=False, tag_field="channel", tag="bbo"):
-    data: _QuoteData
-
-
-class _TradesMessage(msgspec.Struct, gc=False, tag_field="channel", tag="trades"):
-    data: list[_Print]
-
-
-class _AnyMessage(msgspec.Struct):
-    channel: str
-
-
-_Message = _BookMessage | _QuoteMessage | _TradesMessage
-
-_decode = msgspec.json.Decoder(_Message, strict=False).decode
-_decode_any = msgspec.json.Decoder(_AnyMessage).decode
+_Kind = TypeVar("_Kind", BookMessage, QuoteMessage, ContextMessage)
 
 
 @dataclass(frozen=True)
@@ -87,6 +58,32 @@ class Slice:
     bbo: TopOfBook
     trades: Trades
     backfill: NDArray[np.bool_]
+    context: Contexts
+
+    @classmethod
+    def joined(cls, parts: Sequence["Slice"]) -> "Slice":
+        """Slices of one decoder, one after the other."""
+        return cls(
+            concatenate([part.book for part in parts]),
+            np.concatenate([part.book_connection for part in parts]),
+            concatenate([part.bbo for part in parts]),
+            concatenate([part.trades for part in parts]),
+            np.concatenate([part.backfill for part in parts]),
+            concatenate([part.context for part in parts]),
+        )
+
+
+@dataclass(frozen=True)
+class _Received:
+    """The messages of one slice that were taken, in order: (n,) each.
+
+    `connection` numbers the connection over which a message came; `session` counts all blank lines before it.
+    """
+
+    messages: list[Message]
+    local_ns: Nanoseconds
+    connection: NDArray[np.int64]
+    session: NDArray[np.int64]
 
 
 class Decoder:
@@ -108,7 +105,8 @@ class Decoder:
         self.connection = 0
         self.ended_ns: dict[int, int] = {}
         self.last_ns = 0
-        self._heard, self._backfill_due = False, True
+        self._heard = False
+        self._sessions, self._opened = 0, -1  # blank lines so far; those before the last opening `trades` message
 
     def decode(self, content: bytes, start_ns: int, end_ns: int) -> Slice:
         """Decode the decompressed lines of a slice that covers `start_ns` <= `local_ns` < `end_ns`.
@@ -117,108 +115,115 @@ class Decoder:
         `outside_slice` (received at a time that the slice does not cover), `time_goes_back` (received before the line
         above it), `l2Book_too_deep` (more than 20 levels a side), `bbo_one_sided`.
         """
-        books: list[tuple[int, int, _BookData]] = []
-        quotes: list[tuple[int, _QuoteData]] = []
-        prints: list[tuple[int, bool, _Print]] = []
-        for line in content.removesuffix(b"\n").split(b"\n") if content else ():
-            if len(line) <= 1:
-                self._disconnect()
-                continue
-            local_ns, message = local_time(line[:STAMP_LENGTH]), _native(line[STAMP_LENGTH:])
-            if local_ns is None or message is None:
-                self.dropped["other_channel" if _is_other_channel(line[STAMP_LENGTH:]) else "malformed"] += 1
-            elif not start_ns <= local_ns < end_ns:
-                self.dropped["outside_slice"] += 1
-            elif local_ns < self.last_ns:
-                self.dropped["time_goes_back"] += 1
-            else:
-                self.last_ns, self._heard = local_ns, True
-                if isinstance(message, _BookMessage):
-                    self._take_book(local_ns, message.data, books)
-                elif isinstance(message, _QuoteMessage):
-                    self._take_quote(local_ns, message.data, quotes)
-                else:
-                    self._take_prints(local_ns, message.data, prints)
-        connections = np.array([connection for _, connection, _ in books], dtype=np.int64)
-        backfill = np.array([flag for _, flag, _ in prints], dtype=bool)
-        return Slice(_books(books), connections, _quotes(quotes), _trades(prints), backfill)
+        lines = content.removesuffix(b"\n").split(b"\n") if content else []
+        batches = [lines[first : first + _BATCH] for first in range(0, len(lines), _BATCH)]
+        return Slice.joined([self._decode(batch, start_ns, end_ns) for batch in batches or [[]]])
 
-    def _disconnect(self) -> None:
-        if self._heard:
-            self.ended_ns[self.connection] = self.last_ns
-            self.connection += 1
-        self._heard, self._backfill_due = False, True
+    def _decode(self, lines: Sequence[bytes], start_ns: int, end_ns: int) -> Slice:
+        received = self._receive(lines, start_ns, end_ns)
+        book, connection = self._books(received)
+        trades, backfill = self._trades(received)
+        return Slice(book, connection, self._quotes(received), trades, backfill, self._contexts(received))
 
-    def _take_book(self, local_ns: int, data: _BookData, books: list[tuple[int, int, _BookData]]) -> None:
-        if data.coin != self.coin:
-            self.dropped["other_coin"] += 1
-        elif max(map(len, data.levels)) > LEVELS:
-            self.dropped["l2Book_too_deep"] += 1
-        else:
-            self.messages["l2Book"] += 1
-            books.append((local_ns, self.connection, data))
+    def _receive(self, lines: Sequence[bytes], start_ns: int, end_ns: int) -> _Received:
+        """Judge when each line came, count what is no message of ours, and follow the connection through it all."""
+        blank = np.array([len(line) <= 1 for line in lines], dtype=bool)
+        messages = [native(line[STAMP_LENGTH:]) for line in lines]
+        local_ns = local_times(lines)
+        told = np.array([message is not None for message in messages], dtype=bool) & (local_ns >= 0)
+        for line in compress(lines, ~(told | blank)):
+            self.dropped["other_channel" if is_other_channel(line[STAMP_LENGTH:]) else "malformed"] += 1
+        inside = told & (local_ns >= start_ns) & (local_ns < end_ns)
+        latest = np.maximum.accumulate(np.where(inside, np.maximum(local_ns, self.last_ns), self.last_ns))
+        taken = inside & (local_ns == latest)
+        self._drop("outside_slice", int((told & ~inside).sum()))
+        self._drop("time_goes_back", int((inside & ~taken).sum()))
+        connection, session = self._follow(blank, taken, latest), self._sessions + np.cumsum(blank)
+        if lines:
+            self.last_ns, self._sessions = int(latest[-1]), int(session[-1])
+        kept = [message for message in compress(messages, taken) if message is not None]
+        return _Received(kept, local_ns[taken], connection[taken], session[taken])
 
-    def _take_quote(self, local_ns: int, data: _QuoteData, quotes: list[tuple[int, _QuoteData]]) -> None:
-        if data.coin != self.coin:
-            self.dropped["other_coin"] += 1
-        elif None in data.bbo:
-            self.messages["bbo"] += 1
-            self.dropped["bbo_one_sided"] += 1
-        else:
-            self.messages["bbo"] += 1
-            quotes.append((local_ns, data))
+    def _follow(self, blank: NDArray[np.bool_], taken: NDArray[np.bool_], latest: Nanoseconds) -> NDArray[np.int64]:
+        """The connection of each line (n,): a blank line ends one over which anything was heard."""
+        connection = np.full(len(blank), self.connection)
+        begin = 0
+        for row in np.flatnonzero(blank):
+            if self._heard or taken[begin:row].any():
+                self.ended_ns[self.connection] = int(latest[row])
+                self.connection += 1
+            connection[row:] = self.connection
+            self._heard, begin = False, int(row)
+        self._heard = bool(self._heard or taken[begin:].any())
+        return connection
 
-    def _take_prints(self, local_ns: int, data: list[_Print], prints: list[tuple[int, bool, _Print]]) -> None:
-        ours = [row for row in data if row.coin == self.coin]
-        if len(ours) < len(data):
-            self.dropped["other_coin"] += len(data) - len(ours)
-        if ours:
-            self.messages["trades"] += 1
-            prints.extend((local_ns, self._backfill_due, row) for row in ours)
-            self._backfill_due = False
+    def _drop(self, cause: str, count: int) -> None:
+        if count:
+            self.dropped[cause] += count
+
+    def _ours(self, received: _Received, kind: type[_Kind]) -> tuple[list[int], list[_Kind]]:
+        """Rows and messages of one kind about our coin; those about others are counted."""
+        rows = [row for row, message in enumerate(received.messages) if type(message) is kind]
+        messages = [message for message in received.messages if isinstance(message, kind)]
+        ours = [message.data.coin == self.coin for message in messages]
+        self._drop("other_coin", len(ours) - sum(ours))
+        return list(compress(rows, ours)), list(compress(messages, ours))
+
+    def _books(self, received: _Received) -> tuple[BookSnapshots, NDArray[np.int64]]:
+        rows, messages = self._ours(received, BookMessage)
+        fits = [max(map(len, message.data.levels)) <= LEVELS for message in messages]
+        rows, data = list(compress(rows, fits)), [message.data for message in compress(messages, fits)]
+        self._drop("l2Book_too_deep", len(fits) - len(data))
+        self.messages["l2Book"] += len(data)
+        bids, asks = _grid([book.levels[0] for book in data]), _grid([book.levels[1] for book in data])
+        return BookSnapshots(_exchange_ns(data), received.local_ns[rows], *bids, *asks), received.connection[rows]
+
+    def _quotes(self, received: _Received) -> TopOfBook:
+        rows, messages = self._ours(received, QuoteMessage)
+        self.messages["bbo"] += len(messages)
+        whole = [None not in message.data.bbo for message in messages]
+        rows, data = list(compress(rows, whole)), [message.data for message in compress(messages, whole)]
+        self._drop("bbo_one_sided", len(whole) - len(data))
+        levels = _sent([value for quote in data for side in quote.bbo if side for value in (side.px, side.sz)])
+        columns = np.ascontiguousarray(levels.reshape(-1, 4).T)
+        return TopOfBook(_exchange_ns(data), received.local_ns[rows], *columns)
+
+    def _trades(self, received: _Received) -> tuple[Trades, NDArray[np.bool_]]:
+        rows: list[int] = []
+        data: list[Print] = []
+        opening: list[bool] = []
+        for row, prints in _printed(received.messages):
+            ours = [one for one in prints if one.coin == self.coin]
+            self._drop("other_coin", len(prints) - len(ours))
+            if ours:
+                session = int(received.session[row])
+                self.messages["trades"] += 1
+                rows += [row] * len(ours)
+                data += ours
+                opening += [session > self._opened] * len(ours)
+                self._opened = session
+        return Trades(
+            exchange_ns=_exchange_ns(data),
+            local_ns=received.local_ns[rows],
+            price=np.array([one.px for one in data], dtype=float),
+            size=np.array([one.sz for one in data], dtype=float),
+            side=np.array([1 if one.side == "B" else -1 for one in data], dtype=np.int8),
+            tid=np.array([one.tid for one in data], dtype=np.int64),
+        ), np.array(opening, dtype=bool)
+
+    def _contexts(self, received: _Received) -> Contexts:
+        rows, messages = self._ours(received, ContextMessage)
+        self.messages["activeAssetCtx"] += len(messages)
+        contexts = [message.data.ctx for message in messages]
+        values = [(context.markPx, context.oraclePx, context.funding, context.openInterest) for context in contexts]
+        return Contexts(received.local_ns[rows], *np.array(values, dtype=float).reshape(-1, 4).T.copy())
 
 
-def local_time(stamp: bytes) -> int | None:
-    """Nanoseconds UTC of `2025-09-04T19:46:56.8699350Z`, or None where `stamp` is not of that form."""
-    fraction = stamp[20:27]
-    if len(stamp) != STAMP_LENGTH or stamp[19:20] != b"." or stamp[27:] != b"Z" or not fraction.isdigit():
-        return None
-    second = _whole_second(stamp[:19])
-    return None if second is None else second * _SECOND + int(fraction) * 100
+def _printed(messages: Sequence[Message]) -> Iterator[tuple[int, list[Print]]]:
+    return ((row, message.data) for row, message in enumerate(messages) if isinstance(message, TradesMessage))
 
 
-@lru_cache(maxsize=1024)
-def _whole_second(stamp: bytes) -> int | None:
-    try:
-        moment = datetime.fromisoformat(stamp.decode("ascii"))
-    except ValueError:
-        return None
-    return int(moment.replace(tzinfo=UTC).timestamp()) if moment.tzinfo is None else None
-
-
-def _native(text: bytes) -> _Message | None:
-    try:
-        message: _Message = _decode(text)
-        return message
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-
-
-def _is_other_channel(text: bytes) -> bool:
-    try:
-        return _decode_any(text).channel not in CHANNELS
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False
-
-
-def _books(rows: Sequence[tuple[int, int, _BookData]]) -> BookSnapshots:
-    data = [book for _, _, book in rows]
-    bids, asks = [book.levels[0] for book in data], [book.levels[1] for book in data]
-    local_ns = np.array([local for local, _, _ in rows], dtype=np.int64)
-    return BookSnapshots(_exchange_ns(data), local_ns, *_grid(bids), *_grid(asks))
-
-
-def _grid(sides: Sequence[Sequence[_Level]]) -> tuple[Floats, Floats]:
+def _grid(sides: Sequence[Sequence[Level]]) -> tuple[Floats, Floats]:
     """Prices and sizes (n, 20), NaN beyond the visible."""
     visible = np.arange(LEVELS) < np.array([len(side) for side in sides], dtype=np.int64).reshape(-1, 1)
     price, size = np.full(visible.shape, np.nan), np.full(visible.shape, np.nan)
@@ -233,24 +238,5 @@ def _sent(values: Sequence[float]) -> Floats:
     return np.where(np.isnan(array), np.inf, array)
 
 
-def _quotes(rows: Sequence[tuple[int, _QuoteData]]) -> TopOfBook:
-    data = [quote for _, quote in rows]
-    levels = _sent([value for q in data for side in q.bbo if side for value in (side.px, side.sz)])
-    local_ns = np.array([local for local, _ in rows], dtype=np.int64)
-    return TopOfBook(_exchange_ns(data), local_ns, *np.ascontiguousarray(levels.reshape(-1, 4).T))
-
-
-def _trades(rows: Sequence[tuple[int, bool, _Print]]) -> Trades:
-    data = [row for _, _, row in rows]
-    return Trades(
-        exchange_ns=_exchange_ns(data),
-        local_ns=np.array([local for local, _, _ in rows], dtype=np.int64),
-        price=np.array([row.px for row in data], dtype=float),
-        size=np.array([row.sz for row in data], dtype=float),
-        side=np.array([1 if row.side == "B" else -1 for row in data], dtype=np.int8),
-        tid=np.array([row.tid for row in data], dtype=np.int64),
-    )
-
-
-def _exchange_ns(data: Sequence[_BookData | _QuoteData | _Print]) -> Nanoseconds:
-    return np.array([row.time for row in data], dtype=np.int64) * _NS_PER_MS
+def _exchange_ns(data: Sequence[BookData | QuoteData | Print]) -> Nanoseconds:
+    return np.array([row.time for row in data], dtype=np.int64) * NS_PER_MS

@@ -1,39 +1,65 @@
 """What clean market data look like minute by minute, for the cleaning report."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
-from hyperdapo.market.book import Market
+from hyperdapo.market.book import Book, Market
+from hyperdapo.market.columns import BookSnapshots, Contexts, Floats, Nanoseconds, TopOfBook, Trades
+
+LISTING_4_8 = {"BTC": 0.71, "ETH": 0.65, "SOL": 0.68, "HYPE": 0.62}
+"""Share of buys from which the draft's Listing 4.8 draws its training states."""
 
 _MINUTE, _BPS, _NS_PER_S = 60_000_000_000, 1e4, 1e9
 
 
-def by_minute(market: Market) -> pd.DataFrame:
-    """One row per minute with a book.
+def by_minute(book: BookSnapshots, bbo: TopOfBook, trades: Trades, context: Contexts) -> pd.DataFrame:
+    """One row per minute in which anything came.
 
     Returns
     -------
-    `minute_ns`; medians of `spread_bps`, `depth_usd` (both best levels together), `reach_bps` (how far the visible
-    levels reach, the nearer side) and `delay_s` (received minus stamped); counts of `prints`, `books` and `quotes`.
+    `minute_ns`; medians over the minute's books of `spread_bps`, `depth_usd` (both best levels together), `reach_bps`
+    (how far the visible levels reach, the nearer side) and `delay_s` (received minus stamped); medians over its
+    contexts of `mark_price` and `oracle_price` (USD), `funding` (a share per hour) and `mark_error_bps` (published mark
+    price against the median of bid, ask and oracle, eq. 2.2); counts of `prints`, `buys`
+    (prints whose aggressor buys), `books` and `quotes`; `volume` and `bought` (coin).
     """
-    book, trades = market.book, market.trades
     mid = (book.bid_price[:, 0] + book.ask_price[:, 0]) / 2
-    ends = [np.nanmax(np.abs(side - mid[:, None]), axis=1) for side in (book.bid_price, book.ask_price)]
-    books = pd.DataFrame(
-        {
-            "minute_ns": book.local_ns // _MINUTE * _MINUTE,
-            "spread_bps": (book.ask_price[:, 0] - book.bid_price[:, 0]) / mid * _BPS,
-            "depth_usd": (book.bid_size[:, 0] + book.ask_size[:, 0]) * mid,
-            "reach_bps": np.minimum(*ends) / mid * _BPS,
-            "delay_s": (book.local_ns - book.exchange_ns) / _NS_PER_S,
-        }
-    )
-    grouped = books.groupby("minute_ns")
-    minutes = grouped.median().assign(books=grouped.size())
-    for name, local_ns in (("prints", trades.local_ns), ("quotes", market.bbo.local_ns)):
-        counts = pd.Series(local_ns // _MINUTE * _MINUTE).value_counts()
-        minutes[name] = counts.reindex(minutes.index, fill_value=0)
-    return minutes.reset_index()
+    ends = [np.nanmax(np.abs(side - mid[:, None]), axis=1, initial=0) for side in (book.bid_price, book.ask_price)]
+    books = {
+        "spread_bps": (book.ask_price[:, 0] - book.bid_price[:, 0]) / mid * _BPS,
+        "depth_usd": (book.bid_size[:, 0] + book.ask_size[:, 0]) * mid,
+        "reach_bps": np.minimum(*ends) / mid * _BPS,
+        "delay_s": (book.local_ns - book.exchange_ns) / _NS_PER_S,
+    }
+    updates = {"mark_price": context.mark_price, "oracle_price": context.oracle_price, "funding": context.funding}
+    updates["mark_error_bps"] = _mark_error_bps(bbo, context)
+    buys = trades.side > 0
+    flow = {"prints": 1, "buys": buys, "volume": trades.size, "bought": trades.size * buys}
+    minutes = [
+        _of_minute(book.local_ns, books).median(),
+        _of_minute(book.local_ns, {"books": 1}).sum(),
+        _of_minute(bbo.local_ns, {"quotes": 1}).sum(),
+        _of_minute(trades.local_ns, flow).sum(),
+        _of_minute(context.local_ns, updates).median(),
+    ]
+    joined = pd.concat(minutes, axis=1).sort_index().astype(float)
+    counted = ["books", "quotes", *flow]
+    return joined.fillna(dict.fromkeys(counted, 0.0)).rename_axis("minute_ns").reset_index()
+
+
+def _mark_error_bps(bbo: TopOfBook, context: Contexts) -> Floats:
+    """Distance of each published mark price from eq. 2.2 on the quote known then; NaN where there is none."""
+    known = np.searchsorted(bbo.local_ns, context.local_ns, side="right") - 1
+    quoted = np.concatenate([[[np.nan, np.nan]], np.column_stack([bbo.bid_price, bbo.ask_price])])[known + 1]
+    median = np.median(np.column_stack([quoted, context.oracle_price]), axis=1)
+    return np.asarray(np.abs(context.mark_price / median - 1) * _BPS)
+
+
+def _of_minute(local_ns: Nanoseconds, columns: Mapping[str, Any]) -> "pd.api.typing.DataFrameGroupBy":
+    return pd.DataFrame(columns, index=pd.Index(local_ns, dtype="int64")).groupby(local_ns // _MINUTE * _MINUTE)
 
 
 def visible_levels(market: Market, ns: int) -> pd.DataFrame:
@@ -44,18 +70,12 @@ def visible_levels(market: Market, ns: int) -> pd.DataFrame:
     `side` ("bid" or "ask"), `distance_bps` from mid (negative on the bid), `size_usd`, and `cumulative_usd` from the
     best level on; empty before the first book.
     """
-    row = int(market.book_at(ns)[0])
-    book, mid = market.book, float(market.mid_at(ns)[0])
-    sides = {"bid": (book.bid_price, book.bid_size), "ask": (book.ask_price, book.ask_size)} if row >= 0 else {}
-    frames = [pd.DataFrame(columns=["side", "distance_bps", "size_usd", "cumulative_usd"])]
+    book = Book.at(market, ns)
+    sides = {"bid": (book.bid_price[0], book.bid_size[0]), "ask": (book.ask_price[0], book.ask_size[0])}
+    frames = []
     for name, (prices, sizes) in sides.items():
-        visible = np.isfinite(prices[row])
-        price, usd = prices[row, visible], prices[row, visible] * sizes[row, visible]
-        columns = {
-            "side": name,
-            "distance_bps": (price / mid - 1) * _BPS,
-            "size_usd": usd,
-            "cumulative_usd": usd.cumsum(),
-        }
-        frames.append(pd.DataFrame(columns))
-    return pd.concat(frames[1:] or frames, ignore_index=True)
+        price, usd = prices[np.isfinite(prices)], (prices * sizes)[np.isfinite(prices)]
+        distance = (price / book.mid[0] - 1) * _BPS
+        levels = {"side": name, "distance_bps": distance, "size_usd": usd, "cumulative_usd": usd.cumsum()}
+        frames.append(pd.DataFrame(levels))
+    return pd.concat(frames, ignore_index=True)

@@ -10,20 +10,22 @@ import json
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import zstandard
 from aiohttp import web
 
-from hyperdapo.errors import DataError, EndpointError
-from hyperdapo.market.exchange import simulate
-from hyperdapo.market.tape import CHANNELS, Tape, channel_of
-from hyperdapo.schema import Parameters, nearest
+from hyperdapo.errors import DataError, EndpointError, nearest
+from hyperdapo.market.exchange import play
+from hyperdapo.market.native import channel_of
+from hyperdapo.market.tape import CHANNELS, Tape
+from hyperdapo.schema import Parameters
 
 EXCHANGE = "hyperliquid"
 SUGGESTED_SLICE_MINUTES = 10
@@ -42,15 +44,23 @@ class Slices(Protocol):
 
 
 class SyntheticSlices:
-    """The messages of one synthetic asset."""
+    """The messages of one synthetic asset, played as they are asked for; the last two days are kept."""
 
-    def __init__(self, tape: Tape) -> None:
-        self.tape = tape
+    def __init__(self, play: Callable[[], Iterator[Tape]]) -> None:
+        self._play = play
+        self._tapes, self._coming = list[Tape](), play()
 
     def lines(self, filters: Filters | None, from_ns: int, to_ns: int) -> bytes:
         """See `Slices.lines`."""
-        channels = CHANNELS if filters is None else _channels(filters, self.tape.asset)
-        return self.tape.lines(channels, from_ns, to_ns)
+        if self._tapes and from_ns < self._tapes[0].covers[0]:
+            self._tapes, self._coming = [], self._play()
+        while not self._tapes or self._tapes[-1].covers[1] < to_ns:
+            tape = next(self._coming, None)
+            if tape is None:
+                break
+            self._tapes = [*self._tapes[-1:], tape]
+        asked = [(tape, CHANNELS if filters is None else _channels(filters, tape.asset)) for tape in self._tapes]
+        return b"".join(tape.lines(channels, from_ns, to_ns) for tape, channels in asked)
 
 
 class RecordedSlices:
@@ -259,18 +269,10 @@ def serve_recordings(folder: Path, port: int) -> None:
 
 
 def synthetic_market(parameters: Parameters, asset: str) -> SyntheticSlices:
-    """Play the synthetic market of one asset over the span of `parameters.source`, with a progress bar."""
-    source = parameters.source
-    tape = simulate(
-        asset,
-        parameters.synthetic.assets[asset],
-        parameters.asset_facts[asset].sz_decimals,
-        parameters.synthetic.predictability,
-        parameters.seed,
-        source.start_ns,
-        source.end_ns,
-    )
-    return SyntheticSlices(tape)
+    """The synthetic market of one asset over the span of `parameters.source`."""
+    source, synthetic = parameters.source, parameters.synthetic
+    world = (synthetic.assets[asset], parameters.asset_facts[asset].sz_decimals, synthetic.predictability)
+    return SyntheticSlices(partial(play, asset, *world, parameters.seed, source.start_ns, source.end_ns))
 
 
 def _iso(minute: int) -> str:

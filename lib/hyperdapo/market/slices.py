@@ -18,10 +18,8 @@ from typing import Any
 import zstandard
 
 from hyperdapo.errors import DataError
-from hyperdapo.market.messages import STAMP_LENGTH, local_time
-from hyperdapo.market.tape import channel_of
-
-MINUTE_NS = 60_000_000_000
+from hyperdapo.market.days import DAY_NS, MINUTE_NS, moment
+from hyperdapo.market.native import STAMP_LENGTH, channel_of, local_time
 
 _NAME = re.compile(r"(\d{4})/(\d\d)/(\d\d)/(\d\d)/(\d\d)(?:\.size-(\d+))?\.json\.(?:zst|gz)$")
 
@@ -51,13 +49,20 @@ class SliceFile:
             raise DataError(f"{self.path} is damaged ({error}); delete it and run 01_download again") from None
 
 
+def slice_path(cache: Path, source: str, start_ns: int, end_ns: int) -> Path:
+    """Where a slice of whole minutes from another source than the client stands, under a name as the client gives."""
+    minutes = (end_ns - start_ns) // MINUTE_NS
+    size = f".size-{minutes}" if minutes > 1 else ""
+    return cache / "feeds" / source / "all" / f"{moment(start_ns):%Y/%m/%d/%H/%M}{size}.json.zst"
+
+
 def cover(cache: Path, start_ns: int, end_ns: int) -> tuple[list[SliceFile], list[tuple[int, int]]]:
     """Slices in `cache` that cover a span without overlap, in time order, and the spans that none covers.
 
     Where several begin at the same minute, the longest that fits is taken.
     """
     longest: dict[int, SliceFile] = {}
-    for found in _listed(cache):
+    for found in _listed(cache, start_ns, end_ns):
         known = longest.get(found.start_ns)
         if found.end_ns <= end_ns and (known is None or found.end_ns > known.end_ns):
             longest[found.start_ns] = found
@@ -111,7 +116,7 @@ def describe(slices: Sequence[SliceFile], start_ns: int, end_ns: int) -> dict[st
                 counts[line[:16] + b":00.0000000Z", channel] += 1
     by_minute = {name: [0] * minutes for name in sorted({name for _, name in counts})}
     for (stamp, name), count in counts.items():
-        minute = ((local_time(stamp) or 0) - start_ns) // MINUTE_NS
+        minute = (local_time(stamp) - start_ns) // MINUTE_NS
         if 0 <= minute < minutes:
             by_minute[name][minute] += count
     busy = [any(received) for received in zip(*by_minute.values(), strict=True)]
@@ -122,21 +127,20 @@ def describe(slices: Sequence[SliceFile], start_ns: int, end_ns: int) -> dict[st
         "content_bytes": content_bytes,
         "messages": {name: sum(received) for name, received in by_minute.items()},
         "disconnects": disconnects,
-        "first_ns": local_time(first) or 0,
-        "last_ns": local_time(last) or 0,
+        "first_ns": max(local_time(first), 0),
+        "last_ns": max(local_time(last), 0),
         "empty_minutes": minutes - sum(busy),
         "by_minute": by_minute,
     }
 
 
-def _listed(cache: Path) -> Iterator[SliceFile]:
-    for path in sorted(cache.rglob("*.json.*")):
-        match = _NAME.search(path.as_posix())
-        if match:
-            *moment, minutes = match.groups(default="1")
-            start = datetime(*map(int, moment), tzinfo=UTC)  # type: ignore[misc, arg-type]
-            start_ns = int(start.timestamp()) * 1_000_000_000
-            yield SliceFile(path, start_ns, start_ns + int(minutes) * MINUTE_NS)
+def _listed(cache: Path, start_ns: int, end_ns: int) -> Iterator[SliceFile]:
+    for day_ns in range(start_ns // DAY_NS * DAY_NS, end_ns, DAY_NS):
+        for path in sorted(cache.glob(f"*/*/*/{moment(day_ns):%Y/%m/%d}/*/*.json.*")):
+            if match := _NAME.search(path.as_posix()):
+                *begin, minutes = match.groups(default="1")
+                start = int(datetime(*map(int, begin), tzinfo=UTC).timestamp()) * 10**9  # type: ignore[misc, arg-type]
+                yield SliceFile(path, start, start + int(minutes) * MINUTE_NS)
 
 
 def _unpack_zstd(packed: bytes) -> bytes:

@@ -1,30 +1,22 @@
 """What a feed recorder saw of one asset, as columns, and the same as Tardis replay lines of native messages."""
 
-import re
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperdapo.market.book import BookSnapshots, Floats, Nanoseconds, TopOfBook, Trades
+from hyperdapo.market.columns import BookSnapshots, Contexts, Floats, Nanoseconds, TopOfBook, Trades, concatenate
 
 _NO_HASH = "0x" + "0" * 64
-CHANNELS = ("trades", "bbo", "l2Book")  # the order of one block's messages
-
-_CHANNEL = re.compile(rb'"channel"\s*:\s*"(\w+)"')
-
-
-def channel_of(line: bytes) -> str:
-    """The channel of a replay line, however its JSON is spaced; empty where it names none."""
-    found = _CHANNEL.search(line)
-    return found[1].decode() if found else ""
+CHANNELS = ("trades", "bbo", "l2Book", "activeAssetCtx")  # the order of one block's messages
+_COLUMNS = {"l2Book": "book", "activeAssetCtx": "context"}
 
 
 @dataclass(frozen=True)
 class Tape:
-    """`l2Book`, `bbo` and `trades` of one asset and one connection, rows in order of `local_ns`.
+    """The messages of one asset and one connection over the local times `covers`, rows in order of `local_ns`.
 
     `book_orders` (n, 2, 20) and `bbo_orders` (n, 2) count the orders at each level, bids first. Prints of the
     same `local_ns` and `exchange_ns` are one message; the first `backfilled` are the message that opens a connection.
@@ -32,9 +24,11 @@ class Tape:
 
     asset: str
     sz_decimals: int
+    covers: tuple[int, int]
     book: BookSnapshots
     bbo: TopOfBook
     trades: Trades
+    context: Contexts
     book_orders: NDArray[np.int32]
     bbo_orders: NDArray[np.int32]
     backfilled: int
@@ -44,7 +38,7 @@ class Tape:
         messages: list[tuple[int, int, int, str]] = []
         for rank, channel in enumerate(CHANNELS):
             if channel in channels:
-                times = getattr(self, {"l2Book": "book"}.get(channel, channel)).local_ns
+                times = getattr(self, _COLUMNS.get(channel, channel)).local_ns
                 first, last = np.searchsorted(times, [from_ns, to_ns])
                 encoded = getattr(self, f"_{channel.lower()}")(int(first), int(last))
                 messages += [(local, exchange, rank, text) for local, exchange, text in encoded]
@@ -95,6 +89,21 @@ class Tape:
                 messages.append((local, exchange, [text]))
         return [(local, time, f'{{"channel":"trades","data":[{",".join(texts)}]}}') for local, time, texts in messages]
 
+    def _activeassetctx(self, first: int, last: int) -> list[tuple[int, int, str]]:
+        context, price, rows = self.context, self._price, slice(first, last)
+        columns = (context.mark_price, context.oracle_price, context.funding, context.open_interest)
+        values = zip(context.local_ns[rows].tolist(), *(column[rows].tolist() for column in columns), strict=True)
+        head = f'{{"channel":"activeAssetCtx","data":{{"coin":"{self.asset}","ctx":{{'
+        return [
+            (
+                local,
+                local,
+                f'{head}"funding":"{funding:.10f}","openInterest":"{_decimal(interest, self.sz_decimals)}",'
+                f'"oraclePx":"{price(oracle)}","markPx":"{price(mark)}"}}}}}}',
+            )
+            for local, mark, oracle, funding, interest in values
+        ]
+
     def _levels(self, prices: Floats, sizes: Floats, orders: NDArray[np.int32]) -> list[list[str]]:
         """Native levels of (n, k) prices, sizes and order counts; NaN prices are left out."""
         decimals, price = self.sz_decimals, self._price
@@ -109,6 +118,21 @@ class Tape:
 
     def _price(self, price: float) -> str:
         return _cached_decimal(price, 6 - self.sz_decimals)
+
+
+def joined(tapes: Sequence[Tape]) -> Tape:
+    """Tapes that follow one another, as one."""
+    first = tapes[0]
+    return replace(
+        first,
+        covers=(first.covers[0], tapes[-1].covers[1]),
+        book=concatenate([tape.book for tape in tapes]),
+        bbo=concatenate([tape.bbo for tape in tapes]),
+        trades=concatenate([tape.trades for tape in tapes]),
+        context=concatenate([tape.context for tape in tapes]),
+        book_orders=np.concatenate([tape.book_orders for tape in tapes]),
+        bbo_orders=np.concatenate([tape.bbo_orders for tape in tapes]),
+    )
 
 
 def _decimal(value: float, decimals: int) -> str:

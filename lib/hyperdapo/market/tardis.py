@@ -1,4 +1,4 @@
-"""Stage 01: the raw messages of one asset, from Tardis or from the synthetic exchange, day by day, checked, resumable.
+"""Stage 01: the raw messages of one asset, from Tardis, the exchange's archive or the synthetic exchange, day by day.
 
 The client caches slices of some minutes each. Every slice is decompressed to its end, and fetched again where it is
 damaged; a day that is whole is marked, so that no later run asks for it again. A killed run costs what was on its way.
@@ -7,10 +7,9 @@ damaged; a day that is whole is marked, so that no later run asks for it again. 
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from itertools import pairwise
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +18,18 @@ from tardis_dev import DEFAULT_ENDPOINT
 from tqdm import tqdm
 
 from hyperdapo.errors import DataError, EndpointError, MissingInputError
-from hyperdapo.market.client import Feed, Retries, check_connection, fetch
-from hyperdapo.market.slices import MINUTE_NS, SliceFile, cover, damaged, describe
+from hyperdapo.market import archive
+from hyperdapo.market.client import Feed, Retries, Tick, check_connection, fetch
+from hyperdapo.market.days import MINUTE_NS, by_day, date_of
+from hyperdapo.market.slices import SliceFile, cover, damaged, describe
 from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths, atomic, require
 
-SYNTHETIC_CODE = ("exchange", "matching", "layout", "tape", "grid", "replay_server")
+SYNTHETIC_CODE = ("exchange", "matching", "layout", "recorder", "tape", "grid", "replay_server")
 """Modules that decide what the synthetic exchange sends; a change in one makes a new download."""
 
-_DAY_NS = 86_400_000_000_000
+Bring = Callable[[tuple[int, int], Retries, Tick], None]
+
 _ROUNDS = 10  # of fetching what is missing or damaged
 
 
@@ -44,8 +46,12 @@ def download(parameters: Parameters, asset: str, paths: Paths) -> dict[str, Any]
     ------
     EndpointError
         If the endpoint is down, refuses the key, keeps failing, or keeps sending damaged slices.
+    MissingInputError
+        If the mirror of the archive lacks an hour.
     DataError
-        If the span holds no message of the asset.
+        If the span holds no message of the asset, or a file of the archive is damaged.
+    DiskFullError
+        If the disk takes no more; what is whole stays.
     """
     cache = paths.cache / _origin(parameters, asset)
     _forget_other_worlds(cache)
@@ -53,10 +59,10 @@ def download(parameters: Parameters, asset: str, paths: Paths) -> dict[str, Any]
     missing = [span for span in spans if _marked_day(paths, cache, span) is None]
     if missing:
         (paths.data / "manifest.json").unlink(missing_ok=True)
-        with _endpoint(parameters, asset) as endpoint:
-            feed = Feed(endpoint, parameters.source.exchange, tuple(parameters.source.channels), asset, cache)
+        with _source(parameters, asset, cache) as bring:
             for span in missing:
-                _mark_day(paths, cache, span, _fetch_day(feed, span))
+                label = f"{asset} {date_of(span[0])} ({spans.index(span) + 1}/{len(spans)})"
+                _mark_day(paths, cache, span, _fetch_day(bring, cache, span, label))
     manifest = _manifest(parameters, asset, cache, [_marked_day(paths, cache, span) or {} for span in spans])
     if not sum(manifest["messages"].values()):
         source = parameters.source
@@ -95,25 +101,37 @@ def coverage(parameters: Parameters, paths: Paths) -> pd.DataFrame:
     return counts.rename_axis("minute_ns").reset_index()
 
 
-def _fetch_day(feed: Feed, span: tuple[int, int]) -> dict[str, Any]:
+def _fetch_day(bring: Bring, cache: Path, span: tuple[int, int], label: str) -> dict[str, Any]:
     """Fetch what the cache lacks of a day until every slice is whole, and describe the day."""
-    retries, refetched = Retries(), 0
-    label = f"{feed.asset} {_date(span[0])}"
+    retries, refetched = Retries(cache), 0
     for _ in range(_ROUNDS):
-        for piece in damaged(cover(feed.cache, *span)[0]):
+        for piece in damaged(cover(cache, *span)[0]):
             piece.path.unlink()
             refetched += 1
-        taken, missing = cover(feed.cache, *span)
+        taken, missing = cover(cache, *span)
         if not missing:
             return {"retries": retries.count, "refetched": refetched} | describe(taken, *span)
         minutes = sum(end - start for start, end in missing) // MINUTE_NS
-        with tqdm(total=minutes, desc=label, unit="min", delay=2, mininterval=2, leave=False) as bar:
+        with _DayBar(total=minutes, desc=label, unit="min", delay=2, mininterval=2, leave=False) as bar:
             for part in missing:
-                fetch(feed, part, retries, bar.update)
+                bring(part, retries, bar.received)
     raise EndpointError(
-        f"{feed.endpoint} sent damaged slices {_ROUNDS} times over ({refetched} in all, {label}); "
+        f"the endpoint sent damaged slices {_ROUNDS} times over ({refetched} in all, {label}); "
         "try again later, or check the connection. What was whole is kept"
     )
+
+
+class _DayBar(tqdm):  # type: ignore[type-arg]
+    """The minutes of one asset's day, with the size and rate of what came."""
+
+    size = 0
+
+    def received(self, minutes: int, size: int) -> None:
+        """Move on."""
+        self.size += size
+        rate = self.size / max(self.format_dict["elapsed"], 1e-3)
+        self.set_postfix_str(f"{self.size / 1e6:.0f} MB, {rate / 1e6:.1f} MB/s", refresh=False)
+        self.update(minutes)
 
 
 def _manifest(parameters: Parameters, asset: str, cache: Path, days: list[dict[str, Any]]) -> dict[str, Any]:
@@ -136,21 +154,16 @@ def _days(parameters: Parameters) -> list[tuple[int, int]]:
     """The span of `source`, cut at midnights UTC."""
     start_ns, end_ns = parameters.source.start_ns, parameters.source.end_ns
     start_ns, end_ns = start_ns - start_ns % MINUTE_NS, end_ns - end_ns % MINUTE_NS
-    cuts = [start_ns, *range((start_ns // _DAY_NS + 1) * _DAY_NS, end_ns, _DAY_NS), end_ns]
-    return list(pairwise(cuts))
-
-
-def _date(ns: int) -> str:
-    return datetime.fromtimestamp(ns // 1_000_000_000, UTC).date().isoformat()
+    return by_day(start_ns, end_ns)
 
 
 def _mark(paths: Paths, span: tuple[int, int]) -> Path:
-    return paths.data / "days" / f"{_date(span[0])}.json"
+    return paths.data / "days" / f"{date_of(span[0])}.json"
 
 
 def _mark_day(paths: Paths, cache: Path, span: tuple[int, int], day: dict[str, Any]) -> None:
     with atomic(_mark(paths, span)) as temporary:
-        temporary.write_text(json.dumps({"date": _date(span[0]), "span": span, "cache": cache.name} | day) + "\n")
+        temporary.write_text(json.dumps({"date": date_of(span[0]), "span": span, "cache": cache.name} | day) + "\n")
 
 
 def _marked_day(paths: Paths, cache: Path, span: tuple[int, int]) -> dict[str, Any] | None:
@@ -164,17 +177,23 @@ def _marked_day(paths: Paths, cache: Path, span: tuple[int, int]) -> dict[str, A
 
 
 @contextmanager
-def _endpoint(parameters: Parameters, asset: str) -> Iterator[str]:
-    """The address to ask, known to accept connections; for the synthetic exchange, served while the block runs."""
-    if parameters.source.kind == "synthetic":
+def _source(parameters: Parameters, asset: str, cache: Path) -> Iterator[Bring]:
+    """What brings a span into the cache; the synthetic exchange is served while the block runs."""
+    source = parameters.source
+    if source.kind == "archive":
+        mirror = Path(source.endpoint or "")
+        yield lambda part, retries, tick: archive.fetch(mirror, asset, part, cache, tick)
+        return
+    channels = tuple(source.channels)
+    if source.kind == "synthetic":
         from hyperdapo.market.replay_server import serve, synthetic_market  # its engine takes seconds to import
 
         with serve(synthetic_market(parameters, asset)) as endpoint:
-            yield endpoint
+            yield partial(fetch, Feed(endpoint, source.exchange, channels, asset, cache))
     else:
-        endpoint = (parameters.source.endpoint or DEFAULT_ENDPOINT).rstrip("/")
+        endpoint = (source.endpoint or DEFAULT_ENDPOINT).rstrip("/")
         check_connection(endpoint)
-        yield endpoint
+        yield partial(fetch, Feed(endpoint, source.exchange, channels, asset, cache))
 
 
 def _asked(parameters: Parameters, asset: str) -> str:

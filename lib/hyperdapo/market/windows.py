@@ -4,7 +4,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from hyperdapo.market.book import Floats, Nanoseconds
+from hyperdapo.market.columns import Floats, Nanoseconds
 
 Integers = NDArray[np.int64]
 
@@ -86,14 +86,15 @@ def return_deviation(
 
 
 @njit(cache=True)
-def weighted_scores(values: Floats, decay: Floats, epsilon: float) -> Floats:
+def weighted_scores(values: Floats, decay: Floats, epsilon: float, moments: Floats) -> Floats:
     """(x - mean) / (deviation + epsilon) of each column of (n, m) values under weights that decay from row to row.
 
     `decay` (n,) multiplies the weight of all earlier rows; 0 forgets them. Values that are not finite weigh nothing.
+    `moments` (3, m), zeros at first, holds weight, mean and sum of squares of each column from one call to the next.
     """
     scores = np.full(values.shape, np.nan)
     for column in range(values.shape[1]):
-        weight = mean = squares = 0.0
+        weight, mean, squares = moments[:, column]
         for row in range(values.shape[0]):
             weight *= decay[row]
             squares *= decay[row]
@@ -106,6 +107,7 @@ def weighted_scores(values: Floats, decay: Floats, epsilon: float) -> Floats:
                 mean += distance / weight
                 squares += distance * (value - mean)
                 scores[row, column] = (value - mean) / (np.sqrt(squares / weight) + epsilon)
+        moments[:, column] = weight, mean, squares
     return scores
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingRegressor
 
-from hyperdapo.market.book import Floats
+from hyperdapo.market.columns import Floats
 from hyperdapo.market.features import NAMES
 
 DIRECTIONAL = (

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
 from hyperdapo.errors import DataError
-from hyperdapo.market.book import Floats
+from hyperdapo.market.columns import Floats
 from hyperdapo.policy import objectives
 from hyperdapo.policy.scoring import Encoded, Encodings, Scorer
 from hyperdapo.schema import Dapo

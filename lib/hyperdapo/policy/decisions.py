@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from hyperdapo.market.book import Floats
+from hyperdapo.market.columns import Floats
 from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths
 from hyperdapo.policy import boosting

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from hyperdapo.errors import DataError
-from hyperdapo.market.book import Floats
+from hyperdapo.market.columns import Floats
 from hyperdapo.policy.prompts import letters
 
 

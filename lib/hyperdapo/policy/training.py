@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from hyperdapo.errors import DataError
-from hyperdapo.market.book import Floats
+from hyperdapo.market.columns import Floats
 from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths, atomic_folder
 from hyperdapo.policy import dapo, dpo
