@@ -111,6 +111,11 @@ class TestOrders:
         pd.testing.assert_frame_equal(together, whole(tape), check_exact=True)
         assert len(together) > 800 and min(len(day) for day in days) > 150
 
+    def test_of_many_observations_every_kth_of_each_part_is_kept(self) -> None:
+        parts = [pd.DataFrame({"size": np.arange(first, first + 10)}) for first in (0, 10)]
+        assert facts.thinned(parts)["size"].tolist() == list(range(20))
+        assert facts.thinned(parts, most=7)["size"].tolist() == [0, 3, 6, 9, 10, 13, 16, 19]
+
     def test_daily_volume_is_that_of_the_minutes_observed(self) -> None:
         minutes = pd.DataFrame({"minute_ns": [0, 1, 7, 8], "volume": [2.0, 0.0, 6.0, 0.0]})
         assert facts.daily_volume(minutes) == pytest.approx(8 * 1440 / 4)

@@ -5,6 +5,7 @@
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -156,9 +157,21 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed writers left below a folder in which nobody writes now."""
+    """Remove what killed writers left below a folder; what a living process writes stays."""
     for left in folder.rglob(f"*{_UNCONFIRMED}*"):
-        _remove(left)
+        owner = re.search(rf"\.(\d+){re.escape(_UNCONFIRMED)}", left.name)
+        if owner is None or not _lives(int(owner[1])):
+            _remove(left)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _unconfirmed(path: Path, part: str = "") -> Path:

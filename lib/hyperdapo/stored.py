@@ -49,6 +49,18 @@ def read_table(folder: Path, name: str, columns: Sequence[str] | None = None) ->
     return pd.read_parquet(path, columns=None if columns is None else list(columns))
 
 
+def read_evenly(folder: Path, name: str, columns: Sequence[str], most: int) -> pd.DataFrame:
+    """Some columns of at most so many rows, evenly spaced over the table; raises as `read_table`."""
+    with pq.ParquetFile(require(folder / f"{name}.parquet", WRITTEN_BY[name], folder.parent.name)) as file:
+        every = -(-file.metadata.num_rows // most)
+        parts, passed = [], 0
+        for group in range(file.num_row_groups):
+            part = file.read_row_group(group, columns=list(columns)).to_pandas()
+            parts.append(part.iloc[-passed % every :: every])
+            passed += len(part)
+    return pd.concat(parts, ignore_index=True)
+
+
 def read_assets(paths: Paths, assets: Sequence[str], name: str) -> pd.DataFrame:
     """`NAME.parquet` of several assets, one below the other; raises as `read_table`."""
     return pd.concat([read_table(paths.of(asset).data, name) for asset in assets], ignore_index=True)

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache, reduce
 from operator import getitem
 from pathlib import Path
@@ -152,10 +152,14 @@ def run_lock() -> Iterator[int]:
     Raises
     ------
     HyperdapoError
-        If another run is at work in the same folder.
+        If another run is at work in the same folder, or the folder cannot be written.
     """
-    data_root().mkdir(parents=True, exist_ok=True)
-    with (data_root() / ".lock").open("w") as file:
+    with ExitStack() as stack:
+        try:
+            data_root().mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context((data_root() / ".lock").open("w"))
+        except OSError as error:
+            raise HyperdapoError(f"cannot write into {data_root()} ({error.strerror}); set HYPERDAPO_DATA") from None
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -192,15 +196,20 @@ def run(parameters: Parameters, overrides: Mapping[str, Any], until: str | None,
     with run_lock() as lock:
         for old in failures(parameters.profile).glob("*.txt"):
             old.unlink()
-        for folder in (data_root() / parameters.profile, base_models(), Paths(parameters.profile).outputs):
-            sweep(folder)
+        _sweep(parameters.profile)
         finished = subprocess.run(command, pass_fds=[lock], check=False)
+        _sweep(parameters.profile)  # a kernel outlives its killed run by a moment
     if finished.returncode:
         reasons = [path.read_text() for path in sorted(failures(parameters.profile).glob("*.txt"))]
-        for folder in (data_root(), outputs_root()):
-            if shutil.disk_usage(folder).free < _ROOM_FOR_NOTES:
-                raise full_disk(folder)
+        full = [folder for folder in (data_root(), outputs_root()) if shutil.disk_usage(folder).free < _ROOM_FOR_NOTES]
+        if full and not any(reasons):
+            raise full_disk(full[0])
         raise HyperdapoError("\n".join(reasons) or f"the workflow stopped with exit code {finished.returncode}")
+
+
+def _sweep(profile: str) -> None:
+    for folder in (data_root() / profile, base_models(), Paths(profile).outputs):
+        sweep(folder)
 
 
 def summary(paths: Paths, seconds: float) -> str:

@@ -28,10 +28,11 @@ from hyperdapo.market.columns import (
     first_level,
     take,
 )
-from hyperdapo.market.days import SECOND_NS, Span, by_day
+from hyperdapo.market.days import HOUR_NS, SECOND_NS, Span, by_day
 from hyperdapo.paths import atomic, require
 
 _BPS = 1e4
+_PART_NS = 6 * HOUR_NS
 
 
 @dataclass(frozen=True)
@@ -126,15 +127,15 @@ class Market:
         )
 
     @classmethod
-    def by_day(cls, folder: Path, before_s: float = 0.0, after_s: float = 0.0) -> Iterator[tuple[Span, "Market"]]:
-        """Each day (UTC) of what `02_preprocess` wrote, and the market of that day and so many seconds around it.
+    def in_parts(cls, folder: Path, before_s: float = 0.0, after_s: float = 0.0) -> Iterator[tuple[Span, "Market"]]:
+        """Each quarter of a day of what `02_preprocess` wrote, and the market of it and so many seconds around it.
 
-        Raises as `load`.
+        So memory does not grow with the span. Raises as `load`.
         """
         report = json.loads(require(folder / "cleaning.json", "02_preprocess", folder.parent.name).read_text())
-        for day in by_day(report["begins_ns"], report["ends_ns"] + 1):
-            from_ns, to_ns = day[0] - round(before_s * SECOND_NS), day[1] + round(after_s * SECOND_NS)
-            yield day, cls.load(folder, (from_ns, to_ns))
+        for part in by_day(report["begins_ns"], report["ends_ns"] + 1, _PART_NS):
+            from_ns, to_ns = part[0] - round(before_s * SECOND_NS), part[1] + round(after_s * SECOND_NS)
+            yield part, cls.load(folder, (from_ns, to_ns))
 
     def save(self, folder: Path, report: Mapping[str, Any] | None = None) -> None:
         """Write what `load` reads: the Parquet tables, then `cleaning.json`: where it is, all is whole."""

@@ -12,9 +12,9 @@ Span = tuple[int, int]
 """From (included) to (excluded), ns."""
 
 
-def by_day(start_ns: int, end_ns: int) -> list[Span]:
-    """A span cut at midnights."""
-    return list(pairwise([start_ns, *range((start_ns // DAY_NS + 1) * DAY_NS, end_ns, DAY_NS), end_ns]))
+def by_day(start_ns: int, end_ns: int, part_ns: int = DAY_NS) -> list[Span]:
+    """A span cut at midnights, or into smaller parts of the day."""
+    return list(pairwise([start_ns, *range((start_ns // part_ns + 1) * part_ns, end_ns, part_ns), end_ns]))
 
 
 def date_of(ns: int) -> str:

@@ -13,13 +13,14 @@ import numpy as np
 
 from hyperdapo.errors import ParameterError
 from hyperdapo.market import matching
-from hyperdapo.market.days import by_day
+from hyperdapo.market.days import HOUR_NS, by_day
 from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD, tick_size
 from hyperdapo.market.layout import BID, Integers, Rules, State, empty_book, empty_record
 from hyperdapo.market.recorder import Recorder
 from hyperdapo.market.tape import Tape, joined
 from hyperdapo.schema import SyntheticAsset
 
+PLAYED_NS = 6 * HOUR_NS  # the length of a tape
 RETURN_S = 60.0  # horizon of `volatility_bps` and of `predictability`
 NEWS_RATE = 0.4  # jumps of the efficient price per second
 LADDER_SPAN = 4.0  # how far the price may go, as a factor
@@ -39,7 +40,7 @@ def play(
     start_ns: int,
     end_ns: int,
 ) -> Iterator[Tape]:
-    """Play the market of `asset` and yield, day by day (UTC), what a recorder connected from `start_ns` on sees.
+    """Play the market of `asset` and yield tape by tape what a recorder connected from `start_ns` on sees.
 
     The same arguments give the same tapes; another `end_ns` gives the same messages up to the earlier end. Each asset
     draws from its own stream, made of `seed` and its name.
@@ -55,15 +56,15 @@ def play(
     state, book = _opening(model, sz_decimals, prices, start_ns - WARMUP_NS), empty_book(len(prices), RESTING_ORDERS)
     record = empty_record(books=2_000, tops=10_000, prints=40_000)  # a quarter of an hour
     recorder = Recorder(asset, sz_decimals, prices, model, seed)
-    for day in by_day(start_ns, end_ns):
-        while state.exchange_ns < day[1]:
+    for part in by_day(start_ns, end_ns, PLAYED_NS):
+        while state.exchange_ns < part[1]:
             record.used[:] = 0
             try:
-                state = State(*matching.run(book, state, rules, prices, day[1], record, rng))
+                state = State(*matching.run(book, state, rules, prices, part[1], record, rng))
             except ValueError as error:
                 raise ParameterError(f"synthetic {asset}: {error}") from None
             recorder.take(record)
-        yield recorder.tape(*day)
+        yield recorder.tape(*part)
 
 
 def simulate(

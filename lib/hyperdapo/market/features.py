@@ -51,18 +51,18 @@ def decision_grid(market: Market, interval_s: float, span: Span | None = None) -
     return np.arange(-(-first // step) * step, last + 1, step, dtype=np.int64)
 
 
-def features_by_day(
+def features_in_parts(
     folder: Path, parameters: Parameters, split: Mapping[str, tuple[int, int]]
 ) -> Iterator[pd.DataFrame]:
-    """The features of all decision times of an asset, a frame for each day (UTC), so that memory does not grow.
+    """The features of all decision times of an asset, frame by frame, so that memory does not grow with the span.
 
     The frames are those of `compute_features` over the whole span. Raises as `Market.load`.
     """
     settings = parameters.features
     reach_s = max(settings.window_s, settings.large_trade_window_s, _MOMENTUM_S, parameters.clean.max_gap_s)
     normaliser = Normaliser(settings.normalisation_s)
-    for day, market in Market.by_day(folder, before_s=reach_s):
-        grid = decision_grid(market, settings.decision_interval_s, day)
+    for part, market in Market.in_parts(folder, before_s=reach_s):
+        grid = decision_grid(market, settings.decision_interval_s, part)
         yield compute_features(market, grid, settings, split, parameters.clean.max_gap_s, normaliser)
 
 

@@ -22,6 +22,7 @@ import zstandard
 from aiohttp import web
 
 from hyperdapo.errors import DataError, EndpointError, nearest
+from hyperdapo.market.days import DAY_NS
 from hyperdapo.market.exchange import play
 from hyperdapo.market.native import channel_of
 from hyperdapo.market.tape import CHANNELS, Tape
@@ -44,7 +45,7 @@ class Slices(Protocol):
 
 
 class SyntheticSlices:
-    """The messages of one synthetic asset, played as they are asked for; the last two days are kept."""
+    """The messages of one synthetic asset, played as they are asked for; the latest day of them is kept."""
 
     def __init__(self, play: Callable[[], Iterator[Tape]]) -> None:
         self._play = play
@@ -55,10 +56,11 @@ class SyntheticSlices:
         if self._tapes and from_ns < self._tapes[0].covers[0]:
             self._tapes, self._coming = [], self._play()
         while not self._tapes or self._tapes[-1].covers[1] < to_ns:
+            self._tapes = [tape for tape in self._tapes if tape.covers[1] > self._tapes[-1].covers[1] - DAY_NS]
             tape = next(self._coming, None)
             if tape is None:
                 break
-            self._tapes = [*self._tapes[-1:], tape]
+            self._tapes.append(tape)
         asked = [(tape, CHANNELS if filters is None else _channels(filters, tape.asset)) for tape in self._tapes]
         return b"".join(tape.lines(channels, from_ns, to_ns) for tape, channels in asked)
 

@@ -60,7 +60,10 @@ def read(kind: type[Columns], folder: Path, span: Span | None = None) -> Columns
             parts = [_columns(kind, file.read_row_group(group)) for group in groups]
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(f"{path} is damaged ({error}); delete it and run 02_preprocess again") from None
-    return concatenate(parts) if parts else empty(kind)
+    rows = concatenate(parts) if parts else empty(kind)
+    parts.clear()
+    pa.default_memory_pool().release_unused()
+    return rows
 
 
 def _groups(metadata: pq.FileMetaData, from_ns: int, to_ns: int) -> range:

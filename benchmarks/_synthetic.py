@@ -1,0 +1,17 @@
+"""The market that is timed: BTC of the synthetic exchange, with the parameters of the profile `sample`."""
+
+from hyperdapo.market.exchange import simulate
+from hyperdapo.market.tape import Tape
+from hyperdapo.params import load
+
+ASSET = "BTC"
+CHANNELS = ("l2Book", "bbo", "trades")
+PARAMETERS = load("sample")
+SZ_DECIMALS = PARAMETERS.asset_facts[ASSET].sz_decimals
+
+
+def tape(hours: int) -> Tape:
+    """What a recorder sees of it from the start of the profile's span."""
+    synthetic, start_ns = PARAMETERS.synthetic, PARAMETERS.source.start_ns
+    world = (synthetic.assets[ASSET], SZ_DECIMALS, synthetic.predictability, PARAMETERS.seed)
+    return simulate(ASSET, *world, start_ns, start_ns + hours * 3600 * 10**9)
