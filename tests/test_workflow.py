@@ -1,13 +1,15 @@
 """What a stage depends on is read from its code; parameter names are checked before anything runs."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
 import pytest
 
 from conftest import REPOSITORY
-from hyperdapo import workflow
+from hyperdapo import cli, workflow
 from hyperdapo.errors import HyperdapoError, ParameterError
 from hyperdapo.params import load
 from hyperdapo.paths import atomic
@@ -103,3 +105,27 @@ def test_a_mistake_on_the_command_line_is_one_line(arguments: list[str], says: s
         check=False,
     )
     assert found.returncode == 1 and says in found.stderr and "Traceback" not in found.stderr
+
+
+def test_a_date_of_a_params_file_reaches_the_workflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYPERDAPO_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("HYPERDAPO_OUTPUTS", str(tmp_path / "outputs"))
+    asked: list[list[str]] = []
+
+    def finished(command: list[str], **_: object) -> subprocess.CompletedProcess:
+        asked.append(command)
+        return subprocess.CompletedProcess(command, 0, stdout="")
+
+    monkeypatch.setattr(workflow.subprocess, "run", finished)
+    (tmp_path / "span.yaml").write_text("source: {from: 2025-08-01T06:00:00Z, to: 2025-08-01T07:00:00Z}\n")
+    assert cli.main(["run", "--profile", "smoke", "--params", str(tmp_path / "span.yaml")]) == 0
+    overrides = next(part for part in asked[-1] if part.startswith("overrides=")).removeprefix("overrides=")
+    again = load("smoke", json.loads(overrides))
+    assert again.source.end_ns - again.source.start_ns == 3600 * 10**9
+
+
+def test_a_data_folder_that_cannot_be_made_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HYPERDAPO_DATA", str(tmp_path / "file" / "data"))
+    with pytest.raises(HyperdapoError, match=r"cannot write into .*set HYPERDAPO_DATA"), workflow.run_lock():
+        pass

@@ -1,7 +1,8 @@
 """Native Hyperliquid messages, as Tardis replays them, to columns.
 
 A line is a stamp and a message (`native`); a blank line is a disconnect. A line that is not exactly that is dropped and
-counted by its cause; no value is ever guessed.
+counted by its cause; no value is ever guessed. Lines in the exchange's own spelling are read by `scanner`, which is
+fast, and all others by `native`, which is strict; their rows are then put in the order of the lines.
 """
 
 from collections import Counter
@@ -16,12 +17,14 @@ from numpy.typing import NDArray
 from hyperdapo.market.columns import (
     LEVELS,
     BookSnapshots,
+    Columns,
     Contexts,
     Floats,
     Nanoseconds,
     TopOfBook,
     Trades,
     concatenate,
+    take,
 )
 from hyperdapo.market.native import (
     NS_PER_MS,
@@ -39,8 +42,9 @@ from hyperdapo.market.native import (
     local_times,
     native,
 )
+from hyperdapo.market.scanner import Scan, scan
 
-_BATCH = 1000  # lines decoded at once: their objects stay in the processor's cache
+_BATCH = 2**20  # bytes decoded at once: what is made of them stays in the processor's cache
 
 _Kind = TypeVar("_Kind", BookMessage, QuoteMessage, ContextMessage)
 
@@ -75,12 +79,16 @@ class Slice:
 
 @dataclass(frozen=True)
 class _Received:
-    """The messages of one slice that were taken, in order: (n,) each.
+    """A text of n lines: what was read of those in the regular spelling, and the messages of the others.
 
-    `connection` numbers the connection over which a message came; `session` counts all blank lines before it.
+    `taken` (n,) says which lines count, `local_ns` (n,) when each came; `connection` (n,) numbers the connection over
+    which it came, `session` (n,) counts all blank lines before it. `rows` are the lines of `messages`, all taken.
     """
 
+    scan: Scan
+    rows: NDArray[np.int64]
     messages: list[Message]
+    taken: NDArray[np.bool_]
     local_ns: Nanoseconds
     connection: NDArray[np.int64]
     session: NDArray[np.int64]
@@ -115,34 +123,37 @@ class Decoder:
         `outside_slice` (received at a time that the slice does not cover), `time_goes_back` (received before the line
         above it), `l2Book_too_deep` (more than 20 levels a side), `bbo_one_sided`.
         """
-        lines = content.removesuffix(b"\n").split(b"\n") if content else []
-        batches = [lines[first : first + _BATCH] for first in range(0, len(lines), _BATCH)]
-        return Slice.joined([self._decode(batch, start_ns, end_ns) for batch in batches or [[]]])
+        return Slice.joined([self._decode(text, start_ns, end_ns) for text in _batches(content)])
 
-    def _decode(self, lines: Sequence[bytes], start_ns: int, end_ns: int) -> Slice:
-        received = self._receive(lines, start_ns, end_ns)
+    def _decode(self, text: bytes, start_ns: int, end_ns: int) -> Slice:
+        received = self._receive(text, start_ns, end_ns)
         book, connection = self._books(received)
         trades, backfill = self._trades(received)
         return Slice(book, connection, self._quotes(received), trades, backfill, self._contexts(received))
 
-    def _receive(self, lines: Sequence[bytes], start_ns: int, end_ns: int) -> _Received:
+    def _receive(self, text: bytes, start_ns: int, end_ns: int) -> _Received:
         """Judge when each line came, count what is no message of ours, and follow the connection through it all."""
-        blank = np.array([len(line) <= 1 for line in lines], dtype=bool)
+        read = scan(text, self.coin)
+        begin, local_ns, blank = read.begin, read.local_ns, np.diff(read.begin) <= 2  # its newline, and one byte
+        odd = np.flatnonzero((local_ns < 0) & ~blank)
+        lines = [
+            text[first:last] for first, last in zip(begin[odd].tolist(), (begin[odd + 1] - 1).tolist(), strict=True)
+        ]
         messages = [native(line[STAMP_LENGTH:]) for line in lines]
-        local_ns = local_times(lines)
-        told = np.array([message is not None for message in messages], dtype=bool) & (local_ns >= 0)
-        for line in compress(lines, ~(told | blank)):
+        local_ns[odd] = np.where([message is not None for message in messages], local_times(lines), -1)
+        for line in compress(lines, local_ns[odd] < 0):
             self.dropped["other_channel" if is_other_channel(line[STAMP_LENGTH:]) else "malformed"] += 1
+        told = local_ns >= 0
         inside = told & (local_ns >= start_ns) & (local_ns < end_ns)
         latest = np.maximum.accumulate(np.where(inside, np.maximum(local_ns, self.last_ns), self.last_ns))
         taken = inside & (local_ns == latest)
         self._drop("outside_slice", int((told & ~inside).sum()))
         self._drop("time_goes_back", int((inside & ~taken).sum()))
         connection, session = self._follow(blank, taken, latest), self._sessions + np.cumsum(blank)
-        if lines:
+        if len(blank):
             self.last_ns, self._sessions = int(latest[-1]), int(session[-1])
-        kept = [message for message in compress(messages, taken) if message is not None]
-        return _Received(kept, local_ns[taken], connection[taken], session[taken])
+        kept = [message for message in compress(messages, taken[odd]) if message is not None]
+        return _Received(read, odd[taken[odd]], kept, taken, local_ns, connection, session)
 
     def _follow(self, blank: NDArray[np.bool_], taken: NDArray[np.bool_], latest: Nanoseconds) -> NDArray[np.int64]:
         """The connection of each line (n,): a blank line ends one over which anything was heard."""
@@ -161,55 +172,74 @@ class Decoder:
         if count:
             self.dropped[cause] += count
 
-    def _ours(self, received: _Received, kind: type[_Kind]) -> tuple[list[int], list[_Kind]]:
-        """Rows and messages of one kind about our coin; those about others are counted."""
-        rows = [row for row, message in enumerate(received.messages) if type(message) is kind]
+    def _ours(self, received: _Received, kind: type[_Kind]) -> tuple[NDArray[np.int64], list[_Kind]]:
+        """Lines and messages of one kind about our coin that are not read yet; those about others are counted."""
+        among = [isinstance(message, kind) for message in received.messages]
         messages = [message for message in received.messages if isinstance(message, kind)]
         ours = [message.data.coin == self.coin for message in messages]
         self._drop("other_coin", len(ours) - sum(ours))
-        return list(compress(rows, ours)), list(compress(messages, ours))
+        return received.rows[among][ours], list(compress(messages, ours))
 
     def _books(self, received: _Received) -> tuple[BookSnapshots, NDArray[np.int64]]:
-        rows, messages = self._ours(received, BookMessage)
+        odd, messages = self._ours(received, BookMessage)
         fits = [max(map(len, message.data.levels)) <= LEVELS for message in messages]
-        rows, data = list(compress(rows, fits)), [message.data for message in compress(messages, fits)]
+        odd, data = odd[fits], [message.data for message in compress(messages, fits)]
         self._drop("l2Book_too_deep", len(fits) - len(data))
-        self.messages["l2Book"] += len(data)
-        bids, asks = _grid([book.levels[0] for book in data]), _grid([book.levels[1] for book in data])
-        return BookSnapshots(_exchange_ns(data), received.local_ns[rows], *bids, *asks), received.connection[rows]
+        kept = received.taken[received.scan.book[:, 0]]
+        lines, ms = received.scan.book[kept].T
+        self.messages["l2Book"] += len(lines) + len(data)
+        levels = (received.scan.levels[kept, column] for column in range(4))
+        sides = (column for side in (0, 1) for column in _grid([book.levels[side] for book in data]))
+        regular = BookSnapshots(ms * NS_PER_MS, received.local_ns[lines], *levels)
+        book, lines = _merged(lines, regular, odd, BookSnapshots(_exchange_ns(data), received.local_ns[odd], *sides))
+        return book, received.connection[lines]
 
     def _quotes(self, received: _Received) -> TopOfBook:
-        rows, messages = self._ours(received, QuoteMessage)
-        self.messages["bbo"] += len(messages)
+        odd, messages = self._ours(received, QuoteMessage)
         whole = [None not in message.data.bbo for message in messages]
-        rows, data = list(compress(rows, whole)), [message.data for message in compress(messages, whole)]
+        odd, data = odd[whole], [message.data for message in compress(messages, whole)]
         self._drop("bbo_one_sided", len(whole) - len(data))
-        levels = _sent([value for quote in data for side in quote.bbo if side for value in (side.px, side.sz)])
-        columns = np.ascontiguousarray(levels.reshape(-1, 4).T)
-        return TopOfBook(_exchange_ns(data), received.local_ns[rows], *columns)
+        kept = received.taken[received.scan.quote[:, 0]]
+        lines, ms = received.scan.quote[kept].T
+        self.messages["bbo"] += len(lines) + len(messages)
+        values = _sent([value for quote in data for side in quote.bbo if side for value in (side.px, side.sz)])
+        regular = TopOfBook(ms * NS_PER_MS, received.local_ns[lines], *received.scan.top[kept].T.copy())
+        others = TopOfBook(_exchange_ns(data), received.local_ns[odd], *values.reshape(-1, 4).T.copy())
+        return _merged(lines, regular, odd, others)[0]
 
     def _trades(self, received: _Received) -> tuple[Trades, NDArray[np.bool_]]:
         rows: list[int] = []
         data: list[Print] = []
-        opening: list[bool] = []
-        for row, prints in _printed(received.messages):
+        for row, prints in _printed(received):
             ours = [one for one in prints if one.coin == self.coin]
             self._drop("other_coin", len(prints) - len(ours))
-            if ours:
-                session = int(received.session[row])
-                self.messages["trades"] += 1
-                rows += [row] * len(ours)
-                data += ours
-                opening += [session > self._opened] * len(ours)
-                self._opened = session
-        return Trades(
+            rows += [row] * len(ours)
+            data += ours
+        kept = received.taken[received.scan.print[:, 0]]
+        lines, ms, side, tid = received.scan.print[kept].T
+        price, size = received.scan.traded[kept].T
+        regular = Trades(ms * NS_PER_MS, received.local_ns[lines], price, size, side.astype(np.int8), tid)
+        odd = np.array(rows, dtype=np.int64)
+        others = Trades(
             exchange_ns=_exchange_ns(data),
-            local_ns=received.local_ns[rows],
+            local_ns=received.local_ns[odd],
             price=np.array([one.px for one in data], dtype=float),
             size=np.array([one.sz for one in data], dtype=float),
             side=np.array([1 if one.side == "B" else -1 for one in data], dtype=np.int8),
             tid=np.array([one.tid for one in data], dtype=np.int64),
-        ), np.array(opening, dtype=bool)
+        )
+        trades, lines = _merged(lines, regular, odd, others)
+        return trades, self._opening(lines, received.session)
+
+    def _opening(self, lines: NDArray[np.int64], session: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which prints (n,) belong to the first `trades` message after a blank line, from the line of each (n,)."""
+        messages, prints = np.unique(lines, return_counts=True)
+        if not len(messages):
+            return np.zeros(0, dtype=bool)
+        self.messages["trades"] += len(messages)
+        opening = np.diff(session[messages], prepend=self._opened) > 0
+        self._opened = int(session[messages[-1]])
+        return np.repeat(opening, prints)
 
     def _contexts(self, received: _Received) -> Contexts:
         rows, messages = self._ours(received, ContextMessage)
@@ -219,8 +249,31 @@ class Decoder:
         return Contexts(received.local_ns[rows], *np.array(values, dtype=float).reshape(-1, 4).T.copy())
 
 
-def _printed(messages: Sequence[Message]) -> Iterator[tuple[int, list[Print]]]:
-    return ((row, message.data) for row, message in enumerate(messages) if isinstance(message, TradesMessage))
+def _batches(content: bytes) -> Iterator[bytes]:
+    """Texts of whole lines, together the content; one where it is empty."""
+    begin = 0
+    while True:
+        end = content.rfind(b"\n", begin, begin + _BATCH) + 1 or content.find(b"\n", begin + _BATCH) + 1 or len(content)
+        yield content[begin:end]
+        if end == len(content):
+            return
+        begin = end
+
+
+def _printed(received: _Received) -> Iterator[tuple[int, list[Print]]]:
+    lines = zip(received.rows.tolist(), received.messages, strict=True)
+    return ((row, message.data) for row, message in lines if isinstance(message, TradesMessage))
+
+
+def _merged(
+    lines: NDArray[np.int64], regular: Columns, odd: NDArray[np.int64], others: Columns
+) -> tuple[Columns, NDArray[np.int64]]:
+    """Rows of two kinds of lines in the order of their lines, and these lines (n,)."""
+    if not len(odd):
+        return regular, lines
+    both = np.concatenate([lines, odd])
+    order = np.argsort(both, kind="stable")
+    return take(concatenate([regular, others]), order), both[order]
 
 
 def _grid(sides: Sequence[Sequence[Level]]) -> tuple[Floats, Floats]:

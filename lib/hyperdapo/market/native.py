@@ -18,13 +18,14 @@ from hyperdapo.market.columns import Nanoseconds
 CHANNELS = ("l2Book", "bbo", "trades", "activeAssetCtx")
 STAMP_LENGTH = 28  # of 2025-09-04T19:46:56.8699350Z
 NS_PER_MS = 1_000_000
+LAST_MS = (2**63 - 1) // NS_PER_MS
 
 _SECOND = 1_000_000_000
-_LAST_SECOND = (2**63 - 1) // _SECOND
+LAST_SECOND = (2**63 - 1) // _SECOND  # the first that no longer fits nanoseconds as a whole
 _CHANNEL = re.compile(rb'"channel"\s*:\s*"(\w+)"')
 _POWERS = 100 * 10 ** np.arange(6, -1, -1)  # ns of the seven decimals of a stamp
 
-_Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=(2**63 - 1) // NS_PER_MS)]
+_Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=LAST_MS)]
 
 
 class Level(msgspec.Struct, gc=False):
@@ -160,4 +161,4 @@ def _whole_second(stamp: bytes) -> int:
     except ValueError:
         return -1
     second = int(moment.replace(tzinfo=UTC).timestamp())
-    return second if moment.tzinfo is None and second < _LAST_SECOND else -1
+    return second if moment.tzinfo is None and second < LAST_SECOND else -1

@@ -61,8 +61,8 @@ def read(kind: type[Columns], folder: Path, span: Span | None = None) -> Columns
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(f"{path} is damaged ({error}); delete it and run 02_preprocess again") from None
     rows = concatenate(parts) if parts else empty(kind)
-    parts.clear()
-    pa.default_memory_pool().release_unused()
+    del parts
+    pa.default_memory_pool().release_unused()  # or what Arrow keeps for later adds up over many parts
     return rows
 
 
