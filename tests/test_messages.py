@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyperdapo.market.clean import book_faults, print_faults
+from hyperdapo.market.clean import book_faults, context_faults, print_faults
 from hyperdapo.market.messages import Decoder, Slice
 from hyperdapo.market.native import local_time
 
@@ -151,6 +151,23 @@ def test_a_missing_or_foreign_field_is_a_drop_or_an_equal_value(data: st.DataObj
             assert number[field][0] == int(value)
     else:
         assert sum(decoder.dropped.values()) == 1
+
+
+CONTEXT = {"funding": "0.0000125", "openInterest": "28120.5", "oraclePx": "4268.0", "markPx": "4268.5", "premium": "0"}
+
+
+@given(st.sampled_from(sorted(CONTEXT)), BAD, st.booleans())
+def test_a_context_is_whole_or_dropped(field: str, value: object, left_out: bool) -> None:
+    """Any one field left out or replaced: nothing comes out, or all that was sent, unless it is found to be faulty."""
+    sent = {name: old for name, old in CONTEXT.items() if name != field} | ({} if left_out else {field: value})
+    decoder, piece = decode([line("activeAssetCtx", {"coin": "ETH", "ctx": sent})])
+    found = piece.context
+    if len(found.local_ns) == 0:
+        assert sum(decoder.dropped.values()) == 1 and field != "premium"
+    elif not any(faulty.any() for faulty in context_faults(found).values()):
+        columns = {"funding": found.funding, "openInterest": found.open_interest}
+        columns |= {"oraclePx": found.oracle_price, "markPx": found.mark_price}
+        assert {name: column[0] for name, column in columns.items()} == {name: float(sent[name]) for name in columns}
 
 
 SENT = st.one_of(st.floats(), st.sampled_from([-1.0, 0.0, float("nan"), float("inf"), 4268.95]))
