@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyperdapo.market.clean import book_faults, context_faults, print_faults
@@ -115,18 +115,21 @@ BAD = st.one_of(
 )
 
 
+@settings(deadline=None)  # the first that decodes may have to compile the scanner
 @given(st.binary(max_size=200))
 def test_any_bytes_are_no_row(text: bytes) -> None:
     _, piece = decode([text])
     assert rows(piece) == 0
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=80))
 def test_any_bytes_after_a_stamp_are_no_row(text: bytes) -> None:
     decoder, piece = decode([f"{STAMP} ".encode(), text.replace(b"\n", b""), b"\n"])
     assert rows(piece) == 0 and sum(decoder.dropped.values()) == 1
 
 
+@settings(deadline=None)
 @given(st.data(), st.sampled_from(["l2Book", "bbo", "trades"]))
 def test_a_missing_or_foreign_field_is_a_drop_or_an_equal_value(data: st.DataObject, channel: str) -> None:
     """Any one field left out or replaced: either nothing comes out, or the very value that was sent."""
@@ -156,6 +159,7 @@ def test_a_missing_or_foreign_field_is_a_drop_or_an_equal_value(data: st.DataObj
 CONTEXT = {"funding": "0.0000125", "openInterest": "28120.5", "oraclePx": "4268.0", "markPx": "4268.5", "premium": "0"}
 
 
+@settings(deadline=None)
 @given(st.sampled_from(sorted(CONTEXT)), BAD, st.booleans())
 def test_a_context_is_whole_or_dropped(field: str, value: object, left_out: bool) -> None:
     """Any one field left out or replaced: nothing comes out, or all that was sent, unless it is found to be faulty."""
@@ -173,6 +177,7 @@ def test_a_context_is_whole_or_dropped(field: str, value: object, left_out: bool
 SENT = st.one_of(st.floats(), st.sampled_from([-1.0, 0.0, float("nan"), float("inf"), 4268.95]))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(SENT, SENT), max_size=25), st.lists(st.tuples(SENT, SENT), max_size=25))
 def test_a_valid_book_is_sorted_positive_and_whole(
     bids: list[tuple[float, float]], asks: list[tuple[float, float]]
