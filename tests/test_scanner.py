@@ -96,9 +96,9 @@ def at(second: float) -> str:
 
 CONTEXT = '{"coin":"ETH","ctx":{"funding":"0.00001","openInterest":"1.5","oraclePx":"4268.0","markPx":"4268.5"}}'
 CORPUS = [
-    book(stamp=at(1)),
+    book([LEVEL, LEVEL], [level("4269.0", "2"), LEVEL], stamp=at(1)),
     quote(stamp=at(1)),
-    trades([fill(), fill(MS + 1, "0af9" * 16)], stamp=at(2)),
+    trades([fill(), fill(MS + 1, "0af9" * 16).replace("B", "A")], stamp=at(2)),
     trades([USERS], stamp=at(3)),
     b"",
     b"",
@@ -159,6 +159,16 @@ def test_any_edited_lines_decode_the_same(
     bounds = [0, *sorted(min(cut, len(content)) for cut in cuts), len(content)]
     with patch.object(messages, "_BATCH", batch):
         decoded([content[first:last] for first, last in pairwise(bounds)], covers)
+
+
+@pytest.mark.parametrize("row", [row for row, read in enumerate(READ) if read])
+def test_every_one_edit_of_a_regular_message_decodes_the_same(row: int) -> None:
+    """Each byte left out, doubled, replaced by each of a few, and everything after it left out."""
+    stamp, message = CORPUS[row][:28], CORPUS[row][28:500]
+    bytes_ = [bytes([byte]) for byte in b'0 .-1e"{}[],:\\ABx\x80']
+    edits = [("delete", b""), ("repeat", b""), ("truncate", b""), *(("replace", byte) for byte in bytes_)]
+    lines = [edited(message, [(k, *edit)]) + CORPUS[row][500:] for k in range(len(message)) for edit in edits]
+    decoded([b"\n".join(stamp + line for line in lines)])
 
 
 @settings(max_examples=300, deadline=None)

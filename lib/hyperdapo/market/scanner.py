@@ -205,9 +205,7 @@ def _book(i: int, levels: Floats, row: int) -> tuple[int, int]:
     i = _after(i, _LEVELS)
     for side in range(0, 4, 2):
         count = 0
-        while i >= 0 and _after(i, _BRACKET) < 0:
-            if count == LEVELS:
-                return ms, _ODD
+        while i >= 0 and count < LEVELS and _after(i, _BRACKET) < 0:
             i = _after(i, _COMMA) if count else i
             levels[row, side, count], levels[row, side + 1, count], i = _level(i)
             count += 1
