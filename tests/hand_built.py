@@ -1,6 +1,7 @@
 """Tiny markets written down event by event, so that every fill can be worked out by hand."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -75,9 +76,10 @@ def orders(*rows: dict) -> pd.DataFrame:
     return pd.DataFrame(list(rows))
 
 
-def execution(**changes: object) -> schema.Execution:
+def execution(**changes: Any) -> schema.Execution:
     """5-50 ms of latency, tier 0; events a second apart cannot tell one such latency from another."""
-    fixed = {"latency": {"preset": "thesis", "policy_ms": 0}, "fees": {"tier": 0}, "cancel_ahead_share": 0.5}
+    latency = {"preset": "thesis", "policy_ms": 0, "empirical_ms": [100]} | changes.pop("latency", {})
+    fixed = {"latency": latency, "fees": {"tier": 0}, "block_ms": 100, "queue": "power", "queue_exponent": 1.0}
     return schema.Execution.model_validate(fixed | {"impact_coefficient_bps": 10, "twap_slices": 6} | changes)
 
 

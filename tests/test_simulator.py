@@ -1,6 +1,7 @@
 """Fills worked out by hand, what no replay may ever do, and what it refuses."""
 
 import gzip
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -93,19 +94,23 @@ class TestQueue:
         assert (
             filled.status == "completed" and filled.filled_passive == pytest.approx(1 / 3) and filled.fill_ns == at(20)
         )
-        assert at(70) < filled.completion_ns < at(70.2) and filled.completion_price == 1000.5
+        assert at(70) < filled.cancel_ns < filled.completion_ns < at(70.2) and filled.completion_price == 1000.5
         assert filled.exec_price == pytest.approx((999.9 + 2 * 1000.5) / 3)
         assert filled.completion_slippage_bps == pytest.approx(bps(1000.5) * 2 / 3)
         assert filled.fees_bps == pytest.approx((999.9 * MAKER + 2 * 1000.5 * TAKER) / 3 / MID)
         assert filled.slippage_bps == pytest.approx((filled.exec_price / 999.9 - 1) * 1e4)
 
-    @pytest.mark.parametrize(("share", "ahead"), [(0.0, 4.0), (0.5, 4 - 2 / 3), (1.0, 4 - 4 / 3)])
-    def test_cancels_shorten_the_queue_by_their_share(self, share: float, ahead: float) -> None:
-        """Of 5 before us 1 is printed; 2 join behind us; then 2 of 6 go without a print, 4 / 6 of them before us."""
+    @pytest.mark.parametrize(
+        ("queue", "exponent", "ahead"),
+        [("risk_averse", 1.0, 4.0), ("power", 1.0, 4 - 4 / 3), ("power", 2.0, 4 - 8 / 9), ("power", 0.0, 2.0)],
+    )
+    def test_cancels_shorten_the_queue_by_their_share(self, queue: str, exponent: float, ahead: float) -> None:
+        """Of 5 before us 1 is printed; 2 join behind us; then 2 of 6 go without a print, (4 / 6)^n of them before."""
         quotes = [(30, 999.9, 6.0, 1000.1, 4.0), (35, 999.9, 4.0, 1000.1, 4.0)]
         tape = market(prints=[(20, 999.9, 1.0, -1)], quotes=quotes)
-        filled = replay(tape, order(limit=999.9), cancel_ahead_share=share).iloc[0]
-        trace = trace_order(tape, filled, execution(cancel_ahead_share=share))
+        chosen = {"queue": queue, "queue_exponent": exponent}
+        filled = replay(tape, order(limit=999.9), **chosen).iloc[0]
+        trace = trace_order(tape, filled, execution(**chosen))
         assert trace.queue_ahead.tolist() == pytest.approx([5, 4, 4, ahead])
 
     def test_no_more_stands_before_us_than_the_level_holds(self) -> None:
@@ -124,13 +129,21 @@ class TestQueue:
     def test_an_empty_level_between_two_has_no_queue(self) -> None:
         assert one(market(books=[(5.0, ((999.9, 5.0), (999.5, 1.0)), ASKS)]), limit=999.7).queue_ahead == 0
 
-    def test_beyond_the_visible_book_the_queue_is_unknown_until_it_is_seen(self) -> None:
+    def test_beyond_the_visible_book_the_queue_is_a_guess_until_it_is_seen(self) -> None:
+        """Three bids of 35 in all stand before it, one a step. Of the 35 / 3 before us the book leaves 7, one is ours."""
         deep = ((999.6, 7.0), (999.5, 9.0))
-        prints = [(20, 999.6, 50.0, -1), (40, 999.6, 8.0, -1)]
-        filled = one(market(books=[(30.0, deep, ASKS)], prints=prints), limit=999.6)
-        assert (
-            np.isnan(filled.queue_ahead) and filled.fill_ns == at(40) and filled.filled_passive == pytest.approx(1 / 3)
-        )
+        tape = market(prints=[(20, 999.6, 4.0, -1), (40, 999.6, 8.0, -1)], books=[(30.0, deep, ASKS)])
+        filled = one(tape, limit=999.6)
+        assert filled.queue_estimated and filled.queue_ahead == pytest.approx(35 / 3)
+        assert trace_order(tape, filled, execution()).queue_ahead[:3].tolist() == pytest.approx([35 / 3, 35 / 3 - 4, 7])
+        assert filled.fill_ns == at(40) and filled.filled_passive == pytest.approx(1 / 3)
+        assert not one(tape, limit=999.9).queue_estimated
+
+    def test_what_a_quote_showed_since_the_snapshot_counts(self) -> None:
+        quotes = [(5, 999.8, 2.5, 1000.1, 4.0), (6, 999.9, 1.0, 1000.1, 4.0)]
+        assert one(market(quotes=quotes), limit=999.8).queue_ahead == 2.5
+        gone = [(5, 999.7, 2.5, 1000.1, 4.0), (6, 999.9, 1.0, 1000.1, 4.0)]
+        assert one(market(quotes=gone), limit=999.8).queue_ahead == 0
 
     def test_a_print_through_our_price_fills_no_more_than_its_size(self) -> None:
         tape = market(prints=[(20, 999.8, 1.0, -1), (30, 999.8, 9.0, -1)])
@@ -150,8 +163,45 @@ class TestQueue:
 
     def test_a_print_before_the_order_arrives_is_not_its_own(self) -> None:
         tape = market(prints=[(10.004, 999.9, 99.0, -1), (10.051, 999.9, 6.0, -1)])
-        filled = one(tape, limit=999.9)
+        filled = one(tape, limit=999.9, post_only=True)
         assert filled.fill_ns == at(10.051) and filled.filled_passive == pytest.approx(1 / 3)
+
+
+class TestBlock:
+    """Inside a block the exchange takes post-only orders, then cancels, then IOC and GTC."""
+
+    fixed = {"latency": {"preset": "empirical", "policy_ms": 0, "empirical_ms": [50.0]}}
+
+    def test_who_takes_meets_what_the_block_leaves(self) -> None:
+        tape = market(quotes=[(10.1, 1000.9, 1.0, 1001.1, 9.0)])
+        assert replay(tape, order(), **self.fixed).exec_price[0] == 1001.1
+        assert replay(tape, order(), block_ms=40, **self.fixed).exec_price[0] == 1000.1
+
+    def test_a_post_only_order_is_there_before_the_prints_of_its_block_and_another_limit_is_not(self) -> None:
+        tape = market(prints=[(10.05, 999.9, 9.0, -1)])
+        careful, plain = replay(tape, order(limit=999.9, post_only=True), order(limit=999.9), **self.fixed).filled
+        assert careful and not plain
+
+    def test_a_cancel_escapes_the_prints_of_its_block(self) -> None:
+        told = [(70.1, 999.9, 9.0, -1), (70.099, 999.9, 6.0, -1)]
+        at_once, before = (replay(market(prints=[each]), order(limit=999.9), **self.fixed).iloc[0] for each in told)
+        assert at_once.cancel_ns == at(70.1) and at_once.filled_passive == 0
+        assert before.filled_passive == pytest.approx(1 / 3)
+
+
+class TestSiblings:
+    def test_orders_of_one_parent_share_a_print(self) -> None:
+        """10 print: 5 were before both, the earlier order has 3, the later 2; the better price would come first."""
+        tape = market(prints=[(30, 999.9, 10.0, -1)])
+        rows = [order(decision=12.0, limit=999.9, order_id=2), order(limit=999.9, order_id=1)]
+        shared = replay_orders(tape, orders(*rows).assign(parent=4), execution(), seed=3)
+        assert shared.filled_passive.tolist() == pytest.approx([2 / 3, 1])
+        alone = replay_orders(tape, orders(*rows).assign(parent=-1), execution(), seed=3)
+        assert alone.filled_passive.tolist() == [1, 1]
+        through = market(prints=[(30, 999.8, 4.0, -1)])
+        rows[0] = rows[0] | {"limit_price": 1000.0}
+        shared = replay_orders(through, orders(*rows).assign(parent=4), execution(), seed=3)
+        assert shared.filled_passive.tolist() == pytest.approx([1, 1 / 3])
 
 
 class TestPostOnly:
@@ -189,15 +239,29 @@ class TestTime:
         assert thesis.min() >= 5 and thesis.max() <= 50 and thesis.mean() == pytest.approx(27.5, abs=0.5)
         assert told.median() == pytest.approx(200, rel=0.03) and told.quantile(0.99) == pytest.approx(900, rel=0.07)
 
-    def test_the_completing_order_has_a_latency_of_its_own(self) -> None:
+    def test_entry_cancel_and_completion_have_latencies_of_their_own(self) -> None:
         filled = one(market(), limit=999.9)
-        entry, completion = filled.arrival_ns - filled.decision_ns, filled.completion_ns - filled.expiry_ns
-        assert entry != completion and 5e6 <= completion <= 50e6
-        assert filled.expiry_ns == filled.arrival_ns + 60 * 10**9
+        legs = filled[["decision_ns", "arrival_ns", "expiry_ns", "cancel_ns", "completion_ns"]].astype(int).diff()
+        drawn = legs[["arrival_ns", "cancel_ns", "completion_ns"]]
+        assert drawn.nunique() == 3 and drawn.between(5e6, 50e6).all()
+        assert legs["expiry_ns"] == 60 * 10**9
 
-    def test_what_prints_after_expiry_is_too_late(self) -> None:
+    def test_the_policys_time_is_charged(self) -> None:
+        rows = orders(order(), order(policy_ms=30.0)).fillna({"policy_ms": 0.0})
+        fixed = {"preset": "empirical", "empirical_ms": [70.0, 70.0]}
+        told = replay_orders(market(), rows, execution(latency=fixed), seed=3).latency_ms
+        assert told.tolist() == [70.0, 100.0]
+        assert replay(market(), order(), latency=fixed | {"policy_ms": 11}).latency_ms.tolist() == [81.0]
+
+    def test_a_measured_series_is_drawn_from(self) -> None:
+        many = orders(*[order(order_id=number, size=0.1) for number in range(2_000)])
+        told = execution(latency={"preset": "empirical", "empirical_ms": [10.0, 20.0, 400.0]})
+        drawn = replay_orders(market(), many, told, seed=0).latency_ms
+        assert drawn.min() >= 10 and drawn.max() <= 400 and drawn.median() == pytest.approx(20, abs=5)
+
+    def test_what_prints_before_the_cancel_lands_counts_and_after_is_too_late(self) -> None:
         quiet = one(market(), limit=999.9)
-        seconds = [(ns - at(0)) / 1e9 for ns in (quiet.expiry_ns - 10**6, (quiet.expiry_ns + quiet.completion_ns) // 2)]
+        seconds = [(ns - at(0)) / 1e9 for ns in ((quiet.expiry_ns + quiet.cancel_ns) // 2, quiet.cancel_ns + 10**6)]
         before, after = (one(market(prints=[(second, 999.9, 9.0, -1)]), limit=999.9) for second in seconds)
         assert before.filled and not after.filled_passive
 
@@ -212,6 +276,8 @@ class TestRefusals:
             ({"size": 0.10005}, "no multiple of 0.0001"),
             ({"side": 0}, "neither"),
             ({"horizon_s": np.nan}, "a horizon"),
+            ({"horizon_s": np.inf}, "outside the data"),
+            ({"size": np.inf}, "a size that is not above zero"),
             ({"limit": 1000.05}, "off the grid"),
             ({"limit": -1.0}, "off the grid"),
             ({"limit": 999.9, "size": 0.01}, "less than 10 USD"),
@@ -278,13 +344,15 @@ class TestAlways:
         filled = replay_orders(tape, batch, execution(), seed=1)
         some = filled.filled_passive > 0
         assert (filled.fill_ns[some] >= filled.arrival_ns[some]).all() and (filled.fill_ns[~some] == -1).all()
-        assert (filled.fill_ns < filled.expiry_ns).all()
+        assert (filled.fill_ns < filled.cancel_ns).all() and (filled.cancel_ns > filled.expiry_ns).all()
         assert (filled.side * (filled.passive_price - filled.limit_price))[some].le(1e-9).all()
         assert (filled.maker_share <= filled.filled_passive + 1e-12).all()
         gained = filled.side * (filled.passive_price / filled.arrival_mid - 1) * 1e4 * filled.filled_passive
         parts = gained.fillna(0) + filled.completion_slippage_bps
         np.testing.assert_allclose(parts, filled.implementation_shortfall_bps, atol=1e-9)
         np.testing.assert_allclose(filled.total_cost_bps, parts + filled.fees_bps, atol=1e-9)
+        parts = filled[["spread_bps", "timing_bps", "opportunity_bps"]].sum(axis=1)
+        np.testing.assert_allclose(parts, filled.implementation_shortfall_bps, atol=1e-9, rtol=0)
 
     @settings(max_examples=25, deadline=None)
     @given(tape=tapes(), batch=order_lists(), seed=st.integers(0, 99))
@@ -300,13 +368,18 @@ class TestAlways:
     @settings(max_examples=25, deadline=None)
     @given(tape=tapes(), batch=order_lists())
     def test_more_time_or_a_faster_queue_never_unfills(self, tape: Market, batch: pd.DataFrame) -> None:
-        short = replay_orders(tape, batch, execution(cancel_ahead_share=0.0), seed=1)
-        longer = replay_orders(tape, batch.assign(horizon_s=40.0), execution(cancel_ahead_share=0.0), seed=1)
-        faster = replay_orders(tape, batch, execution(cancel_ahead_share=1.0), seed=1)
-        for other in (longer, faster):
-            assert (other.filled_passive >= short.filled_passive - 1e-12).all()
+        short = replay_orders(tape, batch, execution(), seed=1)
+        longer = replay_orders(tape, batch.assign(horizon_s=40.0), execution(), seed=1)
         done = short.filled
-        assert (longer.fill_ns == short.fill_ns)[done].all() and (faster.fill_ns <= short.fill_ns)[done].all()
+        assert (longer.filled_passive >= short.filled_passive - 1e-12).all()
+        assert (longer.fill_ns == short.fill_ns)[done].all()
+        queues = [{"queue": "risk_averse"}, {"queue_exponent": 3.0}, {"queue_exponent": 1.0}, {"queue_exponent": 0.0}]
+        worst_first = [*queues, {"queue": "touch"}]
+        filled = [replay_orders(tape, batch, execution(**queue), seed=1) for queue in worst_first]
+        for worse, better in itertools.pairwise(filled):
+            assert (better.filled_passive >= worse.filled_passive - 1e-12).all()
+            done = worse.filled
+            assert (better.fill_ns <= worse.fill_ns)[done].all()
 
     @settings(max_examples=25, deadline=None)
     @given(seed=st.integers(0, 10**6), size=st.integers(1, 60))

@@ -153,8 +153,11 @@ class TestBacktest:
         unknown = {"offset_bps", "queue_ahead"}  # no offset, or a level beyond the visible book
         assert set(orders.columns[orders.isna().any()]) <= unknown
         np.testing.assert_allclose(
-            orders["total_cost_bps"], orders["implementation_shortfall_bps"] + orders["fees_bps"]
+            orders["total_cost_bps"],
+            orders["implementation_shortfall_bps"] + orders["fees_bps"] + orders["funding_bps"],
         )
+        parts = orders[["spread_bps", "timing_bps", "opportunity_bps"]].sum(axis=1)
+        np.testing.assert_allclose(parts, orders["implementation_shortfall_bps"], atol=1e-9, rtol=0)
 
     def test_prices_and_costs_agree(self, orders: pd.DataFrame) -> None:
         shortfall = orders["side"] * (orders["exec_price"] / orders["arrival_mid"] - 1) * 1e4
@@ -203,7 +206,7 @@ class TestBacktest:
         as_it_is = orders.groupby("strategy")["total_cost_bps"].mean()
         pd.testing.assert_series_equal(table.loc["as it is"], as_it_is[table.columns], check_names=False)
         assert table.loc["as it is", "market"] - table.loc["highest fee tier", "market"] == pytest.approx(2.1, abs=0.01)
-        assert len(table) == 5 and np.isfinite(table).all().all()
+        assert len(table) == 7 and np.isfinite(table).all().all()
 
     def test_what_is_missing_is_named(
         self,

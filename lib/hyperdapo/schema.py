@@ -144,8 +144,9 @@ class Orders(_Section):
 class Latency(_Section):
     """One-way delay from decision to the exchange's block."""
 
-    preset: Literal["thesis", "measured"]
+    preset: Literal["thesis", "measured", "empirical"]
     policy_ms: NonNegative
+    empirical_ms: list[NonNegative] = Field(min_length=1)
 
 
 class Fees(_Section):
@@ -159,7 +160,9 @@ class Execution(_Section):
 
     latency: Latency
     fees: Fees
-    cancel_ahead_share: Share
+    block_ms: NonNegative
+    queue: Literal["power", "risk_averse", "touch"]
+    queue_exponent: NonNegative
     impact_coefficient_bps: NonNegative
     twap_slices: Count
 
@@ -269,8 +272,7 @@ class Parameters(_Section):
                 )
             if self.source.kind == "synthetic" and asset not in self.synthetic.assets:
                 raise ValueError(f"the synthetic exchange does not list {asset!r}; describe it in synthetic.assets")
-        missing = [name for name in self.orders.objectives if name not in self.orders.rules]
-        if missing:
+        if missing := [name for name in self.orders.objectives if name not in self.orders.rules]:
             raise ValueError(f"orders.rules says nothing of the objectives {missing}")
         return self
 
@@ -295,5 +297,4 @@ class Parameters(_Section):
 
 
 def _nanoseconds(moment: datetime) -> int:
-    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return int(aware.timestamp()) * 1_000_000_000
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()) * 1_000_000_000

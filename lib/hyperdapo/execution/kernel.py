@@ -2,48 +2,42 @@
 
 The market is what it was; our orders are too small to change it. Events are in order of the exchange's stamp. An order
 in the book knows how much stands before it at its price: prints shrink that and then fill the order; what the level
-loses beyond the prints was cancelled, and a part of it stood before us; a print beyond our price, or an opposite quote
-that reaches it, would have met our order first. No print fills more than its size.
+loses beyond the prints was cancelled, and a part of it stood before us (`Queue`); a print beyond our price, or an
+opposite quote that reaches it, would have met our order first. No print fills more than its size, over all orders of
+one parent.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from hyperdapo.market.book import Market
-from hyperdapo.market.columns import Floats, Nanoseconds
+from hyperdapo.execution.events import PRINT, QUOTE, SNAPSHOT, Events
+from hyperdapo.market.columns import Floats
 
-PRINT, QUOTE, SNAPSHOT = 0, 1, 2
-UNKNOWN = -1.0  # size of a level that no message shows
+UNKNOWN = -1.0  # size of a level that no message has shown
 DUST = 1e-9  # coin; less than that is the rounding of floating point
 
 
-class Events(NamedTuple):
-    """n messages in order of `exchange_ns`; of one stamp, prints before the quotes that show what they left.
+class Queue(NamedTuple):
+    """How an order advances in its queue.
 
-    `best_price`, `best_size` (n, 2) are the newest bid and ask at each event, `row` (n,) the newest snapshot; `price`,
-    `size` and `aggressor` (n,) describe prints. `level_price`, `level_size` (m, 2, 20) are the snapshots, bids first.
+    Of what is cancelled at our level the share (ahead / level) ** `exponent` stood before us: 1 spreads cancels evenly
+    over the queue, more puts them behind us, infinity is the risk-averse queue that only prints shorten. Not `joined`:
+    nobody stands before us, a yardstick.
     """
 
-    ns: Nanoseconds
-    kind: NDArray[np.int8]
-    price: Floats
-    size: Floats
-    aggressor: NDArray[np.int8]
-    best_price: Floats
-    best_size: Floats
-    row: NDArray[np.int64]
-    level_price: Floats
-    level_size: Floats
+    joined: bool
+    exponent: float
 
 
 class Arrivals(NamedTuple):
     """n orders: side +1 / -1, size in coin, limit in USD (NaN where not `resting`: at any price), and their events.
 
-    `first` is the newest event when the order arrives, `last` the first at or after its expiry, `final` the newest when
-    the order that completes it arrives.
+    `first` is the newest event that the arriving order meets, `last` the first that its cancel precedes, `final` the
+    newest that the order which completes it meets. Orders are filled in `sequence`, in which those of one `parent` are
+    neighbours, the first in priority first; -1 has no siblings.
     """
 
     side: NDArray[np.int64]
@@ -54,21 +48,27 @@ class Arrivals(NamedTuple):
     first: NDArray[np.int64]
     last: NDArray[np.int64]
     final: NDArray[np.int64]
+    sequence: NDArray[np.int64]
+    parent: NDArray[np.int64]
 
 
 class Fills(NamedTuple):
     """What became of n orders; sizes in coin, notionals in USD.
 
-    `taken`: from the book on arrival; `made`: while resting, at the limit; `completed`: left to the completing order,
-    of which the visible book gave `swept`, the last of it at `deepest` (USD). `last_event` is that of the latest fill
-    before expiry, -1 for none; `queue_ahead` is UNKNOWN where the level was not visible, NaN where nothing rested.
+    `taken`: from the book on arrival; `made`: while resting, at the limit, when the mid was `made_mid_usd / made` and a
+    long had paid `made_funding / made`; `completed`: left to the completing order, of which the visible book gave
+    `swept`, the last of it at `deepest` (USD). `last_event` is that of the latest fill before the cancel, -1 for none;
+    `queue_ahead` is NaN where nothing rested, and `estimated` where no message had shown the level.
     """
 
     queue_ahead: Floats
+    estimated: NDArray[np.bool_]
     rejected: NDArray[np.bool_]
     taken: Floats
     taken_usd: Floats
     made: Floats
+    made_mid_usd: Floats
+    made_funding: Floats
     last_event: NDArray[np.int64]
     completed: Floats
     swept: Floats
@@ -80,53 +80,29 @@ class Resting(NamedTuple):
     """An order in the book."""
 
     remaining: float
-    ahead: float  # coin before us, UNKNOWN until our level is visible
-    visible: float  # size of our level when it was last seen
+    ahead: float  # coin before us
+    visible: float  # size of our level when it was last seen, UNKNOWN until then
     traded: float  # printed at our price since then
     exposed: bool  # the opposite best has stood beyond our price since we arrived
 
 
-def stream(market: Market) -> Events:
-    """The messages of a market as the kernel reads them."""
-    trades, bbo, book = market.trades, market.bbo, market.book
-    counts = [len(trades.price), len(bbo.bid_price), len(book.bid_price)]
-    ns = np.concatenate([trades.exchange_ns, bbo.exchange_ns, book.exchange_ns])
-    kind = np.repeat(np.array([PRINT, QUOTE, SNAPSHOT], dtype=np.int8), counts)
-    row = np.concatenate([np.arange(count) for count in counts])
-    order = np.lexsort((kind, ns))
-    kind, row, printed = kind[order], row[order], order < counts[0]
-
-    def of_prints(values: NDArray[Any]) -> NDArray[Any]:
-        return np.where(printed, values[np.where(printed, row, 0)], 0) if counts[0] else np.zeros(len(ns), values.dtype)
-
-    def of_quotes(best: Floats, levels: Floats) -> Floats:
-        both = np.concatenate([np.full(counts[0], np.nan), best, levels[:, 0]])[order]
-        return both[_latest(~np.isnan(both))]
-
-    snapshot = _latest(kind == SNAPSHOT)
-    return Events(
-        ns=ns[order],
-        kind=kind,
-        price=of_prints(trades.price).astype(float),
-        size=of_prints(trades.size).astype(float),
-        aggressor=of_prints(trades.side).astype(np.int8),
-        best_price=_pair(of_quotes(bbo.bid_price, book.bid_price), of_quotes(bbo.ask_price, book.ask_price)),
-        best_size=_pair(of_quotes(bbo.bid_size, book.bid_size), of_quotes(bbo.ask_size, book.ask_size)),
-        row=np.where(kind[snapshot] == SNAPSHOT, row[snapshot], -1),
-        level_price=_pair(book.bid_price, book.ask_price),
-        level_size=_pair(book.bid_size, book.ask_size),
-    )
-
-
 @njit(cache=True)
-def replay(events: Events, orders: Arrivals, cancel_ahead_share: float, fills: Fills) -> None:
-    """Fill in `fills`, order by order; no order sees another."""
-    for order in range(len(orders.side)):
+def replay(events: Events, orders: Arrivals, queue: Queue, fills: Fills) -> None:
+    """Fill in `fills`, order by order; no order sees another, but those of one parent share the prints."""
+    alone = np.zeros(0)
+    spent, base, parent = alone, 0, -1
+    for position in range(len(orders.sequence)):
+        order = orders.sequence[position]
+        if orders.parent[order] != parent:
+            parent, spent = orders.parent[order], alone
+            if parent >= 0:
+                base, end = _span(orders, position)
+                spent = np.zeros(max(end - base, 0))
         side, limit, left = orders.side[order], orders.limit[order], orders.size[order]
         if orders.resting[order]:
             fills.rejected[order] = orders.post_only[order] and reaches(events, orders.first[order], side, limit)
             if not fills.rejected[order]:
-                left = _live(events, orders, order, cancel_ahead_share, fills)
+                left = _live(events, orders, order, queue, fills, spent, base)
         fills.completed[order] = left
         if left > 0.0:
             swept, usd, deepest = sweep(events, orders.final[order], side, side * np.inf, left)
@@ -134,22 +110,47 @@ def replay(events: Events, orders: Arrivals, cancel_ahead_share: float, fills: F
 
 
 @njit(cache=True)
-def _live(events: Events, orders: Arrivals, order: int, cancel_ahead_share: float, fills: Fills) -> float:
-    """From arrival to expiry: take what the limit reaches, then rest. Returns the size that is left."""
+def _span(orders: Arrivals, position: int) -> tuple[int, int]:
+    """First and last event of the lives of an order and its siblings."""
+    order = orders.sequence[position]
+    parent, base, end = orders.parent[order], orders.first[order], orders.last[order]
+    while position < len(orders.sequence) and orders.parent[orders.sequence[position]] == parent:
+        order = orders.sequence[position]
+        base, end = min(base, orders.first[order]), max(end, orders.last[order])
+        position += 1
+    return base, end
+
+
+@njit(cache=True)
+def _live(
+    events: Events, orders: Arrivals, order: int, queue: Queue, fills: Fills, spent: Floats, base: int
+) -> float:
+    """From arrival to cancel: take what the limit reaches, then rest. Returns the size that is left.
+
+    `spent` is what siblings have had of each print, from event `base` on; empty where there are none.
+    """
     side, limit, first = orders.side[order], orders.limit[order], orders.first[order]
     taken, usd, _ = sweep(events, first, side, limit, orders.size[order])
     fills.taken[order], fills.taken_usd[order] = taken, usd
     if taken > 0.0:
         fills.last_event[order] = first
-    state = rest(events, first, side, limit, orders.size[order] - taken)
+    state = rest(events, first, side, limit, orders.size[order] - taken, queue)
     if state.remaining > DUST:
-        fills.queue_ahead[order] = state.ahead
-    event = first + 1
-    while state.remaining > DUST and event < orders.last[order]:
+        fills.queue_ahead[order], fills.estimated[order] = state.ahead, state.visible == UNKNOWN
+    event, last = first + 1, orders.last[order]
+    while state.remaining > DUST and event < last:
         before = state.remaining
-        state = advance(state, events, event, side, limit, cancel_ahead_share)
+        size = events.size[event]
+        if len(spent):
+            size -= spent[event - base]
+        state = advance(state, events, event, side, limit, queue, size)
         if state.remaining < before:
+            filled = before - state.remaining
             fills.last_event[order] = event
+            fills.made_mid_usd[order] += filled * (events.best_price[event, 0] + events.best_price[event, 1]) / 2
+            fills.made_funding[order] += filled * events.funding[event]
+            if len(spent) and events.kind[event] == PRINT:
+                spent[event - base] += filled
         event += 1
     left = state.remaining if state.remaining > DUST else 0.0
     fills.made[order] = orders.size[order] - taken - left
@@ -185,10 +186,22 @@ def sweep(events: Events, event: int, side: int, limit: float, size: float) -> t
 
 
 @njit(cache=True)
-def rest(events: Events, event: int, side: int, price: float, remaining: float) -> Resting:
-    """Join the queue at `price`: behind all that is visible there."""
-    ahead = visible_size(events, event, side, price)
-    return Resting(remaining, ahead, ahead, 0.0, not reaches(events, event, side, price))
+def rest(events: Events, event: int, side: int, price: float, remaining: float, queue: Queue) -> Resting:
+    """Join the queue at `price`: behind all that was last shown there, or behind what such a level holds on average."""
+    visible = shown_size(events, event, side, price)
+    ahead = visible if visible != UNKNOWN else usual_size(events, event, side)
+    return Resting(remaining, ahead if queue.joined else 0.0, visible, 0.0, not reaches(events, event, side, price))
+
+
+@njit(cache=True)
+def shown_size(events: Events, event: int, side: int, price: float) -> float:
+    """Size that the newest message about a price shows there: its own quotes come before the snapshot's level."""
+    own = 0 if side > 0 else 1
+    while event >= 0 and events.kind[event] != SNAPSHOT:
+        if events.kind[event] == QUOTE and side * (price - events.best_price[event, own]) >= 0.0:
+            break
+        event -= 1
+    return visible_size(events, max(event, 0), side, price)
 
 
 @njit(cache=True)
@@ -212,12 +225,29 @@ def visible_size(events: Events, event: int, side: int, price: float) -> float:
 
 
 @njit(cache=True)
-def advance(state: Resting, events: Events, event: int, side: int, price: float, cancel_ahead_share: float) -> Resting:
-    """What one event does to a resting order."""
+def usual_size(events: Events, event: int, side: int) -> float:
+    """What a price step holds on average in the newest snapshot of our side: the guess for a level beyond it."""
+    own, row = 0 if side > 0 else 1, events.row[event]
+    if row < 0:
+        return float(events.best_size[event, own])
+    best, total, span, step = events.level_price[row, own, 0], events.level_size[row, own, 0], 0.0, np.inf
+    for level in range(1, events.level_price.shape[2]):
+        if np.isnan(events.level_price[row, own, level]):
+            break
+        before, span = span, abs(events.level_price[row, own, level] - best)
+        total, step = total + events.level_size[row, own, level], min(step, span - before)
+    return float(total / (1.0 + np.rint(span / step)))
+
+
+@njit(cache=True)
+def advance(
+    state: Resting, events: Events, event: int, side: int, price: float, queue: Queue, size: float
+) -> Resting:
+    """What one event does to a resting order; of a print only `size` is there for it."""
     if events.kind[event] == PRINT:
         if events.aggressor[event] == side:
             return state
-        return _printed(state, side * (price - events.price[event]), events.size[event])
+        return _printed(state, side * (price - events.price[event]), size)
     crossed = reaches(events, event, side, price)
     if crossed and state.exposed:
         return Resting(0.0, 0.0, 0.0, 0.0, True)
@@ -225,7 +255,7 @@ def advance(state: Resting, events: Events, event: int, side: int, price: float,
     own = 0 if side > 0 else 1
     if events.kind[event] == QUOTE and side * (price - events.best_price[event, own]) < 0.0:
         return state  # a best quote before ours says nothing of our level
-    return _seen(state, visible_size(events, event, side, price), cancel_ahead_share)
+    return _seen(state, visible_size(events, event, side, price), queue.exponent)
 
 
 @njit(cache=True)
@@ -233,7 +263,7 @@ def _printed(state: Resting, beyond: float, size: float) -> Resting:
     """An aggressor of the other side traded `size`; `beyond` > 0 when at a price that ours had stood before."""
     if beyond > 0.0:
         return Resting(state.remaining - min(state.remaining, size), 0.0, 0.0, 0.0, state.exposed)
-    if beyond < 0.0 or state.ahead == UNKNOWN:
+    if beyond < 0.0:
         return state
     queue = min(state.ahead, size)
     fill = min(state.remaining, size - queue)
@@ -243,23 +273,11 @@ def _printed(state: Resting, beyond: float, size: float) -> Resting:
 
 
 @njit(cache=True)
-def _seen(state: Resting, size: float, cancel_ahead_share: float) -> Resting:
+def _seen(state: Resting, size: float, exponent: float) -> Resting:
     """Our level was shown to hold `size`: what it lost beyond the prints was cancelled, some of it before us."""
     if size == UNKNOWN:
         return state
-    if state.ahead == UNKNOWN:
-        return Resting(state.remaining, size, size, 0.0, state.exposed)
     ahead, expected = state.ahead, state.visible - state.traded
-    cancelled = expected - size
-    if cancelled > 0.0:
-        ahead -= cancel_ahead_share * cancelled * min(ahead / expected, 1.0)
+    if state.visible != UNKNOWN and ahead > 0.0 and expected > size:
+        ahead -= (expected - size) * min(ahead / expected, 1.0) ** exponent
     return Resting(state.remaining, min(max(ahead, 0.0), size), size, 0.0, state.exposed)
-
-
-def _latest(at: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Position of the latest True at or before each position; 0 before the first."""
-    return np.maximum.accumulate(np.where(at, np.arange(len(at)), 0))
-
-
-def _pair(bid: Floats, ask: Floats) -> Floats:
-    return np.ascontiguousarray(np.stack([bid, ask], axis=1))

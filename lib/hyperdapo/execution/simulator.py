@@ -1,21 +1,24 @@
 """Replay orders on a recorded market (§3.5.1): decision, latency, queue, fills, expiry, completion, and their cost.
 
-The trader decides on what was known by `local_ns`; the order meets the market in `exchange_ns`. What is not filled when
-the horizon ends is bought or sold at once through the visible book, so that every order ends and every cost is paid.
+The trader decides on what was known by `local_ns`; the order meets the market in `exchange_ns`. When the horizon ends a
+cancel goes out; what is not filled when it lands is bought or sold at once through the visible book, so that every
+order ends and every cost is paid.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from hyperdapo.errors import OrderError
 from hyperdapo.execution import kernel
-from hyperdapo.execution.costs import fee_rates, square_root_impact
+from hyperdapo.execution.accounting import SECOND, Life, account, markouts
 from hyperdapo.execution.draws import uniform
-from hyperdapo.execution.kernel import Arrivals, Events, Fills, stream
+from hyperdapo.execution.events import PRINT, Events, stream
+from hyperdapo.execution.kernel import Arrivals, Fills, Queue
 from hyperdapo.market.book import Market
 from hyperdapo.market.columns import Floats, Nanoseconds
 from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD, on_grid
@@ -24,18 +27,9 @@ from hyperdapo.schema import Execution, Latency
 MARKOUTS_S = (1.0, 5.0, 10.0, 60.0)
 ORDER_COLUMNS = ("order_id", "decision_ns", "side", "size", "horizon_s", "limit_price", "post_only")
 
-SECOND = 1_000_000_000
-_DAY = 86_400 * SECOND
 _THESIS_MS = (5.0, 50.0)  # §3.5.1
 _MEDIAN_MS, _P99_MS = 200.0, 900.0  # order to fill of a near client
-
-
-class Life(NamedTuple):
-    """When n orders arrive, expire, and are completed; nanoseconds of the exchange's clock, each (n,)."""
-
-    arrival_ns: Nanoseconds
-    expiry_ns: Nanoseconds
-    completion_ns: Nanoseconds
+_LONGEST_S = 1e9  # no horizon is longer: it would overflow the nanoseconds
 
 
 def replay_orders(
@@ -50,19 +44,24 @@ def replay_orders(
     Parameters
     ----------
     orders : (n, ...) with `ORDER_COLUMNS`: side +1 / -1, size in coin, `limit_price` in USD (NaN: at any price, at
-        once), `post_only`; other columns pass through. Latency is drawn from (seed, asset, order_id, decision_ns), so
-        that orders which share these are compared under the same latency.
+        once), `post_only`; other columns pass through. Latencies are drawn from (seed, asset, order_id, decision_ns),
+        so that orders which share these are compared under the same latency. Two more columns count where they are
+        there: `policy_ms` (measured, instead of the parameter), and `parent` (int, -1 for none): orders of one parent
+        are in the market together and share its prints, the better price and the earlier arrival first.
 
     Returns
     -------
     `orders` and, row by row, costs in bps of size x arrival mid, positive when worse for the trader: arrival_mid (USD,
-    known at the decision), target_price (the limit, or the arrival mid), arrival_ns, expiry_ns, completion_ns (-1 when
-    not needed), latency_ms, status (filled, completed, rejected), queue_ahead (coin; NaN beyond the visible book or
-    without a queue), filled_passive (share filled before expiry), maker_share, filled, fill_ns (latest fill before
-    expiry, -1 for none), passive_price and completion_price (USD, NaN for no such part), exec_price, fees_bps,
-    completion_slippage_bps (of the completed part against the arrival mid, times its share),
-    implementation_shortfall_bps (eq. 3.8), slippage_bps (eq. 3.9 with its sign), total_cost_bps (shortfall + fees),
-    markout_{h}s_bps (move of the mid in the trader's favour after the last fill; NaN beyond the data).
+    known at the decision), target_price (the limit, or the arrival mid), arrival_ns, expiry_ns (the horizon ends and a
+    cancel is sent), cancel_ns (it lands: fills before count), completion_ns (the rest is taken; -1 when not needed),
+    latency_ms, status (filled, completed, rejected), queue_ahead (coin; NaN without a queue), queue_estimated (the
+    level was beyond the visible book: a guess from the depth that was visible), filled_passive (share filled before the
+    cancel), maker_share, filled, fill_ns (latest fill before the cancel, -1 for none), passive_price and
+    completion_price (USD, NaN for no such part), exec_price, fees_bps, funding_bps (of the full hours within the
+    horizon), completion_slippage_bps (of the completed part against the arrival mid, times its share),
+    implementation_shortfall_bps (eq. 3.8), slippage_bps (eq. 3.9 with its sign), total_cost_bps (shortfall + fees +
+    funding), spread_bps + timing_bps + opportunity_bps (= shortfall), markout_{h}s_bps (move of the mid in the trader's
+    favour after the last fill; NaN beyond the data).
 
     Raises
     ------
@@ -72,53 +71,55 @@ def replay_orders(
     arrival_mid = _checked_mid(market, orders)
     events = stream(market)
     life = _lives(market, orders, execution.latency, seed)
-    fills = _fill(events, orders, life, execution.cancel_ahead_share)
-    outcome = _account(market, orders, life, fills, arrival_mid, execution)
-    resting = orders["limit_price"].notna().to_numpy()
+    arrivals = _arrivals(events, orders, life, execution.block_ms)
+    fills = _filled(events, arrivals, _queue(execution))
+    outcome = account(market, events, orders, arrivals, life, fills, arrival_mid, execution)
     last_fill = np.where(fills.last_event >= 0, np.maximum(events.ns[fills.last_event], life.arrival_ns), -1)
-    fill_ns = np.where(resting, last_fill, life.arrival_ns)
+    fill_ns = np.where(arrivals.resting, last_fill, life.arrival_ns)
     filled = outcome["filled"].to_numpy()
     ended = np.where(filled, fill_ns, life.completion_ns)
     return orders.assign(
         arrival_mid=arrival_mid,
         arrival_ns=life.arrival_ns,
         expiry_ns=life.expiry_ns,
+        cancel_ns=life.cancel_ns,
         completion_ns=np.where(filled, -1, life.completion_ns),
         latency_ms=(life.arrival_ns - orders["decision_ns"].to_numpy()) / 1e6,
         status=np.select([fills.rejected, filled], ["rejected", "filled"], "completed"),
-        queue_ahead=np.where(fills.queue_ahead == kernel.UNKNOWN, np.nan, fills.queue_ahead),
+        queue_ahead=fills.queue_ahead,
+        queue_estimated=fills.estimated,
         fill_ns=fill_ns,
         **outcome,
-        **_markouts(events, ended, orders["side"].to_numpy(), markouts_s),
+        **markouts(events, ended, orders["side"].to_numpy(), markouts_s),
     )
 
 
 def trace_order(market: Market, order: Mapping[str, Any], execution: Execution) -> pd.DataFrame:
-    """The events that one limit order lives through, from its arrival to its last fill or its expiry.
+    """The events that one limit order lives through, from its arrival to its last fill or its cancel.
 
     Parameters
     ----------
-    order : a row of `replay_orders`
+    order : a row of `replay_orders`; siblings of its parent are left out
 
     Returns
     -------
     One row per event: exchange_ns, bid, ask (USD, best after it), print_price, print_size (NaN for quotes), aggressor,
-    queue_ahead (coin after it, NaN while the level is not visible), filled (coin so far)
+    queue_ahead (coin after it), filled (coin so far)
     """
     events, side, limit = stream(market), int(order["side"]), float(order["limit_price"])
-    first = int(np.searchsorted(events.ns, order["arrival_ns"], side="right")) - 1
-    last = int(np.searchsorted(events.ns, order["expiry_ns"], side="left"))
+    queue, block_ns = _queue(execution), round(execution.block_ms * 1e6)
+    first = int(_met(events, np.array([order["arrival_ns"]]), np.array([order["post_only"]]), block_ns)[0])
+    last = int(np.searchsorted(events.ns, order["cancel_ns"], side="left"))
     taken = kernel.sweep(events, first, side, limit, order["size"])[0]
-    state = kernel.rest(events, first, side, limit, order["size"] - taken)
+    state = kernel.rest(events, first, side, limit, order["size"] - taken, queue)
     states = [state]
     for event in range(first + 1, last):
         if state.remaining <= kernel.DUST:
             break
-        state = kernel.advance(state, events, event, side, limit, execution.cancel_ahead_share)
+        state = kernel.advance(state, events, event, side, limit, queue, events.size[event])
         states.append(state)
     lived = slice(first, first + len(states))
-    prints = (events.kind[lived] == kernel.PRINT) & (np.arange(len(states)) > 0)
-    ahead = np.array([state.ahead for state in states])
+    prints = (events.kind[lived] == PRINT) & (np.arange(len(states)) > 0)
     return pd.DataFrame(
         {
             "exchange_ns": np.maximum(events.ns[lived], order["arrival_ns"]),
@@ -127,115 +128,88 @@ def trace_order(market: Market, order: Mapping[str, Any], execution: Execution) 
             "print_price": np.where(prints, events.price[lived], np.nan),
             "print_size": np.where(prints, events.size[lived], np.nan),
             "aggressor": np.where(prints, events.aggressor[lived], 0),
-            "queue_ahead": np.where(ahead == kernel.UNKNOWN, np.nan, ahead),
+            "queue_ahead": np.array([state.ahead for state in states]),
             "filled": order["size"] - np.array([state.remaining for state in states]),
         }
     )
 
 
+def _queue(execution: Execution) -> Queue:
+    exponent = execution.queue_exponent if execution.queue == "power" else np.inf
+    return Queue(joined=execution.queue != "touch", exponent=float(exponent))
+
+
 def _latency_ms(latency: Latency, draws: Floats) -> Floats:
     if latency.preset == "thesis":
         return _THESIS_MS[0] + (_THESIS_MS[1] - _THESIS_MS[0]) * draws
+    if latency.preset == "empirical":
+        return np.asarray(np.quantile(latency.empirical_ms, draws))
     return np.asarray(_MEDIAN_MS * (_P99_MS / _MEDIAN_MS) ** (ndtri(draws) / ndtri(0.99)))
 
 
 def _lives(market: Market, orders: pd.DataFrame, latency: Latency, seed: int) -> Life:
     decision_ns = orders["decision_ns"].to_numpy(np.int64)
     order_id = orders["order_id"].to_numpy(np.int64)
-    legs = (uniform(seed, f"{market.asset} {leg}", order_id, decision_ns) for leg in ("entry", "completion"))
-    entry_ms, completion_ms = (_latency_ms(latency, draws) for draws in legs)
-    arrival_ns = decision_ns + np.rint((latency.policy_ms + entry_ms) * 1e6).astype(np.int64)
+    policy_ms = orders["policy_ms"].to_numpy(float) if "policy_ms" in orders else latency.policy_ms
+
+    def leg_ns(leg: str, before_ms: Floats | float = 0.0) -> Nanoseconds:
+        draws = uniform(seed, f"{market.asset} {leg}", order_id, decision_ns)
+        return np.rint((before_ms + _latency_ms(latency, draws)) * 1e6).astype(np.int64)
+
+    arrival_ns = decision_ns + leg_ns("entry", policy_ms)
     expiry_ns = arrival_ns + np.rint(orders["horizon_s"].to_numpy(float) * SECOND).astype(np.int64)
     at_once = orders["limit_price"].isna().to_numpy()
-    completion_ns = np.where(at_once, arrival_ns, expiry_ns + np.rint(completion_ms * 1e6).astype(np.int64))
-    return Life(arrival_ns, expiry_ns, completion_ns)
+    cancel_ns = np.where(at_once, arrival_ns, expiry_ns + leg_ns("cancel"))
+    completion_ns = np.where(at_once, arrival_ns, cancel_ns + leg_ns("completion"))
+    return Life(arrival_ns, expiry_ns, cancel_ns, completion_ns)
 
 
-def _fill(events: Events, orders: pd.DataFrame, life: Life, cancel_ahead_share: float) -> Fills:
-    count, limit = len(orders), np.round(orders["limit_price"].to_numpy(float), 6)
-    arrivals = Arrivals(
-        side=orders["side"].to_numpy(np.int64),
+def _met(events: Events, ns: Nanoseconds, post_only: NDArray[np.bool_], block_ns: int) -> NDArray[np.int64]:
+    """The newest event that orders which arrive at `ns` (n,) find: (n,).
+
+    They are in the first block after `ns` when it follows within `block_ns`. Inside it the exchange takes post-only
+    orders first, then cancels, then IOC and GTC: those see what the block leaves, a post-only order what the one before
+    left.
+    """
+    following = np.minimum(np.searchsorted(events.ns, ns, side="left"), len(events.ns) - 1)
+    stamp = events.ns[following]
+    block = np.where((stamp >= ns) & (stamp - ns <= block_ns), stamp, ns)
+    newest = np.searchsorted(events.ns, block, side="right") - 1
+    return np.where(post_only, np.maximum(np.searchsorted(events.ns, ns, side="left") - 1, 0), newest)
+
+
+def _arrivals(events: Events, orders: pd.DataFrame, life: Life, block_ms: float) -> Arrivals:
+    limit, block_ns = np.round(orders["limit_price"].to_numpy(float), 6), round(block_ms * 1e6)
+    side, post_only = orders["side"].to_numpy(np.int64), orders["post_only"].to_numpy(bool)
+    alone = np.full(len(orders), -1)
+    parent = orders["parent"].to_numpy(np.int64) if "parent" in orders else alone
+    return Arrivals(
+        side=side,
         size=orders["size"].to_numpy(float),
         limit=limit,
-        post_only=orders["post_only"].to_numpy(bool),
+        post_only=post_only,
         resting=np.isfinite(limit),
-        first=np.searchsorted(events.ns, life.arrival_ns, side="right") - 1,
-        last=np.searchsorted(events.ns, life.expiry_ns, side="left"),
-        final=np.searchsorted(events.ns, life.completion_ns, side="right") - 1,
+        first=_met(events, life.arrival_ns, post_only, block_ns),
+        last=np.searchsorted(events.ns, life.cancel_ns, side="left"),
+        final=_met(events, life.completion_ns, alone > 0, block_ns),
+        sequence=np.lexsort((life.arrival_ns, -side * limit, parent)) if "parent" in orders else np.arange(len(orders)),
+        parent=parent,
     )
-    zeros = {name: np.zeros(count) for name in ("taken", "taken_usd", "made", "completed", "swept", "swept_usd")}
+
+
+def _filled(events: Events, arrivals: Arrivals, queue: Queue) -> Fills:
+    count = len(arrivals.side)
+    sums = ("taken", "taken_usd", "made", "made_mid_usd", "made_funding", "completed", "swept", "swept_usd")
     fills = Fills(
         queue_ahead=np.full(count, np.nan),
+        estimated=np.zeros(count, dtype=np.bool_),
         rejected=np.zeros(count, dtype=np.bool_),
         last_event=np.full(count, -1),
         deepest=np.full(count, np.nan),
-        **zeros,
+        **{name: np.zeros(count) for name in sums},
     )
-    kernel.replay(events, arrivals, cancel_ahead_share, fills)
+    kernel.replay(events, arrivals, queue, fills)
     return fills
-
-
-def _account(
-    market: Market, orders: pd.DataFrame, life: Life, fills: Fills, arrival_mid: Floats, execution: Execution
-) -> pd.DataFrame:
-    """Prices, fees and costs of each order; an order at any price counts as filled on arrival, none of it completed."""
-    side, size, limit = (orders[name].to_numpy(float) for name in ("side", "size", "limit_price"))
-    resting = ~np.isnan(limit)
-    beyond = np.maximum(fills.completed - fills.swept, 0.0)
-    impact = square_root_impact(beyond, _daily_volume(market), execution.impact_coefficient_bps)
-    swept_usd = fills.swept_usd + np.where(beyond > 0, beyond * fills.deepest * (1 + side * impact * 1e-4), 0.0)
-    taken_usd = np.where(resting, fills.taken_usd, swept_usd)
-    made_usd = np.where(fills.made > 0, fills.made * limit, 0.0)
-    completed = np.where(resting, fills.completed, 0.0)
-    completed_usd = np.where(resting, swept_usd, 0.0)
-    taker, maker = fee_rates(life.arrival_ns, execution.fees.tier)
-    completion_taker, _ = fee_rates(life.completion_ns, execution.fees.tier)
-    fees = taken_usd * taker + made_usd * maker + completed_usd * completion_taker
-    with np.errstate(invalid="ignore"):
-        passive_price = (taken_usd + made_usd) / (size - completed)
-        completion_price = completed_usd / completed
-    exec_price = (taken_usd + made_usd + completed_usd) / size
-    shortfall = _signed_bps(side, exec_price, arrival_mid)
-    slippage = np.where(completed > 0, _signed_bps(side, completion_price, arrival_mid) * completed / size, 0.0)
-    target = np.where(resting, limit, arrival_mid)
-    return pd.DataFrame(
-        {
-            "target_price": target,
-            "filled_passive": 1 - completed / size,
-            "maker_share": fills.made / size,
-            "filled": completed == 0,
-            "passive_price": passive_price,
-            "completion_price": completion_price,
-            "exec_price": exec_price,
-            "fees_bps": fees / (size * arrival_mid),
-            "completion_slippage_bps": slippage,
-            "implementation_shortfall_bps": shortfall,
-            "slippage_bps": _signed_bps(side, exec_price, target),
-            "total_cost_bps": shortfall + fees / (size * arrival_mid),
-        },
-        index=orders.index,
-    )
-
-
-def _signed_bps(side: Floats, price: Floats, reference: Floats) -> Floats:
-    return side * (price / reference - 1) * 1e4
-
-
-def _daily_volume(market: Market) -> float:
-    span = int(market.top.local_ns[-1] - market.top.local_ns[0])
-    return float(market.trades.size.sum()) * _DAY / max(span, 1)
-
-
-def _markouts(events: Events, ended: Nanoseconds, side: Floats, horizons_s: Sequence[float]) -> dict[str, Floats]:
-    mid = events.best_price.mean(axis=1)
-
-    def mid_at(ns: Nanoseconds) -> Floats:
-        known = mid[np.searchsorted(events.ns, ns, side="right") - 1]
-        return np.where(ns <= events.ns[-1], known, np.nan)
-
-    start = mid_at(ended)
-    later = {horizon: mid_at(ended + round(horizon * SECOND)) for horizon in horizons_s}
-    return {f"markout_{horizon:g}s_bps": side * (mids / start - 1) * 1e4 for horizon, mids in later.items()}
 
 
 def _checked_mid(market: Market, orders: pd.DataFrame) -> Floats:
@@ -245,13 +219,16 @@ def _checked_mid(market: Market, orders: pd.DataFrame) -> Floats:
     if not len(market.top.local_ns):
         raise OrderError(f"the market of {market.asset} is empty: choose a source.from and source.to with data")
     size, side, limit, horizon = (orders[name].to_numpy(float) for name in ("size", "side", "limit_price", "horizon_s"))
-    decision_ns, post_only = orders["decision_ns"].to_numpy(np.int64), orders["post_only"].to_numpy(bool)
-    mid = market.mid_at(decision_ns)
+    whole = [pd.to_numeric(orders[name], errors="coerce").notna().to_numpy() for name in ("decision_ns", "order_id")]
+    decision_ns = np.where(whole[0], orders["decision_ns"], 0).astype(np.int64)
+    mid, post_only = market.mid_at(decision_ns), orders["post_only"].to_numpy(bool)
     priced, steps = ~np.isnan(limit), size * 10.0**market.sz_decimals
     with np.errstate(invalid="ignore", divide="ignore"):
-        ends = decision_ns + np.rint(np.nan_to_num(horizon) * SECOND).astype(np.int64)
+        span_s = np.nan_to_num(horizon).clip(0, _LONGEST_S)
+        ends = decision_ns + np.rint(span_s * SECOND).astype(np.int64)
         faults = {
-            "a size that is not above zero": ~(size > 0),
+            "no time or no order_id": ~(whole[0] & whole[1]),
+            "a size that is not above zero": ~((size > 0) & np.isfinite(size)),
             "a side that is neither +1 nor -1": np.abs(side) != 1,
             "a horizon that is not a time": ~(horizon >= 0),
             f"a size that is no multiple of {10.0**-market.sz_decimals:g}": np.abs(steps - np.rint(steps)) > 1e-6,

@@ -21,7 +21,8 @@ Section = TypeVar("Section", bound=BaseModel)
 ORDERS_COLUMNS = (
     *("order_id", "asset", "strategy", "objective", "decision_ns", "side", "size", "horizon_s", "arrival_mid"),
     *("offset_bps", "target_price", "exec_price", "filled_passive", "maker_share", "filled", "fill_ns", "status"),
-    *("fees_bps", "implementation_shortfall_bps", "total_cost_bps", "slippage_bps"),
+    *("fees_bps", "funding_bps", "implementation_shortfall_bps", "total_cost_bps", "slippage_bps"),
+    *("spread_bps", "timing_bps", "opportunity_bps"),
     *("queue_ahead", "latency_ms", "block", "split"),
 )
 """Of `orders.parquet`; the mark-outs `markout_{h}s_bps` follow."""
@@ -163,12 +164,16 @@ def sensitivity(
     Mean total cost in bps: a row per assumption (`as it is` first), a column per strategy
     """
     execution = parameters.execution
-    other_latency = "thesis" if execution.latency.preset == "measured" else "measured"
+    latency = execution.latency
+    other_latency = "thesis" if latency.preset == "measured" else "measured"
+    none, slow = (_changed(latency, preset="empirical", policy_ms=0.0, empirical_ms=[ms]) for ms in (0.0, 2000.0))
     assumptions = {
         "as it is": execution,
-        f"{other_latency} latency": _changed(execution, latency=_changed(execution.latency, preset=other_latency)),
-        "cancels behind us": _changed(execution, cancel_ahead_share=0.0),
-        "cancels everywhere": _changed(execution, cancel_ahead_share=1.0),
+        f"{other_latency} latency": _changed(execution, latency=_changed(latency, preset=other_latency)),
+        "no latency": _changed(execution, latency=none),
+        "2 s latency": _changed(execution, latency=slow),
+        "risk-averse queue": _changed(execution, queue="risk_averse"),
+        "no queue": _changed(execution, queue="touch"),
         "highest fee tier": _changed(execution, fees=_changed(execution.fees, tier=HIGHEST_TIER)),
     }
     rows = {}
@@ -232,14 +237,11 @@ def _slice_sizes(parents: pd.DataFrame, weights: Floats, sz_decimals: int) -> Fl
 
 def _replay_slices(market: Market, parents: pd.DataFrame, weights: Floats, parameters: Parameters) -> pd.DataFrame:
     """Children that take at once, summed into one row per parent and measured against the parent's arrival mid."""
-    sizes, starts = _slice_sizes(parents, weights, market.sz_decimals), _slice_ns(parents, weights.shape[1])
+    sizes, bounds = _slice_sizes(parents, weights, market.sz_decimals), _slice_ns(parents, weights.shape[1])
     row, column = np.nonzero(sizes)
-    child_size = sizes[row, column]
-    children = (
-        parents.iloc[row]
-        .reset_index(drop=True)
-        .assign(decision_ns=starts[row, column], size=child_size, horizon_s=0.0, limit_price=np.nan, post_only=False)
-    )
+    child_size, decision_ns = sizes[row, column], bounds[row, column]
+    fixed = {"horizon_s": (bounds[row, -1] - decision_ns) / SECOND, "limit_price": np.nan, "post_only": False}
+    children = parents.iloc[row].reset_index(drop=True).assign(decision_ns=decision_ns, size=child_size, **fixed)
     replayed = _replay(market, children, parameters)
     size, side, mid = (parents[name].to_numpy(float) for name in ("size", "side", "arrival_mid"))
 
@@ -247,7 +249,10 @@ def _replay_slices(market: Market, parents: pd.DataFrame, weights: Floats, param
         return np.asarray(np.bincount(row, weights=values * child_size, minlength=len(parents)) / size)
 
     exec_price = mean(replayed["exec_price"])
-    fees_bps = mean(replayed["fees_bps"] * replayed["arrival_mid"]) / mid
+    arrival_mid = replayed["arrival_mid"]
+    fees_bps, funding_bps, spread_bps = (
+        mean(replayed[name] * arrival_mid) / mid for name in ("fees_bps", "funding_bps", "spread_bps")
+    )
     shortfall_bps = side * (exec_price / mid - 1) * 1e4
     markouts = {name: mean(replayed[name]) for name in map(str, replayed) if name.startswith("markout_")}
     return parents.assign(
@@ -260,9 +265,13 @@ def _replay_slices(market: Market, parents: pd.DataFrame, weights: Floats, param
         fill_ns=replayed.groupby(row)["fill_ns"].max().to_numpy(),
         status="filled",
         fees_bps=fees_bps,
+        funding_bps=funding_bps,
         implementation_shortfall_bps=shortfall_bps,
-        total_cost_bps=shortfall_bps + fees_bps,
+        total_cost_bps=shortfall_bps + fees_bps + funding_bps,
         slippage_bps=shortfall_bps,
+        spread_bps=spread_bps,
+        timing_bps=shortfall_bps - spread_bps,
+        opportunity_bps=0.0,
         queue_ahead=np.nan,
         latency_ms=mean(replayed["latency_ms"]),
         **markouts,

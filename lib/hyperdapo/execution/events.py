@@ -1,0 +1,95 @@
+"""The messages of a market in the order of the exchange, as the kernel reads them: made once for each market."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperdapo.market.book import Market
+from hyperdapo.market.columns import Floats, Nanoseconds
+from hyperdapo.market.days import HOUR_NS
+
+PRINT, QUOTE, SNAPSHOT = 0, 1, 2
+
+
+class Events(NamedTuple):
+    """n messages in order of `exchange_ns`; of one stamp, prints before the quotes that show what they left.
+
+    `best_price`, `best_size` (n, 2) are the newest bid and ask at each event, `row` (n,) the newest snapshot; `price`,
+    `size` and `aggressor` (n,) describe prints. `level_price`, `level_size` (m, 2, 20) are the snapshots, bids first.
+    `funding` (n,) is what a long of one coin has paid since the first event, USD.
+    """
+
+    ns: Nanoseconds
+    kind: NDArray[np.int8]
+    price: Floats
+    size: Floats
+    aggressor: NDArray[np.int8]
+    best_price: Floats
+    best_size: Floats
+    row: NDArray[np.int64]
+    level_price: Floats
+    level_size: Floats
+    funding: Floats
+
+
+def stream(market: Market) -> Events:
+    """The events of a market. It remembers them, for every replay of it reads the same."""
+    kept = vars(market)
+    if "_events" not in kept:
+        kept["_events"] = _stream(market)
+    events: Events = kept["_events"]
+    return events
+
+
+def funding_paid(market: Market, ns: Nanoseconds) -> Floats:
+    """(n,) USD that a long of one coin has paid by each instant (n,), since the market begins (eq. 2.1).
+
+    Every whole hour it pays the rate known then, of the oracle price; nothing where no `activeAssetCtx` was recorded.
+    """
+    first = -(-int(market.top.local_ns[0]) // HOUR_NS)
+    hours = np.arange(first, int(market.top.local_ns[-1]) // HOUR_NS + 2) * HOUR_NS
+    context = market.context_at(hours)
+    paid = np.cumsum(np.nan_to_num(context.funding * context.oracle_price))
+    return np.concatenate([[0.0], paid])[np.searchsorted(hours, ns, side="right")]
+
+
+def _stream(market: Market) -> Events:
+    trades, bbo, book = market.trades, market.bbo, market.book
+    counts = [len(trades.price), len(bbo.bid_price), len(book.bid_price)]
+    ns = np.concatenate([trades.exchange_ns, bbo.exchange_ns, book.exchange_ns])
+    kind = np.repeat(np.array([PRINT, QUOTE, SNAPSHOT], dtype=np.int8), counts)
+    row = np.concatenate([np.arange(count) for count in counts])
+    order = np.lexsort((kind, ns))
+    ns, kind, row, printed = ns[order], kind[order], row[order], order < counts[0]
+
+    def of_prints(values: NDArray[Any]) -> NDArray[Any]:
+        return np.where(printed, values[np.where(printed, row, 0)], 0) if counts[0] else np.zeros(len(ns), values.dtype)
+
+    def of_quotes(best: Floats, levels: Floats) -> Floats:
+        both = np.concatenate([np.full(counts[0], np.nan), best, levels[:, 0]])[order]
+        return both[_latest(~np.isnan(both))]
+
+    snapshot = _latest(kind == SNAPSHOT)
+    return Events(
+        ns=ns,
+        kind=kind,
+        price=of_prints(trades.price).astype(float),
+        size=of_prints(trades.size).astype(float),
+        aggressor=of_prints(trades.side).astype(np.int8),
+        best_price=_pair(of_quotes(bbo.bid_price, book.bid_price), of_quotes(bbo.ask_price, book.ask_price)),
+        best_size=_pair(of_quotes(bbo.bid_size, book.bid_size), of_quotes(bbo.ask_size, book.ask_size)),
+        row=np.where(kind[snapshot] == SNAPSHOT, row[snapshot], -1),
+        level_price=_pair(book.bid_price, book.ask_price),
+        level_size=_pair(book.bid_size, book.ask_size),
+        funding=funding_paid(market, ns),
+    )
+
+
+def _latest(at: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Position of the latest True at or before each position; 0 before the first."""
+    return np.maximum.accumulate(np.where(at, np.arange(len(at)), 0))
+
+
+def _pair(bid: Floats, ask: Floats) -> Floats:
+    return np.ascontiguousarray(np.stack([bid, ask], axis=1))
