@@ -1,10 +1,15 @@
 """Small markets for tests: random but valid messages of one asset, in the order received."""
 
+import gzip
+from pathlib import Path
+
 import numpy as np
 
 from hyperdapo.market.book import Market
+from hyperdapo.market.clean import Cleaner
 from hyperdapo.market.columns import LEVELS, BookSnapshots, TopOfBook, Trades
 from hyperdapo.market.grid import tick_size
+from hyperdapo.market.messages import Decoder
 
 SECOND = 1_000_000_000
 START_NS = 1_754_006_400 * SECOND
@@ -55,3 +60,12 @@ def random_market(seed: int, seconds: int = 900, price: float = 4000.0, sz_decim
     )
     book = BookSnapshots(book_exchange, book_local, **sides)
     return Market("ETH", sz_decimals, book, quotes, trades, np.zeros((0, 2), dtype=np.int64))
+
+
+def recorded(path: Path, asset: str, sz_decimals: int) -> Market:
+    """A real recording, cleaned."""
+    decoder, cleaner = Decoder(asset), Cleaner(max_gap_s=15)
+    piece = decoder.decode(gzip.decompress(path.read_bytes()), 0, 2**62)
+    *tables, context = cleaner.clean(piece, decoder.ended_ns)
+    gaps = np.array(cleaner.report(decoder)["gaps"], dtype=np.int64).reshape(-1, 2)
+    return Market(asset, sz_decimals, *tables, gaps, context)

@@ -1,6 +1,5 @@
 """Fills worked out by hand, what no replay may ever do, and what it refuses."""
 
-import gzip
 import itertools
 from pathlib import Path
 
@@ -14,12 +13,12 @@ from hand_built import ASKS, BIDS, at, execution, market, order, orders
 from hyperdapo.errors import OrderError
 from hyperdapo.execution.simulator import replay_orders, trace_order
 from hyperdapo.market.book import Market
-from hyperdapo.market.clean import Cleaner
 from hyperdapo.market.grid import snap_price, snap_size
-from hyperdapo.market.messages import Decoder
+from markets import recorded
 
 MID = 1000.0
 TAKER, MAKER = 4.5, 1.5
+FIFTY_MS = {"latency": {"preset": "empirical", "policy_ms": 0, "empirical_ms": [50.0]}}
 
 
 def replay(tape: Market, *rows: dict, **changes: object) -> pd.DataFrame:
@@ -130,7 +129,7 @@ class TestQueue:
         assert one(market(books=[(5.0, ((999.9, 5.0), (999.5, 1.0)), ASKS)]), limit=999.7).queue_ahead == 0
 
     def test_beyond_the_visible_book_the_queue_is_a_guess_until_it_is_seen(self) -> None:
-        """Three bids of 35 in all stand before it, one a step. Of the 35 / 3 before us the book leaves 7, one is ours."""
+        """Three bids hold 35, one a step. Of the 35 / 3 before us the book leaves 7, and a print of 8 leaves us 1."""
         deep = ((999.6, 7.0), (999.5, 9.0))
         tape = market(prints=[(20, 999.6, 4.0, -1), (40, 999.6, 8.0, -1)], books=[(30.0, deep, ASKS)])
         filled = one(tape, limit=999.6)
@@ -170,21 +169,19 @@ class TestQueue:
 class TestBlock:
     """Inside a block the exchange takes post-only orders, then cancels, then IOC and GTC."""
 
-    fixed = {"latency": {"preset": "empirical", "policy_ms": 0, "empirical_ms": [50.0]}}
-
     def test_who_takes_meets_what_the_block_leaves(self) -> None:
         tape = market(quotes=[(10.1, 1000.9, 1.0, 1001.1, 9.0)])
-        assert replay(tape, order(), **self.fixed).exec_price[0] == 1001.1
-        assert replay(tape, order(), block_ms=40, **self.fixed).exec_price[0] == 1000.1
+        assert replay(tape, order(), **FIFTY_MS).exec_price[0] == 1001.1
+        assert replay(tape, order(), block_ms=40, **FIFTY_MS).exec_price[0] == 1000.1
 
     def test_a_post_only_order_is_there_before_the_prints_of_its_block_and_another_limit_is_not(self) -> None:
         tape = market(prints=[(10.05, 999.9, 9.0, -1)])
-        careful, plain = replay(tape, order(limit=999.9, post_only=True), order(limit=999.9), **self.fixed).filled
+        careful, plain = replay(tape, order(limit=999.9, post_only=True), order(limit=999.9), **FIFTY_MS).filled
         assert careful and not plain
 
     def test_a_cancel_escapes_the_prints_of_its_block(self) -> None:
         told = [(70.1, 999.9, 9.0, -1), (70.099, 999.9, 6.0, -1)]
-        at_once, before = (replay(market(prints=[each]), order(limit=999.9), **self.fixed).iloc[0] for each in told)
+        at_once, before = (replay(market(prints=[each]), order(limit=999.9), **FIFTY_MS).iloc[0] for each in told)
         assert at_once.cancel_ns == at(70.1) and at_once.filled_passive == 0
         assert before.filled_passive == pytest.approx(1 / 3)
 
@@ -427,7 +424,7 @@ def _mirror(tape: Market) -> Market:
 
 @pytest.mark.parametrize(("asset", "sz_decimals"), [("ETH", 4), ("BTC", 5), ("SOL", 2)])
 def test_real_recordings_fill_as_the_market_allows(recordings: Path, asset: str, sz_decimals: int) -> None:
-    tape = _recorded(recordings / "hyperliquid" / "2025-09-04" / f"{asset}.ndjson.gz", asset, sz_decimals)
+    tape = recorded(recordings / "hyperliquid" / "2025-09-04" / f"{asset}.ndjson.gz", asset, sz_decimals)
     rng = np.random.default_rng(1)
     ns = rng.integers(tape.top.local_ns[0] + 10**9, tape.top.local_ns[-1], 3000)
     ns = ns[~tape.interrupted(ns, ns + 125 * 10**9)]
@@ -453,11 +450,3 @@ def test_real_recordings_fill_as_the_market_allows(recordings: Path, asset: str,
         np.testing.assert_allclose(
             filled.total_cost_bps, filled.implementation_shortfall_bps + filled.fees_bps, atol=1e-9
         )
-
-
-def _recorded(path: Path, asset: str, sz_decimals: int) -> Market:
-    decoder, cleaner = Decoder(asset), Cleaner(max_gap_s=15)
-    piece = decoder.decode(gzip.decompress(path.read_bytes()), 0, 2**62)
-    *tables, context = cleaner.clean(piece, decoder.ended_ns)
-    gaps = np.array(cleaner.report(decoder)["gaps"], dtype=np.int64).reshape(-1, 2)
-    return Market(asset, sz_decimals, *tables, gaps, context)

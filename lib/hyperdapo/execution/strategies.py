@@ -8,9 +8,10 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel
 
 from hyperdapo.errors import DataError
+from hyperdapo.execution.accounting import SECOND
 from hyperdapo.execution.costs import HIGHEST_TIER
 from hyperdapo.execution.draws import uniform
-from hyperdapo.execution.simulator import SECOND, replay_orders
+from hyperdapo.execution.simulator import replay_orders
 from hyperdapo.market.book import Market
 from hyperdapo.market.columns import Floats
 from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD, snap_price, snap_size
