@@ -13,7 +13,7 @@ from time import perf_counter
 
 import numpy as np
 from _timing import best_of
-from hftbacktest import BUY, GTX, LIMIT, BacktestAsset, HashMapMarketDepthBacktest
+from hftbacktest import BUY, FILLED, GTX, LIMIT, BacktestAsset, HashMapMarketDepthBacktest
 from numba import njit
 
 folder, tick, lot, runs = Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
@@ -23,8 +23,18 @@ latency_ns = int((folder / "latency_ns").read_text())
 
 
 @njit
+def keep(fills, row, order, origin):
+    """What the peer reports of an order."""
+    fills[row, 0], fills[row, 1], fills[row, 2] = order.leaves_qty, order.exch_timestamp - origin, order.status
+
+
+@njit
 def execute(backtest, orders, latency_ns, origin, fills):
-    """Submit each order when it is decided, cancel it when its time is over, look at it when the cancel has landed."""
+    """Submit each order when it is decided, cancel it when its time is over, look at it then and when that has landed.
+
+    Filled ones are cancelled, too: where sizes leave a rest of floating point the peer keeps them in its book, fills
+    them again and stops with an error, and calls them cancelled when they are; so what it said before that counts.
+    """
     sent, cancelled, read, count = 0, 0, 0, len(orders)
     backtest.elapse(1)  # its clock starts with the first event
     while read < count:
@@ -36,10 +46,11 @@ def execute(backtest, orders, latency_ns, origin, fills):
         if wait > 0 and backtest.elapse(wait) != 0:
             return read
         if now == read_ns:
-            told = backtest.orders(0).get(read)
-            fills[read, 0], fills[read, 1], fills[read, 2] = told.leaves_qty, told.exch_timestamp - origin, told.status
+            if fills[read, 2] != FILLED:
+                keep(fills, read, backtest.orders(0).get(read), origin)
             read += 1
         elif now == cancel_ns:
+            keep(fills, cancelled, backtest.orders(0).get(cancelled), origin)
             backtest.cancel(0, cancelled, False)
             cancelled += 1
         else:

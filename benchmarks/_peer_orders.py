@@ -1,6 +1,6 @@
 """The same events and the same orders for hftbacktest and for ours, and what each made of them.
 
-Where the models coincide: post-only orders, risk-averse queue (only prints shorten it), one constant latency, no impact.
+Where the models coincide: post-only orders, a risk-averse queue (only prints shorten it), one latency, no impact.
 The peer's own converter drops `bbo`, so it gets the events that our kernel reads, as changes of levels: a snapshot or a
 quote takes out what its best price has passed, then says what it shows; a level that leaves the visible book keeps what
 it showed last.
@@ -23,8 +23,10 @@ from hyperdapo.schema import Execution
 
 LATENCY_MS = 100
 EVENT = np.dtype(
-    [("ev", "u8"), ("exch_ts", "i8"), ("local_ts", "i8"), ("px", "f8"), ("qty", "f8")]
-    + [("order_id", "u8"), ("ival", "i8"), ("fval", "f8")],
+    {
+        "names": ["ev", "exch_ts", "local_ts", "px", "qty", "order_id", "ival", "fval"],
+        "formats": ["u8", "i8", "i8", "f8", "f8", "u8", "i8", "f8"],
+    },
     align=True,
 )
 DEPTH, TRADE, BOTH, BUY, SELL = 1, 2, 1 << 31 | 1 << 30, 1 << 29, 1 << 28
@@ -61,21 +63,26 @@ def ours(market: Market, orders: pd.DataFrame) -> pd.DataFrame:
     return replay_orders(market, orders, execution(), seed=0)
 
 
-def peers(events: np.ndarray, orders: pd.DataFrame, market: Market, runs: int) -> tuple[pd.DataFrame, float]:
-    """What the peer makes of them: left (coin), last_ns (of its last report), status; and seconds."""
-    cancel_ns = orders["decision_ns"] + LATENCY_MS * 10**6 + 60 * 10**9
-    columns = (orders["decision_ns"], orders["side"], orders["limit_price"], orders["size"], cancel_ns)
-    records = np.rec.fromarrays(columns, names="decision_ns,side,price,size,cancel_ns")
-    tick = float(tick_size(orders["limit_price"].to_numpy(), market.sz_decimals).min())
+def peers(events: np.ndarray, orders: pd.DataFrame, market: Market) -> pd.DataFrame:
+    """What the peer makes of them: left (coin), last_ns (of its last report), status."""
     with TemporaryDirectory() as folder:
-        np.save(Path(folder, "events.npy"), events)
-        np.save(Path(folder, "orders.npy"), records)
-        Path(folder, "latency_ns").write_text(str(LATENCY_MS * 10**6))
-        told = run("_hftbacktest_orders.py", folder, repr(tick), repr(10.0**-market.sz_decimals), str(runs))
+        run(*peer_arguments(Path(folder), events, orders, market), "0")
         fills = np.load(Path(folder, "fills.npy"))
     last_ns = events["exch_ts"][0] + fills[:, 1].astype(np.int64)
-    status = [STATUS[int(code)] for code in fills[:, 2]]
-    return pd.DataFrame({"left": fills[:, 0], "last_ns": last_ns, "status": status}), told["seconds"]
+    return pd.DataFrame(
+        {"left": fills[:, 0], "last_ns": last_ns, "status": [STATUS[int(code)] for code in fills[:, 2]]}
+    )
+
+
+def peer_arguments(folder: Path, events: np.ndarray, orders: pd.DataFrame, market: Market) -> list[str]:
+    """The peer's script and its arguments but the number of runs, once the folder holds what it reads."""
+    cancel_ns = orders["decision_ns"] + LATENCY_MS * 10**6 + 60 * 10**9
+    columns = (orders["decision_ns"], orders["side"], orders["limit_price"], orders["size"], cancel_ns)
+    np.save(folder / "events.npy", events)
+    np.save(folder / "orders.npy", np.rec.fromarrays(columns, names="decision_ns,side,price,size,cancel_ns"))
+    (folder / "latency_ns").write_text(str(LATENCY_MS * 10**6))
+    tick = float(tick_size(orders["limit_price"].to_numpy(), market.sz_decimals).min())
+    return ["_hftbacktest_orders.py", str(folder), repr(tick), repr(10.0**-market.sz_decimals)]
 
 
 def peer_events(market: Market) -> np.ndarray:

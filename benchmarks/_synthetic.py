@@ -1,5 +1,9 @@
 """The market that is timed: BTC of the synthetic exchange, with the parameters of the profile `sample`."""
 
+import numpy as np
+
+from hyperdapo.market.book import Market
+from hyperdapo.market.columns import take
 from hyperdapo.market.exchange import simulate
 from hyperdapo.market.tape import Tape
 from hyperdapo.params import load
@@ -15,3 +19,10 @@ def tape(hours: int) -> Tape:
     synthetic, start_ns = PARAMETERS.synthetic, PARAMETERS.source.start_ns
     world = (synthetic.assets[ASSET], SZ_DECIMALS, synthetic.predictability, PARAMETERS.seed)
     return simulate(ASSET, *world, start_ns, start_ns + hours * 3600 * 10**9)
+
+
+def market(hours: int) -> Market:
+    """The same as columns, without the backfill."""
+    made = tape(hours)
+    trades = take(made.trades, slice(made.backfilled, None))
+    return Market(made.asset, made.sz_decimals, made.book, made.bbo, trades, gaps=np.zeros((0, 2), dtype=np.int64))

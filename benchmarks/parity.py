@@ -14,20 +14,19 @@ the orders that are equal or explained against all of them.
 import sys
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(Path(__file__).parent), str(REPOSITORY / "tests")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import numpy as np
 import pandas as pd
-from _peer_orders import execution, joining_orders, ours, peer_events, peers
-from _synthetic import tape
+from _peer_orders import joining_orders, ours, peer_events, peers
+from _synthetic import market as synthetic_market
 
 from hyperdapo.execution import kernel
 from hyperdapo.execution.events import PRINT, Events, stream
 from hyperdapo.execution.kernel import Queue, Resting
 from hyperdapo.market.book import Market
-from hyperdapo.market.columns import take
 from markets import recorded
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 RECORDING = REPOSITORY.parent / "shared" / "data" / "hyperliquid" / "2025-09-04" / "ETH.ndjson.gz"
 ORDERS = 4000
 SETS = {"at the touch, 20 USD": (20.0, 0), "0-5 steps, 2000 USD": (2000.0, 5), "0-40 steps, 20 USD": (20.0, 40)}
@@ -41,9 +40,11 @@ def compare(market: Market, count: int = ORDERS) -> pd.DataFrame:
     events, rows = peer_events(market), []
     for name, (notional_usd, steps) in SETS.items():
         orders = joining_orders(market, count, notional_usd, steps, seed=1)
-        mine, (theirs, _) = ours(market, orders), peers(events, orders, market, runs=0)
+        mine, theirs = ours(market, orders), peers(events, orders, market)
         equal = np.array([_equal(*pair) for pair in zip(_told(mine), theirs.itertuples(index=False), strict=True)])
-        why = pd.Series([explain(market, mine.iloc[row], theirs.iloc[row]) for row in np.flatnonzero(~equal)], dtype=str)
+        why = pd.Series(
+            [explain(market, mine.iloc[row], theirs.iloc[row]) for row in np.flatnonzero(~equal)], dtype=str
+        )
         counts = {rule: int((why == rule).sum()) for rule in (*RULES, "both", "unexplained")}
         shares = {status: int((mine["status"] == status).sum()) for status in ("filled", "rejected")}
         rows.append({"set": name, "market": market.asset, "orders": count} | shares | {"equal": equal.sum()} | counts)
@@ -105,19 +106,11 @@ def _passed_over(events: Events, event: int, side: int, price: float) -> bool:
     return bool(events.kind[event] == 1 and side * (price - events.best_price[event, own]) < 0)
 
 
-def synthetic_market(hours: int) -> Market:
-    """The synthetic BTC market, from its columns."""
-    made = tape(hours)
-    trades = take(made.trades, slice(made.backfilled, None))
-    return Market(made.asset, made.sz_decimals, made.book, made.bbo, trades, gaps=np.zeros((0, 2), dtype=np.int64))
-
-
 def main() -> None:
     """Print the table and the lines of `benchmarks`."""
     markets = {"synthetic_BTC": synthetic_market(1)}
     if RECORDING.exists():
         markets["recorded_ETH"] = recorded(RECORDING, "ETH", 4)
-    execution()
     for name, market in markets.items():
         table = compare(market)
         print(table.to_string(), flush=True)

@@ -122,9 +122,7 @@ def _span(orders: Arrivals, position: int) -> tuple[int, int]:
 
 
 @njit(cache=True)
-def _live(
-    events: Events, orders: Arrivals, order: int, queue: Queue, fills: Fills, spent: Floats, base: int
-) -> float:
+def _live(events: Events, orders: Arrivals, order: int, queue: Queue, fills: Fills, spent: Floats, base: int) -> float:
     """From arrival to cancel: take what the limit reaches, then rest. Returns the size that is left.
 
     `spent` is what siblings have had of each print, from event `base` on; empty where there are none.
@@ -157,7 +155,7 @@ def _live(
     return left
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def reaches(events: Events, event: int, side: int, price: float) -> bool:
     """Whether a limit at `price` would trade with the best quote of the other side."""
     opposite = 1 if side > 0 else 0
@@ -204,7 +202,7 @@ def shown_size(events: Events, event: int, side: int, price: float) -> float:
     return visible_size(events, max(event, 0), side, price)
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def visible_size(events: Events, event: int, side: int, price: float) -> float:
     """Size resting at `price` on our side: 0 inside the spread or between levels, UNKNOWN beyond the visible book."""
     own = 0 if side > 0 else 1
@@ -239,10 +237,8 @@ def usual_size(events: Events, event: int, side: int) -> float:
     return float(total / (1.0 + np.rint(span / step)))
 
 
-@njit(cache=True)
-def advance(
-    state: Resting, events: Events, event: int, side: int, price: float, queue: Queue, size: float
-) -> Resting:
+@njit(cache=True, inline="always")
+def advance(state: Resting, events: Events, event: int, side: int, price: float, queue: Queue, size: float) -> Resting:
     """What one event does to a resting order; of a print only `size` is there for it."""
     if events.kind[event] == PRINT:
         if events.aggressor[event] == side:
@@ -258,7 +254,7 @@ def advance(
     return _seen(state, visible_size(events, event, side, price), queue.exponent)
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _printed(state: Resting, beyond: float, size: float) -> Resting:
     """An aggressor of the other side traded `size`; `beyond` > 0 when at a price that ours had stood before."""
     if beyond > 0.0:
@@ -272,7 +268,7 @@ def _printed(state: Resting, beyond: float, size: float) -> Resting:
     return Resting(state.remaining - fill, state.ahead - queue, state.visible, state.traded + size, state.exposed)
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _seen(state: Resting, size: float, exponent: float) -> Resting:
     """Our level was shown to hold `size`: what it lost beyond the prints was cancelled, some of it before us."""
     if size == UNKNOWN:
