@@ -1,4 +1,4 @@
-"""Replays limit orders in ours, from the pickled market and orders of a folder: a process of its own, timed from outside.
+"""Replays limit orders in ours, from the pickled market and orders of a folder, in a process timed from outside.
 
 `_our_orders.py FOLDER`; the peer's side of it is `_hftbacktest_orders`.
 """

@@ -19,7 +19,6 @@ from hyperdapo.execution.simulator import replay_orders
 from hyperdapo.market.book import Market
 from hyperdapo.market.grid import tick_size
 from hyperdapo.params import load
-from hyperdapo.schema import Execution
 
 LATENCY_MS = 100
 EVENT = np.dtype(
@@ -31,14 +30,10 @@ EVENT = np.dtype(
 )
 DEPTH, TRADE, BOTH, BUY, SELL = 1, 2, 1 << 31 | 1 << 30, 1 << 29, 1 << 28
 STATUS = {2: "rejected", 3: "filled", 4: "completed", 5: "completed"}  # of the peer: expired, filled, cancelled, partly
+_SAMPLE = load("sample").execution
+_LATENCY = {"preset": "empirical", "policy_ms": 0.0, "empirical_ms": [float(LATENCY_MS)]}
 _CHANGES = {"block_ms": 0.0, "queue": "risk_averse", "impact_coefficient_bps": 0.0}
-
-
-def execution() -> Execution:
-    """The models that coincide with the peer's."""
-    sample = load("sample").execution
-    latency = {"preset": "empirical", "policy_ms": 0.0, "empirical_ms": [float(LATENCY_MS)]}
-    return sample.model_copy(update={"latency": sample.latency.model_copy(update=latency)} | _CHANGES)
+EXECUTION = _SAMPLE.model_copy(update={"latency": _SAMPLE.latency.model_copy(update=_LATENCY)} | _CHANGES)
 
 
 def joining_orders(market: Market, count: int, notional_usd: float, steps: int, seed: int) -> pd.DataFrame:
@@ -60,7 +55,7 @@ def joining_orders(market: Market, count: int, notional_usd: float, steps: int, 
 
 def ours(market: Market, orders: pd.DataFrame) -> pd.DataFrame:
     """What our simulator makes of them."""
-    return replay_orders(market, orders, execution(), seed=0)
+    return replay_orders(market, orders, EXECUTION, seed=0)
 
 
 def peers(events: np.ndarray, orders: pd.DataFrame, market: Market) -> pd.DataFrame:

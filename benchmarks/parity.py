@@ -21,8 +21,8 @@ from _peer_orders import joining_orders, ours, peer_events, peers
 from _synthetic import market as synthetic_market
 
 from hyperdapo.execution import kernel
-from hyperdapo.execution.events import PRINT, Events, stream
-from hyperdapo.execution.kernel import Queue, Resting
+from hyperdapo.execution.events import PRINT, Events, Queue, stream
+from hyperdapo.execution.kernel import Resting
 from hyperdapo.market.book import Market
 from markets import recorded
 
@@ -33,6 +33,7 @@ SETS = {"at the touch, 20 USD": (20.0, 0), "0-5 steps, 2000 USD": (2000.0, 5), "
 RULES = ("through", "unseen")
 COLUMNS = ["market", "orders", "filled", "rejected", "equal", *RULES, "both", "unexplained"]
 QUEUE = Queue(joined=True, exponent=np.inf)
+NOBODY, NO_PATH = np.zeros(0), np.zeros((0, 2))
 
 
 def compare(market: Market, count: int = ORDERS) -> pd.DataFrame:
@@ -83,7 +84,7 @@ def _replayed(events: Events, order: pd.Series, rules: tuple[str, ...]) -> tuple
         if "through" in rules and events.kind[event] == PRINT and events.aggressor[event] == -side and beyond:
             state = Resting(0.0, 0.0, 0.0, 0.0, True)
         else:
-            state = kernel.advance(state, events, event, side, limit, QUEUE, events.size[event])
+            _, state = kernel.wait(events, event, event + 1, state, side, limit, np.inf, NOBODY, 0, NO_PATH)
         if state.remaining <= kernel.DUST:
             return 0.0, int(events.ns[event]), "filled"
     return state.remaining, -1, "completed"

@@ -7,8 +7,7 @@ import numpy as np
 import pandas as pd
 
 from hyperdapo.execution.costs import fee_rates, square_root_impact
-from hyperdapo.execution.events import Events, funding_paid
-from hyperdapo.execution.kernel import Arrivals, Fills
+from hyperdapo.execution.events import Arrivals, Events, Fills, funding_paid
 from hyperdapo.market.book import Market
 from hyperdapo.market.columns import Floats, Nanoseconds
 from hyperdapo.schema import Execution
@@ -89,10 +88,9 @@ def account(
 
 def markouts(events: Events, ended: Nanoseconds, side: Floats, horizons_s: Sequence[float]) -> dict[str, Floats]:
     """How far the mid has moved in the trader's favour so long after `ended` (n,); bps (n,), NaN beyond the data."""
-    mid = events.best_price.mean(axis=1)
 
     def mid_at(ns: Nanoseconds) -> Floats:
-        known = mid[np.searchsorted(events.ns, ns, side="right") - 1]
+        known = events.best_price[np.searchsorted(events.ns, ns, side="right") - 1].mean(axis=1)
         return np.where(ns <= events.ns[-1], known, np.nan)
 
     start = mid_at(ended)

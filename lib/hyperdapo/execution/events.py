@@ -1,4 +1,4 @@
-"""The messages of a market in the order of the exchange, as the kernel reads them: made once for each market."""
+"""What the kernel reads and writes: the messages of a market in the order of the exchange, orders, and their fills."""
 
 from typing import Any, NamedTuple
 
@@ -31,6 +31,62 @@ class Events(NamedTuple):
     level_price: Floats
     level_size: Floats
     funding: Floats
+
+
+class Queue(NamedTuple):
+    """How an order advances in its queue.
+
+    Of what is cancelled at our level the share (ahead / level) ** `exponent` stood before us: 1 spreads cancels evenly
+    over the queue, more puts them behind us, infinity is the risk-averse queue that only prints shorten. Not `joined`:
+    nobody stands before us, a yardstick.
+    """
+
+    joined: bool
+    exponent: float
+
+
+class Arrivals(NamedTuple):
+    """n orders: side +1 / -1, size in coin, limit in USD (NaN where not `resting`: at any price), and their events.
+
+    `first` is the newest event that the arriving order meets, `last` the first that its cancel precedes, `final` the
+    newest that the order which completes it meets. Orders are filled in `sequence`, in which those of one `parent` are
+    neighbours, the first in priority first; -1 has no siblings.
+    """
+
+    side: NDArray[np.int64]
+    size: Floats
+    limit: Floats
+    post_only: NDArray[np.bool_]
+    resting: NDArray[np.bool_]
+    first: NDArray[np.int64]
+    last: NDArray[np.int64]
+    final: NDArray[np.int64]
+    sequence: NDArray[np.int64]
+    parent: NDArray[np.int64]
+
+
+class Fills(NamedTuple):
+    """What became of n orders; sizes in coin, notionals in USD.
+
+    `taken`: from the book on arrival; `made`: while resting, at the limit, when the mid was `made_mid_usd / made` and a
+    long had paid `made_funding / made`; `completed`: left to the completing order, of which the visible book gave
+    `swept`, the last of it at `deepest` (USD). `last_event` is that of the latest fill before the cancel, -1 for none;
+    `queue_ahead` is NaN where nothing rested, and `estimated` where no message had shown the level.
+    """
+
+    queue_ahead: Floats
+    estimated: NDArray[np.bool_]
+    rejected: NDArray[np.bool_]
+    taken: Floats
+    taken_usd: Floats
+    made: Floats
+    made_mid_usd: Floats
+    made_funding: Floats
+    last_event: NDArray[np.int64]
+    completed: Floats
+    swept: Floats
+    swept_usd: Floats
+    deepest: Floats
 
 
 def stream(market: Market) -> Events:

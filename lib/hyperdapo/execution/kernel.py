@@ -11,69 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
-from hyperdapo.execution.events import PRINT, QUOTE, SNAPSHOT, Events
+from hyperdapo.execution.events import PRINT, QUOTE, SNAPSHOT, Arrivals, Events, Fills, Queue
 from hyperdapo.market.columns import Floats
 
 UNKNOWN = -1.0  # size of a level that no message has shown
 DUST = 1e-9  # coin; less than that is the rounding of floating point
-
-
-class Queue(NamedTuple):
-    """How an order advances in its queue.
-
-    Of what is cancelled at our level the share (ahead / level) ** `exponent` stood before us: 1 spreads cancels evenly
-    over the queue, more puts them behind us, infinity is the risk-averse queue that only prints shorten. Not `joined`:
-    nobody stands before us, a yardstick.
-    """
-
-    joined: bool
-    exponent: float
-
-
-class Arrivals(NamedTuple):
-    """n orders: side +1 / -1, size in coin, limit in USD (NaN where not `resting`: at any price), and their events.
-
-    `first` is the newest event that the arriving order meets, `last` the first that its cancel precedes, `final` the
-    newest that the order which completes it meets. Orders are filled in `sequence`, in which those of one `parent` are
-    neighbours, the first in priority first; -1 has no siblings.
-    """
-
-    side: NDArray[np.int64]
-    size: Floats
-    limit: Floats
-    post_only: NDArray[np.bool_]
-    resting: NDArray[np.bool_]
-    first: NDArray[np.int64]
-    last: NDArray[np.int64]
-    final: NDArray[np.int64]
-    sequence: NDArray[np.int64]
-    parent: NDArray[np.int64]
-
-
-class Fills(NamedTuple):
-    """What became of n orders; sizes in coin, notionals in USD.
-
-    `taken`: from the book on arrival; `made`: while resting, at the limit, when the mid was `made_mid_usd / made` and a
-    long had paid `made_funding / made`; `completed`: left to the completing order, of which the visible book gave
-    `swept`, the last of it at `deepest` (USD). `last_event` is that of the latest fill before the cancel, -1 for none;
-    `queue_ahead` is NaN where nothing rested, and `estimated` where no message had shown the level.
-    """
-
-    queue_ahead: Floats
-    estimated: NDArray[np.bool_]
-    rejected: NDArray[np.bool_]
-    taken: Floats
-    taken_usd: Floats
-    made: Floats
-    made_mid_usd: Floats
-    made_funding: Floats
-    last_event: NDArray[np.int64]
-    completed: Floats
-    swept: Floats
-    swept_usd: Floats
-    deepest: Floats
 
 
 class Resting(NamedTuple):
@@ -135,27 +78,73 @@ def _live(events: Events, orders: Arrivals, order: int, queue: Queue, fills: Fil
     state = rest(events, first, side, limit, orders.size[order] - taken, queue)
     if state.remaining > DUST:
         fills.queue_ahead[order], fills.estimated[order] = state.ahead, state.visible == UNKNOWN
-    event, last = first + 1, orders.last[order]
-    while state.remaining > DUST and event < last:
-        before = state.remaining
-        size = events.size[event]
-        if len(spent):
-            size -= spent[event - base]
-        state = advance(state, events, event, side, limit, queue, size)
-        if state.remaining < before:
+        path = np.zeros((0, 2))
+        event, last = first + 1, orders.last[order]
+        while state.remaining > DUST and event < last:
+            before = state.remaining
+            event, state = wait(
+                events, event, orders.last[order], state, side, limit, queue.exponent, spent, base, path
+            )
             filled = before - state.remaining
-            fills.last_event[order] = event
-            fills.made_mid_usd[order] += filled * (events.best_price[event, 0] + events.best_price[event, 1]) / 2
-            fills.made_funding[order] += filled * events.funding[event]
-            if len(spent) and events.kind[event] == PRINT:
-                spent[event - base] += filled
-        event += 1
+            if filled > 0.0:
+                fills.last_event[order] = event - 1
+                fills.made_mid_usd[order] += filled * events.best_price[event - 1].mean()
+                fills.made_funding[order] += filled * events.funding[event - 1]
     left = state.remaining if state.remaining > DUST else 0.0
     fills.made[order] = orders.size[order] - taken - left
     return left
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True)
+def wait(
+    events: Events,
+    event: int,
+    last: int,
+    state: Resting,
+    side: int,
+    limit: float,
+    exponent: float,
+    spent: Floats,
+    base: int,
+    path: Floats,
+) -> tuple[int, Resting]:
+    """From `event` to the next fill, or to `last`: the event after it, and what the order has become.
+
+    `path` (m, 2), where it is not empty, gets what stands before the order and what is left of it after each event.
+    """
+    own, opposite, start = 0 if side > 0 else 1, 1 if side > 0 else 0, event
+    kinds, best, prices, sizes, aggressors = events.kind, events.best_price, events.price, events.size, events.aggressor
+    rows, level_price, level_size, best_size = events.row, events.level_price, events.level_size, events.best_size
+    while event < last:
+        before = state.remaining
+        if kinds[event] == PRINT:
+            if aggressors[event] != side:
+                size = sizes[event] - spent[event - base] if len(spent) else sizes[event]
+                state = _printed(state, side * (limit - prices[event]), size)
+                if len(spent):
+                    spent[event - base] += before - state.remaining
+        else:
+            crossed = side * (limit - best[event, opposite]) >= 0.0
+            if crossed and state.exposed:
+                state = Resting(0.0, 0.0, 0.0, 0.0, True)
+            else:
+                state = Resting(state.remaining, state.ahead, state.visible, state.traded, not crossed)
+                before_best = side * (limit - best[event, own])
+                if before_best > 0.0:
+                    state = _seen(state, 0.0, exponent)
+                elif before_best == 0.0:
+                    state = _seen(state, best_size[event, own], exponent)
+                elif kinds[event] == SNAPSHOT:  # a best quote before ours says nothing of our level
+                    state = _seen(state, _level(level_price, level_size, rows[event], own, side, limit), exponent)
+        if len(path):
+            path[event - start, 0], path[event - start, 1] = state.ahead, state.remaining
+        event += 1
+        if state.remaining < before:
+            break
+    return event, state
+
+
+@njit(cache=True)
 def reaches(events: Events, event: int, side: int, price: float) -> bool:
     """Whether a limit at `price` would trade with the best quote of the other side."""
     opposite = 1 if side > 0 else 0
@@ -202,7 +191,7 @@ def shown_size(events: Events, event: int, side: int, price: float) -> float:
     return visible_size(events, max(event, 0), side, price)
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True)
 def visible_size(events: Events, event: int, side: int, price: float) -> float:
     """Size resting at `price` on our side: 0 inside the spread or between levels, UNKNOWN beyond the visible book."""
     own = 0 if side > 0 else 1
@@ -211,12 +200,17 @@ def visible_size(events: Events, event: int, side: int, price: float) -> float:
         return float(events.best_size[event, own])
     if side * (price - best) > 0.0:
         return 0.0
-    row = events.row[event]
+    return _level(events.level_price, events.level_size, events.row[event], own, side, price)
+
+
+@njit(cache=True, inline="always")
+def _level(level_price: Floats, level_size: Floats, row: int, own: int, side: int, price: float) -> float:
+    """Size of a level behind the best of a snapshot."""
     if row >= 0:
-        for level in range(events.level_price.shape[2]):
-            at = events.level_price[row, own, level]
+        for level in range(level_price.shape[2]):
+            at = level_price[row, own, level]
             if at == price:
-                return float(events.level_size[row, own, level])
+                return float(level_size[row, own, level])
             if side * (price - at) > 0.0:
                 return 0.0
     return UNKNOWN
@@ -235,23 +229,6 @@ def usual_size(events: Events, event: int, side: int) -> float:
         before, span = span, abs(events.level_price[row, own, level] - best)
         total, step = total + events.level_size[row, own, level], min(step, span - before)
     return float(total / (1.0 + np.rint(span / step)))
-
-
-@njit(cache=True, inline="always")
-def advance(state: Resting, events: Events, event: int, side: int, price: float, queue: Queue, size: float) -> Resting:
-    """What one event does to a resting order; of a print only `size` is there for it."""
-    if events.kind[event] == PRINT:
-        if events.aggressor[event] == side:
-            return state
-        return _printed(state, side * (price - events.price[event]), size)
-    crossed = reaches(events, event, side, price)
-    if crossed and state.exposed:
-        return Resting(0.0, 0.0, 0.0, 0.0, True)
-    state = Resting(state.remaining, state.ahead, state.visible, state.traded, not crossed)
-    own = 0 if side > 0 else 1
-    if events.kind[event] == QUOTE and side * (price - events.best_price[event, own]) < 0.0:
-        return state  # a best quote before ours says nothing of our level
-    return _seen(state, visible_size(events, event, side, price), queue.exponent)
 
 
 @njit(cache=True, inline="always")

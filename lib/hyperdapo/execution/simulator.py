@@ -17,8 +17,7 @@ from hyperdapo.errors import OrderError
 from hyperdapo.execution import kernel
 from hyperdapo.execution.accounting import SECOND, Life, account, markouts
 from hyperdapo.execution.draws import uniform
-from hyperdapo.execution.events import PRINT, Events, stream
-from hyperdapo.execution.kernel import Arrivals, Fills, Queue
+from hyperdapo.execution.events import PRINT, Arrivals, Events, Fills, Queue, stream
 from hyperdapo.market.book import Market
 from hyperdapo.market.columns import Floats, Nanoseconds
 from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD, on_grid
@@ -29,6 +28,7 @@ ORDER_COLUMNS = ("order_id", "decision_ns", "side", "size", "horizon_s", "limit_
 
 _THESIS_MS = (5.0, 50.0)  # §3.5.1
 _MEDIAN_MS, _P99_MS = 200.0, 900.0  # order to fill of a near client
+_ALONE = np.zeros(0)  # of each print nothing has gone to siblings
 _LONGEST_S = 1e9  # no horizon is longer: it would overflow the nanoseconds
 
 
@@ -112,14 +112,13 @@ def trace_order(market: Market, order: Mapping[str, Any], execution: Execution) 
     last = int(np.searchsorted(events.ns, order["cancel_ns"], side="left"))
     taken = kernel.sweep(events, first, side, limit, order["size"])[0]
     state = kernel.rest(events, first, side, limit, order["size"] - taken, queue)
-    states = [state]
-    for event in range(first + 1, last):
-        if state.remaining <= kernel.DUST:
-            break
-        state = kernel.advance(state, events, event, side, limit, queue, events.size[event])
-        states.append(state)
-    lived = slice(first, first + len(states))
-    prints = (events.kind[lived] == PRINT) & (np.arange(len(states)) > 0)
+    path = np.empty((max(last - first, 1), 2))
+    path[0], event = (state.ahead, state.remaining), first + 1
+    while state.remaining > kernel.DUST and event < last:
+        rest = path[event - first :]
+        event, state = kernel.wait(events, event, last, state, side, limit, queue.exponent, _ALONE, 0, rest)
+    lived, path = slice(first, event), path[: event - first]
+    prints = (events.kind[lived] == PRINT) & (np.arange(len(path)) > 0)
     return pd.DataFrame(
         {
             "exchange_ns": np.maximum(events.ns[lived], order["arrival_ns"]),
@@ -128,8 +127,8 @@ def trace_order(market: Market, order: Mapping[str, Any], execution: Execution) 
             "print_price": np.where(prints, events.price[lived], np.nan),
             "print_size": np.where(prints, events.size[lived], np.nan),
             "aggressor": np.where(prints, events.aggressor[lived], 0),
-            "queue_ahead": np.array([state.ahead for state in states]),
-            "filled": order["size"] - np.array([state.remaining for state in states]),
+            "queue_ahead": path[:, 0],
+            "filled": order["size"] - path[:, 1],
         }
     )
 
