@@ -70,6 +70,17 @@ def test_fee_and_price_parts_add_up() -> None:
     assert parts["fees_bps"] + parts["implementation_shortfall_bps"] == pytest.approx(parts["total_cost_bps"], abs=1e-9)
 
 
+def test_the_price_part_is_told_in_parts_of_its_own() -> None:
+    rng, blocks = np.random.default_rng(0), np.repeat(np.arange(20), 5)
+    both = pd.concat([orders_frame(name, rng.normal(4, 2, 100), blocks) for name in ("best_fixed", "dapo")])
+    split = {"spread_bps": 0.5 * both[metrics.PRICE], "timing_bps": 0.3 * both[metrics.PRICE]}
+    both = both.assign(funding_bps=0.0, opportunity_bps=0.2 * both[metrics.PRICE], **split)
+    parts = metrics.decompose(both, "best_fixed", EVIDENCE, 0).set_index("part")["difference_bps"]
+    assert list(parts.index) == list(metrics.PARTS)
+    price = parts[["spread_bps", "timing_bps", "opportunity_bps"]].sum()
+    assert price == pytest.approx(parts[metrics.PRICE], abs=1e-9)
+
+
 def test_pairs_are_the_same_parent_orders() -> None:
     blocks, cost = np.repeat(np.arange(10), 3), np.arange(30.0)
     shifts = {"best_fixed": 0.0, "dapo": -2.0, "twap": 1.0, "market": 5.0}

@@ -1,6 +1,7 @@
 """Fills worked out by hand, what no replay may ever do, and what it refuses."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hand_built import ASKS, BIDS, at, execution, market, order, orders
+from hand_built import ASKS, BIDS, at, execution, known_at, market, order, orders
 from hyperdapo.errors import OrderError
 from hyperdapo.execution.simulator import replay_orders, trace_order
 from hyperdapo.market.book import Market
+from hyperdapo.market.columns import Contexts
 from hyperdapo.market.grid import snap_price, snap_size
 from markets import recorded
 
@@ -261,6 +263,44 @@ class TestTime:
         seconds = [(ns - at(0)) / 1e9 for ns in ((quiet.expiry_ns + quiet.cancel_ns) // 2, quiet.cancel_ns + 10**6)]
         before, after = (one(market(prints=[(second, 999.9, 9.0, -1)]), limit=999.9) for second in seconds)
         assert before.filled and not after.filled_passive
+
+
+class TestFunding:
+    """The hour is full at 800 s; a long then pays 1 bps."""
+
+    @staticmethod
+    def tape(**told: object) -> Market:
+        context = Contexts(np.array([known_at(700)]), *(np.array([value]) for value in (999.0, 1000.0, 1e-4, 5.0)))
+        return replace(market(end=1000.0, **told), context=context)
+
+    def test_who_holds_when_the_hour_is_full_pays_or_is_paid(self) -> None:
+        rows = [order(decision=770), order(decision=770, side=-1), order(decision=600), order(decision=801)]
+        assert replay(self.tape(), *rows).funding_bps.tolist() == pytest.approx([1, -1, 0, 0])
+
+    @pytest.mark.parametrize(("second", "funding"), [(790, 1.0), (810, 0.0)])
+    def test_who_is_filled_before_pays_and_after_does_not(self, second: float, funding: float) -> None:
+        filled = one(self.tape(prints=[(second, 999.9, 8.0, -1)]), decision=770, limit=999.9)
+        assert filled.filled and filled.funding_bps == pytest.approx(funding)
+        shortfall = filled.implementation_shortfall_bps
+        assert filled.total_cost_bps == pytest.approx(shortfall + filled.fees_bps + funding, abs=1e-9)
+
+    def test_a_part_pays_for_itself(self) -> None:
+        filled = one(self.tape(prints=[(790, 999.9, 7.0, -1)]), decision=770, limit=999.9)
+        assert filled.filled_passive == pytest.approx(2 / 3) and filled.funding_bps == pytest.approx(2 / 3)
+
+
+class TestParts:
+    def test_by_hand(self) -> None:
+        """2 of 3 made at 999.9 when the mid was 1000, 1 taken at 1000.5 when it was 1000.45."""
+        tape = market(prints=[(20, 999.9, 7.0, -1)], quotes=[(65.0, 1000.4, 1.0, 1000.5, 2.0)])
+        filled = one(tape, limit=999.9)
+        parts = filled[["spread_bps", "timing_bps", "opportunity_bps"]].tolist()
+        assert parts == pytest.approx([(-2 * 1 + 0.5) / 3, 0.0, 4.5 / 3])
+
+    def test_timing_is_the_move_before_the_fill(self) -> None:
+        tape = market(quotes=[(20, 1000.1, 5.0, 1000.3, 5.0)], prints=[(30, 999.9, 9.0, -1)])
+        filled = one(tape, limit=999.9)
+        assert filled.filled and filled.timing_bps == pytest.approx(2.0) and filled.spread_bps == pytest.approx(-3.0)
 
 
 class TestRefusals:

@@ -16,6 +16,7 @@ from hyperdapo import schema
 Floats = NDArray[np.float64]
 
 PRICE, FEES, TOTAL = "implementation_shortfall_bps", "fees_bps", "total_cost_bps"
+PARTS = (FEES, "funding_bps", "spread_bps", "timing_bps", "opportunity_bps", PRICE, TOTAL)
 _NAN = float("nan")
 
 
@@ -122,10 +123,14 @@ def paired_differences(
 
 
 def decompose(orders: pd.DataFrame, reference: str, evidence: schema.Evidence, seed: int) -> pd.DataFrame:
-    """How much of each difference to the reference is fees and how much is price; the parts add up exactly."""
-    rows = []
-    for (asset, strategy), group in paired_differences(orders, reference).groupby(["asset", "strategy"], sort=False):
-        for part in (FEES, PRICE, TOTAL):
+    """What each difference to the reference is made of: fees, funding and price add up to the total exactly.
+
+    The price in turn is spread, timing and opportunity. Parts that `orders` do not tell are left out.
+    """
+    rows, parts = [], [part for part in PARTS if part in orders]
+    differences = paired_differences(orders, reference, parts)
+    for (asset, strategy), group in differences.groupby(["asset", "strategy"], sort=False):
+        for part in parts:
             found = block_bootstrap(group[part], group["block"], evidence, seed)
             rows.append((asset, strategy, reference, part, found.value, found.low, found.high, found.blocks))
     names = ["asset", "strategy", "reference", "part", "difference_bps", "ci_low", "ci_high", "blocks"]

@@ -11,10 +11,11 @@ Matches must be unambiguous: one waiting order of that size at that price. Two t
 recognised because it was not cancelled first, which favours queues that vanished fast; so each counts inversely to the
 chance that an order of its level outlived the cancels that we saw (at most `HEAVIEST`), and the report gives the
 exponent without these weights beside it. (On made queues where every change is a message, truth 0.5 gives 0.50, 1 gives
-1.01, 2 gives 1.77; without weights 0.39, 0.85, 1.59: the weights take all places for equally likely to be cancelled.) And what comes and goes between two messages is not seen, so that the exponent
-is the one that serves a simulator of these messages, not the law by which people cancel. It does not see orders that
-joined together in one block, were filled in parts, or joined behind the best price. Fills of one's own orders identify
-more: where they exist, prefer their scores (Brier, fill time) to this fit.
+1.01 and 2 gives 1.77; without weights 0.39, 0.85 and 1.59. The weights take all places for equally likely to be
+cancelled.) And what comes and goes between two messages is not seen, so that the exponent is the one that
+serves a simulator of these messages, not the law by which people cancel. Orders that joined together in one block, were
+filled in parts, or joined behind the best price are not recognised. Fills of one's own orders identify more: where they
+exist, prefer their scores (Brier, fill time) to this fit.
 """
 
 from collections.abc import Iterator
