@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from hand_built import ASKS, BIDS, at, execution, known_at, market, order, orders
 from hyperdapo.errors import OrderError
-from hyperdapo.execution.simulator import replay_orders, trace_order
+from hyperdapo.execution.simulator import replay_by_day, replay_orders, trace_order
 from hyperdapo.market.book import Market
 from hyperdapo.market.columns import Contexts
 from hyperdapo.market.grid import snap_price, snap_size
-from markets import recorded
+from markets import random_market, recorded
 
 MID = 1000.0
 TAKER, MAKER = 4.5, 1.5
@@ -265,6 +265,32 @@ class TestTime:
         assert before.filled and not after.filled_passive
 
 
+class TestByDay:
+    @staticmethod
+    def at_midnight() -> Market:
+        """A market that begins 15 minutes before midnight and ends 15 after it."""
+        tape, shift = random_market(seed=8, seconds=1800), 900 * 10**9
+        parts = {name: getattr(tape, name) for name in ("book", "bbo", "trades")}
+        moved = {
+            name: replace(part, exchange_ns=part.exchange_ns - shift, local_ns=part.local_ns - shift)
+            for name, part in parts.items()
+        }
+        return replace(tape, **moved)
+
+    def test_day_by_day_is_the_same_as_the_whole(self, tmp_path: Path) -> None:
+        tape = self.at_midnight()
+        ns = np.random.default_rng(0).integers(tape.top.local_ns[0] + 10**9, tape.top.local_ns[-1] - 200 * 10**9, 300)
+        rows = [order(decision=0, order_id=number, size=0.5) for number in range(300)]
+        best = tape.top_at(ns)
+        batch = orders(*rows).assign(decision_ns=ns, limit_price=best.bid_price)
+        batch.index = np.arange(300)[::-1]
+        tape.save(tmp_path)
+        apart = replay_by_day(tmp_path, batch, execution(), seed=1)
+        pd.testing.assert_frame_equal(apart, replay_orders(tape, batch, execution(), seed=1))
+        with pytest.raises(OrderError, match="outside the data"):
+            replay_by_day(tmp_path, batch.assign(decision_ns=ns + 3600 * 10**9), execution(), seed=1)
+
+
 class TestFunding:
     """The hour is full at 800 s; a long then pays 1 bps."""
 
@@ -427,6 +453,23 @@ class TestAlways:
         tape = market(prints=prints)
         trace = trace_order(tape, one(tape, size=float(size), limit=999.9), execution())
         assert (trace.filled.diff().iloc[1:] <= trace.print_size.fillna(0).iloc[1:] + 1e-9).all()
+
+    @settings(max_examples=25, deadline=None)
+    @given(seed=st.integers(0, 10**6), batch=order_lists())
+    def test_siblings_never_get_more_than_was_printed(self, seed: int, batch: pd.DataFrame) -> None:
+        rng = np.random.default_rng(seed)
+        seconds = np.sort(rng.uniform(1, 85, 30)).round(3)
+        prints = [(second, rng.choice([998.0, 999.8, 999.9]), float(rng.integers(1, 9)), -1) for second in seconds]
+        tape, size = market(prints=prints, end=200.0), np.array([told[2] for told in prints])
+        family = batch.assign(parent=0, side=1, order_id=np.arange(len(batch)))
+        family["limit_price"] = family["limit_price"].clip(upper=1000)
+        filled = replay_orders(tape, family, execution(queue="touch"), seed=1)
+        assert (filled.maker_share * filled["size"]).sum() <= size.sum() + 1e-9
+        alone = replay_orders(tape, family.assign(parent=-1), execution(queue="touch"), seed=1)
+        assert (filled.filled_passive <= alone.filled_passive + 1e-12).all()
+        shuffled = np.random.default_rng(seed).permutation(len(family))
+        again = replay_orders(tape, family.iloc[shuffled], execution(queue="touch"), seed=1)
+        pd.testing.assert_frame_equal(again.sort_index(), filled)
 
     @settings(max_examples=25, deadline=None)
     @given(tape=tapes(), batch=order_lists())

@@ -6,6 +6,7 @@ order ends and every cost is paid.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ ORDER_COLUMNS = ("order_id", "decision_ns", "side", "size", "horizon_s", "limit_
 _THESIS_MS = (5.0, 50.0)  # §3.5.1
 _MEDIAN_MS, _P99_MS = 200.0, 900.0  # order to fill of a near client
 _ALONE = np.zeros(0)  # of each print nothing has gone to siblings
+_LATE_S = 60.0  # what latencies may add to an order's life
 _LONGEST_S = 1e9  # no horizon is longer: it would overflow the nanoseconds
 
 
@@ -92,6 +94,26 @@ def replay_orders(
         **outcome,
         **markouts(events, ended, orders["side"].to_numpy(), markouts_s),
     )
+
+
+def replay_by_day(
+    folder: Path, orders: pd.DataFrame, execution: Execution, seed: int, markouts_s: Sequence[float] = MARKOUTS_S
+) -> pd.DataFrame:
+    """`replay_orders` on what `02_preprocess` wrote into a folder, with one day of it in memory at a time.
+
+    Each order is replayed on the day (UTC) of its decision and what follows of its life; the V of eq. 2.4 is that
+    day's. Returns the rows in the order of `orders`, and raises as `replay_orders` and `Market.by_day`.
+    """
+    decision_ns = orders["decision_ns"].to_numpy(float)
+    after_s = float(orders["horizon_s"].max()) + max(markouts_s, default=0.0) + _LATE_S if len(orders) else 0.0
+    parts, begins = [], -np.inf
+    for (_, ends), market in Market.by_day(folder, after_s=after_s):
+        rows = np.flatnonzero((decision_ns >= begins) & (decision_ns < ends))
+        parts.append(replay_orders(market, orders.iloc[rows], execution, seed, markouts_s).set_axis(rows))
+        begins = ends
+    if (late := np.flatnonzero(~(decision_ns < begins))).size:
+        raise OrderError(f"the order in row {late[0]} has a time outside the data or in a gap")
+    return pd.concat(parts).sort_index().set_axis(orders.index)
 
 
 def trace_order(market: Market, order: Mapping[str, Any], execution: Execution) -> pd.DataFrame:
@@ -180,8 +202,9 @@ def _met(events: Events, ns: Nanoseconds, post_only: NDArray[np.bool_], block_ns
 def _arrivals(events: Events, orders: pd.DataFrame, life: Life, block_ms: float) -> Arrivals:
     limit, block_ns = np.round(orders["limit_price"].to_numpy(float), 6), round(block_ms * 1e6)
     side, post_only = orders["side"].to_numpy(np.int64), orders["post_only"].to_numpy(bool)
-    alone = np.full(len(orders), -1)
+    alone, order_id = np.full(len(orders), -1), orders["order_id"].to_numpy(np.int64)
     parent = orders["parent"].to_numpy(np.int64) if "parent" in orders else alone
+    priority = np.lexsort((order_id, life.arrival_ns, -side * limit, parent))
     return Arrivals(
         side=side,
         size=orders["size"].to_numpy(float),
@@ -191,7 +214,7 @@ def _arrivals(events: Events, orders: pd.DataFrame, life: Life, block_ms: float)
         first=_met(events, life.arrival_ns, post_only, block_ns),
         last=np.searchsorted(events.ns, life.cancel_ns, side="left"),
         final=_met(events, life.completion_ns, alone > 0, block_ns),
-        sequence=np.lexsort((life.arrival_ns, -side * limit, parent)) if "parent" in orders else np.arange(len(orders)),
+        sequence=priority if "parent" in orders else np.arange(len(orders)),
         parent=parent,
     )
 
