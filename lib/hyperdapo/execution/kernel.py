@@ -34,32 +34,32 @@ def replay(events: Events, orders: Arrivals, queue: Queue, fills: Fills) -> None
     """Fill in `fills`, order by order; no order sees another, but those of one parent share the prints."""
     alone = np.zeros(0)
     spent, base, parent = alone, 0, -1
-    for position in range(len(orders.sequence)):
-        order = orders.sequence[position]
-        if orders.parent[order] != parent:
-            parent, spent = orders.parent[order], alone
+    for position in range(len(orders)):
+        order = orders[position].sequence
+        if orders[order].parent != parent:
+            parent, spent = orders[order].parent, alone
             if parent >= 0:
                 base, end = _span(orders, position)
                 spent = np.zeros(max(end - base, 0))
-        side, limit, left = orders.side[order], orders.limit[order], orders.size[order]
-        if orders.resting[order]:
-            fills.rejected[order] = orders.post_only[order] and reaches(events, orders.first[order], side, limit)
-            if not fills.rejected[order]:
+        side, limit, left = orders[order].side, orders[order].limit, orders[order].size
+        if orders[order].resting:
+            fills[order].rejected = orders[order].post_only and reaches(events, orders[order].first, side, limit)
+            if not fills[order].rejected:
                 left = _live(events, orders, order, queue, fills, spent, base)
-        fills.completed[order] = left
+        fills[order].completed = left
         if left > 0.0:
-            swept, usd, deepest = sweep(events, orders.final[order], side, side * np.inf, left)
-            fills.swept[order], fills.swept_usd[order], fills.deepest[order] = swept, usd, deepest
+            swept, usd, deepest = sweep(events, orders[order].final, side, side * np.inf, left)
+            fills[order].swept, fills[order].swept_usd, fills[order].deepest = swept, usd, deepest
 
 
 @njit(cache=True)
 def _span(orders: Arrivals, position: int) -> tuple[int, int]:
     """First and last event of the lives of an order and its siblings."""
-    order = orders.sequence[position]
-    parent, base, end = orders.parent[order], orders.first[order], orders.last[order]
-    while position < len(orders.sequence) and orders.parent[orders.sequence[position]] == parent:
-        order = orders.sequence[position]
-        base, end = min(base, orders.first[order]), max(end, orders.last[order])
+    order = orders[position].sequence
+    parent, base, end = orders[order].parent, orders[order].first, orders[order].last
+    while position < len(orders) and orders[orders[position].sequence].parent == parent:
+        order = orders[position].sequence
+        base, end = min(base, orders[order].first), max(end, orders[order].last)
         position += 1
     return base, end
 
@@ -70,28 +70,29 @@ def _live(events: Events, orders: Arrivals, order: int, queue: Queue, fills: Fil
 
     `spent` is what siblings have had of each print, from event `base` on; empty where there are none.
     """
-    side, limit, first = orders.side[order], orders.limit[order], orders.first[order]
-    taken, usd, _ = sweep(events, first, side, limit, orders.size[order])
-    fills.taken[order], fills.taken_usd[order] = taken, usd
+    side, limit, first = orders[order].side, orders[order].limit, orders[order].first
+    taken, usd, _ = sweep(events, first, side, limit, orders[order].size)
+    fills[order].taken, fills[order].taken_usd = taken, usd
     if taken > 0.0:
-        fills.last_event[order] = first
-    state = rest(events, first, side, limit, orders.size[order] - taken, queue)
+        fills[order].last_event = first
+    state = rest(events, first, side, limit, orders[order].size - taken, queue)
     if state.remaining > DUST:
-        fills.queue_ahead[order], fills.estimated[order] = state.ahead, state.visible == UNKNOWN
+        fills[order].queue_ahead, fills[order].estimated = state.ahead, state.visible == UNKNOWN
         path = np.zeros((0, 2))
-        event, last = first + 1, orders.last[order]
+        event, last = first + 1, orders[order].last
         while state.remaining > DUST and event < last:
             before = state.remaining
             event, state = wait(
-                events, event, orders.last[order], state, side, limit, queue.exponent, spent, base, path
+                events, event, orders[order].last, state, side, limit, queue.exponent, spent, base, path
             )
             filled = before - state.remaining
             if filled > 0.0:
-                fills.last_event[order] = event - 1
-                fills.made_mid_usd[order] += filled * events.best_price[event - 1].mean()
-                fills.made_funding[order] += filled * events.funding[event - 1]
+                fills[order].last_event = event - 1
+                bid, ask = events.best_price[event - 1, 0], events.best_price[event - 1, 1]
+                fills[order].made_mid_usd += filled * (bid + ask) / 2
+                fills[order].made_funding += filled * events.funding[event - 1]
     left = state.remaining if state.remaining > DUST else 0.0
-    fills.made[order] = orders.size[order] - taken - left
+    fills[order].made = orders[order].size - taken - left
     return left
 
 

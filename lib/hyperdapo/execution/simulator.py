@@ -20,7 +20,7 @@ from hyperdapo.execution.accounting import SECOND, Life, account, markouts
 from hyperdapo.execution.draws import uniform
 from hyperdapo.execution.events import PRINT, Arrivals, Events, Fills, Queue, stream
 from hyperdapo.market.book import Market
-from hyperdapo.market.columns import Floats, Nanoseconds
+from hyperdapo.market.columns import Floats, Nanoseconds, take
 from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD, on_grid
 from hyperdapo.schema import Execution, Latency
 
@@ -230,8 +230,14 @@ def _filled(events: Events, arrivals: Arrivals, queue: Queue) -> Fills:
         deepest=np.full(count, np.nan),
         **{name: np.zeros(count) for name in sums},
     )
-    kernel.replay(events, arrivals, queue, fills)
-    return fills
+    told = _records(fills)
+    kernel.replay(events, _records(arrivals), queue, told)
+    return Fills(*(np.ascontiguousarray(told[name]) for name in Fills._fields))
+
+
+def _records(columns: Arrivals | Fills) -> Any:
+    """Columns as one array of records: a kernel that takes few arrays compiles in half the time."""
+    return np.rec.fromarrays(list(columns), names=list(columns._fields), aligned=True)
 
 
 def _checked_mid(market: Market, orders: pd.DataFrame) -> Floats:
@@ -243,7 +249,9 @@ def _checked_mid(market: Market, orders: pd.DataFrame) -> Floats:
     size, side, limit, horizon = (orders[name].to_numpy(float) for name in ("size", "side", "limit_price", "horizon_s"))
     whole = [pd.to_numeric(orders[name], errors="coerce").notna().to_numpy() for name in ("decision_ns", "order_id")]
     decision_ns = np.where(whole[0], orders["decision_ns"], 0).astype(np.int64)
-    mid, post_only = market.mid_at(decision_ns), orders["post_only"].to_numpy(bool)
+    known = np.searchsorted(market.top.local_ns, decision_ns, side="right") - 1
+    best = take(market.top, np.maximum(known, 0))
+    mid, post_only = np.where(known >= 0, best.mid, np.nan), orders["post_only"].to_numpy(bool)
     priced, steps = ~np.isnan(limit), size * 10.0**market.sz_decimals
     with np.errstate(invalid="ignore", divide="ignore"):
         span_s = np.nan_to_num(horizon).clip(0, _LONGEST_S)
