@@ -89,12 +89,21 @@ def _changes(events: Events) -> Iterator[tuple]:
     shown: tuple[dict, dict] = ({}, {})
     for event in range(len(events.ns)):
         ns = int(events.ns[event])
-        if events.kind[event] == PRINT:
-            aggressor = BUY if events.aggressor[event] > 0 else SELL
-            yield TRADE | BOTH | aggressor, ns, ns, events.price[event], events.size[event], 0, 0, 0.0
+        if events.moment["kind"][event] == PRINT:
+            aggressor = BUY if events.moment["aggressor"][event] > 0 else SELL
+            yield (
+                TRADE | BOTH | aggressor,
+                ns,
+                ns,
+                events.moment["price"][event],
+                events.moment["size"][event],
+                0,
+                0,
+                0.0,
+            )
             continue
         for own, side in ((0, BUY), (1, SELL)):
-            best = events.best_price[event, own]
+            best = events.moment["best_price"][event, own]
             for price in [price for price in shown[own] if (price > best if own == 0 else price < best)]:
                 del shown[own][price]
                 yield DEPTH | BOTH | side, ns, ns, price, 0.0, 0, 0, 0.0
@@ -110,9 +119,9 @@ def _changes(events: Events) -> Iterator[tuple]:
 
 def _told(events: Events, event: int, own: int, shown: dict[float, float]) -> list[tuple[float, float]]:
     """Prices and sizes that a message says of a side: a snapshot also that what it leaves out between is gone."""
-    if events.kind[event] != SNAPSHOT:
-        return [(events.best_price[event, own], events.best_size[event, own])]
-    row = events.row[event]
+    if events.moment["kind"][event] != SNAPSHOT:
+        return [(events.moment["best_price"][event, own], events.moment["best_size"][event, own])]
+    row = events.moment["row"][event]
     prices, sizes = events.level_price[row, own], events.level_size[row, own]
     told = dict(zip(prices[~np.isnan(prices)].tolist(), sizes[~np.isnan(prices)].tolist(), strict=True))
     deepest = list(told)[-1]

@@ -80,8 +80,13 @@ def _replayed(events: Events, order: pd.Series, rules: tuple[str, ...]) -> tuple
     if "unseen" in rules and state.visible == kernel.UNKNOWN:
         state = state._replace(ahead=_last_shown(events, first, side, limit))
     for event in range(first + 1, last):
-        beyond = side * (limit - events.price[event]) > 0
-        if "through" in rules and events.kind[event] == PRINT and events.aggressor[event] == -side and beyond:
+        beyond = side * (limit - events.moment["price"][event]) > 0
+        if (
+            "through" in rules
+            and events.moment["kind"][event] == PRINT
+            and events.moment["aggressor"][event] == -side
+            and beyond
+        ):
             state = Resting(0.0, 0.0, 0.0, 0.0, True)
         else:
             _, state = kernel.wait(events, event, event + 1, state, side, limit, np.inf, NOBODY, 0, NO_PATH)
@@ -94,7 +99,7 @@ def _last_shown(events: Events, event: int, side: int, price: float) -> float:
     """What the newest message that could see a price showed there; 0 for none."""
     while event >= 0:
         size = kernel.visible_size(events, event, side, price)
-        quote_above = events.kind[event] != PRINT and size != kernel.UNKNOWN
+        quote_above = events.moment["kind"][event] != PRINT and size != kernel.UNKNOWN
         if quote_above and not _passed_over(events, event, side, price):
             return size
         event -= 1
@@ -104,7 +109,7 @@ def _last_shown(events: Events, event: int, side: int, price: float) -> float:
 def _passed_over(events: Events, event: int, side: int, price: float) -> bool:
     """Whether the event is a best quote before the price: it says nothing of it."""
     own = 0 if side > 0 else 1
-    return bool(events.kind[event] == 1 and side * (price - events.best_price[event, own]) < 0)
+    return bool(events.moment["kind"][event] == 1 and side * (price - events.moment["best_price"][event, own]) < 0)
 
 
 def main() -> None:

@@ -90,7 +90,7 @@ def markouts(events: Events, ended: Nanoseconds, side: Floats, horizons_s: Seque
     """How far the mid has moved in the trader's favour so long after `ended` (n,); bps (n,), NaN beyond the data."""
 
     def mid_at(ns: Nanoseconds) -> Floats:
-        known = events.best_price[np.searchsorted(events.ns, ns, side="right") - 1].mean(axis=1)
+        known = events.moment["best_price"][np.searchsorted(events.ns, ns, side="right") - 1].mean(axis=1)
         return np.where(ns <= events.ns[-1], known, np.nan)
 
     start = mid_at(ended)
@@ -141,8 +141,8 @@ def _parts(
     visible book included. Timing: that mid against the arrival mid, over what traded before the cancel. Opportunity:
     the same over what had to be completed.
     """
-    entered = events.best_price[np.where(arrivals.resting, arrivals.first, arrivals.final)].mean(axis=1)
-    completed = events.best_price[arrivals.final].mean(axis=1)
+    entered = events.moment["best_price"][np.where(arrivals.resting, arrivals.first, arrivals.final)].mean(axis=1)
+    completed = events.moment["best_price"][arrivals.final].mean(axis=1)
     mids = traded.taken * entered + fills.made_mid_usd
     timing = mids - (traded.taken + traded.made) * arrival_mid
     spread = traded.taken_usd + traded.made_usd + traded.completed_usd - mids - traded.completed * completed

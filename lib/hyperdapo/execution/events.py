@@ -10,27 +10,31 @@ from hyperdapo.market.columns import Floats, Nanoseconds
 from hyperdapo.market.days import HOUR_NS
 
 PRINT, QUOTE, SNAPSHOT = 0, 1, 2
+Records = np.recarray[Any, Any]
+
+
+MOMENT = np.dtype(
+    [
+        *((name, float) for name in ("price", "size", "funding")),
+        *((name, float, (2,)) for name in ("best_price", "best_size")),
+        *(("row", np.int64), ("kind", np.int8), ("aggressor", np.int8)),
+    ],
+    align=True,
+)
+"""Of one message: price, size and aggressor of a print; the newest best bid and ask after it, their sizes, and the
+newest snapshot; what a long of one coin has paid in funding since the first message, USD."""
 
 
 class Events(NamedTuple):
     """n messages in order of `exchange_ns`; of one stamp, prints before the quotes that show what they left.
 
-    `best_price`, `best_size` (n, 2) are the newest bid and ask at each event, `row` (n,) the newest snapshot; `price`,
-    `size` and `aggressor` (n,) describe prints. `level_price`, `level_size` (m, 2, 20) are the snapshots, bids first.
-    `funding` (n,) is what a long of one coin has paid since the first event, USD.
+    `ns` (n,), `moment` (n,) of `MOMENT`; `level_price`, `level_size` (m, 2, 20) are the snapshots, bids first.
     """
 
     ns: Nanoseconds
-    kind: NDArray[np.int8]
-    price: Floats
-    size: Floats
-    aggressor: NDArray[np.int8]
-    best_price: Floats
-    best_size: Floats
-    row: NDArray[np.int64]
+    moment: NDArray[Any]
     level_price: Floats
     level_size: Floats
-    funding: Floats
 
 
 class Queue(NamedTuple):
@@ -126,20 +130,16 @@ def _stream(market: Market) -> Events:
         both = np.concatenate([np.full(counts[0], np.nan), best, levels[:, 0]])[order]
         return both[_latest(~np.isnan(both))]
 
-    snapshot = _latest(kind == SNAPSHOT)
-    return Events(
-        ns=ns,
-        kind=kind,
-        price=of_prints(trades.price).astype(float),
-        size=of_prints(trades.size).astype(float),
-        aggressor=of_prints(trades.side).astype(np.int8),
-        best_price=_pair(of_quotes(bbo.bid_price, book.bid_price), of_quotes(bbo.ask_price, book.ask_price)),
-        best_size=_pair(of_quotes(bbo.bid_size, book.bid_size), of_quotes(bbo.ask_size, book.ask_size)),
-        row=np.where(kind[snapshot] == SNAPSHOT, row[snapshot], -1),
-        level_price=_pair(book.bid_price, book.ask_price),
-        level_size=_pair(book.bid_size, book.ask_size),
-        funding=funding_paid(market, ns),
-    )
+    snapshot, moment = _latest(kind == SNAPSHOT), np.zeros(len(ns), MOMENT)
+    moment["kind"], moment["row"] = kind, np.where(kind[snapshot] == SNAPSHOT, row[snapshot], -1)
+    for name, values in (("price", trades.price), ("size", trades.size), ("aggressor", trades.side)):
+        moment[name] = of_prints(values)
+    moment["best_price"][:, 0] = of_quotes(bbo.bid_price, book.bid_price)
+    moment["best_price"][:, 1] = of_quotes(bbo.ask_price, book.ask_price)
+    moment["best_size"][:, 0] = of_quotes(bbo.bid_size, book.bid_size)
+    moment["best_size"][:, 1] = of_quotes(bbo.ask_size, book.ask_size)
+    moment["funding"] = funding_paid(market, ns)
+    return Events(ns, moment, _pair(book.bid_price, book.ask_price), _pair(book.bid_size, book.ask_size))
 
 
 def _latest(at: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -7,15 +7,16 @@ opposite quote that reaches it, would have met our order first. No print fills m
 one parent.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
 
-from hyperdapo.execution.events import PRINT, QUOTE, SNAPSHOT, Arrivals, Events, Fills, Queue
+from hyperdapo.execution.events import PRINT, QUOTE, SNAPSHOT, Events, Queue, Records
 from hyperdapo.market.columns import Floats
 
 UNKNOWN = -1.0  # size of a level that no message has shown
+INNER: dict[str, Any] = {"cache": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # not called from Python
 DUST = 1e-9  # coin; less than that is the rounding of floating point
 
 
@@ -30,8 +31,8 @@ class Resting(NamedTuple):
 
 
 @njit(cache=True)
-def replay(events: Events, orders: Arrivals, queue: Queue, fills: Fills) -> None:
-    """Fill in `fills`, order by order; no order sees another, but those of one parent share the prints."""
+def replay(events: Events, orders: Records, queue: Queue, fills: Records) -> None:
+    """Fill in `fills` (records of `Fills`) for `orders` (of `Arrivals`); only those of one parent see each other."""
     alone = np.zeros(0)
     spent, base, parent = alone, 0, -1
     for position in range(len(orders)):
@@ -52,8 +53,8 @@ def replay(events: Events, orders: Arrivals, queue: Queue, fills: Fills) -> None
             fills[order].swept, fills[order].swept_usd, fills[order].deepest = swept, usd, deepest
 
 
-@njit(cache=True)
-def _span(orders: Arrivals, position: int) -> tuple[int, int]:
+@njit(**INNER)
+def _span(orders: Records, position: int) -> tuple[int, int]:
     """First and last event of the lives of an order and its siblings."""
     order = orders[position].sequence
     parent, base, end = orders[order].parent, orders[order].first, orders[order].last
@@ -64,8 +65,8 @@ def _span(orders: Arrivals, position: int) -> tuple[int, int]:
     return base, end
 
 
-@njit(cache=True)
-def _live(events: Events, orders: Arrivals, order: int, queue: Queue, fills: Fills, spent: Floats, base: int) -> float:
+@njit(**INNER)
+def _live(events: Events, orders: Records, order: int, queue: Queue, fills: Records, spent: Floats, base: int) -> float:
     """From arrival to cancel: take what the limit reaches, then rest. Returns the size that is left.
 
     `spent` is what siblings have had of each print, from event `base` on; empty where there are none.
@@ -88,9 +89,9 @@ def _live(events: Events, orders: Arrivals, order: int, queue: Queue, fills: Fil
             filled = before - state.remaining
             if filled > 0.0:
                 fills[order].last_event = event - 1
-                bid, ask = events.best_price[event - 1, 0], events.best_price[event - 1, 1]
+                bid, ask = events.moment[event - 1].best_price[0], events.moment[event - 1].best_price[1]
                 fills[order].made_mid_usd += filled * (bid + ask) / 2
-                fills[order].made_funding += filled * events.funding[event - 1]
+                fills[order].made_funding += filled * events.moment[event - 1].funding
     left = state.remaining if state.remaining > DUST else 0.0
     fills[order].made = orders[order].size - taken - left
     return left
@@ -114,29 +115,28 @@ def wait(
     `path` (m, 2), where it is not empty, gets what stands before the order and what is left of it after each event.
     """
     own, opposite, start = 0 if side > 0 else 1, 1 if side > 0 else 0, event
-    kinds, best, prices, sizes, aggressors = events.kind, events.best_price, events.price, events.size, events.aggressor
-    rows, level_price, level_size, best_size = events.row, events.level_price, events.level_size, events.best_size
+    moment, level_price, level_size = events.moment, events.level_price, events.level_size
     while event < last:
         before = state.remaining
-        if kinds[event] == PRINT:
-            if aggressors[event] != side:
-                size = sizes[event] - spent[event - base] if len(spent) else sizes[event]
-                state = _printed(state, side * (limit - prices[event]), size)
+        if moment[event].kind == PRINT:
+            if moment[event].aggressor != side:
+                size = moment[event].size - spent[event - base] if len(spent) else moment[event].size
+                state = _printed(state, side * (limit - moment[event].price), size)
                 if len(spent):
                     spent[event - base] += before - state.remaining
         else:
-            crossed = side * (limit - best[event, opposite]) >= 0.0
+            crossed = side * (limit - moment[event].best_price[opposite]) >= 0.0
             if crossed and state.exposed:
                 state = Resting(0.0, 0.0, 0.0, 0.0, True)
             else:
                 state = Resting(state.remaining, state.ahead, state.visible, state.traded, not crossed)
-                before_best = side * (limit - best[event, own])
+                before_best = side * (limit - moment[event].best_price[own])
                 if before_best > 0.0:
                     state = _seen(state, 0.0, exponent)
                 elif before_best == 0.0:
-                    state = _seen(state, best_size[event, own], exponent)
-                elif kinds[event] == SNAPSHOT:  # a best quote before ours says nothing of our level
-                    state = _seen(state, _level(level_price, level_size, rows[event], own, side, limit), exponent)
+                    state = _seen(state, moment[event].best_size[own], exponent)
+                elif moment[event].kind == SNAPSHOT:  # a best quote before ours says nothing of our level
+                    state = _seen(state, _level(level_price, level_size, moment[event].row, own, side, limit), exponent)
         if len(path):
             path[event - start, 0], path[event - start, 1] = state.ahead, state.remaining
         event += 1
@@ -145,23 +145,23 @@ def wait(
     return event, state
 
 
-@njit(cache=True)
+@njit(**INNER)
 def reaches(events: Events, event: int, side: int, price: float) -> bool:
     """Whether a limit at `price` would trade with the best quote of the other side."""
     opposite = 1 if side > 0 else 0
-    return bool(side * (price - events.best_price[event, opposite]) >= 0.0)
+    return bool(side * (price - events.moment[event].best_price[opposite]) >= 0.0)
 
 
 @njit(cache=True)
 def sweep(events: Events, event: int, side: int, limit: float, size: float) -> tuple[float, float, float]:
     """Take up to `size` from the visible book, at `limit` or better: size taken, USD paid, the last price reached."""
     opposite = 1 if side > 0 else 0
-    best = events.best_price[event, opposite]
+    best = events.moment[event].best_price[opposite]
     if side * (limit - best) < 0.0:
         return 0.0, 0.0, best
-    taken = min(size, events.best_size[event, opposite])
+    taken = min(size, events.moment[event].best_size[opposite])
     usd, deepest = taken * best, best
-    row = events.row[event]
+    row = events.moment[event].row
     if row >= 0:
         for level in range(events.level_price.shape[2]):
             price = events.level_price[row, opposite, level]
@@ -181,12 +181,12 @@ def rest(events: Events, event: int, side: int, price: float, remaining: float, 
     return Resting(remaining, ahead if queue.joined else 0.0, visible, 0.0, not reaches(events, event, side, price))
 
 
-@njit(cache=True)
+@njit(**INNER)
 def shown_size(events: Events, event: int, side: int, price: float) -> float:
     """Size that the newest message about a price shows there: its own quotes come before the snapshot's level."""
     own = 0 if side > 0 else 1
-    while event >= 0 and events.kind[event] != SNAPSHOT:
-        if events.kind[event] == QUOTE and side * (price - events.best_price[event, own]) >= 0.0:
+    while event >= 0 and events.moment[event].kind != SNAPSHOT:
+        if events.moment[event].kind == QUOTE and side * (price - events.moment[event].best_price[own]) >= 0.0:
             break
         event -= 1
     return visible_size(events, max(event, 0), side, price)
@@ -196,12 +196,12 @@ def shown_size(events: Events, event: int, side: int, price: float) -> float:
 def visible_size(events: Events, event: int, side: int, price: float) -> float:
     """Size resting at `price` on our side: 0 inside the spread or between levels, UNKNOWN beyond the visible book."""
     own = 0 if side > 0 else 1
-    best = events.best_price[event, own]
+    best = events.moment[event].best_price[own]
     if price == best:
-        return float(events.best_size[event, own])
+        return float(events.moment[event].best_size[own])
     if side * (price - best) > 0.0:
         return 0.0
-    return _level(events.level_price, events.level_size, events.row[event], own, side, price)
+    return _level(events.level_price, events.level_size, events.moment[event].row, own, side, price)
 
 
 @njit(cache=True, inline="always")
@@ -217,12 +217,12 @@ def _level(level_price: Floats, level_size: Floats, row: int, own: int, side: in
     return UNKNOWN
 
 
-@njit(cache=True)
+@njit(**INNER)
 def usual_size(events: Events, event: int, side: int) -> float:
     """What a price step holds on average in the newest snapshot of our side: the guess for a level beyond it."""
-    own, row = 0 if side > 0 else 1, events.row[event]
+    own, row = 0 if side > 0 else 1, events.moment[event].row
     if row < 0:
-        return float(events.best_size[event, own])
+        return float(events.moment[event].best_size[own])
     best, total, span, step = events.level_price[row, own, 0], events.level_size[row, own, 0], 0.0, np.inf
     for level in range(1, events.level_price.shape[2]):
         if np.isnan(events.level_price[row, own, level]):

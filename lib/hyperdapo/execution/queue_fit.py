@@ -131,11 +131,11 @@ def _needed(events: Events, maker: Maker, exponent: float) -> float:
 def _outlived(events: Events, maker: Maker) -> float:
     """The chance that an order of the maker's level was not among those cancelled, whatever its place."""
     own, since = (0 if maker.side > 0 else 1), slice(maker.first + 1, maker.filled)
-    kind, price = events.kind[since], events.price[since]
-    prints = (kind == PRINT) & (price == maker.price) & (events.aggressor[since] == -maker.side)
-    shown = (kind != PRINT) & (events.best_price[since, own] == maker.price)
-    printed = np.cumsum(np.where(prints, events.size[since], 0.0))[shown]
-    size = np.concatenate([[maker.ahead + maker.size], events.best_size[since, own][shown]])
+    kind, price = events.moment["kind"][since], events.moment["price"][since]
+    prints = (kind == PRINT) & (price == maker.price) & (events.moment["aggressor"][since] == -maker.side)
+    shown = (kind != PRINT) & (events.moment["best_price"][since, own] == maker.price)
+    printed = np.cumsum(np.where(prints, events.moment["size"][since], 0.0))[shown]
+    size = np.concatenate([[maker.ahead + maker.size], events.moment["best_size"][since, own][shown]])
     expected = np.maximum(size[:-1] - np.diff(printed, prepend=0.0), _SAME)
     return float(np.prod(np.minimum(size[1:] / expected, 1.0)))
 
@@ -143,16 +143,22 @@ def _outlived(events: Events, maker: Maker) -> float:
 def _printed_before(events: Events, maker: Maker, event: int) -> float:
     """Coin printed at the maker's price after it joined and before an event."""
     since = slice(maker.first + 1, event)
-    prints = (events.kind[since] == PRINT) & (events.price[since] == maker.price)
-    return float(events.size[since][prints & (events.aggressor[since] == -maker.side)].sum())
+    prints = (events.moment["kind"][since] == PRINT) & (events.moment["price"][since] == maker.price)
+    return float(events.moment["size"][since][prints & (events.moment["aggressor"][since] == -maker.side)].sum())
 
 
 def _makers(events: Events, own: int) -> Iterator[Maker]:
     """The orders of a side that are seen to join the best level and recognised when they are filled."""
     side, price, left = (1 if own == 0 else -1), np.nan, 0.0
     waiting: dict[float, list[tuple[float, int, float]]] = {}
-    columns = (events.kind, events.price, events.size, events.aggressor, events.best_price[:, own])
-    rows = zip(*(column.tolist() for column in (*columns, events.best_size[:, own])), strict=True)
+    columns = (
+        events.moment["kind"],
+        events.moment["price"],
+        events.moment["size"],
+        events.moment["aggressor"],
+        events.moment["best_price"][:, own],
+    )
+    rows = zip(*(column.tolist() for column in (*columns, events.moment["best_size"][:, own])), strict=True)
     for event, (kind, print_price, print_size, aggressor, best, size) in enumerate(rows):
         if kind == PRINT:
             if aggressor == -side:

@@ -18,7 +18,7 @@ from hyperdapo.errors import OrderError
 from hyperdapo.execution import kernel
 from hyperdapo.execution.accounting import SECOND, Life, account, markouts
 from hyperdapo.execution.draws import uniform
-from hyperdapo.execution.events import PRINT, Arrivals, Events, Fills, Queue, stream
+from hyperdapo.execution.events import PRINT, Arrivals, Events, Fills, Queue, Records, stream
 from hyperdapo.market.book import Market
 from hyperdapo.market.columns import Floats, Nanoseconds, take
 from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD, on_grid
@@ -140,15 +140,15 @@ def trace_order(market: Market, order: Mapping[str, Any], execution: Execution) 
         rest = path[event - first :]
         event, state = kernel.wait(events, event, last, state, side, limit, queue.exponent, _ALONE, 0, rest)
     lived, path = slice(first, event), path[: event - first]
-    prints = (events.kind[lived] == PRINT) & (np.arange(len(path)) > 0)
+    prints = (events.moment["kind"][lived] == PRINT) & (np.arange(len(path)) > 0)
     return pd.DataFrame(
         {
             "exchange_ns": np.maximum(events.ns[lived], order["arrival_ns"]),
-            "bid": events.best_price[lived, 0],
-            "ask": events.best_price[lived, 1],
-            "print_price": np.where(prints, events.price[lived], np.nan),
-            "print_size": np.where(prints, events.size[lived], np.nan),
-            "aggressor": np.where(prints, events.aggressor[lived], 0),
+            "bid": events.moment["best_price"][lived, 0],
+            "ask": events.moment["best_price"][lived, 1],
+            "print_price": np.where(prints, events.moment["price"][lived], np.nan),
+            "print_size": np.where(prints, events.moment["size"][lived], np.nan),
+            "aggressor": np.where(prints, events.moment["aggressor"][lived], 0),
             "queue_ahead": path[:, 0],
             "filled": order["size"] - path[:, 1],
         }
@@ -235,9 +235,14 @@ def _filled(events: Events, arrivals: Arrivals, queue: Queue) -> Fills:
     return Fills(*(np.ascontiguousarray(told[name]) for name in Fills._fields))
 
 
-def _records(columns: Arrivals | Fills) -> Any:
+def _records(columns: Arrivals | Fills) -> Records:
     """Columns as one array of records: a kernel that takes few arrays compiles in half the time."""
-    return np.rec.fromarrays(list(columns), names=list(columns._fields), aligned=True)
+    fields = columns._asdict()
+    dtype = np.dtype([(name, values.dtype) for name, values in fields.items()], align=True)
+    records = np.empty(len(columns.side if isinstance(columns, Arrivals) else columns.made), dtype)
+    for name, values in fields.items():
+        records[name] = values
+    return records.view(np.recarray)
 
 
 def _checked_mid(market: Market, orders: pd.DataFrame) -> Floats:
