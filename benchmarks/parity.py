@@ -89,7 +89,7 @@ def _replayed(events: Events, order: pd.Series, rules: tuple[str, ...]) -> tuple
         ):
             state = Resting(0.0, 0.0, 0.0, 0.0, True)
         else:
-            _, state = kernel.wait(events, event, event + 1, state, side, limit, np.inf, NOBODY, 0, NO_PATH)
+            _, state = kernel.wait(events, event, event + 1, state, side, limit, np.inf, NOBODY, kernel.ALONE, NO_PATH)
         if state.remaining <= kernel.DUST:
             return 0.0, int(events.ns[event]), "filled"
     return state.remaining, -1, "completed"
@@ -98,7 +98,7 @@ def _replayed(events: Events, order: pd.Series, rules: tuple[str, ...]) -> tuple
 def _last_shown(events: Events, event: int, side: int, price: float) -> float:
     """What the newest message that could see a price showed there; 0 for none."""
     while event >= 0:
-        size = kernel.visible_size(events, event, side, price)
+        size = kernel.visible_size.py_func(events, event, side, price)
         quote_above = events.moment["kind"][event] != PRINT and size != kernel.UNKNOWN
         if quote_above and not _passed_over(events, event, side, price):
             return size

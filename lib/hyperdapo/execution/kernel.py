@@ -15,6 +15,7 @@ from numba import njit
 from hyperdapo.execution.events import PRINT, QUOTE, SNAPSHOT, Events, Queue, Records
 from hyperdapo.market.columns import Floats
 
+ALONE = -1  # no event: an order without siblings
 UNKNOWN = -1.0  # size of a level that no message has shown
 INNER: dict[str, Any] = {"cache": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # not called from Python
 DUST = 1e-9  # coin; less than that is the rounding of floating point
@@ -31,22 +32,25 @@ class Resting(NamedTuple):
 
 
 @njit(cache=True)
-def replay(events: Events, orders: Records, queue: Queue, fills: Records) -> None:
-    """Fill in `fills` (records of `Fills`) for `orders` (of `Arrivals`); only those of one parent see each other."""
-    alone = np.zeros(0)
-    spent, base, parent = alone, 0, -1
+def replay(events: Events, orders: Records, queue: Queue, fills: Records, spent: Floats, path: Floats) -> None:
+    """Fill in `fills` (records of `Fills`) for `orders` (of `Arrivals`); only those of one parent see each other.
+
+    `spent` (n,) is room to note what siblings have had of each event, `path` is empty.
+    """
+    base, parent = ALONE, -1
     for position in range(len(orders)):
         order = orders[position].sequence
         if orders[order].parent != parent:
-            parent, spent = orders[order].parent, alone
+            parent, base = orders[order].parent, ALONE
             if parent >= 0:
                 base, end = _span(orders, position)
-                spent = np.zeros(max(end - base, 0))
+                for event in range(end - base):
+                    spent[event] = 0.0
         side, limit, left = orders[order].side, orders[order].limit, orders[order].size
         if orders[order].resting:
             fills[order].rejected = orders[order].post_only and reaches(events, orders[order].first, side, limit)
             if not fills[order].rejected:
-                left = _live(events, orders, order, queue, fills, spent, base)
+                left = _live(events, orders, order, queue, fills, spent, base, path)
         fills[order].completed = left
         if left > 0.0:
             swept, usd, deepest = sweep(events, orders[order].final, side, side * np.inf, left)
@@ -66,10 +70,12 @@ def _span(orders: Records, position: int) -> tuple[int, int]:
 
 
 @njit(**INNER)
-def _live(events: Events, orders: Records, order: int, queue: Queue, fills: Records, spent: Floats, base: int) -> float:
+def _live(
+    events: Events, orders: Records, order: int, queue: Queue, fills: Records, spent: Floats, base: int, path: Floats
+) -> float:
     """From arrival to cancel: take what the limit reaches, then rest. Returns the size that is left.
 
-    `spent` is what siblings have had of each print, from event `base` on; empty where there are none.
+    `spent` is what siblings have had of each print, from event `base` on; `base` is `ALONE` where there are none.
     """
     side, limit, first = orders[order].side, orders[order].limit, orders[order].first
     taken, usd, _ = sweep(events, first, side, limit, orders[order].size)
@@ -79,7 +85,6 @@ def _live(events: Events, orders: Records, order: int, queue: Queue, fills: Reco
     state = rest(events, first, side, limit, orders[order].size - taken, queue)
     if state.remaining > DUST:
         fills[order].queue_ahead, fills[order].estimated = state.ahead, state.visible == UNKNOWN
-        path = np.zeros((0, 2))
         event, last = first + 1, orders[order].last
         while state.remaining > DUST and event < last:
             before = state.remaining
@@ -120,9 +125,9 @@ def wait(
         before = state.remaining
         if moment[event].kind == PRINT:
             if moment[event].aggressor != side:
-                size = moment[event].size - spent[event - base] if len(spent) else moment[event].size
+                size = moment[event].size - spent[event - base] if base >= 0 else moment[event].size
                 state = _printed(state, side * (limit - moment[event].price), size)
-                if len(spent):
+                if base >= 0:
                     spent[event - base] += before - state.remaining
         else:
             crossed = side * (limit - moment[event].best_price[opposite]) >= 0.0
@@ -192,7 +197,7 @@ def shown_size(events: Events, event: int, side: int, price: float) -> float:
     return visible_size(events, max(event, 0), side, price)
 
 
-@njit(cache=True)
+@njit(**INNER)
 def visible_size(events: Events, event: int, side: int, price: float) -> float:
     """Size resting at `price` on our side: 0 inside the spread or between levels, UNKNOWN beyond the visible book."""
     own = 0 if side > 0 else 1

@@ -37,7 +37,7 @@ HEAVIEST = 20.0
 EXPONENTS = np.array([0.0, 0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, np.inf])
 _DRAWS = 400
 _SAME = 1e-9  # coin
-_ALONE = np.zeros(0)
+_NOTHING = np.zeros(0)
 
 
 class Maker(NamedTuple):
@@ -121,7 +121,9 @@ def _needed(events: Events, maker: Maker, exponent: float) -> float:
     start, last = maker.first + 1, maker.filled + 1
     path = np.empty((last - start, 2))
     state = Resting(maker.size, maker.ahead, maker.ahead + maker.size, 0.0, True)
-    event, state = kernel.wait(events, start, last, state, maker.side, maker.price, exponent, _ALONE, 0, path)
+    event, state = kernel.wait(
+        events, start, last, state, maker.side, maker.price, exponent, _NOTHING, kernel.ALONE, path
+    )
     if state.remaining == maker.size:
         return _printed_before(events, maker, maker.filled) + (path[-2, 0] if len(path) > 1 else maker.ahead)
     before = path[event - start - 2, 0] if event - start > 1 else maker.ahead

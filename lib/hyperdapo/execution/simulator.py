@@ -29,7 +29,7 @@ ORDER_COLUMNS = ("order_id", "decision_ns", "side", "size", "horizon_s", "limit_
 
 _THESIS_MS = (5.0, 50.0)  # §3.5.1
 _MEDIAN_MS, _P99_MS = 200.0, 900.0  # order to fill of a near client
-_ALONE = np.zeros(0)  # of each print nothing has gone to siblings
+_NOTHING = np.zeros(0)
 _LATE_S = 60.0  # what latencies may add to an order's life
 _LONGEST_S = 1e9  # no horizon is longer: it would overflow the nanoseconds
 
@@ -138,7 +138,9 @@ def trace_order(market: Market, order: Mapping[str, Any], execution: Execution) 
     path[0], event = (state.ahead, state.remaining), first + 1
     while state.remaining > kernel.DUST and event < last:
         rest = path[event - first :]
-        event, state = kernel.wait(events, event, last, state, side, limit, queue.exponent, _ALONE, 0, rest)
+        event, state = kernel.wait(
+            events, event, last, state, side, limit, queue.exponent, _NOTHING, kernel.ALONE, rest
+        )
     lived, path = slice(first, event), path[: event - first]
     prints = (events.moment["kind"][lived] == PRINT) & (np.arange(len(path)) > 0)
     return pd.DataFrame(
@@ -231,7 +233,8 @@ def _filled(events: Events, arrivals: Arrivals, queue: Queue) -> Fills:
         **{name: np.zeros(count) for name in sums},
     )
     told = _records(fills)
-    kernel.replay(events, _records(arrivals), queue, told)
+    spent = np.zeros(len(events.ns) if (arrivals.parent >= 0).any() else 0)
+    kernel.replay(events, _records(arrivals), queue, told, spent, np.zeros((0, 2)))
     return Fills(*(np.ascontiguousarray(told[name]) for name in Fills._fields))
 
 
