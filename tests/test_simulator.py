@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hand_built import ASKS, BIDS, at, execution, known_at, market, order, orders
 from hyperdapo.errors import OrderError
-from hyperdapo.execution.simulator import replay_by_day, replay_orders, trace_order
+from hyperdapo.execution.simulator import replay_in_parts, replay_orders, trace_order
 from hyperdapo.market.book import Market
 from hyperdapo.market.columns import Contexts
 from hyperdapo.market.grid import snap_price, snap_size
@@ -265,7 +265,7 @@ class TestTime:
         assert before.filled and not after.filled_passive
 
 
-class TestByDay:
+class TestInParts:
     @staticmethod
     def at_midnight() -> Market:
         """A market that begins 15 minutes before midnight and ends 15 after it."""
@@ -277,7 +277,7 @@ class TestByDay:
         }
         return replace(tape, **moved)
 
-    def test_day_by_day_is_the_same_as_the_whole(self, tmp_path: Path) -> None:
+    def test_part_by_part_is_the_same_as_the_whole(self, tmp_path: Path) -> None:
         tape = self.at_midnight()
         ns = np.random.default_rng(0).integers(tape.top.local_ns[0] + 10**9, tape.top.local_ns[-1] - 200 * 10**9, 300)
         rows = [order(decision=0, order_id=number, size=0.5) for number in range(300)]
@@ -285,10 +285,10 @@ class TestByDay:
         batch = orders(*rows).assign(decision_ns=ns, limit_price=best.bid_price)
         batch.index = np.arange(300)[::-1]
         tape.save(tmp_path)
-        apart = replay_by_day(tmp_path, batch, execution(), seed=1)
+        apart = replay_in_parts(tmp_path, batch, execution(), seed=1)
         pd.testing.assert_frame_equal(apart, replay_orders(tape, batch, execution(), seed=1))
         with pytest.raises(OrderError, match="outside the data"):
-            replay_by_day(tmp_path, batch.assign(decision_ns=ns + 3600 * 10**9), execution(), seed=1)
+            replay_in_parts(tmp_path, batch.assign(decision_ns=ns + 3600 * 10**9), execution(), seed=1)
 
 
 class TestFunding:

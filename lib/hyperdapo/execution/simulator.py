@@ -96,18 +96,18 @@ def replay_orders(
     )
 
 
-def replay_by_day(
+def replay_in_parts(
     folder: Path, orders: pd.DataFrame, execution: Execution, seed: int, markouts_s: Sequence[float] = MARKOUTS_S
 ) -> pd.DataFrame:
-    """`replay_orders` on what `02_preprocess` wrote into a folder, with one day of it in memory at a time.
+    """`replay_orders` on what `02_preprocess` wrote into a folder, with a quarter of a day in memory at a time.
 
-    Each order is replayed on the day (UTC) of its decision and what follows of its life; the V of eq. 2.4 is that
-    day's. Returns the rows in the order of `orders`, and raises as `replay_orders` and `Market.by_day`.
+    Each order is replayed on the part of its decision and what follows of its life; the V of eq. 2.4 is that part's.
+    Returns the rows in the order of `orders`, and raises as `replay_orders` and `Market.in_parts`.
     """
     decision_ns = orders["decision_ns"].to_numpy(float)
     after_s = float(orders["horizon_s"].max()) + max(markouts_s, default=0.0) + _LATE_S if len(orders) else 0.0
     parts, begins = [], -np.inf
-    for (_, ends), market in Market.by_day(folder, after_s=after_s):
+    for (_, ends), market in Market.in_parts(folder, after_s=after_s):
         rows = np.flatnonzero((decision_ns >= begins) & (decision_ns < ends))
         parts.append(replay_orders(market, orders.iloc[rows], execution, seed, markouts_s).set_axis(rows))
         begins = ends
