@@ -24,11 +24,17 @@ def damage(line: str) -> str | None:
         return f"{requirement.name} is not installed"
     if not requirement.specifier.contains(found.version, prereleases=True):
         return f"{requirement.name} is {found.version}, the lock says {requirement.specifier}"
-    missing = [file for file in found.files or [] if file.suffix != ".pyc" and not Path(found.locate_file(file)).exists()]
+    missing = [
+        file for file in found.files or [] if file.suffix != ".pyc" and not Path(found.locate_file(file)).exists()
+    ]
     return f"{requirement.name} lacks {missing[0]}" if missing else None
 
 
-lines = [line for name in ("requirements.lock", "requirements-model.lock") for line in (REPOSITORY / name).read_text().splitlines()]
+lines = [
+    line
+    for name in ("requirements.lock", "requirements-model.lock")
+    for line in (REPOSITORY / name).read_text().splitlines()
+]
 problems = [problem for line in lines if re.match(r"\w", line) and (problem := damage(line))]
 problems += [problem] if (problem := damage("hyperdapo")) else []
 sys.exit("\n".join(problems) or 0)

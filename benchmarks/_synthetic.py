@@ -10,7 +10,7 @@ from hyperdapo.params import load
 
 ASSET = "BTC"
 CHANNELS = ("l2Book", "bbo", "trades")
-PARAMETERS = load("sample")
+PARAMETERS = load("sample", {"execution": {"impact_coefficient_bps": 70}})  # as 03 measures it on this world
 SZ_DECIMALS = PARAMETERS.asset_facts[ASSET].sz_decimals
 
 

@@ -3,10 +3,12 @@
 from datetime import UTC, datetime
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from hyperdapo.errors import ParameterError
-from hyperdapo.execution.costs import fee_rates, square_root_impact
+from hyperdapo.execution.costs import fee_rates, square_root_impact, with_measured_impact
+from hyperdapo.params import load
 
 
 def _ns(*moment: int) -> int:
@@ -44,3 +46,19 @@ def test_impact_is_the_square_root_of_the_share_of_the_day() -> None:
 def test_impact_stops_at_a_whole_day() -> None:
     assert square_root_impact([400.0, 1.0], 100.0, 10.0) == pytest.approx([10.0, 1.0])
     assert square_root_impact([0.0, 1.0], 0.0, 10.0) == pytest.approx([0.0, 10.0])
+
+
+def measured(value: float) -> pd.DataFrame:
+    return pd.DataFrame({"parameter": ["c_bps", "lambda_bps"], "value": [1.0, value]})
+
+
+def test_lambda_is_what_was_measured_unless_the_parameters_say_otherwise() -> None:
+    said = load("smoke", {"execution": {"impact_coefficient_bps": 10}})
+    assert with_measured_impact(load("smoke"), measured(71.0)).execution.impact_coefficient_bps == 71.0
+    assert with_measured_impact(load("smoke"), measured(-3.0)).execution.impact_coefficient_bps == 0.0
+    assert with_measured_impact(said, measured(71.0)) is said
+
+
+def test_a_lambda_that_could_not_be_measured_has_to_be_said() -> None:
+    with pytest.raises(ParameterError, match="impact_coefficient_bps"):
+        with_measured_impact(load("smoke"), measured(np.nan))

@@ -16,7 +16,7 @@ from hyperdapo.market import facts
 from hyperdapo.market.book import Market
 from hyperdapo.market.columns import take
 from hyperdapo.market.features import decision_grid
-from hyperdapo.market.quality import by_minute
+from hyperdapo.market.quality import by_minute, daily_volume
 from hyperdapo.paths import Paths
 from markets import SECOND, random_market
 from test_features import _market
@@ -118,7 +118,7 @@ class TestOrders:
 
     def test_daily_volume_is_that_of_the_minutes_observed(self) -> None:
         minutes = pd.DataFrame({"minute_ns": [0, 1, 7, 8], "volume": [2.0, 0.0, 6.0, 0.0]})
-        assert facts.daily_volume(minutes) == pytest.approx(8 * 1440 / 4)
+        assert daily_volume(minutes) == pytest.approx(8 * 1440 / 4)
 
 
 class TestImpact:
@@ -312,7 +312,7 @@ class TestFillCurve:
 def test_a_real_recording(recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tape = _market(recordings / "hyperliquid" / "2025-09-04" / "ETH.ndjson.gz", "ETH", 4)
     orders = whole(tape)
-    volume = facts.daily_volume(by_minute(tape.book, tape.bbo, tape.trades, tape.context))
+    volume = daily_volume(by_minute(tape.book, tape.bbo, tape.trades, tape.context))
     impact = facts.fit_impact(orders, volume, BLOCK_S, 0.95)
     fills = facts.fit_fill_curve(
         facts.reaches(tape, decision_grid(tape, 10.0), 60.0), facts.DISTANCES_BPS, BLOCK_S, 0.95

@@ -163,7 +163,7 @@ class Execution(_Section):
     block_ms: NonNegative
     queue: Literal["power", "risk_averse", "touch"]
     queue_exponent: NonNegative
-    impact_coefficient_bps: NonNegative
+    impact_coefficient_bps: NonNegative | None
     twap_slices: Count
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from hyperdapo.errors import ParameterError
 from hyperdapo.execution.costs import fee_rates, square_root_impact
 from hyperdapo.execution.events import Arrivals, Events, Fills, funding_paid
 from hyperdapo.market.book import Market
@@ -98,10 +99,12 @@ def markouts(events: Events, ended: Nanoseconds, side: Floats, horizons_s: Seque
     return {f"markout_{horizon:g}s_bps": side * (mids / start - 1) * 1e4 for horizon, mids in later.items()}
 
 
-def _volumes(market: Market, arrivals: Arrivals, fills: Fills, impact_coefficient_bps: float) -> Volumes:
+def _volumes(market: Market, arrivals: Arrivals, fills: Fills, coefficient_bps: float | None) -> Volumes:
     """What is taken beyond the visible book costs the last visible price, and the impact of eq. 2.4."""
+    if coefficient_bps is None:
+        raise ParameterError("execution.impact_coefficient_bps is null: give what 03 measured (`with_measured_impact`)")
     beyond = np.maximum(fills.completed - fills.swept, 0.0)
-    impact = square_root_impact(beyond, _daily_volume(market), impact_coefficient_bps)
+    impact = square_root_impact(beyond, _daily_volume(market), coefficient_bps)
     unseen_usd = np.where(beyond > 0, beyond * fills.deepest * (1 + arrivals.side * impact * 1e-4), 0.0)
     swept_usd = fills.swept_usd + unseen_usd
     return Volumes(
@@ -154,5 +157,7 @@ def _signed_bps(side: Floats, price: Floats, reference: Floats) -> Floats:
 
 
 def _daily_volume(market: Market) -> float:
+    if market.daily_volume is not None:
+        return market.daily_volume
     span = int(market.top.local_ns[-1] - market.top.local_ns[0])
     return float(market.trades.size.sum()) * _DAY / max(span, 1)

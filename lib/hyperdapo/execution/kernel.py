@@ -194,7 +194,7 @@ def shown_size(events: Events, event: int, side: int, price: float) -> float:
         if events.moment[event].kind == QUOTE and side * (price - events.moment[event].best_price[own]) >= 0.0:
             break
         event -= 1
-    return visible_size(events, max(event, 0), side, price)
+    return float(visible_size(events, max(event, 0), side, price))
 
 
 @njit(**INNER)

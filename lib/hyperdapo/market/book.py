@@ -39,8 +39,8 @@ _PART_NS = 6 * HOUR_NS
 class Market:
     """All that is known of one asset; `gaps` (m, 2) are intervals of `local_ns` without trustworthy data.
 
-    A market loaded in part knows the gaps of the whole, and with `begins_ns` when the whole begins (None: with the
-    first message here).
+    A market loaded in part knows of the whole the gaps, when it begins (`begins_ns`; None: with the first message here)
+    and how many coin are traded in 24 hours (`daily_volume`, V of eq. 2.4; None: as many as here).
     """
 
     asset: str
@@ -51,6 +51,7 @@ class Market:
     gaps: Nanoseconds
     context: Contexts = field(default_factory=lambda: empty(Contexts))
     begins_ns: int | None = None
+    daily_volume: float | None = None
 
     @cached_property
     def top(self) -> TopOfBook:
@@ -124,6 +125,7 @@ class Market:
             gaps=np.array(report["gaps"], dtype=np.int64).reshape(-1, 2),
             context=storage.read(Contexts, folder, span),
             begins_ns=report["begins_ns"],
+            daily_volume=report.get("daily_volume"),
         )
 
     @classmethod
@@ -143,7 +145,8 @@ class Market:
             append(self.book, self.bbo, self.trades, self.context)
         first, last = self.top.local_ns[[0, -1]].tolist()
         span = {"begins_ns": first if self.begins_ns is None else self.begins_ns, "ends_ns": last}
-        facts = {"asset": self.asset, "sz_decimals": self.sz_decimals, "gaps": self.gaps.tolist()} | span
+        facts = {"asset": self.asset, "sz_decimals": self.sz_decimals, "daily_volume": self.daily_volume} | span
+        facts["gaps"] = self.gaps.tolist()
         with atomic(folder / "cleaning.json") as temporary:
             temporary.write_text(json.dumps(facts | dict(report or {}), indent=1) + "\n")
 

@@ -19,7 +19,7 @@ from hyperdapo.market.columns import BookSnapshots, Contexts, Nanoseconds, TopOf
 from hyperdapo.market.days import DAY_NS, HOUR_NS, SECOND_NS, date_of
 from hyperdapo.market.messages import Decoder, Slice
 from hyperdapo.market.native import CHANNELS
-from hyperdapo.market.quality import by_minute
+from hyperdapo.market.quality import by_minute, daily_volume
 from hyperdapo.market.slices import SliceFile
 from hyperdapo.market.storage import writer
 from hyperdapo.market.tardis import downloaded
@@ -36,10 +36,10 @@ def preprocess(parameters: Parameters, asset: str, paths: Paths) -> dict[str, An
 
     Returns
     -------
-    The cleaning report: `messages` decoded by channel, `prints` decoded, `kept` rows by table, `dropped` by cause,
-    `gaps` (intervals of `local_ns`), `gap_s` in all, `begins_ns` and `ends_ns` (first and last message that was kept),
-    `first_ns` and `last_ns` (book), `cadence_s` of `l2Book`, and `days`: for each its `date`, `cadence_s`, rows kept by
-    table, and `gap_s`.
+    The cleaning report: `daily_volume` (V of eq. 2.4, coin), `messages` decoded by channel, `prints` decoded, `kept`
+    rows by table, `dropped` by cause, `gaps` (intervals of `local_ns`), `gap_s` in all, `begins_ns` and `ends_ns`
+    (first and last message that was kept), `first_ns` and `last_ns` (book), `cadence_s` of `l2Book`, and `days`: for
+    each its `date`, `cadence_s`, rows kept by table, and `gap_s`.
 
     Raises
     ------
@@ -62,8 +62,10 @@ def preprocess(parameters: Parameters, asset: str, paths: Paths) -> dict[str, An
                 f"{asset}: no valid l2Book message from {parameters.source.start} on; dropped {report['dropped']}"
             )
         split = split_span(report["first_ns"], report["last_ns"], parameters)
-    write_table(pd.concat(minutes, ignore_index=True), paths.data, "quality")
-    facts = {"asset": asset, "sz_decimals": parameters.asset_facts[asset].sz_decimals}
+    observed = pd.concat(minutes, ignore_index=True)
+    write_table(observed, paths.data, "quality")
+    facts: dict[str, Any] = {"asset": asset, "sz_decimals": parameters.asset_facts[asset].sz_decimals}
+    facts["daily_volume"] = daily_volume(observed)
     for name, content in (("split.json", split), ("cleaning.json", facts | report)):
         with atomic(paths.data / name) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n")

@@ -22,7 +22,6 @@ IMPACT_EXPONENT, FILL_EXPONENT = 0.5, 1.5  # the draft's: of eq. 2.4, and alpha 
 DISTANCES_BPS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 _ESTIMATES = ["parameter", "value", "ci_low", "ci_high", "draft"]
 _SECOND, _BPS, _FEWEST_BLOCKS = 1_000_000_000, 1e4, 5
-_MINUTES_OF_A_DAY = 1440
 _EXPONENTS = (-1.0, 2.0)  # where the free exponent of eq. 2.4 is looked for
 _SIZE_QUANTILES = (0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.98, 0.99, 1)  # of the bins, finer towards the largest orders
 
@@ -35,11 +34,6 @@ class Fit:
     parameters: pd.DataFrame
     curve: pd.DataFrame
     blocks: int
-
-
-def daily_volume(minutes: pd.DataFrame) -> float:
-    """V of eq. 2.4: coin traded per 24 hours of the minutes in which anything came (`quality.parquet`)."""
-    return float(minutes["volume"].sum()) * _MINUTES_OF_A_DAY / max(len(minutes), 1)
 
 
 def aggressive_orders(market: Market, from_ns: int, to_ns: int, after_s: float = 10.0) -> pd.DataFrame:

@@ -13,6 +13,7 @@ LISTING_4_8 = {"BTC": 0.71, "ETH": 0.65, "SOL": 0.68, "HYPE": 0.62}
 """Share of buys from which the draft's Listing 4.8 draws its training states."""
 
 _MINUTE, _BPS, _NS_PER_S = 60_000_000_000, 1e4, 1e9
+_MINUTES_OF_A_DAY = 1440
 
 
 def by_minute(book: BookSnapshots, bbo: TopOfBook, trades: Trades, context: Contexts) -> pd.DataFrame:
@@ -48,6 +49,11 @@ def by_minute(book: BookSnapshots, bbo: TopOfBook, trades: Trades, context: Cont
     joined = pd.concat(minutes, axis=1).sort_index().astype(float)
     counted = ["books", "quotes", *flow]
     return joined.fillna(dict.fromkeys(counted, 0.0)).rename_axis("minute_ns").reset_index()
+
+
+def daily_volume(minutes: pd.DataFrame) -> float:
+    """V of eq. 2.4: coin traded per 24 hours of the minutes in which anything came (`quality.parquet`)."""
+    return float(minutes["volume"].sum()) * _MINUTES_OF_A_DAY / max(len(minutes), 1)
 
 
 def _mark_error_bps(bbo: TopOfBook, context: Contexts) -> Floats:
