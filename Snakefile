@@ -69,13 +69,13 @@ MARKET = rules.preprocess.output[:7]
 
 rule features:
     input: CODE["03_features"], MARKET,
-    output: EACH.data / "features.parquet", EACH.data / "impact.parquet", notebook=rendered("03_features"),
+    output: EACH.data / "features.parquet", EACH.data / "laws.parquet", notebook=rendered("03_features"),
     params: values=VALUES["03_features"],
     shell: execute("03_features")
 
 
 rule preference_pairs:
-    input: CODE["04_preference_pairs"], MARKET, EACH.data / "features.parquet", EACH.data / "impact.parquet",
+    input: CODE["04_preference_pairs"], MARKET, EACH.data / "features.parquet", EACH.data / "laws.parquet",
     output: EACH.data / "outcomes.parquet", EACH.data / "pairs.parquet", notebook=rendered("04_preference_pairs"),
     params: values=VALUES["04_preference_pairs"],
     shell: execute("04_preference_pairs")
@@ -105,7 +105,7 @@ rule inference:
 
 
 rule backtest:
-    input: CODE["08_backtest"], MARKET, *(EACH.data / f"{name}.parquet" for name in ["features", "impact", "outcomes", "decisions"]),
+    input: CODE["08_backtest"], MARKET, *(EACH.data / f"{name}.parquet" for name in ["features", "laws", "outcomes", "decisions"]),
     output: EACH.data / "orders.parquet", notebook=rendered("08_backtest"),
     params: values=VALUES["08_backtest"],
     shell: execute("08_backtest")

@@ -10,7 +10,7 @@ from hyperdapo.params import load
 
 ASSET = "BTC"
 CHANNELS = ("l2Book", "bbo", "trades")
-PARAMETERS = load("sample", {"execution": {"impact_coefficient_bps": 70}})  # as 03 measures it on this world
+PARAMETERS = load("sample", {"execution": {"impact_coefficient_bps": 70, "queue_exponent": 1}})
 SZ_DECIMALS = PARAMETERS.asset_facts[ASSET].sz_decimals
 
 

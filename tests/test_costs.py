@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from hyperdapo.errors import ParameterError
-from hyperdapo.execution.costs import fee_rates, square_root_impact, with_measured_impact
+from hyperdapo.execution.costs import fee_rates, square_root_impact
+from hyperdapo.execution.measured import as_measured
 from hyperdapo.params import load
 
 
@@ -48,17 +49,23 @@ def test_impact_stops_at_a_whole_day() -> None:
     assert square_root_impact([0.0, 1.0], 0.0, 10.0) == pytest.approx([0.0, 10.0])
 
 
-def measured(value: float) -> pd.DataFrame:
-    return pd.DataFrame({"parameter": ["c_bps", "lambda_bps"], "value": [1.0, value]})
+def laws(lambda_bps: float, queue_exponent: float) -> pd.DataFrame:
+    found = {"beta": 0.1, "lambda_bps": lambda_bps, "queue_exponent": queue_exponent}
+    return pd.DataFrame({"parameter": list(found), "value": list(found.values())})
 
 
-def test_lambda_is_what_was_measured_unless_the_parameters_say_otherwise() -> None:
-    said = load("smoke", {"execution": {"impact_coefficient_bps": 10}})
-    assert with_measured_impact(load("smoke"), measured(71.0)).execution.impact_coefficient_bps == 71.0
-    assert with_measured_impact(load("smoke"), measured(-3.0)).execution.impact_coefficient_bps == 0.0
-    assert with_measured_impact(said, measured(71.0)) is said
+@pytest.mark.parametrize(("measured", "used"), [((71.0, 1.4), (71.0, 1.4)), ((-3.0, np.inf), (0.0, np.inf))])
+def test_null_stands_for_what_was_measured(measured: tuple[float, float], used: tuple[float, float]) -> None:
+    execution = as_measured(load("smoke"), laws(*measured)).execution
+    assert (execution.impact_coefficient_bps, execution.queue_exponent) == used
 
 
-def test_a_lambda_that_could_not_be_measured_has_to_be_said() -> None:
+def test_what_the_parameters_say_stands() -> None:
+    said = load("smoke", {"execution": {"impact_coefficient_bps": 10, "queue_exponent": 2}})
+    assert as_measured(said, laws(71.0, 1.4)).execution == said.execution
+
+
+def test_an_unknown_exponent_spreads_cancels_evenly_and_an_unknown_lambda_is_asked_for() -> None:
+    assert as_measured(load("smoke"), laws(71.0, np.nan)).execution.queue_exponent == 1.0
     with pytest.raises(ParameterError, match="impact_coefficient_bps"):
-        with_measured_impact(load("smoke"), measured(np.nan))
+        as_measured(load("smoke"), laws(np.nan, 1.0))

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from hand_built import market
-from hyperdapo.errors import DataError
-from hyperdapo.execution.queue_fit import fit_queue
+from hyperdapo.execution.queue_fit import QueueFit, fit_queue, observe_makers
 from hyperdapo.market.book import Market
 from markets import recorded
 
@@ -33,27 +33,42 @@ def churning_market(exponent: float, seed: int, seconds: int = 4000) -> Market:
     return market(quotes=quotes, prints=prints, end=second + 10)
 
 
+def fitted(tape: Market) -> QueueFit:
+    return fit_queue(observe_makers(tape, 0, np.iinfo(np.int64).max), block_s=300.0, confidence=0.95)
+
+
 @pytest.mark.parametrize("exponent", [1.0, 3.0])
 def test_a_known_exponent_is_found(exponent: float) -> None:
-    fit = fit_queue(churning_market(exponent, seed=2))
+    fit = fitted(churning_market(exponent, seed=2))
     assert fit.makers > 100 and fit.exponent_low <= fit.exponent <= fit.exponent_high
     assert fit.exponent == pytest.approx(exponent, rel=0.35)
     assert fit.all_ahead < fit.fitted < fit.risk_averse and fit.fitted == pytest.approx(fit.printed, abs=0.02)
 
 
 def test_more_cancels_behind_are_a_greater_exponent() -> None:
-    found = [fit_queue(churning_market(exponent, seed=3)).exponent for exponent in (0.5, 1.0, 2.0, 4.0)]
+    found = [fitted(churning_market(exponent, seed=3)).exponent for exponent in (0.5, 1.0, 2.0, 4.0)]
     assert found == sorted(found)
 
 
 def test_a_quiet_market_says_nothing() -> None:
-    with pytest.raises(DataError, match="only 0 orders of others"):
-        fit_queue(market())
+    fit = fitted(market())
+    assert fit.makers == 0 and np.isnan(fit.exponent)
+
+
+def test_parts_of_a_market_tell_what_the_whole_tells() -> None:
+    tape = churning_market(1.0, seed=2, seconds=1000)
+    whole = observe_makers(tape, 0, np.iinfo(np.int64).max)
+    middle = int(whole["first_ns"].median())
+    first, second = observe_makers(tape, 0, middle), observe_makers(tape, middle, np.iinfo(np.int64).max)
+    both = pd.concat([first, second]).set_index("first_ns").sort_index()
+    assert len(whole) - 3 <= len(both) <= len(whole)  # a life across the cut belongs to neither
+    assert observe_makers(tape, 0, 0).dtypes.equals(whole.dtypes)
+    pd.testing.assert_frame_equal(both, whole.set_index("first_ns").sort_index().loc[both.index])
 
 
 @pytest.mark.parametrize(("asset", "sz_decimals"), [("ETH", 4), ("BTC", 5), ("SOL", 2)])
 def test_real_recordings_lie_between_the_extremes(recordings: Path, asset: str, sz_decimals: int) -> None:
     path = recordings / "hyperliquid" / "2025-09-04" / f"{asset}.ndjson.gz"
-    fit = fit_queue(recorded(path, asset, sz_decimals))
+    fit = fitted(recorded(path, asset, sz_decimals))
     assert fit.makers > 100 and 0.5 < fit.exponent < 3 and fit.unweighted <= fit.exponent
     assert fit.all_ahead < fit.printed < fit.risk_averse

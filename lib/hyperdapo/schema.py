@@ -162,7 +162,7 @@ class Execution(_Section):
     fees: Fees
     block_ms: NonNegative
     queue: Literal["power", "risk_averse", "touch"]
-    queue_exponent: NonNegative
+    queue_exponent: NonNegative | None
     impact_coefficient_bps: NonNegative | None
     twap_slices: Count
 

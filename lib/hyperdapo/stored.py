@@ -13,7 +13,7 @@ from hyperdapo.paths import Paths, atomic, require
 WRITTEN_BY = {
     "quality": "02_preprocess",
     "features": "03_features",
-    "impact": "03_features",
+    "laws": "03_features",
     "outcomes": "04_preference_pairs",
     "pairs": "04_preference_pairs",
     "decisions": "07_inference",

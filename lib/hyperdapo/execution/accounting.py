@@ -102,7 +102,7 @@ def markouts(events: Events, ended: Nanoseconds, side: Floats, horizons_s: Seque
 def _volumes(market: Market, arrivals: Arrivals, fills: Fills, coefficient_bps: float | None) -> Volumes:
     """What is taken beyond the visible book costs the last visible price, and the impact of eq. 2.4."""
     if coefficient_bps is None:
-        raise ParameterError("execution.impact_coefficient_bps is null: give what 03 measured (`with_measured_impact`)")
+        raise ParameterError("execution.impact_coefficient_bps is null: fill it in with `as_measured`")
     beyond = np.maximum(fills.completed - fills.swept, 0.0)
     impact = square_root_impact(beyond, _daily_volume(market), coefficient_bps)
     unseen_usd = np.where(beyond > 0, beyond * fills.deepest * (1 + arrivals.side * impact * 1e-4), 0.0)

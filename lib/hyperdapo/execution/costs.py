@@ -3,11 +3,9 @@
 from datetime import UTC, datetime
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from hyperdapo.errors import ParameterError
-from hyperdapo.schema import Parameters
 
 HIGHEST_TIER = 6
 
@@ -76,22 +74,3 @@ def square_root_impact(size: ArrayLike, daily_volume: float, coefficient_bps: fl
     size = np.asarray(size, dtype=float)
     share = np.minimum(size / daily_volume, 1.0) if daily_volume > 0 else (size > 0).astype(float)
     return coefficient_bps * np.sqrt(share)
-
-
-def with_measured_impact(parameters: Parameters, impact: pd.DataFrame) -> Parameters:
-    """Where `execution.impact_coefficient_bps` is null, the lambda of eq. 2.4 that 03 measured (`impact.parquet`).
-
-    A lambda below zero, which little data can give, counts as none: nobody is paid for his impact.
-
-    Raises
-    ------
-    ParameterError
-        If 03 could not tell lambda.
-    """
-    if parameters.execution.impact_coefficient_bps is not None:
-        return parameters
-    measured = float(impact.set_index("parameter").loc["lambda_bps", "value"])
-    if np.isnan(measured):
-        raise ParameterError("03 could not measure eq. 2.4: set execution.impact_coefficient_bps to a number")
-    execution = parameters.execution.model_copy(update={"impact_coefficient_bps": max(measured, 0.0)})
-    return parameters.model_copy(update={"execution": execution})

@@ -22,17 +22,17 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from scipy.optimize import brentq
 
-from hyperdapo.errors import DataError
 from hyperdapo.execution import kernel
 from hyperdapo.execution.events import PRINT, Events, stream
 from hyperdapo.execution.kernel import Resting
 from hyperdapo.market.book import Market
 from hyperdapo.market.columns import Floats
-from hyperdapo.market.days import SECOND_NS, Span
+from hyperdapo.market.days import SECOND_NS
 
-FEWEST, MOST = 30, 1000  # makers that a fit rests on
+FEWEST = 30  # makers that a fit rests on
 HEAVIEST = 20.0
 EXPONENTS = np.array([0.0, 0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, np.inf])
 _DRAWS = 400
@@ -52,15 +52,13 @@ class Maker(NamedTuple):
 
 
 class QueueFit(NamedTuple):
-    """The fit of one asset.
+    """The fit of one asset: the exponent with its interval over blocks of time, `unweighted` without the weights.
 
-    `exponent` with its 95 % interval over blocks of time (infinity: all cancels were behind), `unweighted` without the
-    weights. The others are weighted means over the makers, shares of what stood before them: `printed` in truth, and
-    what would have had to print with this exponent (`fitted`), in a risk-averse queue, and in one whose cancels are all
-    before us (`all_ahead`).
+    Infinity: all cancels were behind; NaN: too few makers to tell. The others are weighted means over the makers,
+    shares of what stood before them: `printed` in truth, and what would have had to print with this exponent
+    (`fitted`), in a risk-averse queue, and in one whose cancels are all before us (`all_ahead`).
     """
 
-    asset: str
     makers: int
     exponent: float
     exponent_low: float
@@ -72,39 +70,50 @@ class QueueFit(NamedTuple):
     all_ahead: float
 
 
-def fit_queue(market: Market, span: Span | None = None, block_s: float = 300.0, seed: int = 0) -> QueueFit:
-    """Fit the exponent to the makers of a market, or of a span of it (exchange ns): the training span, as a rule.
+def observe_makers(market: Market, from_ns: int, to_ns: int, most: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """What the makers of a market tell whose lives lie within [from, to) of `exchange_ns`; of many, `most` at random.
 
-    Raises
-    ------
-    DataError
-        If too few makers were recognised.
+    Returns
+    -------
+    One row per maker: `first_ns`, `weight`, `printed` before its turn, and for each of `EXPONENTS` (a column of that
+    name) what would have had to print; shares of what stood before it
     """
-    events, (from_ns, to_ns) = stream(market), span or (0, np.iinfo(np.int64).max)
+    events = stream(market)
     makers = [maker for own in (0, 1) for maker in _makers(events, own)]
     makers = [maker for maker in makers if from_ns <= events.ns[maker.first] and events.ns[maker.filled] < to_ns]
+    if len(makers) > most:
+        chosen = np.random.default_rng(seed).choice(len(makers), most, replace=False)
+        makers = [makers[row] for row in np.sort(chosen)]
+    rows = [
+        (
+            int(events.ns[maker.first]),
+            1.0 / max(_outlived(events, maker), 1 / HEAVIEST),
+            _printed_before(events, maker, maker.filled) / maker.ahead,
+            *(_needed(events, maker, exponent) / maker.ahead for exponent in EXPONENTS),
+        )
+        for maker in makers
+    ]
+    told = pd.DataFrame(rows, columns=["first_ns", "weight", "printed", *EXPONENTS], dtype=float)
+    return told.assign(first_ns=np.array([row[0] for row in rows], dtype=np.int64))
+
+
+def fit_queue(makers: pd.DataFrame, block_s: float, confidence: float, seed: int = 0) -> QueueFit:
+    """The exponent with which, on average, as much must print before the makers' turns as did."""
     if len(makers) < FEWEST:
-        raise DataError(f"{market.asset}: only {len(makers)} orders of others were recognised; fit over a longer span")
-    rng = np.random.default_rng(seed)
-    if len(makers) > MOST:
-        makers = [makers[row] for row in np.sort(rng.choice(len(makers), MOST, replace=False))]
-    ahead = np.array([maker.ahead for maker in makers])
-    printed = np.array([_printed_before(events, maker, maker.filled) for maker in makers]) / ahead
-    needs = (
-        np.array([[_needed(events, maker, exponent) for exponent in EXPONENTS] for maker in makers]) / ahead[:, None]
-    )
-    weight = 1.0 / np.maximum([_outlived(events, maker) for maker in makers], 1 / HEAVIEST)
+        return QueueFit(len(makers), *[np.nan] * 8)
+    weight, printed, needs = (makers[name].to_numpy() for name in ("weight", "printed", list(EXPONENTS)))
     excess = needs - printed[:, None]
-    exponent, unweighted = _root(weight @ excess), _root(excess.sum(axis=0))
-    _, block = np.unique(
-        [events.ns[maker.first] // round(block_s * SECOND_NS) for maker in makers], return_inverse=True
-    )
+    exponent = _root(weight @ excess)
+    block = np.unique(makers["first_ns"] // round(block_s * SECOND_NS), return_inverse=True)[1]
     sums = np.stack([np.bincount(block, weights=weight * column) for column in excess.T])
-    drawn = rng.integers(0, sums.shape[1], (_DRAWS, sums.shape[1]))
-    low, high = np.quantile([_root(sums[:, rows].sum(axis=1)) for rows in drawn], [0.025, 0.975], method="nearest")
-    fitted = np.array([_needed(events, maker, exponent) for maker in makers]) / ahead
-    shares = [float(np.average(each, weights=weight)) for each in (printed, fitted, needs[:, -1], needs[:, 0])]
-    return QueueFit(market.asset, len(makers), exponent, float(low), float(high), unweighted, *shares)
+    drawn = np.random.default_rng(seed).integers(0, sums.shape[1], (_DRAWS, sums.shape[1]))
+    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
+    low, high = np.quantile([_root(sums[:, rows].sum(axis=1)) for rows in drawn], tails, method="nearest")
+    means = np.average(needs, axis=0, weights=weight)
+    fitted = means[-1] if np.isinf(exponent) else np.interp(exponent, EXPONENTS[:-1], means[:-1])
+    shares = (np.average(printed, weights=weight), fitted, means[-1], means[0])
+    numbers = (exponent, low, high, _root(excess.sum(axis=0)), *shares)
+    return QueueFit(len(makers), *(float(number) for number in numbers))
 
 
 def _root(excess: Floats) -> float:

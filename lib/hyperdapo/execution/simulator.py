@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from hyperdapo.errors import OrderError
+from hyperdapo.errors import OrderError, ParameterError
 from hyperdapo.execution import kernel
 from hyperdapo.execution.accounting import SECOND, Life, account, markouts
 from hyperdapo.execution.draws import uniform
@@ -159,7 +159,9 @@ def trace_order(market: Market, order: Mapping[str, Any], execution: Execution) 
 
 def _queue(execution: Execution) -> Queue:
     exponent = execution.queue_exponent if execution.queue == "power" else np.inf
-    return Queue(joined=execution.queue != "touch", exponent=float(exponent))
+    if exponent is None:
+        raise ParameterError("execution.queue_exponent is null: fill it in with `as_measured`")
+    return Queue(joined=execution.queue != "touch", exponent=exponent)
 
 
 def _latency_ms(latency: Latency, draws: Floats) -> Floats:
