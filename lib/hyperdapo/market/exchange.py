@@ -15,7 +15,7 @@ from hyperdapo.errors import ParameterError
 from hyperdapo.market import matching
 from hyperdapo.market.days import HOUR_NS, by_day
 from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD, tick_size
-from hyperdapo.market.layout import BID, Integers, Rules, State, empty_book, empty_record
+from hyperdapo.market.layout import BID, Integers, Probes, Rules, State, empty_book, empty_record, no_probes
 from hyperdapo.market.recorder import Recorder
 from hyperdapo.market.tape import Tape, joined
 from hyperdapo.schema import SyntheticAsset
@@ -39,8 +39,11 @@ def play(
     seed: int,
     start_ns: int,
     end_ns: int,
+    among: Probes | None = None,
 ) -> Iterator[Tape]:
     """Play the market of `asset` and yield tape by tape what a recorder connected from `start_ns` on sees.
+
+    Probes (`among` the orders of the others) fill in what becomes of them; without, the market is that of nobody's.
 
     The same arguments give the same tapes; another `end_ns` gives the same messages up to the earlier end. Each asset
     draws from its own stream, made of `seed` and its name.
@@ -53,6 +56,7 @@ def play(
     prices = ladder(model.price_usd, sz_decimals)
     rules = _rules(model, sz_decimals, predictability)
     rng = np.random.default_rng([seed, zlib.crc32(asset.encode())])
+    among = no_probes() if among is None else among
     state, book = _opening(model, sz_decimals, prices, start_ns - WARMUP_NS), empty_book(len(prices), RESTING_ORDERS)
     record = empty_record(books=2_000, tops=10_000, prints=40_000)  # a quarter of an hour
     recorder = Recorder(asset, sz_decimals, prices, model, seed)
@@ -60,7 +64,7 @@ def play(
         while state.exchange_ns < part[1]:
             record.used[:] = 0
             try:
-                state = State(*matching.run(book, state, rules, prices, part[1], record, rng))
+                state = State(*matching.run(book, state, rules, prices, part[1], record, rng, among))
             except ValueError as error:
                 raise ParameterError(f"synthetic {asset}: {error}") from None
             recorder.take(record)
@@ -75,9 +79,10 @@ def simulate(
     seed: int,
     start_ns: int,
     end_ns: int,
+    among: Probes | None = None,
 ) -> Tape:
     """The whole of what `play` yields, for spans that fit into memory."""
-    return joined(list(play(asset, model, sz_decimals, predictability, seed, start_ns, end_ns)))
+    return joined(list(play(asset, model, sz_decimals, predictability, seed, start_ns, end_ns, among)))
 
 
 def ladder(price_usd: float, sz_decimals: int) -> Integers:

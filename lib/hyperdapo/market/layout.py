@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 BID, ASK, FREE = 0, 1, 2
+NOBODY = -1  # owner of an order that is not a probe
 VISIBLE = 20  # levels of a snapshot, a side
 
 Integers = NDArray[np.int64]
 
 
 class Book(NamedTuple):
-    """Queues of orders: per level the resting lots, orders, first and last order; per order its lots and neighbours."""
+    """Queues of orders: per level the resting lots, orders, first and last order; of each order what it is."""
 
     lots: Integers
     orders: Integers
@@ -24,6 +25,7 @@ class Book(NamedTuple):
     last: Integers
     order_lots: Integers
     order_level: Integers
+    owner: Integers  # of an order: position of a probe, or NOBODY
     following: Integers
     preceding: Integers
     free: Integers  # stack of unused orders
@@ -65,8 +67,53 @@ class Record(NamedTuple):
     top_ns: Integers
     top: Integers  # (rows, 2 sides, level | lots | orders)
     print_ns: Integers
-    print: Integers  # (rows, level | lots | side of the taker)
+    print: Integers  # (rows, level | lots | side of the taker | owner of the maker | owner of the taker)
     used: Integers
+
+
+class Probes(NamedTuple):
+    """n orders of one tagged owner among the others, by time of arrival, and what became of them.
+
+    A probe stands `steps` levels behind the best of its side when it arrives, below 0 before it. `early`: it is the
+    first of its kind in its block (post-only orders, cancels, takers), else the last.
+    """
+
+    arrival_ns: Integers
+    cancel_ns: Integers
+    side: Integers
+    steps: Integers
+    lots: Integers
+    post_only: NDArray[np.bool_]
+    early: NDArray[np.bool_]
+    order: Integers  # its place in the book, NOBODY while it has none
+    level: Integers
+    ahead: Integers  # lots before it when it came to rest
+    rejected: NDArray[np.bool_]
+    placed_ns: Integers  # its block; 0 until then
+    ended_ns: Integers  # the block of its cancel; 0 for none
+    passed: Integers  # how many have arrived, how many of the first have ended
+
+
+def probes(
+    arrival_ns: Integers,
+    cancel_ns: Integers,
+    side: Integers,
+    steps: Integers,
+    lots: Integers,
+    post_only: NDArray[np.bool_],
+    early: NDArray[np.bool_],
+) -> Probes:
+    """Probes (n,) that have not arrived."""
+    count = len(arrival_ns)
+    given = (arrival_ns, cancel_ns, side, steps, lots, post_only, early)
+    order, level, ahead, placed_ns, ended_ns = (np.full(count, start) for start in (NOBODY, NOBODY, 0, 0, 0))
+    return Probes(*given, order, level, ahead, np.zeros(count, np.bool_), placed_ns, ended_ns, np.zeros(2, np.int64))
+
+
+def no_probes() -> Probes:
+    """A market of others only."""
+    none, never = np.zeros(0, np.int64), np.zeros(0, np.bool_)
+    return probes(none, none, none, none, none, never, never)
 
 
 def empty_book(levels: int, orders: int) -> Book:
@@ -78,6 +125,7 @@ def empty_book(levels: int, orders: int) -> Book:
         last=np.full(levels, -1),
         order_lots=np.zeros(orders, np.int64),
         order_level=np.zeros(orders, np.int64),
+        owner=np.full(orders, NOBODY),
         following=np.zeros(orders, np.int64),
         preceding=np.zeros(orders, np.int64),
         free=np.arange(orders),
@@ -93,6 +141,6 @@ def empty_record(books: int, tops: int, prints: int) -> Record:
         top_ns=np.empty((tops, 2), np.int64),
         top=np.empty((tops, 2, 3), np.int64),
         print_ns=np.empty((prints, 2), np.int64),
-        print=np.empty((prints, 3), np.int64),
+        print=np.empty((prints, 5), np.int64),
         used=np.zeros(3, np.int64),
     )

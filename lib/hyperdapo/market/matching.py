@@ -9,8 +9,9 @@ from math import ceil, exp, floor, sqrt
 import numpy as np
 from numba import njit
 
-from hyperdapo.market.layout import ASK, BID, FREE, Book, Integers, Record, Rules, State
+from hyperdapo.market.layout import ASK, BID, FREE, NOBODY, Book, Integers, Probes, Record, Rules, State
 
+Random = np.random.Generator
 BOOK_EVERY_NS = 500_000_000  # at the first block after it: one snapshot every 0.54 s
 SIGNAL_S = 120.0  # time constant of the latent signal
 REGIME_S, REGIME_SD = 900.0, 0.3  # of the logarithm of the volatility multiplier, which stays within [0.5, 2]
@@ -26,7 +27,7 @@ SLIPPAGE = 6  # levels beyond the touch that a market order accepts
 
 
 @njit(cache=True)
-def post(book: Book, side: int, level: int, lots: int) -> bool:
+def post(book: Book, side: int, level: int, lots: int, owner: int = NOBODY) -> bool:
     """Rest a post-only order behind its level's queue; False when it would cross and is rejected."""
     top = book.top
     if (side == BID and level >= top[ASK]) or (side == ASK and level <= top[BID]):
@@ -35,7 +36,7 @@ def post(book: Book, side: int, level: int, lots: int) -> bool:
         raise ValueError("too many orders rest; lower volatility_bps")
     top[FREE] -= 1
     order = book.free[top[FREE]]
-    book.order_lots[order], book.order_level[order] = lots, level
+    book.order_lots[order], book.order_level[order], book.owner[order] = lots, level, owner
     book.preceding[order], book.following[order] = book.last[level], -1
     if book.orders[level] == 0:
         book.first[level] = order
@@ -65,6 +66,7 @@ def cancel(book: Book, order: int) -> None:
         book.preceding[after] = before
     book.orders[level] -= 1
     book.lots[level] -= book.order_lots[order]
+    book.owner[order] = NOBODY
     top = book.top
     book.free[top[FREE]] = order
     top[FREE] += 1
@@ -75,7 +77,7 @@ def cancel(book: Book, order: int) -> None:
 
 
 @njit(cache=True)
-def take(book: Book, taker: int, limit: int, lots: int, prints: Integers, used: int) -> int:
+def take(book: Book, taker: int, limit: int, lots: int, prints: Integers, used: int, owner: int = NOBODY) -> int:
     """Match an IOC order up to the level `limit`; each maker met is one row of `prints`. Returns the rows used."""
     maker = ASK if taker == BID else BID
     while lots > 0:
@@ -86,6 +88,7 @@ def take(book: Book, taker: int, limit: int, lots: int, prints: Integers, used: 
         order = book.first[level]
         traded = min(lots, book.order_lots[order])
         prints[used, 0], prints[used, 1], prints[used, 2] = level, traded, taker
+        prints[used, 3], prints[used, 4] = book.owner[order], owner
         used += 1
         lots -= traded
         book.order_lots[order] -= traded
@@ -96,7 +99,7 @@ def take(book: Book, taker: int, limit: int, lots: int, prints: Integers, used: 
 
 
 @njit(cache=True)
-def _evolve(state: State, rules: Rules, prices: Integers, rng: np.random.Generator) -> State:
+def _evolve(state: State, rules: Rules, prices: Integers, rng: Random) -> State:
     """The next block: its time, the latent signal, the volatility regime, the efficient price, the excitement."""
     step_ns = int(rng.integers(70, 101)) * 1_000_000
     dt = step_ns * 1e-9
@@ -137,13 +140,13 @@ def _life(behind: int) -> float:
 
 
 @njit(cache=True)
-def _lots(mean: float, spread: float, rules: Rules, rng: np.random.Generator) -> int:
+def _lots(mean: float, spread: float, rules: Rules, rng: Random) -> int:
     """A lognormal size of that mean, at least the exchange's minimum."""
     return max(int(rules.mean_lots * mean * exp(spread * (rng.standard_normal() - spread / 2))), rules.minimum_lots)
 
 
 @njit(cache=True)
-def _quote(book: Book, side: int, quote: int, dt: float, signal: float, rules: Rules, rng: np.random.Generator) -> None:
+def _quote(book: Book, side: int, quote: int, dt: float, signal: float, rules: Rules, rng: Random) -> None:
     """Post-only orders of one side: each level is in balance at the tilted depth, and thin levels fill faster."""
     outward = -1 if side == BID else 1
     wanted = ORDERS_PER_LEVEL * exp(-outward * DEPTH_TILT * signal)
@@ -157,7 +160,7 @@ def _quote(book: Book, side: int, quote: int, dt: float, signal: float, rules: R
 
 
 @njit(cache=True)
-def _withdraw(book: Book, side: int, quote: int, dt: float, rules: Rules, rng: np.random.Generator) -> None:
+def _withdraw(book: Book, side: int, quote: int, dt: float, rules: Rules, rng: Random) -> None:
     """Cancels of one side: every order ends by itself, at the rate of where it stands."""
     outward, best = -1 if side == BID else 1, book.top[side]
     for level in range(best, best + outward * 4 * rules.quoted_levels, outward):
@@ -167,14 +170,14 @@ def _withdraw(book: Book, side: int, quote: int, dt: float, rules: Rules, rng: n
         order = book.first[level] if book.orders[level] else -1
         while order >= 0:
             after = book.following[order]
-            if rng.random() < chance:
+            if book.owner[order] == NOBODY and rng.random() < chance:
                 cancel(book, order)
             order = after
 
 
 @njit(cache=True)
 def _trade(
-    book: Book, bid: int, ask: int, dt: float, state: State, rules: Rules, record: Record, rng: np.random.Generator
+    book: Book, bid: int, ask: int, dt: float, state: State, rules: Rules, record: Record, rng: Random
 ) -> tuple[float, int]:
     """Market orders (IOC): those who see a stale quote hit it, the others continue a metaorder or follow the signal."""
     rate = rules.market_order_rate * (1 - SELF_EXCITED - NEWS_EXCITED) + state.excitement
@@ -196,6 +199,37 @@ def _trade(
         record.print_ns[start:end, 0], record.print_ns[start:end, 1] = state.exchange_ns, state.local_ns
         record.used[2] = end
     return state.excitement + orders * SELF_EXCITED / EXCITEMENT_S, taker
+
+
+@njit(cache=True)
+def _admit(book: Book, probes: Probes, last: int, state: State, post_only: bool, early: bool, record: Record) -> None:
+    """The probes of a block that are of one kind: a post-only one rests or is rejected, another takes, then rests."""
+    for probe in range(probes.passed[0], last):
+        if probes.post_only[probe] != post_only or probes.early[probe] != early:
+            continue
+        side, left, start = probes.side[probe], probes.lots[probe], record.used[2]
+        level = book.top[side] + (-probes.steps[probe] if side == BID else probes.steps[probe])
+        if not post_only:
+            end = take(book, side, level, left, record.print, start, probe)
+            record.print_ns[start:end, 0], record.print_ns[start:end, 1] = state.exchange_ns, state.local_ns
+            left, record.used[2] = left - record.print[start:end, 1].sum(), end
+        probes.placed_ns[probe], probes.level[probe], probes.ahead[probe] = state.exchange_ns, level, book.lots[level]
+        probes.rejected[probe] = left > 0 and not post(book, side, level, left, probe)
+        if left > 0 and not probes.rejected[probe]:
+            probes.order[probe] = book.last[level]
+
+
+@njit(cache=True)
+def _recall(book: Book, probes: Probes, now: int) -> None:
+    """Cancel the probes whose time is over; those that were filled have left the book."""
+    for probe in range(probes.passed[1], probes.passed[0]):
+        order = probes.order[probe]
+        lives = order != NOBODY and book.owner[order] == probe
+        if lives and probes.cancel_ns[probe] <= now:
+            cancel(book, order)
+            probes.ended_ns[probe], lives = now, False
+        if not lives and probe == probes.passed[1]:
+            probes.passed[1] += 1
 
 
 @njit(cache=True)
@@ -238,9 +272,9 @@ def _has_room(record: Record) -> bool:
 
 @njit(cache=True)
 def run(
-    book: Book, state: State, rules: Rules, prices: Integers, until_ns: int, record: Record, rng: np.random.Generator
+    book: Book, state: State, rules: Rules, prices: Integers, until_ns: int, record: Record, rng: Random, probes: Probes
 ) -> State:
-    """Play blocks until `until_ns` or until the record is nearly full; within a block post-only, cancels, IOC."""
+    """Play blocks until `until_ns` or until the record is nearly full; within a block post-only, cancels, takers."""
     while state.exchange_ns < until_ns and _has_room(record):
         before = state.exchange_ns
         state = _evolve(state, rules, prices, rng)
@@ -249,12 +283,18 @@ def run(
         position = state.level + (exp(state.log_price) - below) / (above - below)
         half_spread = rules.half_spread * volatility_multiplier(state.regime)
         bid, ask = floor(position - half_spread), ceil(position + half_spread)
+        arrived = int(np.searchsorted(probes.arrival_ns, state.exchange_ns, side="right"))
+        _admit(book, probes, arrived, state, True, True, record)
         for side, quote in ((BID, bid), (ASK, ask)):
             _quote(book, side, quote, dt, state.signal, rules, rng)
+        _admit(book, probes, arrived, state, True, False, record)
         for side, quote in ((BID, bid), (ASK, ask)):
             _withdraw(book, side, quote, dt, rules, rng)
+        _recall(book, probes, state.exchange_ns)
+        _admit(book, probes, arrived, state, False, True, record)
         excitement, taker = _trade(book, bid, ask, dt, state, rules, record, rng)
-        due = _publish(book, state, record)
+        _admit(book, probes, arrived, state, False, False, record)
+        probes.passed[0], due = arrived, _publish(book, state, record)
         now, local, _, log_price, level, signal, regime, _, _ = state
         state = State(now, local, due, log_price, level, signal, regime, excitement, taker)
     return state

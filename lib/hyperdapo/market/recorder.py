@@ -75,6 +75,7 @@ class Recorder:
             context=self._contexts(bbo),
             book_orders=book[..., 2].astype(np.int32),
             bbo_orders=top[..., 2].astype(np.int32),
+            owners=prints[:, 3:],
             backfilled=earlier.stop - earlier.start,
         )
 

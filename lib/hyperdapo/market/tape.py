@@ -19,7 +19,8 @@ class Tape:
     """The messages of one asset and one connection over the local times `covers`, rows in order of `local_ns`.
 
     `book_orders` (n, 2, 20) and `bbo_orders` (n, 2) count the orders at each level, bids first. Prints of the
-    same `local_ns` and `exchange_ns` are one message; the first `backfilled` are the message that opens a connection.
+    same `local_ns` and `exchange_ns` are one message (`owners` (m, 2): the probes that made and took, -1: nobody's;
+    no message tells them); the first `backfilled` are the message that opens a connection.
     """
 
     asset: str
@@ -31,6 +32,7 @@ class Tape:
     context: Contexts
     book_orders: NDArray[np.int32]
     bbo_orders: NDArray[np.int32]
+    owners: NDArray[np.int64]
     backfilled: int
 
     def lines(self, channels: Collection[str], from_ns: int, to_ns: int) -> bytes:
@@ -132,6 +134,7 @@ def joined(tapes: Sequence[Tape]) -> Tape:
         context=concatenate([tape.context for tape in tapes]),
         book_orders=np.concatenate([tape.book_orders for tape in tapes]),
         bbo_orders=np.concatenate([tape.bbo_orders for tape in tapes]),
+        owners=np.concatenate([tape.owners for tape in tapes]),
     )
 
 

@@ -1,0 +1,136 @@
+"""Are the simulator's fills true? Orders whose fate is known are replayed from the published messages alone (§3.5.1).
+
+The orders may be probes of the synthetic exchange (`market.probes`) or an account's own (`records`). Their times at the
+exchange are known, so no latency is charged: what is judged is the queue, and what follows from it.
+"""
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import roc_auc_score
+
+from hyperdapo.errors import DataError
+from hyperdapo.execution.costs import fee_rates
+from hyperdapo.execution.simulator import replay_orders
+from hyperdapo.market.book import Market
+from hyperdapo.market.columns import Floats
+from hyperdapo.market.days import SECOND_NS
+from hyperdapo.market.probes import Executions
+from hyperdapo.schema import Execution
+
+NO_LATENCY = {"preset": "empirical", "policy_ms": 0.0, "empirical_ms": [0.0]}
+SCORES = ("asset", "queue_model", "orders", "brier", "auc", "fill_time_error_s", "cost_error_bps")
+_LATE_S = 1.0
+
+
+def queue_models(execution: Execution) -> dict[str, Execution]:
+    """The queue of the parameters, cancels spread evenly, and two extremes: only prints help, nobody is before us."""
+    models: dict[str, Execution] = {execution.queue: execution}
+    for name, queue, exponent in (
+        ("evenly", "power", 1.0),
+        ("risk_averse", "risk_averse", None),
+        ("touch", "touch", None),
+    ):
+        models.setdefault(name, execution.model_copy(update={"queue": queue, "queue_exponent": exponent}))
+    return models
+
+
+def compare(market: Market, executions: Executions, execution: Execution) -> pd.DataFrame:
+    """Each accepted order beside its replay.
+
+    Returns
+    -------
+    The orders whose life lies in the data, with true_filled and filled (shares before the cancel), true_fill_ns and
+    fill_ns (of the last fill, -1 for none), true_cost_bps and cost_bps (price and fees against the mid at arrival; what
+    is left at the cancel counts at what taking all of the order cost then, in both), and queue_ahead
+
+    Raises
+    ------
+    DataError
+        If no order was accepted within the data.
+    """
+    orders = executions.orders[executions.orders["status"] != "rejected"]
+    late_ns = orders["cancel_ns"].to_numpy() + round(_LATE_S * SECOND_NS)
+    orders = orders[~market.interrupted(orders["placed_ns"].to_numpy(), late_ns)].reset_index(drop=True)
+    if orders.empty:
+        raise DataError(f"{market.asset}: no order was accepted within the span of the market data")
+    replayed = replay_orders(market, _as_orders(orders), _at_once(execution), seed=0, markouts_s=())
+    taken = _as_orders(orders).assign(
+        decision_ns=orders["cancel_ns"], limit_price=np.nan, post_only=False, horizon_s=0.0
+    )
+    left = replay_orders(market, taken, _at_once(execution), seed=0, markouts_s=())
+    fills = executions.fills[executions.fills["order_id"].isin(orders["order_id"])]
+    side, size, mid = orders["side"].to_numpy(float), orders["size"].to_numpy(float), replayed["arrival_mid"].to_numpy()
+    unit_bps = side * (left["exec_price"] / mid - 1) * 1e4 + left["fees_bps"]
+    true_filled = _sum(orders, fills["order_id"], fills["size"]) / size
+    true_bps = _sum(orders, fills["order_id"], _cost(orders, fills, mid, execution.fees.tier)) / size
+    filled = replayed["filled_passive"].to_numpy()
+    price = np.where(filled > 0, replayed["passive_price"], mid)
+    taker, maker = fee_rates(orders["placed_ns"], execution.fees.tier)
+    made = replayed["maker_share"].to_numpy()
+    own_bps = filled * side * (price / mid - 1) * 1e4 + (made * maker + (filled - made) * taker) * price / mid
+    last = fills.groupby("order_id")["exchange_ns"].max().reindex(orders["order_id"], fill_value=-1).to_numpy()
+    return orders.assign(
+        true_filled=true_filled,
+        filled=filled,
+        true_fill_ns=last,
+        fill_ns=replayed["fill_ns"],
+        true_cost_bps=true_bps + (1 - true_filled) * unit_bps,
+        cost_bps=own_bps + (1 - filled) * unit_bps,
+        queue_ahead=replayed["queue_ahead"],
+    )
+
+
+def calibration(market: Market, executions: Executions, execution: Execution) -> pd.DataFrame:
+    """How true the fills of each queue model are: a row per model with `SCORES`, and cost_bias_bps.
+
+    `brier`: mean squared difference of the share that was filled before the cancel. `auc`: of "filled in full", ranked
+    by that share and then by how soon it was filled. `fill_time_error_s`: mean absolute error of the last fill, of
+    orders filled in full in both. `cost_error_bps`: mean absolute error of the cost, `cost_bias_bps`: with its sign.
+    """
+    rows = []
+    for name, model in queue_models(execution).items():
+        orders = compare(market, executions, model)
+        rows.append({"asset": market.asset, "queue_model": name, "orders": len(orders)} | score(orders))
+    return pd.DataFrame(rows)
+
+
+def score(orders: pd.DataFrame) -> dict[str, float]:
+    """The scores of `calibration` for orders of `compare`; NaN where no order tells."""
+    truth, told = orders["true_filled"].to_numpy(), orders["filled"].to_numpy()
+    whole, full = truth > 1 - 1e-9, told > 1 - 1e-9
+    life = (orders["cancel_ns"] - orders["placed_ns"]).clip(lower=1)
+    waited = ((orders["fill_ns"] - orders["placed_ns"]) / life).where(full, 1.0)
+    late_s = (orders["fill_ns"] - orders["true_fill_ns"])[whole & full].abs() / SECOND_NS
+    error = orders["cost_bps"] - orders["true_cost_bps"]
+    return {
+        "brier": float(np.mean((told - truth) ** 2)),
+        "auc": float(roc_auc_score(whole, told + 1 - waited)) if 0 < whole.sum() < len(whole) else np.nan,
+        "fill_time_error_s": float(late_s.mean()),
+        "cost_error_bps": float(error.abs().mean()),
+        "cost_bias_bps": float(error.mean()),
+    }
+
+
+def _as_orders(orders: pd.DataFrame) -> pd.DataFrame:
+    horizon_s = (orders["cancel_ns"] - orders["placed_ns"]) / SECOND_NS
+    told = orders[["order_id", "side", "size", "limit_price", "post_only"]]
+    return told.assign(decision_ns=orders["placed_ns"], horizon_s=horizon_s)
+
+
+def _at_once(execution: Execution) -> Execution:
+    latency = execution.latency.model_copy(update=NO_LATENCY)
+    return execution.model_copy(update={"latency": latency})
+
+
+def _cost(orders: pd.DataFrame, fills: pd.DataFrame, mid: Floats, tier: int) -> Floats:
+    """Of each fill (m,), bps of its mid times its size, coin."""
+    row = pd.Index(orders["order_id"]).get_indexer(fills["order_id"])
+    taker, maker = fee_rates(fills["exchange_ns"], tier)
+    ratio = fills["price"].to_numpy() / mid[row]
+    fee = np.where(fills["crossed"], taker, maker) * ratio
+    return np.asarray((orders["side"].to_numpy()[row] * (ratio - 1) * 1e4 + fee) * fills["size"].to_numpy())
+
+
+def _sum(orders: pd.DataFrame, order_id: pd.Series, values: Floats | pd.Series) -> Floats:
+    row = pd.Index(orders["order_id"]).get_indexer(order_id)
+    return np.asarray(np.bincount(row, weights=values, minlength=len(orders)), dtype=float)
