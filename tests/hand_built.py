@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hyperdapo import schema
+from hyperdapo import sections
 from hyperdapo.market.book import Market
 from hyperdapo.market.columns import LEVELS, BookSnapshots, TopOfBook, Trades
 
@@ -76,11 +76,11 @@ def orders(*rows: dict) -> pd.DataFrame:
     return pd.DataFrame(list(rows))
 
 
-def execution(**changes: Any) -> schema.Execution:
+def execution(**changes: Any) -> sections.Execution:
     """5-50 ms of latency, tier 0; events a second apart cannot tell one such latency from another."""
     latency = {"preset": "thesis", "policy_ms": 0, "empirical_ms": [100]} | changes.pop("latency", {})
     fixed = {"latency": latency, "fees": {"tier": 0}, "block_ms": 100, "queue": "power", "queue_exponent": 1.0}
-    return schema.Execution.model_validate(fixed | {"impact_coefficient_bps": 10, "twap_slices": 6} | changes)
+    return sections.Execution.model_validate(fixed | {"impact_coefficient_bps": 10, "twap_slices": 6} | changes)
 
 
 def _ladder(levels: Sequence[Levels], part: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from hyperdapo.execution.strategies import ORDERS_COLUMNS, backtest, candidate_o
 from hyperdapo.market.book import Market
 from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD, on_grid, snap_size
 from hyperdapo.params import Parameters, load
-from hyperdapo.schema import Execution
+from hyperdapo.sections import Execution
 from hyperdapo.stored import write_table
 from markets import random_market
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from hyperdapo import schema
+from hyperdapo import sections
 
 Floats = NDArray[np.float64]
 
@@ -66,7 +66,7 @@ def maximum_drawdown(returns_bps: ArrayLike) -> float:
     return float(np.max((peak - value) / peak))
 
 
-def block_bootstrap(values: ArrayLike, blocks: ArrayLike, evidence: schema.Evidence, seed: int) -> Interval:
+def block_bootstrap(values: ArrayLike, blocks: ArrayLike, evidence: sections.Evidence, seed: int) -> Interval:
     """Mean of (n,) values with its interval: whole blocks are drawn with replacement, orders keep their weight.
 
     NaN values are left out.
@@ -76,7 +76,7 @@ def block_bootstrap(values: ArrayLike, blocks: ArrayLike, evidence: schema.Evide
     return ratio_bootstrap(*_by_block(values[known], blocks[known]), evidence, seed)
 
 
-def ratio_bootstrap(numerator: Floats, denominator: Floats, evidence: schema.Evidence, seed: int) -> Interval:
+def ratio_bootstrap(numerator: Floats, denominator: Floats, evidence: sections.Evidence, seed: int) -> Interval:
     """sum(numerator) / sum(denominator) over (b,) blocks with its interval; the ratio is taken inside each resample."""
     blocks, total = len(numerator), denominator.sum()
     value = float(numerator.sum() / total) if total != 0 else _NAN
@@ -88,7 +88,7 @@ def ratio_bootstrap(numerator: Floats, denominator: Floats, evidence: schema.Evi
     return Interval(value, *_percentiles(draws, evidence.confidence), blocks)
 
 
-def summarise(orders: pd.DataFrame, evidence: schema.Evidence, seed: int) -> pd.DataFrame:
+def summarise(orders: pd.DataFrame, evidence: sections.Evidence, seed: int) -> pd.DataFrame:
     """Every metric of every asset and strategy: `asset, strategy, metric, value, ci_low, ci_high, blocks`.
 
     The maximum drawdown has no interval: it is the extreme of one path, which drawing blocks anew does not repeat.
@@ -122,7 +122,7 @@ def paired_differences(
     return paired.dropna(subset=names).reset_index()
 
 
-def decompose(orders: pd.DataFrame, reference: str, evidence: schema.Evidence, seed: int) -> pd.DataFrame:
+def decompose(orders: pd.DataFrame, reference: str, evidence: sections.Evidence, seed: int) -> pd.DataFrame:
     """What each difference to the reference is made of: fees, funding and price add up to the total exactly.
 
     The price in turn is spread, timing and opportunity. Parts that `orders` do not tell are left out.
@@ -142,7 +142,7 @@ def learning_gap(
     actions: Mapping[str, NDArray[np.int64]],
     best_fixed: int,
     blocks: ArrayLike,
-    evidence: schema.Evidence,
+    evidence: sections.Evidence,
     seed: int,
 ) -> pd.DataFrame:
     """How much of the way from the best fixed action to the per-state oracle each policy goes.
@@ -195,7 +195,7 @@ def _sharpe_ratios(returns: Floats) -> Floats:
         return np.where(deviation > 0, returns.mean(axis=-1) / deviation, np.nan)
 
 
-def _sharpe_interval(returns: Floats, evidence: schema.Evidence, seed: int) -> Interval:
+def _sharpe_interval(returns: Floats, evidence: sections.Evidence, seed: int) -> Interval:
     if len(returns) < 2:
         return Interval(_NAN, _NAN, _NAN, len(returns))
     drawn = np.random.default_rng(seed).integers(0, len(returns), (evidence.bootstrap, len(returns)))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hyperdapo import schema
+from hyperdapo import sections
 from hyperdapo.evidence.metrics import PRICE, Interval, block_bootstrap, paired_differences
 from hyperdapo.evidence.tables import escape_latex
 from hyperdapo.paths import Paths, atomic
@@ -44,7 +44,7 @@ CLAIMS = {
 
 
 def claims_table(
-    orders: pd.DataFrame, convergence: pd.DataFrame, evidence: schema.Evidence, seed: int, policy: str = "dapo"
+    orders: pd.DataFrame, convergence: pd.DataFrame, evidence: sections.Evidence, seed: int, policy: str = "dapo"
 ) -> pd.DataFrame:
     """The draft's claims, and what this run measured of `policy`, per asset.
 
@@ -134,7 +134,7 @@ def number(value: float) -> str:
     return f"{value:.0f}" if "e+" in text else text
 
 
-def _executed(orders: pd.DataFrame, policy: str, evidence: schema.Evidence, seed: int) -> dict[str, Interval]:
+def _executed(orders: pd.DataFrame, policy: str, evidence: sections.Evidence, seed: int) -> dict[str, Interval]:
     """What one asset's orders say to the claims on execution."""
     own = orders[orders["strategy"] == policy]
     pairs = paired_differences(orders, "join_best", ["filled"])

@@ -11,7 +11,7 @@ import pandas as pd
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from hyperdapo import schema
+from hyperdapo import sections
 from hyperdapo.evidence.metrics import TOTAL, block_bootstrap, paired_differences
 
 FEWEST_BLOCKS = 5
@@ -19,7 +19,7 @@ _ROUNDING_BPS = 1e-9  # differences below it are those of floating point sums
 _SAME = "the same orders"
 
 
-def compare(orders: pd.DataFrame, reference: str, evidence: schema.Evidence, seed: int) -> pd.DataFrame:
+def compare(orders: pd.DataFrame, reference: str, evidence: sections.Evidence, seed: int) -> pd.DataFrame:
     """Every strategy against the reference on the same parent orders, in total cost.
 
     Returns

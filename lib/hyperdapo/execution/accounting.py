@@ -11,7 +11,7 @@ from hyperdapo.execution.costs import fee_rates, square_root_impact
 from hyperdapo.execution.events import Arrivals, Events, Fills, funding_paid
 from hyperdapo.market.book import Market
 from hyperdapo.market.columns import Floats, Nanoseconds
-from hyperdapo.schema import Execution
+from hyperdapo.sections import Execution
 
 SECOND = 1_000_000_000
 _DAY = 86_400 * SECOND

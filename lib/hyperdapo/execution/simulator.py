@@ -22,7 +22,7 @@ from hyperdapo.execution.events import PRINT, Arrivals, Events, Fills, Queue, Re
 from hyperdapo.market.book import Market
 from hyperdapo.market.columns import Floats, Nanoseconds, take
 from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD, on_grid
-from hyperdapo.schema import Execution, Latency
+from hyperdapo.sections import Execution, Latency
 
 MARKOUTS_S = (1.0, 5.0, 10.0, 60.0)
 ORDER_COLUMNS = ("order_id", "decision_ns", "side", "size", "horizon_s", "limit_price", "post_only")

@@ -15,7 +15,7 @@ from hyperdapo.market.book import Market
 from hyperdapo.market.columns import Floats
 from hyperdapo.market.days import SECOND_NS
 from hyperdapo.market.probes import Executions
-from hyperdapo.schema import Execution
+from hyperdapo.sections import Execution
 
 NO_LATENCY = {"preset": "empirical", "policy_ms": 0.0, "empirical_ms": [0.0]}
 SCORES = ("asset", "queue_model", "orders", "brier", "auc", "fill_time_error_s", "cost_error_bps")

@@ -18,7 +18,7 @@ from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD, tick_size
 from hyperdapo.market.layout import BID, Integers, Probes, Rules, State, empty_book, empty_record, no_probes
 from hyperdapo.market.recorder import Recorder
 from hyperdapo.market.tape import Tape, joined
-from hyperdapo.schema import SyntheticAsset
+from hyperdapo.sections import SyntheticAsset
 
 PLAYED_NS = 6 * HOUR_NS  # the length of a tape
 RETURN_S = 60.0  # horizon of `volatility_bps` and of `predictability`

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hyperdapo import schema
+from hyperdapo import sections
 from hyperdapo.errors import DataError
 from hyperdapo.market import windows
 from hyperdapo.market.book import Market
@@ -69,7 +69,7 @@ def features_in_parts(
 def compute_features(
     market: Market,
     decision_ns: Nanoseconds,
-    features: schema.Features,
+    features: sections.Features,
     split: Mapping[str, tuple[int, int]] | None = None,
     max_gap_s: float = 15.0,
     normaliser: "Normaliser | None" = None,
@@ -137,7 +137,7 @@ class Normaliser:
         return windows.weighted_scores(np.ascontiguousarray(values, dtype=float), decay, _EPSILON, self._moments)
 
 
-def _raw(market: Market, ns: Nanoseconds, features: schema.Features) -> pd.DataFrame:
+def _raw(market: Market, ns: Nanoseconds, features: sections.Features) -> pd.DataFrame:
     """State and raw features at (n,) decision times; NaN where a window reaches before the data."""
     top = market.top_at(ns)
     columns = {"mid": top.mid, "best_bid": top.bid_price, "best_ask": top.ask_price}
@@ -177,7 +177,7 @@ def _within(book: BookSnapshots, bid_off: Floats, ask_off: Floats, reach: float)
     return np.where(bid_off <= reach, book.bid_size, 0.0), np.where(ask_off <= reach, book.ask_size, 0.0)
 
 
-def _trade_features(market: Market, ns: Nanoseconds, mid: Floats, features: schema.Features) -> dict[str, Floats]:
+def _trade_features(market: Market, ns: Nanoseconds, mid: Floats, features: sections.Features) -> dict[str, Floats]:
     """Sums over the prints of the window; "large" is above the p90 of the longer window's print sizes."""
     trades = market.trades
     end = np.searchsorted(trades.local_ns, ns, side="right")

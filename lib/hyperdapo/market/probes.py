@@ -19,7 +19,7 @@ from hyperdapo.market.exchange import ladder, simulate
 from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD
 from hyperdapo.market.layout import Probes
 from hyperdapo.market.tape import Tape
-from hyperdapo.schema import SyntheticAsset
+from hyperdapo.sections import SyntheticAsset
 
 STEPS = (-2, 8)  # levels behind the best of its side where a probe may stand; below 0 it improves the price, or takes
 LIFE_S = (5.0, 120.0)

@@ -10,7 +10,7 @@ from hyperdapo.market.columns import BookSnapshots, Contexts, Floats, TopOfBook,
 from hyperdapo.market.grid import snap_price
 from hyperdapo.market.layout import BID, Integers, Record
 from hyperdapo.market.tape import Tape
-from hyperdapo.schema import SyntheticAsset
+from hyperdapo.sections import SyntheticAsset
 
 BACKFILL = 10  # prints of the opening trades message
 CONTEXT_NS = 3_000_000_000  # between two updates of mark, oracle and funding

