@@ -28,7 +28,7 @@ from _peer_orders import joining_orders, ours, peer_arguments, peer_events
 from _synthetic import PARAMETERS, market
 from _timing import best_of, one_core
 
-from hyperdapo.execution.strategies import replay_candidates
+from hyperdapo.execution.parents import replay_candidates
 from hyperdapo.market.book import Market
 from hyperdapo.market.grid import snap_size
 

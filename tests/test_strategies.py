@@ -7,23 +7,26 @@ import pytest
 from hand_built import START, at, market
 from hyperdapo.errors import DataError
 from hyperdapo.evidence.metrics import summarise
-from hyperdapo.execution import strategies
+from hyperdapo.execution import sensitivity, strategies
+from hyperdapo.execution.children import quote_slices, slice_sizes, take_slices
+from hyperdapo.execution.parents import candidate_orders, offset_orders, parent_orders, replay_candidates
 from hyperdapo.execution.simulator import replay_orders
-from hyperdapo.execution.strategies import ORDERS_COLUMNS, backtest, candidate_orders, offset_orders, parent_orders
+from hyperdapo.execution.strategies import ORDERS_COLUMNS, STRATEGIES, Trained, backtest
 from hyperdapo.market.book import Market
 from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD, on_grid, snap_size
 from hyperdapo.params import Parameters, load
-from hyperdapo.sections import Execution
 from hyperdapo.stored import write_table
 from markets import random_market
 
 SECOND = 10**9
-STRATEGIES = {"market", "twap", "vwap", "join_best", "best_fixed", "oracle", "untrained", "boosting"}
+EVER = (0, np.iinfo(np.int64).max)
 
 
 @pytest.fixture(scope="module")
 def parameters() -> Parameters:
-    return load("smoke", {"assets": ["ETH"], "orders": {"objectives": ["patient", "balanced", "urgent"]}})
+    execution = {"impact_coefficient_bps": 10, "queue_exponent": 1}
+    orders = {"objectives": ["patient", "balanced", "urgent"]}
+    return load("smoke", {"assets": ["ETH"], "orders": orders, "execution": execution})
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +46,7 @@ def parents(features: pd.DataFrame, parameters: Parameters, tape: Market) -> pd.
 
 @pytest.fixture(scope="module")
 def outcomes(tape: Market, parents: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
-    return strategies.replay_candidates(tape, parents, parameters)
+    return replay_candidates(tape, parents, parameters)
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +60,25 @@ def decisions(parents: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
+def tested(parents: pd.DataFrame) -> pd.DataFrame:
+    return parents[parents["split"] == "test"]
+
+
+@pytest.fixture(scope="module")
+def trained(tape: Market, outcomes: pd.DataFrame) -> Trained:
+    return strategies.train([(EVER, tape)], outcomes)
+
+
+@pytest.fixture(scope="module")
 def orders(
-    tape: Market, parents: pd.DataFrame, outcomes: pd.DataFrame, decisions: pd.DataFrame, parameters: Parameters
+    tape: Market,
+    tested: pd.DataFrame,
+    trained: Trained,
+    outcomes: pd.DataFrame,
+    decisions: pd.DataFrame,
+    parameters: Parameters,
 ) -> pd.DataFrame:
-    return backtest(tape, parents, outcomes, decisions, parameters)
+    return backtest(tape, tested, trained, outcomes, decisions, parameters)
 
 
 def _features(tape: Market, step_s: int) -> pd.DataFrame:
@@ -69,7 +87,8 @@ def _features(tape: Market, step_s: int) -> pd.DataFrame:
     share = np.linspace(0, 1, len(ns))
     split = np.select([share < 0.1, share < 0.5, share < 0.6], ["", "train", "validation"], "test")
     warm = np.arange(len(ns)) % 11 > 0
-    return pd.DataFrame({"asset": "ETH", "decision_ns": ns, "mid": tape.mid_at(ns), "warm": warm, "split": split})
+    known = {"asset": "ETH", "decision_ns": ns, "mid": tape.mid_at(ns), "warm": warm, "split": split}
+    return pd.DataFrame(known | {"volatility_5m_bps": 0.5 + share, "bid_ask_spread_bps": 0.25})
 
 
 class TestParents:
@@ -142,7 +161,9 @@ class TestCandidates:
 class TestBacktest:
     def test_every_strategy_executes_every_test_order(self, orders: pd.DataFrame, parents: pd.DataFrame) -> None:
         tested = parents[parents["split"] == "test"]
-        assert set(orders["strategy"]) == STRATEGIES and set(orders["split"]) == {"test"}
+        assert list(orders["strategy"].unique()) == [*STRATEGIES, "untrained", "boosting"] and set(orders["split"]) == {
+            "test"
+        }
         for _, rows in orders.groupby("strategy"):
             assert (rows["order_id"].to_numpy() == tested["order_id"]).all()
             assert (rows["arrival_mid"].to_numpy() == tested["arrival_mid"]).all()
@@ -163,6 +184,8 @@ class TestBacktest:
         shortfall = orders["side"] * (orders["exec_price"] / orders["arrival_mid"] - 1) * 1e4
         np.testing.assert_allclose(orders["implementation_shortfall_bps"], shortfall, atol=1e-9)
         assert orders["fees_bps"].between(1.49, 4.51).all()
+        expected = 1.5 * orders["maker_share"] + 4.5 * (1 - orders["maker_share"])
+        np.testing.assert_allclose(orders["fees_bps"], expected, rtol=0.01)
 
     def test_nothing_beats_the_oracle_among_candidates(self, orders: pd.DataFrame) -> None:
         cost = {name: rows.set_index("order_id")["total_cost_bps"] for name, rows in orders.groupby("strategy")}
@@ -196,32 +219,137 @@ class TestBacktest:
     def test_an_assumption_changes_what_it_is_about(
         self,
         tape: Market,
-        parents: pd.DataFrame,
+        tested: pd.DataFrame,
+        trained: Trained,
         outcomes: pd.DataFrame,
         decisions: pd.DataFrame,
         parameters: Parameters,
         orders: pd.DataFrame,
     ) -> None:
-        table = strategies.sensitivity(tape, parents, outcomes, decisions, parameters)
+        halves = tested.iloc[::2], tested.iloc[1::2]
+        parts = [sensitivity.sensitivity(tape, half, trained, outcomes, decisions, parameters) for half in halves]
+        table = sensitivity.mean_costs(parts)
         as_it_is = orders.groupby("strategy")["total_cost_bps"].mean()
-        pd.testing.assert_series_equal(table.loc["as it is"], as_it_is[table.columns], check_names=False)
-        assert table.loc["as it is", "market"] - table.loc["highest fee tier", "market"] == pytest.approx(2.1, abs=0.01)
-        assert len(table) == 7 and np.isfinite(table).all().all()
+        pd.testing.assert_series_equal(table.loc["queue", "fitted"], as_it_is[table.columns], check_names=False)
+        assert table.loc[("fees", "tier 0"), "market"] - table.loc[("fees", "tier 6"), "market"] == pytest.approx(
+            2.1, abs=0.01
+        )
+        assert len(table) == 14 and np.isfinite(table).all().all()
+
+    def test_parts_give_what_the_whole_gives(
+        self,
+        tape: Market,
+        tested: pd.DataFrame,
+        trained: Trained,
+        outcomes: pd.DataFrame,
+        decisions: pd.DataFrame,
+        parameters: Parameters,
+        orders: pd.DataFrame,
+    ) -> None:
+        cut = tested["order_id"].iloc[len(tested) // 3]
+        parts = [tested[tested["order_id"] >= cut].iloc[::-1], tested[tested["order_id"] < cut]]
+        apart = pd.concat([backtest(tape, part, trained, outcomes, decisions, parameters) for part in parts])
+        keys = ["strategy", "order_id"]
+        same = apart.set_index(keys).loc[orders.set_index(keys).index].reset_index()[orders.columns]
+        pd.testing.assert_frame_equal(same, orders)
 
     def test_what_is_missing_is_named(
         self,
         tape: Market,
-        parents: pd.DataFrame,
+        tested: pd.DataFrame,
+        trained: Trained,
         outcomes: pd.DataFrame,
         decisions: pd.DataFrame,
         parameters: Parameters,
     ) -> None:
-        with pytest.raises(DataError, match=r"untrained decided 3 of the test orders not at all.*07_inference"):
-            backtest(tape, parents, outcomes, decisions.iloc[3:], parameters)
-        with pytest.raises(DataError, match="test split"):
-            backtest(tape, parents[parents["split"] == "train"], outcomes, decisions, parameters)
+        with pytest.raises(DataError, match=r"untrained decided 3 of the orders not at all.*07_inference"):
+            backtest(tape, tested, trained, outcomes, decisions.iloc[3:], parameters)
+        with pytest.raises(DataError, match="no order to execute"):
+            backtest(tape, tested.iloc[:0], trained, outcomes, decisions, parameters)
         with pytest.raises(DataError, match="training split"):
-            backtest(tape, parents, outcomes[outcomes["split"] == "test"], decisions, parameters)
+            strategies.train([(EVER, tape)], outcomes[outcomes["split"] == "test"])
+
+
+def with_execution(parameters: Parameters, **changes: object) -> Parameters:
+    return parameters.model_copy(update={"execution": parameters.execution.model_copy(update=changes)})
+
+
+def one_parent(size: float = 0.6, horizon_s: float = 60.0, **others: object) -> pd.DataFrame:
+    """A buyer at second 10 of a market at 1000 USD."""
+    given = {"order_id": [0], "asset": "ETH", "objective": "balanced", "decision_ns": [at(10)], "side": [1]}
+    rest = {"size": size, "horizon_s": horizon_s, "arrival_mid": 1000.0, "split": "test", "block": 0}
+    state = {"volatility_5m_bps": 1.0, "bid_ask_spread_bps": 2.0}
+    return pd.DataFrame(given | rest | state | others)
+
+
+class TestQuotes:
+    """Quotes of a second before each time; 5-50 ms of latency; nobody stands before us (`touch`)."""
+
+    @staticmethod
+    def fast(parameters: Parameters) -> Parameters:
+        latency = parameters.execution.latency.model_copy(update={"preset": "thesis", "policy_ms": 0.0})
+        return with_execution(parameters, latency=latency, queue="touch")
+
+    @staticmethod
+    def moving(prints: list[tuple[float, float, float, int]]) -> Market:
+        """The best bid rises by 0.1 every 10 s from 999.9 on; the ask is 0.4 above."""
+        quotes = [(9.5 + 10 * step, 999.9 + step / 10, 50.0, 1000.3 + step / 10, 50.0) for step in range(9)]
+        return market(quotes=[(round(t, 3), round(b, 1), s, round(a, 1), z) for t, b, s, a, z in quotes], prints=prints)
+
+    def test_what_a_slice_has_left_goes_over_to_the_next(self, parameters: Parameters) -> None:
+        """Slices of 0.1: the first is filled by half, so the second is of 0.15 at its own price, and so on."""
+        tape = self.moving([(15.0, 999.9, 0.05, -1), (25.0, 1000.0, 9.0, -1)])
+        seen: list[pd.DataFrame] = []
+
+        def at_bid(children: pd.DataFrame, seconds_left: np.ndarray, share_left: np.ndarray) -> np.ndarray:
+            seen.append(children.assign(seconds_left=seconds_left, share_left=share_left))
+            return tape.top_at(children["decision_ns"].to_numpy()).bid_price
+
+        even = np.full((1, 6), 1 / 6)
+        row = quote_slices(tape, one_parent(), even, at_bid, self.fast(parameters)).iloc[0]
+        offered = pd.concat(seen)
+        assert offered["size"].tolist() == pytest.approx([0.1, 0.15, 0.1, 0.2, 0.3, 0.4])
+        assert offered["seconds_left"].tolist() == [60, 50, 40, 30, 20, 10]
+        assert offered["share_left"].tolist() == pytest.approx([1, 0.55 / 0.6, *[0.4 / 0.6] * 4])
+        assert row.filled_passive == row.maker_share == pytest.approx(0.2 / 0.6) and row.status == "completed"
+        completion = 1000.9  # the ask after 69.5 s
+        assert row.exec_price == pytest.approx((0.05 * 999.9 + 0.15 * 1000.0 + 0.4 * completion) / 0.6)
+        assert row.fees_bps == pytest.approx((0.05 * 999.9 + 0.15 * 1000.0) / 600 * 1.5 + 0.4 * completion / 600 * 4.5)
+        assert row.opportunity_bps == pytest.approx(0.4 / 0.6 * (1000.7 / 1000 - 1) * 1e4)
+        assert row.spread_bps + row.timing_bps + row.opportunity_bps == pytest.approx(row.implementation_shortfall_bps)
+
+    def test_a_peg_follows_the_mid(self, parameters: Parameters) -> None:
+        """The mid is 1000.1 at first and 1000.3 after 29.5 s: a sale at 1000.2 meets the third quote, not the first."""
+        tape = self.moving([(12.0, 1000.2, 5.0, -1), (32.0, 1000.3, 5.0, -1)])
+        orders = strategies._by_children(
+            tape, one_parent(), Trained(0.0, np.full(60, 1 / 60), 1.0), self.fast(parameters)
+        )
+        row = orders["mid_peg"].iloc[0]
+        assert row.filled and row.exec_price == pytest.approx(1000.3) and at(32) <= row.fill_ns < at(32.1)
+
+    def test_a_replacement_arrives_when_its_predecessor_leaves(self, parameters: Parameters) -> None:
+        """A print in the instant between two children finds exactly one of them."""
+        slow = with_execution(self.fast(parameters), latency=parameters.execution.latency)
+        for second in np.arange(20.0, 21.0, 0.05):
+            tape = self.moving([(float(second), 999.0, 0.5, -1)])
+            even = np.full((1, 6), 1 / 6)
+            row = quote_slices(tape, one_parent(), even, lambda children, *_: np.full(len(children), 999.9), slow).iloc[
+                0
+            ]
+            assert row.filled_passive in (pytest.approx(0.1 / 0.6), pytest.approx(0.2 / 0.6))
+
+    def test_reservation_prices_by_hand(self) -> None:
+        """gamma 0.1, sigma 2, tau 10: variance 4; ln(1 + 0.1 / 2) / 0.1 = 0.4879 from the mid when half is left."""
+        distance = strategies.reservation_distance_bps(np.array([2.0]), np.array([10.0]), np.array([0.5]), 0.1, 2.0)
+        assert distance == pytest.approx([np.log(1.05) / 0.1])
+        whole = strategies.reservation_distance_bps(np.array([2.0]), np.array([10.0]), np.array([1.0]), 0.1, 2.0)
+        assert whole == pytest.approx(distance - 2.0)
+
+    def test_quotes_never_take(self, orders: pd.DataFrame) -> None:
+        for name in ("twap_post_only", "vwap_post_only", "mid_peg", "avellaneda_stoikov"):
+            rows = orders[orders["strategy"] == name]
+            np.testing.assert_allclose(rows["maker_share"], rows["filled_passive"], atol=1e-9)
+            assert 0 < rows["filled_passive"].mean() < 1 and rows["filled_passive"].between(0, 1 + 1e-9).all()
 
 
 class TestSlices:
@@ -229,7 +357,7 @@ class TestSlices:
         rng = np.random.default_rng(0)
         small = parents.assign(size=snap_size(rng.uniform(11, 200, len(parents)) / parents["arrival_mid"], 4))
         weights = rng.dirichlet(np.full(6, 0.3), len(small))
-        sizes = strategies._slice_sizes(small, weights, 4)
+        sizes = slice_sizes(small, weights, 4)
         np.testing.assert_allclose(sizes.sum(axis=1), small["size"], atol=1e-12)
         notional = sizes * small["arrival_mid"].to_numpy()[:, None]
         assert (notional[sizes > 0] >= MINIMUM_NOTIONAL_USD).all() and (sizes >= 0).all()
@@ -241,29 +369,19 @@ class TestSlices:
         prints += [(origin + 60 * minute + 1, 1000.1, 500.0, 1) for minute in range(3, 6)]
         tape = market(prints=prints)
         parent = pd.DataFrame({"decision_ns": [at(origin + 180)], "horizon_s": [60.0]})
-        outcomes = pd.DataFrame({"split": "train", "decision_ns": [at(0), at(origin + 179)]})
-        weights = strategies._vwap_weights(tape, parent, outcomes, slices=6)
+        cost = {"offset_bps": 0.0, "total_cost_bps": 1.0}
+        outcomes = pd.DataFrame({"split": "train", "decision_ns": [at(0), at(origin + 179)], **cost})
+        trained = strategies.train([(EVER, tape)], outcomes)
+        weights = strategies.volume_weights(trained.volume_profile, parent, slices=6)
         assert weights[0] == pytest.approx([0, 0, 0, 0, 0, 1])
+        assert trained.print_depth_bps == pytest.approx(1.0) and trained.best_fixed_bps == 0.0
 
     def test_twap_pays_the_average_of_its_times(self, parameters: Parameters) -> None:
         quotes = [(10 + 10 * step, 999.9 + step, 50.0, 1000.1 + step, 50.0) for step in range(6)]
         tape = market(quotes=[(second - 0.5, *rest) for second, *rest in quotes])
-        execution: Execution = parameters.execution.model_copy(
-            update={"latency": parameters.execution.latency.model_copy(update={"preset": "thesis"})}
-        )
-        given = {
-            "order_id": [0],
-            "asset": "ETH",
-            "objective": "balanced",
-            "decision_ns": [at(10)],
-            "side": [1],
-            "size": [0.6],
-        }
-        parent = pd.DataFrame(given | {"horizon_s": [60.0], "arrival_mid": [1000.0], "split": "test", "block": [0]})
+        latency = parameters.execution.latency.model_copy(update={"preset": "thesis"})
         even = np.full((1, 6), 1 / 6)
-        twap = strategies._replay_slices(
-            tape, parent, even, parameters.model_copy(update={"execution": execution})
-        ).iloc[0]
+        twap = take_slices(tape, one_parent(), even, with_execution(parameters, latency=latency)).iloc[0]
         assert twap.exec_price == pytest.approx(np.mean([1000.1 + step for step in range(6)]))
         assert twap.implementation_shortfall_bps == pytest.approx(26.0) and at(60) < twap.fill_ns < at(60.1)
         assert twap.fees_bps == pytest.approx(4.5 * twap.exec_price / 1000)

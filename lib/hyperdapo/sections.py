@@ -163,6 +163,8 @@ class Execution(Section):
     queue_exponent: NonNegative | None
     impact_coefficient_bps: NonNegative | None
     twap_slices: Count
+    requote_s: Positive
+    risk_aversion: Positive
 
 
 class Lora(Section):

@@ -57,19 +57,21 @@ def account(
     with np.errstate(invalid="ignore"):
         passive_price = (traded.taken_usd + traded.made_usd) / (traded.taken + traded.made)
         completion_price = traded.completed_usd / traded.completed
-    exec_price = (traded.taken_usd + traded.made_usd + traded.completed_usd) / size
-    shortfall = _signed_bps(side, exec_price, arrival_mid)
+    share = 1 - fills.abandoned / size
+    with np.errstate(invalid="ignore"):
+        exec_price = (traded.taken_usd + traded.made_usd + traded.completed_usd) / (size - fills.abandoned)
+    shortfall = _signed_bps(side, exec_price, arrival_mid, share)
     slippage = side * (traded.completed_usd - traded.completed * arrival_mid) / worth * 1e4
     target = np.where(arrivals.resting, arrivals.limit, arrival_mid)
     fees = _fees(traded, life, execution.fees.tier) / worth
-    funding = side * _funding(market, size, traded, life, fills) / worth * 1e4
+    funding = side * _funding(market, size - fills.abandoned, traded, life, fills) / worth * 1e4
     spread, timing, opportunity = _parts(events, arrivals, traded, fills, arrival_mid)
     return pd.DataFrame(
         {
             "target_price": target,
-            "filled_passive": 1 - traded.completed / size,
+            "filled_passive": 1 - (traded.completed + fills.abandoned) / size,
             "maker_share": traded.made / size,
-            "filled": traded.completed == 0,
+            "filled": (traded.completed == 0) & (fills.abandoned == 0),
             "passive_price": passive_price,
             "completion_price": completion_price,
             "exec_price": exec_price,
@@ -77,7 +79,7 @@ def account(
             "funding_bps": funding,
             "completion_slippage_bps": slippage,
             "implementation_shortfall_bps": shortfall,
-            "slippage_bps": _signed_bps(side, exec_price, target),
+            "slippage_bps": _signed_bps(side, exec_price, target, share),
             "total_cost_bps": shortfall + fees + funding,
             "spread_bps": side * spread / worth * 1e4,
             "timing_bps": side * timing / worth * 1e4,
@@ -152,8 +154,9 @@ def _parts(
     return spread, timing, traded.completed * (completed - arrival_mid)
 
 
-def _signed_bps(side: Floats, price: Floats, reference: Floats) -> Floats:
-    return side * (price / reference - 1) * 1e4
+def _signed_bps(side: Floats, price: Floats, reference: Floats, share: Floats) -> Floats:
+    """Of the share that traded; 0 where none did."""
+    return np.where(share > 0, side * (price / reference - 1) * 1e4 * share, 0.0)
 
 
 def _daily_volume(market: Market) -> float:

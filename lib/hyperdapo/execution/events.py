@@ -52,9 +52,10 @@ class Queue(NamedTuple):
 class Arrivals(NamedTuple):
     """n orders: side +1 / -1, size in coin, limit in USD (NaN where not `resting`: at any price), and their events.
 
-    `first` is the newest event that the arriving order meets, `last` the first that its cancel precedes, `final` the
-    newest that the order which completes it meets. Orders are filled in `sequence`, in which those of one `parent` are
-    neighbours, the first in priority first; -1 has no siblings.
+    `completes`: what is left when the cancel lands is taken at once, else it is given up. `first` is the newest event
+    that the arriving order meets, `last` the first that its cancel precedes, `final` the newest that the order which
+    completes it meets. Orders are filled in `sequence`, in which those of one `parent` are neighbours, the first in
+    priority first; -1 has no siblings.
     """
 
     side: NDArray[np.int64]
@@ -62,6 +63,7 @@ class Arrivals(NamedTuple):
     limit: Floats
     post_only: NDArray[np.bool_]
     resting: NDArray[np.bool_]
+    completes: NDArray[np.bool_]
     first: NDArray[np.int64]
     last: NDArray[np.int64]
     final: NDArray[np.int64]
@@ -73,9 +75,9 @@ class Fills(NamedTuple):
     """What became of n orders; sizes in coin, notionals in USD.
 
     `taken`: from the book on arrival; `made`: while resting, at the limit, when the mid was `made_mid_usd / made` and a
-    long had paid `made_funding / made`; `completed`: left to the completing order, of which the visible book gave
-    `swept`, the last of it at `deepest` (USD). `last_event` is that of the latest fill before the cancel, -1 for none;
-    `queue_ahead` is NaN where nothing rested, and `estimated` where no message had shown the level.
+    long had paid `made_funding / made`; `abandoned`: given up; `completed`: left to the completing order, of which the
+    visible book gave `swept`, the last of it at `deepest` (USD). `last_event` is that of the latest fill before the
+    cancel, -1 for none; `queue_ahead` is NaN where nothing rested, `estimated` where no message had shown the level.
     """
 
     queue_ahead: Floats
@@ -87,6 +89,7 @@ class Fills(NamedTuple):
     made_mid_usd: Floats
     made_funding: Floats
     last_event: NDArray[np.int64]
+    abandoned: Floats
     completed: Floats
     swept: Floats
     swept_usd: Floats

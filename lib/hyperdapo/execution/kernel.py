@@ -51,8 +51,10 @@ def replay(events: Events, orders: Records, queue: Queue, fills: Records, spent:
             fills[order].rejected = orders[order].post_only and reaches(events, orders[order].first, side, limit)
             if not fills[order].rejected:
                 left = _live(events, orders, order, queue, fills, spent, base, path)
-        fills[order].completed = left
-        if left > 0.0:
+        if not orders[order].completes:
+            fills[order].abandoned = left
+        elif left > 0.0:
+            fills[order].completed = left
             swept, usd, deepest = sweep(events, orders[order].final, side, side * np.inf, left)
             fills[order].swept, fills[order].swept_usd, fills[order].deepest = swept, usd, deepest
 

@@ -17,21 +17,18 @@ from scipy.special import ndtri
 from hyperdapo.errors import OrderError, ParameterError
 from hyperdapo.execution import kernel
 from hyperdapo.execution.accounting import SECOND, Life, account, markouts
+from hyperdapo.execution.checks import checked_mid
 from hyperdapo.execution.draws import uniform
 from hyperdapo.execution.events import PRINT, Arrivals, Events, Fills, Queue, Records, stream
 from hyperdapo.market.book import Market
-from hyperdapo.market.columns import Floats, Nanoseconds, take
-from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD, on_grid
+from hyperdapo.market.columns import Floats, Nanoseconds
 from hyperdapo.sections import Execution, Latency
 
 MARKOUTS_S = (1.0, 5.0, 10.0, 60.0)
-ORDER_COLUMNS = ("order_id", "decision_ns", "side", "size", "horizon_s", "limit_price", "post_only")
-
 _THESIS_MS = (5.0, 50.0)  # §3.5.1
 _MEDIAN_MS, _P99_MS = 200.0, 900.0  # order to fill of a near client
 _NOTHING = np.zeros(0)
 _LATE_S = 60.0  # what latencies may add to an order's life
-_LONGEST_S = 1e9  # no horizon is longer: it would overflow the nanoseconds
 
 
 def replay_orders(
@@ -47,20 +44,23 @@ def replay_orders(
     ----------
     orders : (n, ...) with `ORDER_COLUMNS`: side +1 / -1, size in coin, `limit_price` in USD (NaN: at any price, at
         once), `post_only`; other columns pass through. Latencies are drawn from (seed, asset, order_id, decision_ns),
-        so that orders which share these are compared under the same latency. Two more columns count where they are
-        there: `policy_ms` (measured, instead of the parameter), and `parent` (int, -1 for none): orders of one parent
-        are in the market together and share its prints, the better price and the earlier arrival first.
+        so that orders which share these are compared under the same latency. More columns count where they are
+        there: `policy_ms` (measured, instead of the parameter); `parent` (int, -1 for none): orders of one parent are
+        in the market together and share its prints, the better price and the earlier arrival first; `completes` (bool,
+        else True: what is left when the cancel lands is given up, and costs are those of what traded); `arrives_ns` and
+        `until_ns` of an order that replaces another: it is in the market between, and may be of any size, for it
+        is the rest of an order (the exchange's `modify`).
 
     Returns
     -------
     `orders` and, row by row, costs in bps of size x arrival mid, positive when worse for the trader: arrival_mid (USD,
     known at the decision), target_price (the limit, or the arrival mid), arrival_ns, expiry_ns (the horizon ends and a
     cancel is sent), cancel_ns (it lands: fills before count), completion_ns (the rest is taken; -1 when not needed),
-    latency_ms, status (filled, completed, rejected), queue_ahead (coin; NaN without a queue), queue_estimated (the
-    level was beyond the visible book: a guess from the depth that was visible), filled_passive (share filled before the
-    cancel), maker_share, filled, fill_ns (latest fill before the cancel, -1 for none), passive_price and
-    completion_price (USD, NaN for no such part), exec_price, fees_bps, funding_bps (of the full hours within the
-    horizon), completion_slippage_bps (of the completed part against the arrival mid, times its share),
+    latency_ms, status (filled, completed, abandoned, rejected), queue_ahead (coin; NaN without a queue),
+    queue_estimated (the level was beyond the visible book: a guess from the depth that was visible), filled_passive
+    (share filled before the cancel), maker_share, filled, fill_ns (latest fill before the cancel, -1 for none),
+    passive_price and completion_price (USD, NaN for no such part), exec_price, fees_bps, funding_bps (of the full
+    hours within the horizon), completion_slippage_bps (of the completed part against the arrival mid, times its share),
     implementation_shortfall_bps (eq. 3.8), slippage_bps (eq. 3.9 with its sign), total_cost_bps (shortfall + fees +
     funding), spread_bps + timing_bps + opportunity_bps (= shortfall), markout_{h}s_bps (move of the mid in the trader's
     favour after the last fill; NaN beyond the data).
@@ -70,9 +70,9 @@ def replay_orders(
     OrderError
         Naming the first row whose size, side, price, time or notional the exchange or the data do not allow.
     """
-    arrival_mid = _checked_mid(market, orders)
+    arrival_mid = checked_mid(market, orders)
     events = stream(market)
-    life = _lives(market, orders, execution.latency, seed)
+    life = lives(market.asset, orders, execution.latency, seed)
     arrivals = _arrivals(events, orders, life, execution.block_ms)
     fills = _filled(events, arrivals, _queue(execution))
     outcome = account(market, events, orders, arrivals, life, fills, arrival_mid, execution)
@@ -87,7 +87,9 @@ def replay_orders(
         cancel_ns=life.cancel_ns,
         completion_ns=np.where(filled, -1, life.completion_ns),
         latency_ms=(life.arrival_ns - orders["decision_ns"].to_numpy()) / 1e6,
-        status=np.select([fills.rejected, filled], ["rejected", "filled"], "completed"),
+        status=np.select(
+            [fills.rejected, filled, ~arrivals.completes], ["rejected", "filled", "abandoned"], "completed"
+        ),
         queue_ahead=fills.queue_ahead,
         queue_estimated=fills.estimated,
         fill_ns=fill_ns,
@@ -172,15 +174,18 @@ def _latency_ms(latency: Latency, draws: Floats) -> Floats:
     return np.asarray(_MEDIAN_MS * (_P99_MS / _MEDIAN_MS) ** (ndtri(draws) / ndtri(0.99)))
 
 
-def _lives(market: Market, orders: pd.DataFrame, latency: Latency, seed: int) -> Life:
-    decision_ns = orders["decision_ns"].to_numpy(np.int64)
-    order_id = orders["order_id"].to_numpy(np.int64)
+def lives(asset: str, orders: pd.DataFrame, latency: Latency, seed: int) -> Life:
+    """When each order arrives, expires, is cancelled and completed; draws belong to (seed, asset, leg, order, time)."""
+    decision_ns, order_id = (orders[name].to_numpy(np.int64) for name in ("decision_ns", "order_id"))
     policy_ms = orders["policy_ms"].to_numpy(float) if "policy_ms" in orders else latency.policy_ms
 
     def leg_ns(leg: str, before_ms: Floats | float = 0.0) -> Nanoseconds:
-        draws = uniform(seed, f"{market.asset} {leg}", order_id, decision_ns)
+        draws = uniform(seed, f"{asset} {leg}", order_id, decision_ns)
         return np.rint((before_ms + _latency_ms(latency, draws)) * 1e6).astype(np.int64)
 
+    if "until_ns" in orders:
+        arrival_ns, cancel_ns = (orders[name].to_numpy(np.int64) for name in ("arrives_ns", "until_ns"))
+        return Life(arrival_ns, cancel_ns, cancel_ns, cancel_ns + leg_ns("completion"))
     arrival_ns = decision_ns + leg_ns("entry", policy_ms)
     expiry_ns = arrival_ns + np.rint(orders["horizon_s"].to_numpy(float) * SECOND).astype(np.int64)
     at_once = orders["limit_price"].isna().to_numpy()
@@ -215,6 +220,7 @@ def _arrivals(events: Events, orders: pd.DataFrame, life: Life, block_ms: float)
         limit=limit,
         post_only=post_only,
         resting=np.isfinite(limit),
+        completes=orders["completes"].to_numpy(bool) if "completes" in orders else np.ones(len(orders), dtype=bool),
         first=_met(events, life.arrival_ns, post_only, block_ns),
         last=np.searchsorted(events.ns, life.cancel_ns, side="left"),
         final=_met(events, life.completion_ns, alone > 0, block_ns),
@@ -225,7 +231,17 @@ def _arrivals(events: Events, orders: pd.DataFrame, life: Life, block_ms: float)
 
 def _filled(events: Events, arrivals: Arrivals, queue: Queue) -> Fills:
     count = len(arrivals.side)
-    sums = ("taken", "taken_usd", "made", "made_mid_usd", "made_funding", "completed", "swept", "swept_usd")
+    sums = (
+        "taken",
+        "taken_usd",
+        "made",
+        "made_mid_usd",
+        "made_funding",
+        "abandoned",
+        "completed",
+        "swept",
+        "swept_usd",
+    )
     fills = Fills(
         queue_ahead=np.full(count, np.nan),
         estimated=np.zeros(count, dtype=np.bool_),
@@ -248,38 +264,3 @@ def _records(columns: Arrivals | Fills) -> Records:
     for name, values in fields.items():
         records[name] = values
     return records.view(np.recarray)
-
-
-def _checked_mid(market: Market, orders: pd.DataFrame) -> Floats:
-    """The arrival mid of each order, once all orders are known to be valid."""
-    if missing := [name for name in ORDER_COLUMNS if name not in orders]:
-        raise OrderError(f"orders lack the columns {missing}; they need {list(ORDER_COLUMNS)}")
-    if not len(market.top.local_ns):
-        raise OrderError(f"the market of {market.asset} is empty: choose a source.from and source.to with data")
-    size, side, limit, horizon = (orders[name].to_numpy(float) for name in ("size", "side", "limit_price", "horizon_s"))
-    whole = [pd.to_numeric(orders[name], errors="coerce").notna().to_numpy() for name in ("decision_ns", "order_id")]
-    decision_ns = np.where(whole[0], orders["decision_ns"], 0).astype(np.int64)
-    known = np.searchsorted(market.top.local_ns, decision_ns, side="right") - 1
-    best = take(market.top, np.maximum(known, 0))
-    mid, post_only = np.where(known >= 0, best.mid, np.nan), orders["post_only"].to_numpy(bool)
-    priced, steps = ~np.isnan(limit), size * 10.0**market.sz_decimals
-    with np.errstate(invalid="ignore", divide="ignore"):
-        span_s = np.nan_to_num(horizon).clip(0, _LONGEST_S)
-        ends = decision_ns + np.rint(span_s * SECOND).astype(np.int64)
-        faults = {
-            "no time or no order_id": ~(whole[0] & whole[1]),
-            "a size that is not above zero": ~((size > 0) & np.isfinite(size)),
-            "a side that is neither +1 nor -1": np.abs(side) != 1,
-            "a horizon that is not a time": ~(horizon >= 0),
-            f"a size that is no multiple of {10.0**-market.sz_decimals:g}": np.abs(steps - np.rint(steps)) > 1e-6,
-            "a limit price off the grid": priced & ~on_grid(np.where(priced, limit, 1.0), market.sz_decimals),
-            "post_only without a limit price": post_only & ~priced,
-            "a time outside the data or in a gap": market.interrupted(decision_ns, ends) | np.isnan(mid),
-            f"less than {MINIMUM_NOTIONAL_USD:g} USD": size * np.where(priced, limit, mid) < MINIMUM_NOTIONAL_USD,
-        }
-    for fault, rows in faults.items():
-        if rows.any():
-            row = int(np.flatnonzero(rows)[0])
-            told = ", ".join(f"{name} {orders[name].iloc[row]}" for name in ORDER_COLUMNS)
-            raise OrderError(f"the order in row {row} has {fault}: {told}")
-    return mid
