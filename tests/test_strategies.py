@@ -333,9 +333,8 @@ class TestQuotes:
         for second in np.arange(20.0, 21.0, 0.05):
             tape = self.moving([(float(second), 999.0, 0.5, -1)])
             even = np.full((1, 6), 1 / 6)
-            row = quote_slices(tape, one_parent(), even, lambda children, *_: np.full(len(children), 999.9), slow).iloc[
-                0
-            ]
+            orders = quote_slices(tape, one_parent(), even, lambda children, *_: np.full(len(children), 999.9), slow)
+            row = orders.iloc[0]
             assert row.filled_passive in (pytest.approx(0.1 / 0.6), pytest.approx(0.2 / 0.6))
 
     def test_reservation_prices_by_hand(self) -> None:

@@ -111,11 +111,9 @@ class TestEngine:
 class TestScores:
     @pytest.mark.parametrize("asset", ["BTC", "ETH", "SOL", "HYPE"])
     def test_the_power_queue_is_nearer_to_the_truth_than_the_extremes(self, asset: str) -> None:
-        table = validation.calibration(*played(asset, 3.0), PARAMETERS.execution).set_index("queue_model")
-        assert tuple(table.reset_index().columns[:7]) == (
-            "queue_model",
-            *[name for name in validation.SCORES if name != "queue_model"],
-        )
+        scores = validation.calibration(validation.compare_models(*played(asset, 3.0), PARAMETERS.execution))
+        assert tuple(scores.columns[:7]) == validation.SCORES
+        table = scores.set_index("queue_model")
         assert table.loc["power", "brier"] < min(table.loc[["risk_averse", "touch"], "brier"])
         assert table.loc["power", "auc"] > 0.99 and table.loc["power", "orders"] > 800
 

@@ -21,6 +21,7 @@ from hyperdapo.sections import (
     Split,
     Synthetic,
     Training,
+    Truth,
 )
 
 
@@ -39,6 +40,7 @@ class Parameters(Section):
     facts: Facts
     orders: Orders
     execution: Execution
+    truth: Truth
     policy: Policy
     training: Training
     inference: Inference

@@ -167,6 +167,15 @@ class Execution(Section):
     risk_aversion: Positive
 
 
+class Truth(Section):
+    """What the simulator is checked against: probes in the synthetic exchange, and records of real executions."""
+
+    hours: Positive
+    probes_per_hour: Positive
+    account: str | None
+    node_fills: str | None
+
+
 class Lora(Section):
     """The low-rank adapter."""
 

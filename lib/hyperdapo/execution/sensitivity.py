@@ -63,9 +63,8 @@ def assumptions(execution: Execution) -> dict[tuple[str, str], Execution]:
 def mean_costs(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
     """Mean total cost (bps) over the parts of a market: a row per assumption, a column per strategy."""
     sums = pd.concat(parts).groupby(["of", "assumption", "strategy"], sort=False)[["orders", "total_cost_bps"]].sum()
-    means = (sums["total_cost_bps"] / sums["orders"]).unstack("strategy")
-    known = sums.index.droplevel("strategy").unique()
-    return means.loc[known, sums.index.get_level_values("strategy").unique()]
+    means = sums.assign(mean=sums["total_cost_bps"] / sums["orders"])
+    return means.pivot_table(index=["of", "assumption"], columns="strategy", values="mean", sort=False)
 
 
 def _changed(section: Model, **values: object) -> Model:

@@ -41,7 +41,7 @@ def compare(market: Market, executions: Executions, execution: Execution) -> pd.
     -------
     The orders whose life lies in the data, with true_filled and filled (shares before the cancel), true_fill_ns and
     fill_ns (of the last fill, -1 for none), true_cost_bps and cost_bps (price and fees against the mid at arrival; what
-    is left at the cancel counts at what taking all of the order cost then, in both), and queue_ahead
+    is left at the cancel counts at what taking all of the order cost then, in both), arrival_mid, and queue_ahead
 
     Raises
     ------
@@ -76,21 +76,33 @@ def compare(market: Market, executions: Executions, execution: Execution) -> pd.
         fill_ns=replayed["fill_ns"],
         true_cost_bps=true_bps + (1 - true_filled) * unit_bps,
         cost_bps=own_bps + (1 - filled) * unit_bps,
+        arrival_mid=mid,
         queue_ahead=replayed["queue_ahead"],
     )
 
 
-def calibration(market: Market, executions: Executions, execution: Execution) -> pd.DataFrame:
-    """How true the fills of each queue model are: a row per model with `SCORES`, and cost_bias_bps.
+def compare_models(market: Market, executions: Executions, execution: Execution) -> pd.DataFrame:
+    """`compare` under each of `queue_models`, one below the other, with asset and queue_model before the rest."""
+    parts = []
+    for name, model in queue_models(execution).items():
+        told = compare(market, executions, model)
+        told.insert(0, "asset", market.asset)
+        told.insert(1, "queue_model", name)
+        parts.append(told)
+    return pd.concat(parts, ignore_index=True)
+
+
+def calibration(compared: pd.DataFrame) -> pd.DataFrame:
+    """How true the fills of each queue model are: a row per asset and model with `SCORES`, and cost_bias_bps.
 
     `brier`: mean squared difference of the share that was filled before the cancel. `auc`: of "filled in full", ranked
     by that share and then by how soon it was filled. `fill_time_error_s`: mean absolute error of the last fill, of
     orders filled in full in both. `cost_error_bps`: mean absolute error of the cost, `cost_bias_bps`: with its sign.
     """
-    rows = []
-    for name, model in queue_models(execution).items():
-        orders = compare(market, executions, model)
-        rows.append({"asset": market.asset, "queue_model": name, "orders": len(orders)} | score(orders))
+    rows = [
+        {"asset": asset, "queue_model": name, "orders": len(orders)} | score(orders)
+        for (asset, name), orders in compared.groupby(["asset", "queue_model"], sort=False)
+    ]
     return pd.DataFrame(rows)
 
 
