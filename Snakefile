@@ -106,13 +106,13 @@ rule inference:
 
 rule backtest:
     input: CODE["08_backtest"], MARKET, *(EACH.data / f"{name}.parquet" for name in ["features", "laws", "outcomes", "decisions"]),
-    output: EACH.data / "orders.parquet", notebook=rendered("08_backtest"),
+    output: EACH.data / "orders.parquet", EACH.data / "calibration.parquet", notebook=rendered("08_backtest"),
     params: values=VALUES["08_backtest"],
     shell: execute("08_backtest")
 
 
 rule significance:
-    input: CODE["09_significance"], PATHS.tables / "convergence.csv", for_all(*(EACH.data / f"{name}.parquet" for name in ["orders", "outcomes", "decisions"])),
+    input: CODE["09_significance"], PATHS.tables / "convergence.csv", for_all(*(EACH.data / f"{name}.parquet" for name in ["orders", "calibration", "outcomes", "decisions"])),
     output: PATHS.outputs / "numbers.tex", PATHS.outputs / "manifest.json", notebook=rendered("09_significance", PATHS),
     params: values=VALUES["09_significance"],
     shell: execute("09_significance")

@@ -17,6 +17,7 @@ WRITTEN_BY = {
     "outcomes": "04_preference_pairs",
     "pairs": "04_preference_pairs",
     "decisions": "07_inference",
+    "calibration": "08_backtest",
     "orders": "08_backtest",
 }
 

@@ -88,6 +88,26 @@ def plot_markouts(orders: pd.DataFrame, strategies: list[str]) -> Figure:
     return figure
 
 
+def plot_sensitivity(costs: pd.DataFrame, strategies: list[str]) -> Figure:
+    """Mean total cost under other latencies, queues and fees, a line per strategy.
+
+    Parameters
+    ----------
+    costs : bps; rows (`of`, assumption) with `of` latency, queue or fees, a column per strategy
+    """
+    figure, axes = figures.new(1, 3, height=0.5, sharey=True, width_ratios=[1.6, 1, 0.8])
+    for axis, of in zip(axes, ("latency", "queue", "fees"), strict=True):
+        table = costs.loc[of]
+        for strategy in strategies:
+            colour = figures.STRATEGY_COLOURS[strategy]
+            axis.plot(range(len(table)), table[strategy], "o-", color=colour, markersize=3, label=heading(strategy))
+        axis.set_xticks(range(len(table)), [str(name).replace(" ", "\n") for name in table.index])
+        axis.set_xlabel(of)
+    axes[0].set_ylabel("mean total cost (bps)")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    return figure
+
+
 def _draw_market(axis: Axes, trace: pd.DataFrame, seconds: pd.Series, order: pd.Series) -> None:
     """Quotes as steps, prints as dots, the order as a line from its arrival on."""
     axis.fill_between(seconds, trace["bid"], trace["ask"], step="post", color="#E6E6E6", linewidth=0)

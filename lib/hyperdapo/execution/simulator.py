@@ -42,14 +42,9 @@ def replay_orders(
 
     Parameters
     ----------
-    orders : (n, ...) with `ORDER_COLUMNS`: side +1 / -1, size in coin, `limit_price` in USD (NaN: at any price, at
+    orders : (n, ...) with `checks.ORDER_COLUMNS`: side +1 / -1, size in coin, `limit_price` in USD (NaN: at any price, at
         once), `post_only`; other columns pass through. Latencies are drawn from (seed, asset, order_id, decision_ns),
-        so that orders which share these are compared under the same latency. More columns count where they are
-        there: `policy_ms` (measured, instead of the parameter); `parent` (int, -1 for none): orders of one parent are
-        in the market together and share its prints, the better price and the earlier arrival first; `completes` (bool,
-        else True: what is left when the cancel lands is given up, and costs are those of what traded); `arrives_ns` and
-        `until_ns` of an order that replaces another: it is in the market between, and may be of any size, for it
-        is the rest of an order (the exchange's `modify`).
+        so that orders which share these are compared under the same latency. `checks.OPTIONAL_COLUMNS` count where they are.
 
     Returns
     -------
