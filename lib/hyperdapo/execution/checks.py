@@ -12,9 +12,10 @@ from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD, on_grid
 ORDER_COLUMNS = ("order_id", "decision_ns", "side", "size", "horizon_s", "limit_price", "post_only")
 OPTIONAL_COLUMNS = ("policy_ms", "parent", "completes", "arrives_ns", "until_ns")
 """`policy_ms`: measured, instead of the parameter. `parent` (int, -1 for none): orders of one parent are in the market
-together and share its prints, the better price and the earlier arrival first. `completes` (bool, else True): False gives
-up what is left when the cancel lands, and costs are those of what traded. `arrives_ns` and `until_ns`, of an order that
-replaces another (the exchange's `modify`): it is in the market between, and may be of any size, for it is the rest of one.
+together and share its prints, the better price and the earlier arrival first. `completes` (bool, else True): False
+gives up what is left when the cancel lands, and costs are those of what traded. `arrives_ns` and `until_ns`, of an
+order that replaces another (the exchange's `modify`): it is in the market between, and may be of any size, for it is
+the rest of one.
 """
 
 _LONGEST_S = 1e9  # no horizon is longer: it would overflow the nanoseconds

@@ -42,9 +42,9 @@ def replay_orders(
 
     Parameters
     ----------
-    orders : (n, ...) with `checks.ORDER_COLUMNS`: side +1 / -1, size in coin, `limit_price` in USD (NaN: at any price, at
-        once), `post_only`; other columns pass through. Latencies are drawn from (seed, asset, order_id, decision_ns),
-        so that orders which share these are compared under the same latency. `checks.OPTIONAL_COLUMNS` count where they are.
+    orders : (n, ...) with `checks.ORDER_COLUMNS`: side +1 / -1, size in coin, `limit_price` in USD (NaN: at any price,
+        at once), `post_only`; `checks.OPTIONAL_COLUMNS` count where they are, others pass through. Latencies are drawn
+        from (seed, asset, order_id, decision_ns): orders that share these are compared under the same latency.
 
     Returns
     -------
