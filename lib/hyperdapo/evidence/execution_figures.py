@@ -101,7 +101,7 @@ def plot_sensitivity(costs: pd.DataFrame, strategies: list[str]) -> Figure:
         for strategy in strategies:
             colour = figures.STRATEGY_COLOURS[strategy]
             axis.plot(range(len(table)), table[strategy], "o-", color=colour, markersize=3, label=heading(strategy))
-        axis.set_xticks(range(len(table)), [str(name).replace(" ", "\n") for name in table.index])
+        axis.set_xticks(range(len(table)), table.index, rotation=30, ha="right", rotation_mode="anchor")
         axis.set_xlabel(of)
     axes[0].set_ylabel("mean total cost (bps)")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)

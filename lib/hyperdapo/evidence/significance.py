@@ -94,6 +94,30 @@ def verdict(tests: pd.DataFrame, algorithms: Sequence[str]) -> str:
     return "\n".join(sentences)
 
 
+def against_the_cheapest(
+    orders: pd.DataFrame, algorithms: Sequence[str], evidence: sections.Evidence, seed: int
+) -> pd.DataFrame:
+    """Each trained policy minus the strategy that turned out cheapest of all that can be traded (not the oracle).
+
+    The cheapest is chosen in hindsight, on these orders, so it is somewhat flattered.
+
+    Returns
+    -------
+    `asset, strategy, cheapest, cheapest_bps, difference_bps, ci_low, ci_high, blocks`
+    """
+    rows = []
+    for asset, own in orders[orders["strategy"] != "oracle"].groupby("asset", sort=False):
+        means = own.groupby("strategy")[TOTAL].mean()
+        cheapest = str(means.idxmin())
+        differences = paired_differences(own, cheapest, [TOTAL])
+        for strategy in (name for name in algorithms if name != cheapest):
+            group = differences[differences["strategy"] == strategy]
+            found = block_bootstrap(group[TOTAL], group["block"], evidence, seed)
+            rows.append((asset, strategy, cheapest, means.min(), found.value, found.low, found.high, found.blocks))
+    names = ["asset", "strategy", "cheapest", "cheapest_bps", "difference_bps", "ci_low", "ci_high", "blocks"]
+    return pd.DataFrame(rows, columns=names)
+
+
 def _tests(group: pd.DataFrame) -> dict[str, float | str]:
     """p-values of one comparison: NaN, with the reason, where there is nothing to test; 1 where nothing differs."""
     means, orders = group.groupby("block")[TOTAL].mean().to_numpy(), group[TOTAL].to_numpy()

@@ -22,6 +22,7 @@ _ACRONYMS = {
     "dpo": "DPO",
     "twap": "TWAP",
     "vwap": "VWAP",
+    "stoikov": "Stoikov",
     "p": "p",
     "t": "t",
 }

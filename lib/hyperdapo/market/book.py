@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from tqdm import tqdm
 
 from hyperdapo.errors import DataError
 from hyperdapo.market import storage
@@ -135,7 +136,8 @@ class Market:
         So memory does not grow with the span. Raises as `load`.
         """
         report = json.loads(require(folder / "cleaning.json", "02_preprocess", folder.parent.name).read_text())
-        for part in by_day(report["begins_ns"], report["ends_ns"] + 1, _PART_NS):
+        parts = list(by_day(report["begins_ns"], report["ends_ns"] + 1, _PART_NS))
+        for part in tqdm(parts, desc=f"{report['asset']} market", unit="part", delay=2, mininterval=2, leave=False):
             from_ns, to_ns = part[0] - round(before_s * SECOND_NS), part[1] + round(after_s * SECOND_NS)
             yield part, cls.load(folder, (from_ns, to_ns))
 
