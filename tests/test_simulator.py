@@ -168,6 +168,31 @@ class TestQueue:
         assert filled.fill_ns == at(10.051) and filled.filled_passive == pytest.approx(1 / 3)
 
 
+class TestGivenUp:
+    def test_what_is_left_costs_nothing_when_it_is_given_up(self) -> None:
+        """2 of 3 are made at 999.9; the third is taken at 1000.5 or given up."""
+        tape = market(prints=[(20, 999.9, 7.0, -1)], quotes=[(65.0, 1000.4, 1.0, 1000.5, 2.0)])
+        given_up = one(tape, limit=999.9, completes=False)
+        assert given_up.status == "abandoned" and not given_up.filled
+        assert [given_up.filled_passive, given_up.maker_share] == pytest.approx([2 / 3, 2 / 3])
+        assert given_up.exec_price == pytest.approx(999.9)
+        assert given_up.implementation_shortfall_bps == pytest.approx(bps(999.9) * 2 / 3)
+        assert given_up.fees_bps == pytest.approx(MAKER * 0.9999 * 2 / 3)
+        assert [given_up.spread_bps, given_up.timing_bps, given_up.opportunity_bps] == pytest.approx([-2 / 3, 0, 0])
+
+    def test_nothing_traded_costs_nothing(self) -> None:
+        nothing = one(market(), limit=999.9, completes=False)
+        assert nothing.status == "abandoned" and np.isnan(nothing.exec_price) and nothing.filled_passive == 0
+        costs = ["implementation_shortfall_bps", "slippage_bps", "fees_bps", "funding_bps", "total_cost_bps"]
+        assert (nothing[costs] == 0).all()
+
+    def test_a_replacement_is_there_between_its_two_instants_and_may_be_of_any_size(self) -> None:
+        tape = market(prints=[(20, 999.8, 1.0, -1), (30, 999.8, 1.0, -1), (40, 999.8, 1.0, -1)])
+        rest = {"limit": 999.9, "size": 0.003123, "completes": False, "until_ns": at(35)}
+        assert one(tape, arrives_ns=at(25), **rest).fill_ns == at(30)
+        assert one(tape, arrives_ns=at(31), **rest).filled_passive == 0
+
+
 class TestBlock:
     """Inside a block the exchange takes post-only orders, then cancels, then IOC and GTC."""
 
