@@ -86,10 +86,8 @@ def _first_failure(folder: Path, path: str, right: str, wrong: str) -> str:
     environment = os.environ | {"PYTHONPATH": str(folder / "lib"), "NUMBA_CACHE_DIR": str(folder / "cache")}
     command = [sys.executable, "-m", "pytest", "tests/test_simulator.py", "-q", "-x", "-p", "no:cacheprovider"]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    failures = [
-        line.split("::", 1)[1].split(" - ")[0] for line in done.stdout.splitlines() if line.startswith("FAILED")
-    ]
-    return failures[0] if failures else ""
+    failures = [line.split("::", 1)[1] for line in done.stdout.splitlines() if line.startswith("FAILED")]
+    return failures[0].split(" - ")[0] if failures else ""
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ import yaml
 from conftest import REPOSITORY
 from hyperdapo import workflow
 from hyperdapo.evidence.verification import compare
+from hyperdapo.execution.strategies import STRATEGIES
+from hyperdapo.execution.validation import SCORES
 from hyperdapo.params import load
 
 HYPERDAPO = (sys.executable, "-m", "hyperdapo.cli")
@@ -77,9 +79,11 @@ def test_every_stage_is_rendered_without_an_error_cell(smoke: Run) -> None:
 def test_tables_have_the_columns_that_others_read(smoke: Run) -> None:
     metrics = pd.read_csv(smoke.outputs / "smoke/tables/metrics.csv")
     assert list(metrics.columns[:7]) == ["asset", "strategy", "metric", "value", "ci_low", "ci_high", "blocks"]
-    assert {"market", "twap", "vwap", "join_best", "best_fixed", "untrained", "dapo", "dpo", "oracle"} <= set(
-        metrics.strategy
-    )
+    assert set(STRATEGIES) | {"untrained", "dapo", "dpo", "boosting"} == set(metrics.strategy)
+    fills = pd.read_csv(smoke.outputs / "smoke/tables/fill_calibration.csv")
+    assert tuple(fills.columns[:7]) == SCORES and set(fills.asset) == set(load("smoke").assets)
+    laws = pd.read_parquet(smoke.data / "smoke" / "BTC" / "laws.parquet").set_index("parameter")
+    assert {"lambda_bps", "beta", "alpha", "queue_exponent"} <= set(laws.index)
     gaps = pd.read_csv(smoke.outputs / "smoke/tables/learning_gap.csv")
     columns = [
         "asset",
