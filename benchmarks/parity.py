@@ -97,8 +97,9 @@ def _replayed(events: Events, order: pd.Series, rules: tuple[str, ...]) -> tuple
 
 def _last_shown(events: Events, event: int, side: int, price: float) -> float:
     """What the newest message that could see a price showed there; 0 for none."""
+    plain = events._replace(moment=events.moment.view(np.recarray))  # Python knows fields by name only in these
     while event >= 0:
-        size = kernel.visible_size.py_func(events, event, side, price)
+        size = kernel.visible_size.py_func(plain, event, side, price)
         quote_above = events.moment["kind"][event] != PRINT and size != kernel.UNKNOWN
         if quote_above and not _passed_over(events, event, side, price):
             return size
