@@ -40,6 +40,7 @@ ORDERS_COLUMNS = (
 """Of `orders.parquet`; the mark-outs `markout_{h}s_bps` follow."""
 
 _SHALLOWEST_BPS = 0.01  # prints that hug the mid: k stays finite
+_DECIMALS = 10  # of what is told in bps: equal orders have equal costs, however they were summed
 _MINUTE = 60  # the volume profile of VWAP is by second of the minute
 
 
@@ -129,6 +130,7 @@ def backtest(
     sliced = [rows.assign(strategy=name) for name, rows in children.items()]
     markouts = [f"markout_{horizon:g}s_bps" for horizon in parameters.orders.markouts_s]
     together = pd.concat([replayed, *sliced], ignore_index=True)[[*ORDERS_COLUMNS, *markouts]]
+    together = together.round({name: _DECIMALS for name in together if str(name).endswith("_bps")})
     ranks = {name: rank for rank, name in enumerate([*STRATEGIES, *policy_offsets(decisions)])}
     return together.sort_values("strategy", key=lambda names: names.map(ranks), kind="stable", ignore_index=True)
 
