@@ -175,7 +175,7 @@ def cramped(disk: SmallDisk, place: Place, tmp_path: Path) -> Run:
 
 def _stage(name: str) -> str:
     """The stage that makes a file or folder of an asset."""
-    return "01" if name in DOWNLOADED else "03" if name.startswith("features") else "02"
+    return "01" if name in DOWNLOADED else "03" if name.startswith(("features", "laws")) else "02"
 
 
 def _take_over(run: Run, done: Run, *stages: str) -> None:
