@@ -32,6 +32,10 @@ class ModelError(HyperdapoError):
     """A model or adapter is absent or does not fit its base."""
 
 
+class TrainingError(HyperdapoError):
+    """Training cannot go on: the message names the parameter to change."""
+
+
 class OrderError(HyperdapoError):
     """An order cannot be replayed: the message names its row."""
 

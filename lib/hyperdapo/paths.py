@@ -71,6 +71,15 @@ class Paths:
         """Folder of the LoRA adapter that `algorithm` trained for this asset."""
         return data_root() / self.profile / "models" / self.asset / algorithm
 
+    @property
+    def runs(self) -> Path:
+        """Trainings of this asset that are not finished: checkpoints and progress, by algorithm and seed."""
+        return data_root() / self.profile / "runs" / self.asset
+
+    def run(self, algorithm: str, seed: int) -> Path:
+        """Folder of one unfinished training."""
+        return self.runs / algorithm / f"seed_{seed}"
+
     def of(self, asset: str) -> "Paths":
         return Paths(self.profile, asset)
 

@@ -13,7 +13,7 @@ Positive = Annotated[float, Field(gt=0.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(gt=0)]
 Objective = Literal["patient", "balanced", "urgent"]
-Algorithm = Literal["dapo", "dpo"]
+Algorithm = Literal["dapo", "dpo", "listing_4_4", "dapo_preference", "reward_weighted"]
 
 
 class Section(BaseModel):
@@ -198,41 +198,86 @@ class Policy(Section):
     max_length: Count
 
 
-class Dapo(Section):
-    """Full-information DAPO (DESIGN §6)."""
+class Clip(Section):
+    """Decoupled clipping, eq. 2.8."""
 
-    steps: Count
-    states_per_rollout: Count
-    updates_per_rollout: Count
-    states_per_update: Count
-    learning_rate: Positive
-    warmup_share: Share
     clip_low: Share
     clip_high: Share
+
+
+class Dapo(Clip):
+    """Full-information DAPO (DESIGN §6)."""
+
+    learning_rate: Positive
+    updates_per_rollout: Count
     temperature_bps: Positive
     entropy_bonus: NonNegative
 
 
 class Dpo(Section):
-    """TRL's DPO trainer."""
+    """DPO on the best action against the worst."""
 
-    steps: Count
-    pairs_per_step: Count
     learning_rate: Positive
-    warmup_share: Share
     beta: Positive
 
 
+class Listing44(Dpo, Clip):
+    """DPO as Listing 4.4 changes it."""
+
+
+class DapoPreference(Dpo, Clip):
+    """DPO with the clipping, weights and annealing of §3.3.2 and §4.3."""
+
+    updates_per_rollout: Count
+    clip_sensitivity: NonNegative
+    sampling_sharpness: NonNegative
+    sampling_temperature: tuple[Positive, Positive]
+    gap_unit_bps: Positive
+
+
+class RewardWeighted(Section):
+    """Cross-entropy to softmax(reward / temperature)."""
+
+    learning_rate: Positive
+    temperature_bps: Positive
+
+
 class Training(Section):
-    """Algorithms, seeds, and how often the policy is looked at."""
+    """Algorithms, seeds, their common budget, and how often the policy is looked at."""
 
     algorithms: list[Algorithm] = Field(min_length=1)
     seeds: list[int] = Field(min_length=1)
+    steps: Count
+    states_per_update: Count
+    gradient_accumulation: Count
+    processes: Count
+    warmup_share: Share
+    checkpoint_every: Count
     evaluate_every: Count
     evaluation_states: Count
     memory_gb: NonNegative
+    report_to: Literal["tensorboard", "wandb"]
     dapo: Dapo
     dpo: Dpo
+    listing_4_4: Listing44
+    dapo_preference: DapoPreference
+    reward_weighted: RewardWeighted
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> "Training":
+        parts = self.gradient_accumulation * self.processes
+        if self.states_per_update % parts:
+            raise ValueError(
+                f"training.states_per_update ({self.states_per_update}) must be a multiple of "
+                f"gradient_accumulation x processes ({parts})"
+            )
+        for name in ("dapo", "dapo_preference"):
+            if self.checkpoint_every % (updates := getattr(self, name).updates_per_rollout):
+                raise ValueError(
+                    f"training.checkpoint_every ({self.checkpoint_every}) must be a multiple of "
+                    f"{name}.updates_per_rollout ({updates}): a rollout is not kept in a checkpoint"
+                )
+        return self
 
 
 class Inference(Section):

@@ -14,7 +14,8 @@ from hyperdapo.paths import Paths
 from hyperdapo.policy import boosting
 from hyperdapo.policy.models import load_adapter, load_base
 from hyperdapo.policy.scoring import Encodings, Scorer
-from hyperdapo.policy.training import States, make_scorer, score, seed_folder
+from hyperdapo.policy.states import States
+from hyperdapo.policy.training import make_scorer, score, seed_folder
 
 
 def decide_all(

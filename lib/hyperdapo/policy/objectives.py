@@ -1,64 +1,142 @@
-"""Objective functions: tensors in, tensors out (DESIGN §6).
+"""Objective functions: tensors in, tensors out (DESIGN §6). A policy is (n, K) log-probabilities of K actions.
 
-How `dapo` differs from the DAPO paper (arXiv:2503.14476): the simulator replays all K candidate orders from each
-state, so the group of a state is its whole action set, known in full. The expectation over actions is exact: nothing
-is sampled, nothing generated, and an action is one token, so that the paper's mean over tokens is the mean over states.
+How they differ from the papers:
+
+`clipped_surrogate`, of `dapo` (DAPO, arXiv:2503.14476): the simulator replays all K candidate orders from each state,
+so the group of a state is its whole action set, known in full. The expectation over actions is exact: nothing is
+sampled, nothing generated, and an action is one token, so that the paper's mean over tokens is the mean over states.
 Advantages are divided by a fixed temperature in bps, not by the group's deviation, and an entropy term keeps the policy
 from settling on the best fixed offset before it has read the state.
+
+`preference`, of `dpo` (arXiv:2305.18290): the paper's loss on the best action of a state against the worst. Of one
+token each, their log-probabilities over K letters and over the whole vocabulary differ by what cancels in the margin.
+
+`listing_4_4`: the thesis draft's listing to the letter. Its branches halve the gradient of a loss above 0.28; the lower
+branch is never reached, since a DPO loss is positive; its gradient-norm weight is undefined, and 1 here.
+
+`clipped_preference`, of `dapo_preference` (§4.3, eq. 2.8, 2.9, 3.4 to 3.6): DPO whose two ratios are clipped apart from
+each other. The ratios are to the policy of the rollout, the pi_old of eq. 3.5: against the base, a policy could never
+make an action more than 1.28 times as probable as it was untrained. Pairs of a batch are weighted by eq. 2.9.
+
+`reward_weighted`: cross-entropy to softmax(reward / temperature), a yardstick that is no reinforcement learning.
 """
 
 from dataclasses import dataclass
+from math import exp, log
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 
 @dataclass(frozen=True)
-class Surrogate:
-    """The clipped objective of one update: `loss` (scalar, to minimise), the share of probability that was clipped."""
+class Loss:
+    """A scalar to minimise, and the share of what it learns from that clipping has cut off."""
 
     loss: Tensor
-    clip_fraction: Tensor
+    clip_fraction: float = 0.0
 
 
-def advantages(rewards: Tensor, old_log_probabilities: Tensor, temperature_bps: float) -> Tensor:
+def advantages(rewards: Tensor, old: Tensor, temperature_bps: float) -> Tensor:
     """Exact advantage of each action under the rollout policy, in units of the temperature.
 
     Parameters
     ----------
     rewards : (n, K) in bps
-    old_log_probabilities : (n, K) of the policy that made the rollout
+    old : (n, K) log-probabilities of the policy that made the rollout
     temperature_bps : what one unit of advantage is worth
 
     Returns
     -------
     (n, K); its expectation under the rollout policy is zero in every state
     """
-    expected = (old_log_probabilities.exp() * rewards).sum(dim=-1, keepdim=True)
+    expected = (old.exp() * rewards).sum(dim=-1, keepdim=True)
     return (rewards - expected) / temperature_bps
 
 
-def clipped_surrogate(
-    log_probabilities: Tensor, old_log_probabilities: Tensor, advantage: Tensor, clip_low: float, clip_high: float
-) -> Surrogate:
+def clipped_surrogate(new: Tensor, old: Tensor, advantage: Tensor, clip_low: float, clip_high: float) -> Loss:
     """Decoupled clipping (eq. 2.8 as the DAPO paper has it): min(r A, clip(r, 1 - low, 1 + high) A), whatever A's sign.
 
     All tensors are (n, K). The expectation over actions is under the rollout policy.
     """
-    ratio = (log_probabilities - old_log_probabilities).exp()
+    ratio = (new - old).exp()
     plain = ratio * advantage
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high) * advantage
-    weight = old_log_probabilities.exp()
+    weight = old.exp()
     loss = -(weight * torch.minimum(plain, clipped)).sum(dim=-1).mean()
-    clip_fraction = (weight * (clipped < plain)).sum(dim=-1).mean()
-    return Surrogate(loss, clip_fraction.detach())
+    return Loss(loss, float((weight * (clipped < plain)).sum(dim=-1).mean().detach()))
 
 
-def entropy(log_probabilities: Tensor) -> Tensor:
+def preference(new: Tensor, reference: Tensor, rewards: Tensor, beta: float) -> Loss:
+    """-log sigmoid of beta times how much more the best action gained on the reference than the worst; all (n, K)."""
+    best, worst = _ends(new - reference, rewards)
+    return Loss(-logsigmoid(beta * (best - worst)).mean())
+
+
+def listing_4_4(
+    new: Tensor, reference: Tensor, rewards: Tensor, beta: float, clip_low: float, clip_high: float
+) -> Loss:
+    """Listing 4.4: the DPO loss of a batch, drawn half-way to a bound that it exceeds; all tensors (n, K)."""
+    base = preference(new, reference, rewards, beta).loss
+    if base > clip_high:
+        return Loss(base * 0.5 + clip_high * 0.5, 1.0)
+    if base < -clip_low:
+        return Loss(base * 0.5 - clip_low * 0.5, 1.0)
+    return Loss(base)
+
+
+def clipped_preference(
+    new: Tensor, old: Tensor, rewards: Tensor, weight: Tensor, beta: float, clip_low: float, clip_high: float
+) -> Loss:
+    """DPO on the best action's ratio, cut at 1 + high, and the worst's, cut at 1 - low; pairs weighted by (n,)."""
+    best, worst = _ends(new - old, rewards)
+    gained, lost = best.clamp(max=log(1 + clip_high)), worst.clamp(min=log(1 - clip_low))
+    cut = ((best > gained) | (worst < lost)).float().mean()
+    return Loss(-(weight * logsigmoid(beta * (gained - lost))).mean(), float(cut))
+
+
+def sampling_weights(gap: Tensor, sharpness: float, temperature: float) -> Tensor:
+    """Eq. 2.9: softmax(beta |A| / tau) over the n pairs of a batch, times n, so that their mean is 1.
+
+    `gap` (n,) is |A|, what the best action earned beyond the worst.
+    """
+    return torch.softmax(sharpness * gap.abs() / temperature, dim=0) * len(gap)
+
+
+def annealed(start: float, end: float, progress: float) -> float:
+    """The tau_t of eq. 3.6: from `start` to `end` geometrically as progress goes from 0 to 1.
+
+    >>> [round(annealed(1.0, 0.1, progress), 3) for progress in (0.0, 0.5, 1.0)]
+    [1.0, 0.316, 0.1]
+    """
+    share: float = (end / start) ** progress
+    return start * share
+
+
+def adaptive_clip(clip: float, new: Tensor, old: Tensor, sensitivity: float) -> float:
+    """Eq. 3.5: epsilon_0 exp(-lambda KL(old || new)), the divergence being exact over (n, K) and a mean over states."""
+    divergence = (old.exp() * (old - new)).sum(dim=-1).mean()
+    return clip * exp(-sensitivity * float(divergence))
+
+
+def reward_weighted(new: Tensor, rewards: Tensor, temperature_bps: float) -> Loss:
+    """Cross-entropy of the policy to softmax(reward / temperature); tensors (n, K), rewards in bps."""
+    target = torch.softmax(rewards / temperature_bps, dim=-1)
+    return Loss(-(target * new).sum(dim=-1).mean())
+
+
+def entropy(new: Tensor) -> Tensor:
     """Mean entropy in nats of the policies in the rows of (n, K)."""
-    return -(log_probabilities.exp() * log_probabilities).sum(dim=-1).mean()
+    return -(new.exp() * new).sum(dim=-1).mean()
 
 
 def has_signal(rewards: Tensor) -> Tensor:
     """(n,) whether the rewards of a state differ between its actions; where they do not, no gradient can come of it."""
     return rewards.amax(dim=-1) > rewards.amin(dim=-1)
+
+
+def _ends(values: Tensor, rewards: Tensor) -> tuple[Tensor, Tensor]:
+    """(n,) each: the value at the action with the highest reward, and at that with the lowest."""
+    places = torch.stack([rewards.argmax(dim=-1), rewards.argmin(dim=-1)], dim=-1)
+    best, worst = values.gather(-1, places).unbind(-1)
+    return best, worst

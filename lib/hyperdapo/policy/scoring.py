@@ -3,18 +3,23 @@
 The adapter is an activated LoRA (arXiv:2504.12397, PEFT's `alora_invocation_tokens`): it acts from the cue at the end
 of the prompt on, so that everything before the cue is read by the frozen base alone. Its keys and values therefore
 never change: they are computed once for a state, whatever the adapter and however long it trains, and those of the
-instruction once for all states. What is left for each pass are the few tokens of the cue, and K rows of the output
-layer. `tests/test_models.py` holds the result to that of the plain forward pass.
+instruction once for all states. The same holds for the cue in the layers below the adapter (`lora.layers`). What is
+left for each pass are the few tokens of the cue in the adapter's own layers, and K rows of the output layer.
+`tests/test_models.py` holds the result to that of the plain forward pass.
 """
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import ModuleList
+from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
 from transformers import DynamicCache
 
 from hyperdapo.errors import ModelError
@@ -25,19 +30,21 @@ _BATCH = 32
 
 @dataclass(frozen=True)
 class Encoded:
-    """n states as the base reads them, cue left out.
+    """n states as the base reads them, as far up as the adapter's layers.
 
-    `memory` (n, T, layers, 2, heads, d) are keys and values, padded on the right; `lengths` (n,) tokens.
+    `memory` (n, layers, 2, heads, T, d) are keys and values of the state's tokens in those layers, padded on the
+    right; `lengths` (n,) tokens; `cue` (n, c, width) is what enters the lowest of those layers at the cue.
     """
 
     memory: Tensor
     lengths: Tensor
+    cue: Tensor
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __getitem__(self, rows: Any) -> "Encoded":
-        return Encoded(self.memory[rows], self.lengths[rows])
+        return Encoded(self.memory[rows], self.lengths[rows], self.cue[rows])
 
 
 class Scorer:
@@ -49,6 +56,7 @@ class Scorer:
     tokenizer : its tokenizer
     instruction : what every prompt begins with
     letters : (K,) the letter of each action
+    layers : how many upper layers adapters act on; None for all
 
     Raises
     ------
@@ -56,18 +64,29 @@ class Scorer:
         If a letter is not one token.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, instruction: str, letters: Sequence[str]) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, instruction: str, letters: Sequence[str], layers: int | None = None
+    ) -> None:
         self._model = model
         self._tokenizer = tokenizer
         self._instruction = instruction
         self._base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        count = self._base.config.num_hidden_layers
+        self._first = 0 if layers is None else max(0, count - layers)
         self._letters = self._base.get_output_embeddings().weight[letter_ids(tokenizer, letters)].detach().float()
-        self._cue = torch.tensor([cue_ids(tokenizer)], device=model.device)
+        self._cue = cue_ids(tokenizer)
         opening = torch.tensor([tokenizer(instruction)["input_ids"]], device=model.device)
-        self._opening = self._read(opening, DynamicCache())
+        self._opening: Any = DynamicCache()
+        self._read(opening, self._opening)
+
+    def through(self, model: Any) -> "Scorer":
+        """This scorer with `model` in place of its own: the same base with an adapter, or wrapped for many GPUs."""
+        other = copy(self)
+        other._model = model
+        return other
 
     def encode(self, prompts: Sequence[str]) -> Encoded:
-        """What the base makes of n prompts, without instruction and cue.
+        """What the base makes of n prompts.
 
         Raises
         ------
@@ -78,64 +97,128 @@ class Scorer:
             if not (prompt.startswith(self._instruction) and prompt.endswith(CUE)):
                 raise ModelError(f"a prompt must begin with the instruction and end with {CUE!r}, not {prompt!r}")
         texts = [prompt[len(self._instruction) : -len(CUE)] for prompt in prompts]
-        rows = [torch.tensor(ids) for ids in self._tokenizer(texts, add_special_tokens=False)["input_ids"]]
-        tokens = pad_sequence(rows, batch_first=True).to(self._model.device)
-        opening = self._opening.expand(len(rows), *self._opening.shape[1:])
-        memory = self._read(tokens, _as_cache(opening))[:, self._opening.shape[1] :]
-        return Encoded(memory, torch.tensor([len(row) for row in rows], device=tokens.device))
+        states = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
+        device = self._opening.layers[0].keys.device
+        tokens = pad_sequence([torch.tensor(ids + self._cue) for ids in states], batch_first=True).to(device)
+        lengths = torch.tensor([len(ids) for ids in states], device=device)
+        cache: Any = DynamicCache()
+        for layer, opening in enumerate(self._opening.layers):
+            cache.update(*(part.expand(len(states), -1, -1, -1) for part in (opening.keys, opening.values)), layer)
+        entering = self._read(tokens, cache)
+        begins, ends = self._opening.get_seq_length(), self._opening.get_seq_length() + int(lengths.max())
+        layers = [torch.stack([layer.keys, layer.values], dim=1) for layer in cache.layers[self._first :]]
+        places = lengths[:, None] + torch.arange(len(self._cue), device=device)
+        cue = entering.gather(1, places[..., None].expand(-1, -1, entering.shape[-1]))
+        return Encoded(torch.stack(layers, dim=1)[..., begins:ends, :], lengths, cue)
 
     def log_probabilities(self, encoded: Encoded) -> Tensor:
         """(n, K) in float32, with a gradient where the adapter wants one."""
-        count = len(encoded)
-        memory = torch.cat([self._opening.expand(count, *self._opening.shape[1:]), encoded.memory], dim=1)
-        begins = self._opening.shape[1] + encoded.lengths
-        places = torch.arange(memory.shape[1] + self._cue.shape[1], device=memory.device)
-        seen = (places < begins[:, None]) | (places >= memory.shape[1])
-        answer = self._model(
-            input_ids=self._cue.expand(count, -1),
-            attention_mask=seen.long(),
-            position_ids=begins[:, None] + torch.arange(self._cue.shape[1], device=memory.device),
-            past_key_values=_as_cache(memory),
-            use_cache=True,
-            output_hidden_states=True,
-            logits_to_keep=torch.empty(0, dtype=torch.long, device=memory.device),  # only the K rows below are needed
-        )
+        count, width = encoded.cue.shape[:2]
+        begins = self._opening.get_seq_length() + encoded.lengths[:, None]
+        places = torch.arange(width, device=begins.device)
+        with self._upper_layers():
+            answer = self._model(
+                inputs_embeds=encoded.cue,
+                attention_mask=self._mask(encoded),
+                position_ids=begins + places,
+                past_key_values=_Memory(self._opening, encoded.memory, self._first),
+                use_cache=True,
+                output_hidden_states=True,
+                logits_to_keep=torch.empty(0, dtype=torch.long, device=begins.device),  # only the K rows below
+                **({"alora_offsets": [width] * count} if self._model is not self._base else {}),
+            )
         return torch.log_softmax(answer.hidden_states[-1][:, -1].float() @ self._letters.T, dim=-1)
+
+    def _mask(self, encoded: Encoded) -> Tensor:
+        """(n, 1, c, opening + T + c) to be added to attention scores: 0 where a token of the cue may look."""
+        width, opening, padded = encoded.cue.shape[1], self._opening.get_seq_length(), encoded.memory.shape[-2]
+        places = torch.arange(opening + padded + width, device=encoded.lengths.device)
+        state = places < opening + encoded.lengths[:, None, None]
+        before = places - opening - padded <= torch.arange(width, device=places.device)[:, None]
+        seen = state | ((places >= opening + padded) & before)
+        blind = torch.finfo(encoded.cue.dtype).min
+        return torch.zeros(seen.shape, dtype=encoded.cue.dtype, device=places.device).masked_fill(~seen, blind)[:, None]
 
     @torch.no_grad()
     def _read(self, tokens: Tensor, cache: Any) -> Tensor:
-        """Keys and values (n, T, layers, 2, heads, d) once the base has read `tokens` (n, t) behind `cache`."""
+        """Let the base read `tokens` (n, t) behind `cache`; what enters the lowest adapted layer (n, t, width)."""
         with self._model.disable_adapter() if self._model is not self._base else nullcontext():
-            self._base.model(input_ids=tokens, past_key_values=cache, use_cache=True)
-        layers = [torch.stack([layer.keys, layer.values]) for layer in cache.layers]
-        return torch.stack(layers).permute(2, 4, 0, 1, 3, 5)
+            read = self._base.model(input_ids=tokens, past_key_values=cache, use_cache=True, output_hidden_states=True)
+        entering: Tensor = read.hidden_states[self._first]
+        return entering
+
+    @contextmanager
+    def _upper_layers(self) -> Iterator[None]:
+        """Only the layers that an adapter acts on, while the block runs."""
+        stack = self._base.model
+        whole = stack.layers
+        stack.layers = ModuleList(whole[self._first :])
+        try:
+            yield
+        finally:
+            stack.layers = whole
+
+
+class _Memory:
+    """Keys and values before the cue, in the shape of a cache of transformers; what comes after is not kept."""
+
+    def __init__(self, opening: Any, memory: Tensor, first: int) -> None:
+        self._opening, self._memory, self._first = opening, memory, first
+
+    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Keys and values (n, heads, opening + T + c, d) of a layer, those of the cue last."""
+        opening, own = self._opening.layers[layer], self._memory[:, layer - self._first]
+        before = [part.expand(len(keys), -1, -1, -1) for part in (opening.keys, opening.values)]
+        return torch.cat([before[0], own[:, 0], keys], dim=2), torch.cat([before[1], own[:, 1], values], dim=2)
+
+    def get_seq_length(self, *_: Any) -> int:
+        """Tokens before the cue, padding included."""
+        return int(self._opening.get_seq_length() + self._memory.shape[-2])
 
 
 class Encodings:
-    """What the base makes of each of n prompts: computed when first asked for, and kept while `limit_gb` lasts."""
+    """What the base makes of each of n prompts, read once and kept as far as `limit_gb` reaches, else read when asked.
+
+    What is kept is read in batches that depend on the prompts alone, so that a resumed training finds the same numbers.
+    """
 
     def __init__(self, scorer: Scorer, prompts: Sequence[str], limit_gb: float) -> None:
         self._scorer = scorer
         self._prompts = prompts
-        self._left = limit_gb * 1e9
-        self._kept: dict[int, Tensor] = {}
+        self._kept: dict[int, Encoded] = {}
+        left = limit_gb * 1e9
+        for batch in tqdm(self._batches(range(len(prompts))), "reading states", delay=2, mininterval=5, leave=False):
+            if left <= 0:
+                break
+            self._kept |= self._read(batch)
+            left -= sum(self._kept[row].memory.nbytes for row in batch)
+
+    def __len__(self) -> int:
+        return len(self._prompts)
 
     def __getitem__(self, rows: Sequence[int]) -> Encoded:
         """The states of `rows`, in their order, padded to the longest of them."""
-        fresh: dict[int, Tensor] = {}
-        missing = [row for row in rows if row not in self._kept]
-        for start in range(0, len(missing), _BATCH):
-            batch = missing[start : start + _BATCH]
-            encoded = self._scorer.encode([self._prompts[row] for row in batch])
-            for row, memory, length in zip(batch, encoded.memory, encoded.lengths.tolist(), strict=True):
-                fresh[row] = memory[:length].clone()
+        fresh: dict[int, Encoded] = {}
+        for batch in self._batches([row for row in dict.fromkeys(rows) if row not in self._kept]):
+            fresh |= self._read(batch)
         found = [self._kept[row] if row in self._kept else fresh[row] for row in rows]
-        for row, memory in fresh.items():
-            self._left -= memory.nbytes
-            if self._left >= 0:
-                self._kept[row] = memory
-        lengths = torch.tensor([len(memory) for memory in found], device=found[0].device)
-        return Encoded(pad_sequence(found, batch_first=True), lengths)
+        longest = max(int(one.lengths) for one in found)
+        memory = torch.stack([pad(one.memory, (0, 0, 0, longest - one.memory.shape[-2])) for one in found])
+        return Encoded(memory, torch.stack([one.lengths for one in found]), torch.stack([one.cue for one in found]))
+
+    def _batches(self, rows: Iterable[int]) -> list[list[int]]:
+        """Shortest first, so that little is padded."""
+        ordered = sorted(rows, key=lambda row: len(self._prompts[row]))
+        return [ordered[start : start + _BATCH] for start in range(0, len(ordered), _BATCH)]
+
+    def _read(self, batch: list[int]) -> dict[int, Encoded]:
+        encoded = self._scorer.encode([self._prompts[row] for row in batch])
+        states: dict[int, Encoded] = {}
+        for place, row in enumerate(batch):
+            length = encoded.lengths[place]
+            memory = encoded.memory[place, ..., : int(length), :].clone()
+            states[row] = Encoded(memory, length, encoded.cue[place].clone())
+        return states
 
 
 def cue_ids(tokenizer: Any) -> list[int]:
@@ -159,11 +242,3 @@ def letter_ids(tokenizer: Any, letters: Sequence[str]) -> list[int]:
                 f"{letter!r} is {len(ids)} tokens of this tokenizer, not one: use fewer policy.offsets_bps"
             )
     return [ids[0] for ids in tokens]
-
-
-def _as_cache(memory: Tensor) -> DynamicCache:
-    """Keys and values (n, T, layers, 2, heads, d) in the form that transformers wants."""
-    cache = DynamicCache()
-    for layer, (keys, values) in enumerate(memory.permute(2, 3, 0, 4, 1, 5)):
-        cache.update(keys, values, layer)
-    return cache

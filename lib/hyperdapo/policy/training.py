@@ -1,91 +1,188 @@
-"""Training a LoRA adapter on replayed outcomes (§3.3): `dapo` with the whole action set known, and `dpo` as TRL has it.
+"""Training LoRA adapters on replayed outcomes (§3.3): every algorithm and seed on the same states, judged alike.
 
-Both are judged in the same way while they train: the reward of the greedy action on held-out (validation) states,
-beside what the best fixed action and the per-state oracle earn there.
+While a run trains it is judged by the reward of its greedy action on held-out (validation) states, beside what the best
+fixed action and the per-state oracle earn there. A run that was killed goes on from its last checkpoint.
 """
 
+import json
+import shutil
 import zlib
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+from transformers import TrainerCallback
 
-from hyperdapo.errors import DataError
 from hyperdapo.market.columns import Floats
 from hyperdapo.params import Parameters
-from hyperdapo.paths import Paths, atomic_folder
-from hyperdapo.policy import dapo, dpo
+from hyperdapo.paths import Paths, atomic, atomic_folder
+from hyperdapo.policy import runs
 from hyperdapo.policy.models import add_adapter, load_base
-from hyperdapo.policy.pairs import reward_matrix
-from hyperdapo.policy.prompts import encode_states, instruction, letters
+from hyperdapo.policy.prompts import instruction, letters
 from hyperdapo.policy.scoring import Encodings, Scorer
+from hyperdapo.policy.states import States
+from hyperdapo.policy.trainer import PolicyTrainer, Row, plan_updates
 
 _BATCH = 64
 
-Row = dict[str, float]
 
+class Workbench:
+    """What all runs of an asset share: the base, the training states it has read, and those it is judged on."""
 
-@dataclass(frozen=True)
-class States:
-    """n states of one split: `table` (n rows of outcomes), `prompts` (n,), `rewards` (n, K) bps."""
+    def __init__(self, parameters: Parameters, asset: str, training: States, held_out: States) -> None:
+        self.parameters, self.asset, self.training = parameters, asset, training
+        self._looked_at = held_out.spread(parameters.training.evaluation_states)
 
-    table: pd.DataFrame
-    prompts: list[str]
-    rewards: Floats
+    @cached_property
+    def _base(self) -> tuple[Any, Any]:
+        return load_base(self.parameters.policy)
 
-    def __len__(self) -> int:
-        return len(self.prompts)
+    @cached_property
+    def scorer(self) -> Scorer:
+        return make_scorer(*self._base, self.parameters)
 
-    def take(self, rows: NDArray[np.int64]) -> "States":
-        return States(self.table.iloc[rows], [self.prompts[row] for row in rows], self.rewards[rows])
+    @cached_property
+    def states(self) -> Encodings:
+        return Encodings(self.scorer, self.training.prompts, self.parameters.training.memory_gb)
 
+    @cached_property
+    def _held_out(self) -> Encodings:
+        return Encodings(self.scorer, self._looked_at.prompts, self.parameters.training.memory_gb)
 
-def read_states(features: pd.DataFrame, outcomes: pd.DataFrame, parameters: Parameters, split: str) -> States:
-    """The states of a split as prompts, with what every action earned there.
+    @cached_property
+    def reference(self) -> Tensor:
+        """(n, K) log-probabilities of the untrained base in the training states."""
+        return torch.as_tensor(score(self.scorer, self.states, len(self.training)), device=self._base[0].device)
 
-    Raises
-    ------
-    DataError
-        If the split is empty.
-    """
-    own = outcomes[outcomes["split"] == split]
-    if own.empty:
-        raise DataError(f"no order belongs to the {split} split: lengthen the span, or change `split`")
-    table, rewards = reward_matrix(own)
-    policy = parameters.policy
-    return States(table, encode_states(features, table, policy.offsets_bps, policy.prompt_style), rewards)
-
-
-class Examiner:
-    """Looks at a policy on held-out states: the same few at every look, evenly spaced over the split."""
-
-    def __init__(self, scorer: Scorer, held_out: States, best_fixed: int, parameters: Parameters) -> None:
-        training = parameters.training
-        count = min(training.evaluation_states, len(held_out))
-        rows = np.unique(np.linspace(0, len(held_out) - 1, count).astype(int))
-        self._rewards = held_out.rewards[rows]
-        self._states = Encodings(scorer, held_out.take(rows).prompts, training.memory_gb)
-        self._scorer, self._best_fixed, self._every = scorer, best_fixed, training.evaluate_every
-
-    def look(self) -> Row:
+    def look(self, scorer: Scorer) -> Row:
         """Reward of the greedy action beside best fixed action and oracle (bps), and how often it is the best."""
-        scored = score(self._scorer, self._states, len(self._rewards))
-        earned = self._rewards[np.arange(len(scored)), scored.argmax(axis=1)]
-        best = self._rewards.max(axis=1)
+        rewards, training = self._looked_at.rewards, self.training.rewards
+        earned = rewards[np.arange(len(rewards)), score(scorer, self._held_out, len(rewards)).argmax(axis=1)]
+        best = rewards.max(axis=1)
         return {
             "heldout_reward": float(earned.mean()),
-            "heldout_best_fixed": float(self._rewards[:, self._best_fixed].mean()),
+            "heldout_best_fixed": float(rewards[:, training.mean(axis=0).argmax()].mean()),
             "heldout_oracle": float(best.mean()),
             "heldout_accuracy": float((earned >= best).mean()),
         }
 
-    def look_when_due(self, step: int, last: int) -> Row:
-        """A look every `training.evaluate_every` steps and at the last, else nothing."""
-        return self.look() if step % self._every == 0 or step == last else {}
+    def train(self, algorithm: str, seed: int, folder: Path, watch: Callable[[bool], None]) -> None:
+        """Train one adapter, from the last checkpoint in `folder` if there is one, and leave adapter and log there.
+
+        `watch` is called after each update, with whether the held-out states were looked at.
+        """
+        settings, rewards, reference = self.parameters.training, self.training.rewards, self.reference
+        first = {"step": 0, "elapsed_s": 0.0} | self.look(self.scorer)
+        adapted = add_adapter(*self._base, self.parameters.policy, seed)
+        scorer = self.scorer.through(adapted)
+
+        def look(step: int, last: int) -> Row:
+            return self.look(scorer) if step % settings.evaluate_every == 0 or step == last else {}
+
+        rng = np.random.default_rng([seed, zlib.crc32(self.asset.encode())])
+        lengths = np.array([len(prompt) for prompt in self.training.prompts])
+        plan = plan_updates(rewards, settings.steps, settings.states_per_update, rng, lengths)
+        arguments = runs.arguments(self.parameters, algorithm, seed, folder, f"{self.asset} {algorithm} {seed}")
+        trainer = PolicyTrainer(
+            adapted, self.scorer, self.states, rewards, reference, algorithm, settings, plan, arguments, look
+        )
+        scribe = _Scribe({**first, "seed": seed}, folder / runs.PROGRESS, watch)
+        trainer.add_callback(scribe)
+        checkpoint = runs.newest_checkpoint(folder)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if trainer.is_world_process_zero():
+            trainer.save_model(str(folder / runs.ADAPTER))
+            scribe.write(folder / runs.LOG, trainer.state)
+        adapted.unload()
+
+
+class _Scribe(TrainerCallback):
+    """Writes the rows so far at each look at held-out states."""
+
+    def __init__(self, first: Row, file: Path, watch: Callable[[bool], None]) -> None:
+        self._first, self._file, self._watch = first, file, watch
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Row | None = None, **_: Any) -> None:
+        looked = "heldout_reward" in (logs or {})
+        if looked and state.is_world_process_zero:
+            self.write(self._file, state)
+        self._watch(looked)
+
+    def write(self, file: Path, state: Any) -> None:
+        """The rows of the training log."""
+        rows = [row | {"seed": self._first["seed"]} for row in state.log_history if "loss" in row]
+        with atomic(file) as temporary:
+            pd.DataFrame([self._first, *rows]).drop(columns="epoch", errors="ignore").to_csv(temporary, index=False)
+
+
+def train(
+    parameters: Parameters, paths: Paths, training: States, held_out: States, watch: Callable[[], None] = lambda: None
+) -> dict[str, pd.DataFrame]:
+    """Train every algorithm and seed of `parameters`, and leave adapters, logs and manifests in the models' folders.
+
+    Parameters
+    ----------
+    watch : called after each look at held-out states, when `progress.csv` of the run has the rows so far
+
+    Returns
+    -------
+    The log of each algorithm, one row per gradient update: `step, seed, loss, reward_mean, entropy, clip_fraction,
+    filtered_groups, grad_norm, learning_rate, elapsed_s`, and every `evaluate_every` steps the `heldout_*` columns.
+
+    Raises
+    ------
+    DataError
+        If no training state tells the actions apart.
+    ModelError
+        If the base model cannot be had.
+    TrainingError
+        If a loss is not finite, or the GPU has no memory left.
+    """
+    settings = parameters.training
+    jobs = [(algorithm, seed) for algorithm in settings.algorithms for seed in settings.seeds]
+    bench = Workbench(parameters, paths.asset, training, held_out)
+
+    def follow(looked: bool) -> None:
+        bar.update()
+        if looked:
+            watch()
+
+    with tqdm(total=len(jobs) * settings.steps, unit="step", delay=2, mininterval=5, leave=False) as bar:
+        for algorithm, seed in jobs:
+            bar.set_description(f"{algorithm} {seed}")
+            folder = paths.run(algorithm, seed)
+            runs.open_run(folder, runs.fingerprint(parameters, algorithm, seed, training))
+            if not (folder / runs.LOG).exists():
+                one = Workbench(parameters, paths.asset, training, held_out) if settings.processes > 1 else bench
+                runs.launch(partial(one.train, algorithm, seed, folder, follow), settings.processes)
+    logs: dict[str, pd.DataFrame] = {
+        algorithm: _publish(parameters, paths, algorithm) for algorithm in settings.algorithms
+    }
+    shutil.rmtree(paths.runs)
+    return logs
+
+
+def _publish(parameters: Parameters, paths: Paths, algorithm: str) -> pd.DataFrame:
+    """Put what the runs of an algorithm left in its place: adapters, what TensorBoard reads, log and manifest."""
+    seeds = parameters.training.seeds
+    with atomic_folder(paths.model(algorithm)) as folder:
+        for seed in seeds:
+            run = paths.run(algorithm, seed)
+            shutil.copytree(run / runs.ADAPTER, seed_folder(folder, seed))
+            if (run / "runs").exists():
+                shutil.copytree(run / "runs", seed_folder(folder, seed) / "tensorboard")
+            manifest = {"algorithm": algorithm, "seed": seed, "asset": paths.asset}
+            manifest |= {"run": (run / runs.IDENTITY).read_text(), "parameters": parameters.model_dump(mode="json")}
+            (seed_folder(folder, seed) / "training.json").write_text(json.dumps(manifest, indent=1, default=str))
+        log = pd.concat([pd.read_csv(paths.run(algorithm, seed) / runs.LOG) for seed in seeds], ignore_index=True)
+        log.to_csv(folder / runs.LOG, index=False)
+    return log
 
 
 @torch.no_grad()
@@ -97,50 +194,8 @@ def score(scorer: Scorer, states: Encodings, count: int, batch_size: int = _BATC
 
 def make_scorer(model: Any, tokenizer: Any, parameters: Parameters) -> Scorer:
     """The scorer of a base model, with or without an adapter, for the action set of `parameters`."""
-    offsets = parameters.policy.offsets_bps
-    return Scorer(model, tokenizer, instruction(offsets), letters(offsets))
-
-
-def train(
-    algorithm: str, parameters: Parameters, paths: Paths, training: States, held_out: States, pairs: pd.DataFrame
-) -> pd.DataFrame:
-    """Train one adapter per seed and save them, with `training_log.csv`, into the algorithm's folder.
-
-    Returns
-    -------
-    The log, one row per gradient update: `step, seed, loss, reward_mean, entropy, clip_fraction, filtered_groups,
-    learning_rate, elapsed_s`, and every `evaluate_every` steps the `heldout_*` columns of `Examiner`.
-
-    Raises
-    ------
-    DataError
-        If no training state tells the actions apart.
-    ModelError
-        If the base model cannot be had.
-    """
-    best_fixed = int(training.rewards.mean(axis=0).argmax())
-    logs = []
-    with atomic_folder(paths.model(algorithm)) as folder:
-        for seed in parameters.training.seeds:
-            model, tokenizer = load_base(parameters.policy)
-            adapted = add_adapter(model, tokenizer, parameters.policy, seed)
-            scorer = make_scorer(adapted, tokenizer, parameters)
-            examiner = Examiner(scorer, held_out, best_fixed, parameters)
-            rows = [{"step": 0, "elapsed_s": 0.0} | examiner.look()]
-            if algorithm == "dapo":
-                states = Encodings(scorer, training.prompts, parameters.training.memory_gb)
-                rng = np.random.default_rng([seed, zlib.crc32(paths.asset.encode())])
-                settings = parameters.training.dapo
-                rows += dapo.train(adapted, scorer, states, training.rewards, settings, rng, examiner.look_when_due)
-            else:
-                rows += dpo.train(
-                    adapted, tokenizer, pairs, parameters, seed, folder / "trainer", examiner.look_when_due
-                )
-            logs.append(pd.DataFrame(rows).assign(seed=seed))
-            adapted.save_pretrained(str(seed_folder(folder, seed)), save_embedding_layers=False)
-        log = pd.concat(logs, ignore_index=True)
-        log.to_csv(folder / "training_log.csv", index=False)
-    return log
+    policy = parameters.policy
+    return Scorer(model, tokenizer, instruction(policy.offsets_bps), letters(policy.offsets_bps), policy.lora.layers)
 
 
 def seed_folder(folder: Path, seed: int) -> Path:

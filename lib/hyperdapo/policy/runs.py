@@ -1,0 +1,111 @@
+"""One training run on disk: what it was begun with, its checkpoints, and how it goes on after a kill."""
+
+import hashlib
+import json
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from accelerate import debug_launcher, notebook_launcher
+from safetensors.torch import load_file
+from transformers import TrainingArguments
+
+from hyperdapo.paths import atomic, writing_into
+from hyperdapo.policy.algorithms import OBJECTIVES, learning_rate
+from hyperdapo.policy.states import States
+from hyperdapo.schema import Parameters
+
+IDENTITY, LOG, PROGRESS, ADAPTER = "run.sha256", "training_log.csv", "progress.csv", "adapter"
+_KEPT = 2  # checkpoints: the newest, and the one before it in case that is damaged
+_NOT_OF_THE_RUN = {"algorithms", "seeds", "processes", "memory_gb", "report_to"}
+
+
+def fingerprint(parameters: Parameters, algorithm: str, seed: int, training: States) -> str:
+    """Of all that decides a run: its own parameters, its states, and the code of this room."""
+    own = parameters.training.model_dump(mode="json")
+    settings = {name: value for name, value in own.items() if name not in _NOT_OF_THE_RUN | OBJECTIVES.keys()}
+    settings |= {"own": own[algorithm], "policy": parameters.policy.model_dump(mode="json"), "seed": seed}
+    digest = hashlib.sha256(json.dumps([algorithm, settings, training.prompts], sort_keys=True).encode())
+    digest.update(training.rewards.tobytes())
+    for module in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(module.read_bytes())
+    return digest.hexdigest()
+
+
+def open_run(folder: Path, identity: str) -> None:
+    """Make the folder of a run, or empty it where it belongs to another."""
+    note = folder / IDENTITY
+    if note.exists() and note.read_text() == identity:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    with writing_into(folder), atomic(note) as temporary:
+        temporary.write_text(identity)
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that can be read whole, or None; damaged ones are removed with a warning."""
+    numbered = {int(path.name.rpartition("-")[2]): path for path in folder.glob("checkpoint-*")}
+    for number in sorted(numbered, reverse=True):
+        checkpoint = numbered[number]
+        try:
+            _read(checkpoint)
+        except Exception as error:  # a torn file fails in as many ways as there are readers
+            warnings.warn(
+                f"{checkpoint} is damaged ({type(error).__name__}): training goes on from the one before", stacklevel=2
+            )
+            shutil.rmtree(checkpoint)
+        else:
+            return checkpoint
+    return None
+
+
+def _read(checkpoint: Path) -> None:
+    load_file(checkpoint / "adapter_model.safetensors")
+    json.loads((checkpoint / "trainer_state.json").read_text())
+    for name in ("optimizer.pt", "scheduler.pt"):
+        torch.load(checkpoint / name, map_location="cpu", weights_only=True)
+    for states in [checkpoint / "rng_state.pth", *checkpoint.glob("rng_state_*.pth")][:1]:
+        states.stat()
+
+
+def arguments(parameters: Parameters, algorithm: str, seed: int, folder: Path, name: str) -> TrainingArguments:
+    """§3.3.3 and Listing 4.6 for the trainer of transformers."""
+    training = parameters.training
+    parts = training.gradient_accumulation * training.processes
+    return TrainingArguments(
+        output_dir=str(folder),
+        run_name=name,
+        max_steps=training.steps,
+        per_device_train_batch_size=training.states_per_update // parts,
+        gradient_accumulation_steps=training.gradient_accumulation,
+        learning_rate=learning_rate(algorithm, training),
+        lr_scheduler_type="cosine",
+        warmup_steps=round(training.warmup_share * training.steps),
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        logging_strategy="steps",
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=training.checkpoint_every,
+        save_total_limit=_KEPT,
+        report_to=training.report_to,
+        disable_tqdm=True,
+        use_cpu=not torch.cuda.is_available(),
+        bf16=False,
+        remove_unused_columns=False,
+        train_sampling_strategy="sequential",
+        seed=seed,
+    )
+
+
+def launch(run: Callable[[], None], processes: int) -> None:
+    """Call `run` in this process, or in so many at once that share the work of each update (accelerate)."""
+    if processes == 1:
+        run()
+    elif torch.cuda.is_available():
+        notebook_launcher(run, num_processes=processes)
+    else:
+        debug_launcher(run, num_processes=processes)

@@ -1,0 +1,184 @@
+"""One trainer for every objective on replayed outcomes: that of transformers, on batches of states instead of text.
+
+How it differs from the trainers of the papers: the rewards of all actions are known before training, so dynamic
+sampling (arXiv:2503.14476) happens in the plan. A state whose rewards do not differ between actions is passed over for
+the next before any forward pass, and the whole order of states is known in advance. A training that is resumed from a
+checkpoint therefore meets the same states and, a rollout being never split by a checkpoint, the same numbers.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from peft import PeftModel
+from torch import Tensor
+from transformers import PrinterCallback, Trainer, TrainingArguments
+
+from hyperdapo.errors import DataError, TrainingError
+from hyperdapo.market.columns import Floats
+from hyperdapo.policy import objectives
+from hyperdapo.policy.algorithms import OBJECTIVES, Batch, updates_per_rollout
+from hyperdapo.policy.scoring import Encodings, Scorer
+from hyperdapo.sections import Training
+
+Row = dict[str, float]
+_MEASURES = ("reward_mean", "entropy", "clip_fraction")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which states each update learns from: `rows` (steps, n), and `filtered` (steps,) passed over on the way."""
+
+    rows: NDArray[np.int64]
+    filtered: NDArray[np.int64]
+
+
+def plan_updates(rewards: Floats, steps: int, size: int, rng: np.random.Generator, lengths: NDArray[np.int64]) -> Plan:
+    """States drawn without replacement, epoch after epoch; within an update the shortest prompt comes first.
+
+    Parameters
+    ----------
+    rewards : (m, K) of all training states, bps
+    lengths : (m,) of their prompts
+
+    Raises
+    ------
+    DataError
+        If no state tells the actions apart.
+    """
+    signal = objectives.has_signal(torch.tensor(rewards)).numpy()
+    if not signal.any():
+        raise DataError(
+            "no training state tells the actions apart: every reward is the same for all policy.offsets_bps"
+        )
+    stream = _endless(len(rewards), rng)
+    rows, filtered = np.zeros((steps, size), np.int64), np.zeros(steps, np.int64)
+    for step in range(steps):
+        place = 0
+        while place < size:
+            row = next(stream)
+            if signal[row]:
+                rows[step, place] = row
+                place += 1
+            else:
+                filtered[step] += 1
+        rows[step] = rows[step][np.argsort(lengths[rows[step]], kind="stable")]
+    return Plan(rows, filtered)
+
+
+class PolicyTrainer(Trainer):
+    """Minimises one objective of `algorithms` over a plan.
+
+    Parameters
+    ----------
+    model : with one trainable adapter
+    scorer : of its base; `Scorer.through` lends it the adapter
+    states : of the m training states
+    rewards, reference : (m, K) bps, and log-probabilities under the untrained base
+    look : called with (step, last step) after each update; what it returns is added to the row of the log
+
+    Raises
+    ------
+    TrainingError
+        If a loss is not finite, or the GPU has no memory left.
+    """
+
+    def __init__(
+        self,
+        model: PeftModel,
+        scorer: Scorer,
+        states: Encodings,
+        rewards: Floats,
+        reference: Tensor,
+        algorithm: str,
+        training: Training,
+        plan: Plan,
+        arguments: TrainingArguments,
+        look: Callable[[int, int], Row],
+    ) -> None:
+        items = [{"row": row} for row in plan.rows.ravel().tolist()]
+        super().__init__(model=model, args=arguments, train_dataset=items)
+        self.remove_callback(PrinterCallback)
+        self.model_accepts_loss_kwargs = False
+        self._adapted, self._scorer, self._states = model, scorer, states
+        self._training, self._plan = training, plan
+        self._algorithm, self._objective = algorithm, OBJECTIVES[algorithm]
+        self._updates = updates_per_rollout(algorithm, training)
+        self._rewards = torch.tensor(rewards, dtype=torch.float32, device=reference.device)
+        self._reference, self._old = reference, torch.full_like(reference, torch.nan)
+        self._rolled_out = -1
+        self._seen: list[Row] = []
+        self._look, self._noted = look, perf_counter()
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The objective on the states of one micro-batch."""
+        step, rows = self.state.global_step, inputs["row"].tolist()
+        try:
+            if step // self._updates != self._rolled_out and self._updates > 1:
+                self._roll_out(step // self._updates)
+            new = self._scorer.through(model).log_probabilities(self._states[rows])
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"the GPU has no memory for {len(rows)} states at once: raise training.gradient_accumulation "
+                f"(now {self._training.gradient_accumulation}), or lower training.memory_gb"
+            ) from error
+        old = self._old[rows] if self._updates > 1 else new.detach()
+        batch = Batch(new, old, self._reference[rows], self._rewards[rows], step / self.state.max_steps)
+        found = self._objective(batch, self._training)
+        if not torch.isfinite(found.loss):
+            raise TrainingError(
+                f"the loss of {self._algorithm} is not finite at step {step + 1}: "
+                f"lower training.{self._algorithm}.learning_rate"
+            )
+        earned = (new.detach().exp() * batch.rewards).sum(dim=-1).mean()
+        measures = (float(earned), float(objectives.entropy(new.detach())), found.clip_fraction)
+        self._seen.append(dict(zip(_MEASURES, measures, strict=True)))
+        return (found.loss, None) if return_outputs else found.loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add what the updates since the last row measured, and what a look at held-out states finds."""
+        if "loss" in logs:
+            step = self.state.global_step
+            logs |= {name: float(np.mean([row[name] for row in self._seen])) for name in _MEASURES}
+            logs |= {"filtered_groups": float(self._plan.filtered[step - 1])}
+            logs |= {"elapsed_s": self._elapsed_s()} | self._look(step, self.state.max_steps)
+            self._seen.clear()
+        super().log(logs, start_time)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the adapter alone."""
+        if self.is_world_process_zero():
+            self._adapted.save_pretrained(str(output_dir or self.args.output_dir), save_embedding_layers=False)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Not counted: the states were read before training."""
+        return 0
+
+    @torch.no_grad()
+    def _roll_out(self, number: int) -> None:
+        """Note what the policy thinks of the states of a rollout before the updates on them."""
+        rows = np.unique(self._plan.rows[number * self._updates : (number + 1) * self._updates]).tolist()
+        scorer = self._scorer.through(self.model)
+        size = self.args.per_device_train_batch_size
+        for start in range(0, len(rows), size):
+            batch = rows[start : start + size]
+            self._old[batch] = scorer.log_probabilities(self._states[batch])
+        self._rolled_out = number
+
+    def _elapsed_s(self) -> float:
+        """Seconds of training, those before a resumption included."""
+        former = [row["elapsed_s"] for row in self.state.log_history if "elapsed_s" in row]
+        now, before = perf_counter(), self._noted
+        self._noted = now
+        return (former[-1] if former else 0.0) + now - before
+
+
+def _endless(count: int, rng: np.random.Generator) -> Iterator[int]:
+    while True:
+        yield from rng.permutation(count).tolist()
