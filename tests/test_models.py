@@ -26,8 +26,12 @@ PROMPTS = [
 @pytest.fixture(scope="module")
 def adapted():
     """A tiny Qwen2 whose adapter does something: its second factors are not zero."""
-    model, tokenizer = load_base(POLICY)
-    adapted = add_adapter(model, tokenizer, POLICY, seed=1)
+    return with_an_adapter(POLICY)
+
+
+def with_an_adapter(policy):
+    model, tokenizer = load_base(policy)
+    adapted = add_adapter(model, tokenizer, policy, seed=1)
     generator = torch.Generator().manual_seed(2)
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
@@ -42,9 +46,16 @@ def plain(model, tokenizer, prompt: str) -> torch.Tensor:
     return torch.log_softmax(logits[letter_ids(tokenizer, letters(OFFSETS))].float(), dim=-1)
 
 
-def test_scorer_equals_the_plain_forward_pass(adapted) -> None:
-    model, tokenizer = adapted
-    scorer = Scorer(model, tokenizer, OPENING, letters(OFFSETS))
+@pytest.fixture(scope="module", params=[None, 2], ids=["all layers", "upper layers"])
+def layered(request):
+    """A model whose adapter acts on all layers, or on the upper two, and its scorer."""
+    policy = POLICY.model_copy(update={"lora": POLICY.lora.model_copy(update={"layers": request.param})})
+    model, tokenizer = with_an_adapter(policy)
+    return model, tokenizer, Scorer(model, tokenizer, OPENING, letters(OFFSETS), request.param)
+
+
+def test_scorer_equals_the_plain_forward_pass(layered) -> None:
+    model, tokenizer, scorer = layered
     with torch.no_grad():
         scored = scorer.log_probabilities(scorer.encode(PROMPTS))
         expected = torch.stack([plain(model, tokenizer, prompt) for prompt in PROMPTS])
@@ -54,9 +65,8 @@ def test_scorer_equals_the_plain_forward_pass(adapted) -> None:
     assert (untrained - scored).abs().max() > 0.01, "the adapter must act"
 
 
-def test_scorer_has_the_gradient_of_the_plain_forward_pass(adapted) -> None:
-    model, tokenizer = adapted
-    scorer = Scorer(model, tokenizer, OPENING, letters(OFFSETS))
+def test_scorer_has_the_gradient_of_the_plain_forward_pass(layered) -> None:
+    model, tokenizer, scorer = layered
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
     ours = torch.autograd.grad(scorer.log_probabilities(scorer.encode(PROMPTS[:1]))[0, 0], weights)
     theirs = torch.autograd.grad(plain(model, tokenizer, PROMPTS[0])[0], weights)

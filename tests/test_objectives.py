@@ -5,7 +5,19 @@ import math
 import pytest
 import torch
 
-from hyperdapo.policy.objectives import advantages, clipped_surrogate, entropy, has_signal
+from hyperdapo.policy.objectives import (
+    adaptive_clip,
+    advantages,
+    annealed,
+    clipped_preference,
+    clipped_surrogate,
+    entropy,
+    has_signal,
+    listing_4_4,
+    preference,
+    reward_weighted,
+    sampling_weights,
+)
 
 LOW, HIGH = 0.20, 0.28
 
@@ -34,7 +46,7 @@ def test_surrogate_equals_the_reference_loop(seed: int) -> None:
     new, old, rewards = draw(seed)
     surrogate = clipped_surrogate(new, old, advantages(rewards, old, 8.0), LOW, HIGH)
     assert surrogate.loss.item() == pytest.approx(reference(new, old, rewards, 8.0), rel=1e-4)
-    assert 0 < surrogate.clip_fraction.item() < 1
+    assert 0 < surrogate.clip_fraction < 1
 
 
 def test_expected_advantage_is_zero_in_every_state() -> None:
@@ -54,7 +66,7 @@ def test_advantages_ignore_what_all_actions_have_in_common() -> None:
 def test_nothing_is_clipped_on_the_rollout_policy_itself() -> None:
     _, old, rewards = draw(2)
     surrogate = clipped_surrogate(old, old, advantages(rewards, old, 2.0), LOW, HIGH)
-    assert surrogate.clip_fraction.item() == 0
+    assert surrogate.clip_fraction == 0
     assert surrogate.loss.item() == pytest.approx(0, abs=1e-5)
 
 
@@ -71,8 +83,8 @@ def test_clipping_is_pessimistic_for_both_signs(shift: float, advantage: int, mo
 def test_upper_bound_is_higher_than_the_lower() -> None:
     old, gain = torch.zeros(1, 1), torch.ones(1, 1)
     ratio = torch.tensor([[1.25]]).log()
-    assert clipped_surrogate(ratio, old, gain, LOW, HIGH).clip_fraction.item() == 0
-    assert clipped_surrogate(ratio, old, gain, LOW, 0.20).clip_fraction.item() == 1
+    assert clipped_surrogate(ratio, old, gain, LOW, HIGH).clip_fraction == 0
+    assert clipped_surrogate(ratio, old, gain, LOW, 0.20).clip_fraction == 1
 
 
 def test_entropy_is_that_of_the_uniform_policy_at_most() -> None:
@@ -83,3 +95,82 @@ def test_entropy_is_that_of_the_uniform_policy_at_most() -> None:
 
 def test_states_without_a_difference_have_no_signal() -> None:
     assert has_signal(torch.tensor([[1.0, 1.0], [1.0, 2.0]])).tolist() == [False, True]
+
+
+def pairs(new: torch.Tensor, other: torch.Tensor, rewards: torch.Tensor) -> list[tuple[float, float]]:
+    """How much the best and the worst action of each state gained, in nats."""
+    found = []
+    for state in range(len(new)):
+        best = max(range(new.shape[1]), key=lambda a: rewards[state, a].item())
+        worst = min(range(new.shape[1]), key=lambda a: rewards[state, a].item())
+        found.append(tuple((new[state, a] - other[state, a]).item() for a in (best, worst)))
+    return found
+
+
+def log_sigmoid(value: float) -> float:
+    return -math.log1p(math.exp(-value))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_preference_equals_the_reference_loop(seed: int) -> None:
+    new, base, rewards = draw(seed)
+    expected = -sum(log_sigmoid(0.5 * (best - worst)) for best, worst in pairs(new, base, rewards)) / len(new)
+    assert preference(new, base, rewards, 0.5).loss.item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_listing_4_4_halves_the_gradient_above_its_bound() -> None:
+    new, base, rewards = draw(0)
+    new.requires_grad_()
+    plain = preference(new, base, rewards, 0.5).loss
+    listed = listing_4_4(new, base, rewards, 0.5, LOW, HIGH)
+    assert plain.item() > HIGH and listed.clip_fraction == 1
+    assert listed.loss.item() == pytest.approx(plain.item() / 2 + HIGH / 2)
+    torch.testing.assert_close(torch.autograd.grad(listed.loss, new)[0], torch.autograd.grad(plain, new)[0] / 2)
+    assert listing_4_4(new, base, rewards, 0.5, LOW, 10.0).clip_fraction == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_clipped_preference_equals_the_reference_loop(seed: int) -> None:
+    new, old, rewards = draw(seed)
+    weight = torch.linspace(0.1, 1.9, len(new))
+    total, cut = 0.0, 0
+    for (best, worst), share in zip(pairs(new, old, rewards), weight.tolist(), strict=True):
+        gained, lost = min(math.exp(best), 1 + HIGH), max(math.exp(worst), 1 - LOW)
+        total -= share * log_sigmoid(0.5 * (math.log(gained) - math.log(lost)))
+        cut += math.exp(best) > gained or math.exp(worst) < lost
+    found = clipped_preference(new, old, rewards, weight, 0.5, LOW, HIGH)
+    assert found.loss.item() == pytest.approx(total / len(new), rel=1e-4)
+    assert found.clip_fraction == pytest.approx(cut / len(new))
+
+
+def test_a_preference_that_is_won_and_lost_beyond_both_bounds_moves_nothing() -> None:
+    new = torch.tensor([[0.5, -0.5]], requires_grad=True)
+    rewards = torch.tensor([[1.0, 0.0]])
+    clipped_preference(new, torch.zeros(1, 2), rewards, torch.ones(1), 0.1, LOW, HIGH).loss.backward()
+    assert new.grad is not None and not new.grad.any()
+
+
+def test_sampling_weights_follow_equation_2_9() -> None:
+    gap = torch.tensor([0.5, -2.0, 1.0])
+    exponents = [math.exp(0.7 * size / 0.4) for size in (0.5, 2.0, 1.0)]
+    expected = [3 * exponent / sum(exponents) for exponent in exponents]
+    assert sampling_weights(gap, 0.7, 0.4).tolist() == pytest.approx(expected, rel=1e-5)
+    assert annealed(1.0, 0.1, 1.0) == pytest.approx(0.1)
+
+
+def test_clip_shrinks_with_the_divergence_as_equation_3_5_has_it() -> None:
+    new, old, _ = draw(4)
+    divergence = sum(
+        math.exp(old[n, a]) * (old[n, a] - new[n, a]).item() for n in range(len(new)) for a in range(new.shape[1])
+    ) / len(new)
+    assert adaptive_clip(HIGH, new, old, 2.0) == pytest.approx(HIGH * math.exp(-2.0 * divergence), rel=1e-4)
+    assert adaptive_clip(HIGH, old, old, 2.0) == HIGH
+
+
+def test_reward_weighted_equals_the_reference_loop() -> None:
+    new, _, rewards = draw(5)
+    total = 0.0
+    for state in range(len(new)):
+        exponents = [math.exp(reward / 2.0) for reward in rewards[state].tolist()]
+        total -= sum(e / sum(exponents) * new[state, a].item() for a, e in enumerate(exponents))
+    assert reward_weighted(new, rewards, 2.0).loss.item() == pytest.approx(total / len(new), rel=1e-4)

@@ -1,5 +1,6 @@
 """Training and decisions on a small planted world, with the tiny model."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,22 +11,30 @@ import torch
 from hyperdapo.errors import DataError
 from hyperdapo.params import Parameters, load
 from hyperdapo.paths import Paths
-from hyperdapo.policy import dapo
+from hyperdapo.policy.algorithms import ALGORITHMS
 from hyperdapo.policy.decisions import decide_all, measure_latency
 from hyperdapo.policy.models import load_base
-from hyperdapo.policy.pairs import build_pairs
-from hyperdapo.policy.training import States, make_scorer, read_states, train
+from hyperdapo.policy.states import States, read_states
+from hyperdapo.policy.trainer import plan_updates
+from hyperdapo.policy.training import make_scorer, train
 from hyperdapo.stored import write_table
 from test_prompts import features as neutral
 
 COUNT = 240
 
 
+def settings(**changes) -> Parameters:
+    """All algorithms with one seed; rates high enough for the tiny model to learn in 60 updates."""
+    quick = {"learning_rate": 0.01}
+    algorithms = {"dpo": quick, "reward_weighted": quick}
+    algorithms |= {name: quick | {"temperature_bps": 2} for name in ("dapo", "dapo_sampled")}
+    common = {"steps": 60, "checkpoint_every": 20, "evaluate_every": 20, "seeds": [0], "algorithms": list(ALGORITHMS)}
+    return load("smoke", {"training": common | algorithms | changes})
+
+
 @pytest.fixture(scope="module")
 def parameters() -> Parameters:
-    steps = {"steps": 60, "states_per_rollout": 32, "states_per_update": 8, "learning_rate": 0.01}
-    dpo = {"steps": 2, "pairs_per_step": 4, "learning_rate": 0.01}
-    return load("smoke", {"training": {"evaluate_every": 20, "dapo": steps, "dpo": dpo}})
+    return settings()
 
 
 @pytest.fixture(scope="module")
@@ -50,19 +59,11 @@ def splits(world, parameters: Parameters) -> dict[str, States]:
 
 
 @pytest.fixture(scope="module")
-def trained(world, splits, parameters: Parameters, tmp_path_factory) -> tuple[Paths, dict[str, pd.DataFrame]]:
+def trained(splits, parameters: Parameters, tmp_path_factory) -> tuple[Paths, dict[str, pd.DataFrame]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HYPERDAPO_DATA", str(tmp_path_factory.mktemp("data")))
         paths = Paths("smoke", "BTC")
-        logs = {name: run(name, parameters, paths, world, splits) for name in ("dapo", "dpo")}
-        yield paths, logs
-
-
-def run(algorithm: str, parameters: Parameters, paths: Paths, world, splits: dict[str, States]) -> pd.DataFrame:
-    prompts = pd.Series(splits["train"].prompts, index=splits["train"].table["order_id"])
-    outcomes = world[1][world[1]["split"] == "train"]
-    pairs = build_pairs(outcomes, prompts, parameters.policy.offsets_bps)
-    return train(algorithm, parameters, paths, splits["train"], splits["validation"], pairs)
+        yield paths, train(parameters, paths, splits["train"], splits["validation"])
 
 
 def test_dapo_learns_to_read_the_state(trained) -> None:
@@ -75,45 +76,61 @@ def test_dapo_learns_to_read_the_state(trained) -> None:
 
 def test_clipping_acts(trained) -> None:
     assert trained[1]["dapo"]["clip_fraction"].max() > 0
+    assert trained[1]["dapo_preference"]["clip_fraction"].max() > 0
+
+
+@pytest.mark.parametrize("algorithm", ["dapo_sampled", "dpo", "reward_weighted"])
+def test_others_learn_to_read_the_state(trained, algorithm: str) -> None:
+    last = trained[1][algorithm].iloc[-1]
+    assert last["heldout_reward"] > 0.8 * last["heldout_oracle"]
 
 
 def test_log_has_a_row_per_update_and_looks_when_due(trained, parameters: Parameters) -> None:
-    log = trained[1]["dapo"]
-    assert log["step"].tolist() == list(range(parameters.training.dapo.steps + 1))
-    assert log.dropna(subset="heldout_reward")["step"].tolist() == [0, 20, 40, 60]
-    dpo = trained[1]["dpo"]
-    assert dpo["step"].tolist() == [0, 1, 2] and dpo["loss"].iloc[1] == pytest.approx(np.log(2), abs=0.05)
+    for log in trained[1].values():
+        assert log["step"].tolist() == list(range(parameters.training.steps + 1))
+        assert log.dropna(subset="heldout_reward")["step"].tolist() == [0, 20, 40, 60]
+        assert (log["elapsed_s"].diff().dropna() > 0).all()
+    assert trained[1]["dpo"]["loss"].iloc[1] == pytest.approx(np.log(2), abs=0.01)
 
 
-def test_folder_holds_safetensors_and_log(trained) -> None:
-    for algorithm in ("dapo", "dpo"):
+def test_folder_holds_safetensors_manifest_and_log(trained) -> None:
+    for algorithm, log in trained[1].items():
         folder = trained[0].model(algorithm)
         assert (folder / "seed_0" / "adapter_model.safetensors").is_file()
-        assert len(pd.read_csv(folder / "training_log.csv")) == len(trained[1][algorithm])
+        assert json.loads((folder / "seed_0" / "training.json").read_text())["algorithm"] == algorithm
+        assert list((folder / "seed_0" / "tensorboard").rglob("events.*"))
+        assert len(pd.read_csv(folder / "training_log.csv")) == len(log)
         assert not list(folder.parent.glob(".*"))
+    assert not trained[0].runs.exists()
 
 
-def test_same_seed_same_numbers(trained, world, splits, parameters: Parameters, tmp_path: Path, monkeypatch) -> None:
+def test_same_seed_same_numbers(trained, splits, parameters: Parameters, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("HYPERDAPO_DATA", str(tmp_path))
-    for algorithm, first in trained[1].items():
-        again = run(algorithm, parameters, Paths("smoke", "BTC"), world, splits)
-        pd.testing.assert_frame_equal(
-            again.drop(columns="elapsed_s"), first.drop(columns="elapsed_s"), check_exact=True
-        )
+    for algorithm, again in train(parameters, Paths("smoke", "BTC"), splits["train"], splits["validation"]).items():
+        same_curve(again, trained[1][algorithm])
+
+
+def same_curve(one: pd.DataFrame, other: pd.DataFrame) -> None:
+    pd.testing.assert_frame_equal(one.drop(columns="elapsed_s"), other.drop(columns="elapsed_s"), check_exact=True)
+
+
+def plan(rewards: np.ndarray, steps: int, size: int):
+    return plan_updates(rewards, steps, size, np.random.default_rng(0), np.arange(len(rewards)))
 
 
 def test_states_without_a_difference_are_passed_over() -> None:
     rewards = np.zeros((40, 3))
     rewards[::4, 1] = 1.0
-    groups = dapo._groups(rewards, 6, np.random.default_rng(0))
-    drawn = [next(groups) for _ in range(5)]
-    assert all(len(rows) == 6 and all(row % 4 == 0 for row in rows) for rows, _ in drawn)
-    assert sum(filtered for _, filtered in drawn) > 0
+    planned = plan(rewards, 10, 6)
+    assert planned.rows.shape == (10, 6) and (planned.rows % 4 == 0).all()
+    assert planned.filtered.sum() == pytest.approx(3 * 60, rel=0.2)
+    assert set(planned.rows[:5].ravel()) == set(range(0, 40, 4)), "every state is met before one comes again"
+    assert (np.diff(planned.rows, axis=1) >= 0).all(), "the shortest prompt of an update comes first"
 
 
 def test_rewards_that_never_differ_are_an_error() -> None:
     with pytest.raises(DataError, match="no training state tells the actions apart"):
-        next(dapo._groups(np.ones((5, 3)), 4, np.random.default_rng(0)))
+        plan(np.ones((5, 3)), 1, 4)
 
 
 def test_an_empty_split_is_an_error(world, parameters: Parameters) -> None:
@@ -124,7 +141,7 @@ def test_an_empty_split_is_an_error(world, parameters: Parameters) -> None:
 def test_decisions_of_every_policy(trained, world, splits, parameters: Parameters, tmp_path: Path) -> None:
     decisions = decide_all(parameters, trained[0], world[0], splits["train"], splits["test"])
     assert decisions.groupby("policy").size().eq(60).all()
-    assert set(decisions["policy"]) == {"untrained", "dapo", "dpo", "boosting"}
+    assert set(decisions["policy"]) == {"untrained", "boosting", *ALGORITHMS}
     scored = decisions[decisions["policy"] != "boosting"].filter(like="probability_")
     np.testing.assert_allclose(scored.sum(axis=1), 1.0, atol=1e-5)
     rewards = splits["test"].rewards
@@ -142,9 +159,9 @@ def test_latency_is_measured_for_scoring_and_generating(splits, parameters: Para
     assert latency["way"].str.startswith(("score", "generate")).all() and (latency["median_measured_ms"] > 0).all()
 
 
-def test_training_leaves_the_generator_of_torch_alone(world, splits, parameters, tmp_path, monkeypatch) -> None:
+def test_training_leaves_the_generator_of_torch_alone(splits, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("HYPERDAPO_DATA", str(tmp_path))
     before = torch.random.get_rng_state()
-    short = load("smoke", {"training": {"dapo": {"steps": 1}}})
-    run("dapo", short, Paths("smoke", "BTC"), world, splits)
+    short = settings(steps=1, algorithms=["dapo"])
+    train(short, Paths("smoke", "BTC"), splits["train"], splits["validation"])
     assert torch.equal(before, torch.random.get_rng_state())

@@ -13,7 +13,7 @@ Positive = Annotated[float, Field(gt=0.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(gt=0)]
 Objective = Literal["patient", "balanced", "urgent"]
-Algorithm = Literal["dapo", "dpo", "listing_4_4", "dapo_preference", "reward_weighted"]
+Algorithm = Literal["dapo", "dapo_sampled", "dpo", "listing_4_4", "dapo_preference", "reward_weighted"]
 
 
 class Section(BaseModel):
@@ -214,6 +214,13 @@ class Dapo(Clip):
     entropy_bonus: NonNegative
 
 
+class DapoSampled(Dapo):
+    """DAPO on sampled groups, by TRL."""
+
+    group_size: Annotated[int, Field(ge=2)]
+    refills: Annotated[int, Field(ge=2)]
+
+
 class Dpo(Section):
     """DPO on the best action against the worst."""
 
@@ -258,6 +265,7 @@ class Training(Section):
     memory_gb: NonNegative
     report_to: Literal["tensorboard", "wandb"]
     dapo: Dapo
+    dapo_sampled: DapoSampled
     dpo: Dpo
     listing_4_4: Listing44
     dapo_preference: DapoPreference
@@ -271,7 +279,9 @@ class Training(Section):
                 f"training.states_per_update ({self.states_per_update}) must be a multiple of "
                 f"gradient_accumulation x processes ({parts})"
             )
-        for name in ("dapo", "dapo_preference"):
+        if "dapo_sampled" in self.algorithms and parts > 1:
+            raise ValueError("dapo_sampled trains in one process and one part: leave it out of training.algorithms")
+        for name in ("dapo", "dapo_sampled", "dapo_preference"):
             if self.checkpoint_every % (updates := getattr(self, name).updates_per_rollout):
                 raise ValueError(
                     f"training.checkpoint_every ({self.checkpoint_every}) must be a multiple of "

@@ -67,9 +67,13 @@ def reward_weighted(batch: Batch, training: Training) -> Loss:
     return objectives.reward_weighted(batch.new, batch.rewards, training.reward_weighted.temperature_bps)
 
 
+SAMPLED = "dapo_sampled"  # has no objective here: TRL's
 OBJECTIVES: dict[str, Objective] = {
     own.__name__: own for own in (dapo, dpo, listing_4_4, dapo_preference, reward_weighted)
 }
+
+
+ALGORITHMS = (*OBJECTIVES, SAMPLED)
 
 
 def learning_rate(algorithm: str, training: Training) -> float:

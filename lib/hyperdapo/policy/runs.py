@@ -6,14 +6,14 @@ import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import debug_launcher, notebook_launcher
 from safetensors.torch import load_file
-from transformers import TrainingArguments
 
 from hyperdapo.paths import atomic, writing_into
-from hyperdapo.policy.algorithms import OBJECTIVES, learning_rate
+from hyperdapo.policy.algorithms import ALGORITHMS, learning_rate
 from hyperdapo.policy.states import States
 from hyperdapo.schema import Parameters
 
@@ -25,7 +25,7 @@ _NOT_OF_THE_RUN = {"algorithms", "seeds", "processes", "memory_gb", "report_to"}
 def fingerprint(parameters: Parameters, algorithm: str, seed: int, training: States) -> str:
     """Of all that decides a run: its own parameters, its states, and the code of this room."""
     own = parameters.training.model_dump(mode="json")
-    settings = {name: value for name, value in own.items() if name not in _NOT_OF_THE_RUN | OBJECTIVES.keys()}
+    settings = {name: value for name, value in own.items() if name not in _NOT_OF_THE_RUN.union(ALGORITHMS)}
     settings |= {"own": own[algorithm], "policy": parameters.policy.model_dump(mode="json"), "seed": seed}
     digest = hashlib.sha256(json.dumps([algorithm, settings, training.prompts], sort_keys=True).encode())
     digest.update(training.rewards.tobytes())
@@ -70,11 +70,11 @@ def _read(checkpoint: Path) -> None:
         states.stat()
 
 
-def arguments(parameters: Parameters, algorithm: str, seed: int, folder: Path, name: str) -> TrainingArguments:
-    """§3.3.3 and Listing 4.6 for the trainer of transformers."""
+def arguments(parameters: Parameters, algorithm: str, seed: int, folder: Path, name: str) -> dict[str, Any]:
+    """§3.3.3 and Listing 4.6, as the trainers of transformers and TRL both want it."""
     training = parameters.training
     parts = training.gradient_accumulation * training.processes
-    return TrainingArguments(
+    return dict(
         output_dir=str(folder),
         run_name=name,
         max_steps=training.steps,
@@ -96,7 +96,6 @@ def arguments(parameters: Parameters, algorithm: str, seed: int, folder: Path, n
         use_cpu=not torch.cuda.is_available(),
         bf16=False,
         remove_unused_columns=False,
-        train_sampling_strategy="sequential",
         seed=seed,
     )
 

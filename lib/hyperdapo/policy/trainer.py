@@ -70,7 +70,47 @@ def plan_updates(rewards: Floats, steps: int, size: int, rng: np.random.Generato
     return Plan(rows, filtered)
 
 
-class PolicyTrainer(Trainer):
+class Recorder:
+    """What every trainer of this room does besides training: rows of the log, looks at held-out states, small files."""
+
+    _look: Callable[[int, int], Row]
+    _adapted: PeftModel
+    _noted: float
+
+    def begin(self, adapted: PeftModel, look: Callable[[int, int], Row]) -> None:
+        """To be called once, before training. `look` gets (step, last step) and may add to the row of an update."""
+        self._adapted, self._look, self._noted = adapted, look, perf_counter()
+
+    def measures(self, step: int) -> Row:
+        """`reward_mean, entropy, clip_fraction, filtered_groups` of the update that ended in `step`."""
+        raise NotImplementedError
+
+    def log(self: Any, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add what the update measured, and what a look at held-out states finds."""
+        if "loss" in logs:
+            step = self.state.global_step
+            logs |= self.measures(step) | {"elapsed_s": self._elapsed_s()} | self._look(step, self.state.max_steps)
+        super().log(logs, start_time)  # type: ignore[misc]
+
+    def save_model(self: Any, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the adapter alone."""
+        if self.is_world_process_zero():
+            self._adapted.save_pretrained(str(output_dir or self.args.output_dir), save_embedding_layers=False)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Not counted: the states were read before training."""
+        return 0
+
+    def _elapsed_s(self: Any) -> float:
+        """Seconds of training, those before a resumption included."""
+        former = [row["elapsed_s"] for row in self.state.log_history if "elapsed_s" in row]
+        now, before = perf_counter(), self._noted
+        self._noted = now
+        elapsed: float = sum(former[-1:]) + now - before
+        return elapsed
+
+
+class PolicyTrainer(Recorder, Trainer):
     """Minimises one objective of `algorithms` over a plan.
 
     Parameters
@@ -104,7 +144,8 @@ class PolicyTrainer(Trainer):
         super().__init__(model=model, args=arguments, train_dataset=items)
         self.remove_callback(PrinterCallback)
         self.model_accepts_loss_kwargs = False
-        self._adapted, self._scorer, self._states = model, scorer, states
+        self.begin(model, look)
+        self._scorer, self._states = scorer, states
         self._training, self._plan = training, plan
         self._algorithm, self._objective = algorithm, OBJECTIVES[algorithm]
         self._updates = updates_per_rollout(algorithm, training)
@@ -112,7 +153,6 @@ class PolicyTrainer(Trainer):
         self._reference, self._old = reference, torch.full_like(reference, torch.nan)
         self._rolled_out = -1
         self._seen: list[Row] = []
-        self._look, self._noted = look, perf_counter()
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -141,24 +181,11 @@ class PolicyTrainer(Trainer):
         self._seen.append(dict(zip(_MEASURES, measures, strict=True)))
         return (found.loss, None) if return_outputs else found.loss
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add what the updates since the last row measured, and what a look at held-out states finds."""
-        if "loss" in logs:
-            step = self.state.global_step
-            logs |= {name: float(np.mean([row[name] for row in self._seen])) for name in _MEASURES}
-            logs |= {"filtered_groups": float(self._plan.filtered[step - 1])}
-            logs |= {"elapsed_s": self._elapsed_s()} | self._look(step, self.state.max_steps)
-            self._seen.clear()
-        super().log(logs, start_time)
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the adapter alone."""
-        if self.is_world_process_zero():
-            self._adapted.save_pretrained(str(output_dir or self.args.output_dir), save_embedding_layers=False)
-
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Not counted: the states were read before training."""
-        return 0
+    def measures(self, step: int) -> Row:
+        """Means over the parts of an update."""
+        found = {name: float(np.mean([row[name] for row in self._seen])) for name in _MEASURES}
+        self._seen.clear()
+        return found | {"filtered_groups": float(self._plan.filtered[step - 1])}
 
     @torch.no_grad()
     def _roll_out(self, number: int) -> None:
@@ -170,13 +197,6 @@ class PolicyTrainer(Trainer):
             batch = rows[start : start + size]
             self._old[batch] = scorer.log_probabilities(self._states[batch])
         self._rolled_out = number
-
-    def _elapsed_s(self) -> float:
-        """Seconds of training, those before a resumption included."""
-        former = [row["elapsed_s"] for row in self.state.log_history if "elapsed_s" in row]
-        now, before = perf_counter(), self._noted
-        self._noted = now
-        return (former[-1] if former else 0.0) + now - before
 
 
 def _endless(count: int, rng: np.random.Generator) -> Iterator[int]:

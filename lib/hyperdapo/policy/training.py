@@ -15,21 +15,28 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from peft import PeftModel
 from torch import Tensor
 from tqdm import tqdm
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 
 from hyperdapo.market.columns import Floats
 from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths, atomic, atomic_folder
 from hyperdapo.policy import runs
-from hyperdapo.policy.models import add_adapter, load_base
+from hyperdapo.policy.algorithms import SAMPLED
+from hyperdapo.policy.models import add_adapter, load_base, seeded
 from hyperdapo.policy.prompts import instruction, letters
+from hyperdapo.policy.sampled import SampledTrainer, grpo
 from hyperdapo.policy.scoring import Encodings, Scorer
 from hyperdapo.policy.states import States
 from hyperdapo.policy.trainer import PolicyTrainer, Row, plan_updates
 
 _BATCH = 64
+COLUMNS = [
+    *("step", "seed", "loss", "reward_mean", "entropy", "clip_fraction", "filtered_groups", "grad_norm"),
+    *("learning_rate", "elapsed_s", "heldout_reward", "heldout_best_fixed", "heldout_oracle", "heldout_accuracy"),
+]
 
 
 class Workbench:
@@ -77,29 +84,42 @@ class Workbench:
 
         `watch` is called after each update, with whether the held-out states were looked at.
         """
-        settings, rewards, reference = self.parameters.training, self.training.rewards, self.reference
-        first = {"step": 0, "elapsed_s": 0.0} | self.look(self.scorer)
+        settings = self.parameters.training
+        first = {"step": 0, "seed": seed, "elapsed_s": 0.0} | self.look(self.scorer)
+        _ = self.reference, self.states  # read by the base alone, before an adapter is put into it
         adapted = add_adapter(*self._base, self.parameters.policy, seed)
         scorer = self.scorer.through(adapted)
 
         def look(step: int, last: int) -> Row:
             return self.look(scorer) if step % settings.evaluate_every == 0 or step == last else {}
 
-        rng = np.random.default_rng([seed, zlib.crc32(self.asset.encode())])
-        lengths = np.array([len(prompt) for prompt in self.training.prompts])
-        plan = plan_updates(rewards, settings.steps, settings.states_per_update, rng, lengths)
-        arguments = runs.arguments(self.parameters, algorithm, seed, folder, f"{self.asset} {algorithm} {seed}")
-        trainer = PolicyTrainer(
-            adapted, self.scorer, self.states, rewards, reference, algorithm, settings, plan, arguments, look
-        )
-        scribe = _Scribe({**first, "seed": seed}, folder / runs.PROGRESS, watch)
-        trainer.add_callback(scribe)
-        checkpoint = runs.newest_checkpoint(folder)
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        scribe = _Scribe(first, folder / runs.PROGRESS, watch)
+        with seeded(seed):
+            trainer = self._trainer(algorithm, seed, folder, adapted, look)
+            trainer.add_callback(scribe)
+            checkpoint = runs.newest_checkpoint(folder)
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if trainer.is_world_process_zero():
             trainer.save_model(str(folder / runs.ADAPTER))
             scribe.write(folder / runs.LOG, trainer.state)
         adapted.unload()
+
+    def _trainer(
+        self, algorithm: str, seed: int, folder: Path, adapted: PeftModel, look: Callable[[int, int], Row]
+    ) -> PolicyTrainer | SampledTrainer:
+        """The trainer of an algorithm: ours for every objective, TRL's for sampled groups."""
+        settings, rewards = self.parameters.training, self.training.rewards
+        shared = runs.arguments(self.parameters, algorithm, seed, folder, f"{self.asset} {algorithm} {seed}")
+        if algorithm == SAMPLED:
+            own = settings.dapo_sampled
+            tokenizer = self._base[1]
+            return SampledTrainer(adapted, tokenizer, self.scorer, self.states, rewards, own, grpo(own, **shared), look)
+        rng = np.random.default_rng([seed, zlib.crc32(self.asset.encode())])
+        lengths = np.array([len(prompt) for prompt in self.training.prompts])
+        plan = plan_updates(rewards, settings.steps, settings.states_per_update, rng, lengths)
+        arguments = TrainingArguments(train_sampling_strategy="sequential", **shared)
+        objective = (rewards, self.reference, algorithm, settings, plan)
+        return PolicyTrainer(adapted, self.scorer, self.states, *objective, arguments, look)
 
 
 class _Scribe(TrainerCallback):
@@ -116,9 +136,9 @@ class _Scribe(TrainerCallback):
 
     def write(self, file: Path, state: Any) -> None:
         """The rows of the training log."""
-        rows = [row | {"seed": self._first["seed"]} for row in state.log_history if "loss" in row]
+        rows = [self._first] + [row | {"seed": self._first["seed"]} for row in state.log_history if "loss" in row]
         with atomic(file) as temporary:
-            pd.DataFrame([self._first, *rows]).drop(columns="epoch", errors="ignore").to_csv(temporary, index=False)
+            pd.DataFrame(rows).reindex(columns=COLUMNS).to_csv(temporary, index=False)
 
 
 def train(
@@ -132,8 +152,8 @@ def train(
 
     Returns
     -------
-    The log of each algorithm, one row per gradient update: `step, seed, loss, reward_mean, entropy, clip_fraction,
-    filtered_groups, grad_norm, learning_rate, elapsed_s`, and every `evaluate_every` steps the `heldout_*` columns.
+    The log of each algorithm, one row per gradient update, with `COLUMNS`; those of `heldout_*` every
+    `evaluate_every` steps.
 
     Raises
     ------

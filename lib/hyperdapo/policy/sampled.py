@@ -1,0 +1,161 @@
+"""`dapo_sampled`: TRL's `GRPOTrainer` with its loss `dapo`, groups sampled from the policy, and dynamic sampling.
+
+How it differs from the paper (arXiv:2503.14476): a completion is one letter, drawn from the softmax over K letters that
+the policy is, so nothing is generated and the overlong filter has nothing to do. Advantages are divided by a fixed
+temperature, not by the group's deviation: a group that differs by a hundredth of a bp would weigh as much as one that
+differs by ten. TRL's entropy term is used. TRL lacks the paper's dynamic sampling: a group whose rewards do not differ
+is drawn again from another state here, until `refills` times as many groups as wanted have been drawn; the groups
+found by then are used more than once, and where there are none training ends with an error.
+
+Two private methods of TRL are replaced: what makes the groups, and what scores a batch. `tests/test_sampled.py` holds
+both to their contract. A row of a batch is one drawn letter: its prompt is the number of a state, its completion that
+of an action.
+"""
+
+from collections.abc import Callable
+from itertools import cycle, islice
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, PrinterCallback
+from trl.trainer.grpo_config import GRPOConfig
+from trl.trainer.grpo_trainer import GRPOTrainer
+
+from hyperdapo.errors import TrainingError
+from hyperdapo.market.columns import Floats
+from hyperdapo.policy import objectives
+from hyperdapo.policy.scoring import Encodings, Scorer
+from hyperdapo.policy.trainer import Recorder, Row
+from hyperdapo.sections import DapoSampled
+
+Group = tuple[Tensor, Tensor, Tensor]  # each (group_size,): number of the state, actions, their log-probabilities
+
+
+class SampledTrainer(Recorder, GRPOTrainer):
+    """DAPO on sampled groups.
+
+    Parameters
+    ----------
+    model : with one trainable adapter
+    scorer, states : of its base, and the m training states as it read them
+    rewards : (m, K) bps
+    look : called with (step, last step) after each update; what it returns is added to the row of the log
+
+    Raises
+    ------
+    TrainingError
+        If no group of a rollout has rewards that differ, or a loss is not finite.
+    """
+
+    def __init__(
+        self,
+        model: PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        scorer: Scorer,
+        states: Encodings,
+        rewards: Floats,
+        settings: DapoSampled,
+        arguments: GRPOConfig,
+        look: Callable[[int, int], Row],
+    ) -> None:
+        rows = Dataset.from_dict({"prompt": [str(row) for row in range(len(rewards))], "row": range(len(rewards))})
+        super().__init__(model, _replayed, arguments, rows, processing_class=tokenizer)
+        self.remove_callback(PrinterCallback)
+        self.begin(model, look)
+        self._scorer, self._states, self._settings = scorer, states, settings
+        self._replayed = torch.tensor(rewards, dtype=torch.float32, device=self.accelerator.device)
+        self._earned, self._filtered = float("nan"), 0
+
+    def measures(self, step: int) -> Row:
+        """As TRL counted them; groups that were filtered belong to the update after which they were drawn."""
+        counted = {"entropy": "entropy", "clip_fraction": "clip_ratio/region_mean"}
+        found = {own: float(np.mean(self._metrics["train"][theirs])) for own, theirs in counted.items()}
+        filtered, self._filtered = self._filtered, 0
+        return {"reward_mean": self._earned, "filtered_groups": float(filtered)} | found
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Groups of letters for the states of a rollout; those that tell nothing are drawn anew from other states."""
+        size = self._settings.group_size
+        wanted = [int(one["row"]) for one in inputs[::size]]
+        kept = self._groups(wanted, np.random.default_rng([self.args.seed, self.state.global_step]))
+        rows, actions, old = (torch.cat(parts) for parts in zip(*kept, strict=True))
+        earned = self._replayed[rows, actions]
+        advantage = earned - earned.view(-1, size).mean(dim=1).repeat_interleave(size)
+        self._earned = float(earned.mean())
+        return {
+            "prompt_ids": rows[:, None],
+            "prompt_mask": torch.ones_like(rows)[:, None],
+            "completion_ids": actions[:, None],
+            "completion_mask": torch.ones_like(rows)[:, None],
+            "advantages": advantage / self._settings.temperature_bps,
+            "old_per_token_logps": old[:, None],
+            "num_items_in_batch": torch.tensor(len(rows), device=rows.device),
+        }
+
+    def _groups(self, wanted: list[int], rng: np.random.Generator) -> list[Group]:
+        """As many groups that tell something as states are wanted; refilled from other states, up to the bound."""
+        others = cycle(rng.permutation(len(self._replayed)).tolist())
+        kept, drawn, pending = self._draw(wanted, rng), len(wanted), len(wanted)
+        most = self._settings.refills * len(wanted)
+        while (pending := len(wanted) - len(kept)) and drawn + pending <= most:
+            kept += self._draw([next(others) for _ in range(pending)], rng)
+            drawn += pending
+        if not kept:
+            raise TrainingError(
+                f"all {drawn} groups that dapo_sampled drew at step {self.state.global_step} were filtered: no two "
+                "actions of one earned differently. Raise training.dapo_sampled.entropy_bonus or group_size"
+            )
+        self._filtered += drawn - len(kept)
+        return list(islice(cycle(kept), len(wanted)))
+
+    @torch.no_grad()
+    def _draw(self, rows: list[int], rng: np.random.Generator) -> list[Group]:
+        """A group for each of these states, but for those whose rewards do not differ."""
+        policy = self._scorer.through(self.model).log_probabilities(self._states[rows])
+        shares = policy.exp().double().cpu().numpy()
+        found = []
+        for row, log_probability, share in zip(rows, policy, shares, strict=True):
+            actions = torch.tensor(rng.choice(len(share), self._settings.group_size, p=share / share.sum()))
+            actions = actions.to(policy.device)
+            if bool(objectives.has_signal(self._replayed[row, actions])):
+                found.append((torch.full_like(actions, row), actions, log_probability[actions]))
+        return found
+
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, input_ids: Tensor, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor, None]:
+        """(n, 1) log-probability of each drawn letter, and the entropy of the policy that it was drawn from."""
+        rows, places = input_ids[:, 0].unique(return_inverse=True)
+        policy = self._scorer.through(model).log_probabilities(self._states[rows.tolist()])
+        entropy = -(policy.exp() * policy).sum(dim=-1)
+        return policy[places].gather(-1, input_ids[:, 1:]), entropy[places][:, None], None
+
+
+def _replayed(**_: Any) -> list[float | None]:
+    """TRL asks for a reward function; the rewards are looked up where the groups are drawn."""
+    raise NotImplementedError
+
+
+def grpo(settings: DapoSampled, seed: int, **shared: Any) -> GRPOConfig:
+    """TRL's settings; `shared` are those that it has in common with the trainer of transformers, of states a batch."""
+    letters = shared.pop("per_device_train_batch_size") * settings.group_size
+    return GRPOConfig(
+        **shared,
+        per_device_train_batch_size=letters,
+        seed=seed,
+        loss_type="dapo",
+        beta=0.0,
+        epsilon=settings.clip_low,
+        epsilon_high=settings.clip_high,
+        entropy_coef=settings.entropy_bonus,
+        num_generations=settings.group_size,
+        steps_per_generation=settings.updates_per_rollout,
+        num_iterations=1,
+        max_completion_length=1,
+        gradient_checkpointing=False,
+        shuffle_dataset=True,
+    )
