@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hyperdapo.errors import DataError
-from hyperdapo.params import Parameters, load
+from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths
 from hyperdapo.policy.algorithms import ALGORITHMS
 from hyperdapo.policy.decisions import decide_all, measure_latency
@@ -18,18 +18,7 @@ from hyperdapo.policy.states import States, read_states
 from hyperdapo.policy.trainer import plan_updates
 from hyperdapo.policy.training import make_scorer, train
 from hyperdapo.stored import write_table
-from test_prompts import features as neutral
-
-COUNT = 240
-
-
-def settings(**changes) -> Parameters:
-    """All algorithms with one seed; rates high enough for the tiny model to learn in 60 updates."""
-    quick = {"learning_rate": 0.01}
-    algorithms = {"dpo": quick, "reward_weighted": quick}
-    algorithms |= {name: quick | {"temperature_bps": 2} for name in ("dapo", "dapo_sampled")}
-    common = {"steps": 60, "checkpoint_every": 20, "evaluate_every": 20, "seeds": [0], "algorithms": list(ALGORITHMS)}
-    return load("smoke", {"training": common | algorithms | changes})
+from planted import planted_splits, planted_world, same_curve, settings
 
 
 @pytest.fixture(scope="module")
@@ -39,23 +28,12 @@ def parameters() -> Parameters:
 
 @pytest.fixture(scope="module")
 def world(parameters: Parameters) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Where the imbalance leans with the order, the last offset (taking) is best; against it, the first (waiting)."""
-    rng = np.random.default_rng(0)
-    lean = rng.choice([-0.9, 0.9], COUNT)
-    side = rng.choice([-1, 1], COUNT)
-    features = neutral(COUNT).assign(book_imbalance=lean * side, warm=True)
-    actions = len(parameters.policy.offsets_bps)
-    orders = pd.DataFrame({"order_id": range(COUNT), "asset": "BTC", "objective": "balanced", "side": side})
-    split = np.repeat(["train", "validation", "test"], [140, 40, 60])
-    orders = orders.assign(decision_ns=features["decision_ns"], split=split, horizon_s=60.0)
-    outcomes = orders.loc[orders.index.repeat(actions)].assign(action=np.tile(np.arange(actions), COUNT))
-    tilt = np.linspace(-1, 1, actions)[outcomes["action"]]
-    return features, outcomes.assign(reward=6.0 * tilt * np.repeat(lean, actions)).reset_index(drop=True)
+    return planted_world(parameters)
 
 
 @pytest.fixture(scope="module")
-def splits(world, parameters: Parameters) -> dict[str, States]:
-    return {name: read_states(*world, parameters, name) for name in ("train", "validation", "test")}
+def splits(parameters: Parameters) -> dict[str, States]:
+    return planted_splits(parameters)
 
 
 @pytest.fixture(scope="module")
@@ -108,10 +86,6 @@ def test_same_seed_same_numbers(trained, splits, parameters: Parameters, tmp_pat
     monkeypatch.setenv("HYPERDAPO_DATA", str(tmp_path))
     for algorithm, again in train(parameters, Paths("smoke", "BTC"), splits["train"], splits["validation"]).items():
         same_curve(again, trained[1][algorithm])
-
-
-def same_curve(one: pd.DataFrame, other: pd.DataFrame) -> None:
-    pd.testing.assert_frame_equal(one.drop(columns="elapsed_s"), other.drop(columns="elapsed_s"), check_exact=True)
 
 
 def plan(rewards: np.ndarray, steps: int, size: int):

@@ -2,16 +2,18 @@
 
 import hashlib
 import json
+import pickle
 import shutil
+import subprocess
+import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import debug_launcher, notebook_launcher
 from safetensors.torch import load_file
 
+from hyperdapo.errors import TrainingError
 from hyperdapo.paths import atomic, writing_into
 from hyperdapo.policy.algorithms import ALGORITHMS, learning_rate
 from hyperdapo.policy.states import States
@@ -100,11 +102,21 @@ def arguments(parameters: Parameters, algorithm: str, seed: int, folder: Path, n
     )
 
 
-def launch(run: Callable[[], None], processes: int) -> None:
-    """Call `run` in this process, or in so many at once that share the work of each update (accelerate)."""
-    if processes == 1:
-        run()
-    elif torch.cuda.is_available():
-        notebook_launcher(run, num_processes=processes)
-    else:
-        debug_launcher(run, num_processes=processes)
+def launch(bench: tuple[Any, ...], job: tuple[Any, ...]) -> None:
+    """Train in `training.processes` processes that share each update; torchrun starts them, accelerate leads.
+
+    `bench` is what a `Workbench` is made of, `job` what its `train` wants.
+
+    Raises
+    ------
+    TrainingError
+        If they fail; what they printed says why.
+    """
+    folder, processes = job[2], bench[0].training.processes
+    file = folder / "job.pickle"
+    with atomic(file) as temporary:
+        temporary.write_bytes(pickle.dumps((bench, job)))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    finished = subprocess.run([*launcher, "-m", "hyperdapo.policy.worker", str(file)], check=False)
+    if finished.returncode:
+        raise TrainingError(f"one of {processes} processes that trained {folder} failed: the lines above say why")

@@ -43,6 +43,7 @@ class SampledTrainer(Recorder, GRPOTrainer):
     model : with one trainable adapter
     scorer, states : of its base, and the m training states as it read them
     rewards : (m, K) bps
+    order : the states of all updates, one after the other: a single epoch, which TRL can resume
     look : called with (step, last step) after each update; what it returns is added to the row of the log
 
     Raises
@@ -58,11 +59,12 @@ class SampledTrainer(Recorder, GRPOTrainer):
         scorer: Scorer,
         states: Encodings,
         rewards: Floats,
+        order: list[int],
         settings: DapoSampled,
         arguments: GRPOConfig,
         look: Callable[[int, int], Row],
     ) -> None:
-        rows = Dataset.from_dict({"prompt": [str(row) for row in range(len(rewards))], "row": range(len(rewards))})
+        rows = Dataset.from_dict({"prompt": [str(row) for row in order], "row": order})
         super().__init__(model, _replayed, arguments, rows, processing_class=tokenizer)
         self.remove_callback(PrinterCallback)
         self.begin(model, look)
@@ -157,5 +159,5 @@ def grpo(settings: DapoSampled, seed: int, **shared: Any) -> GRPOConfig:
         num_iterations=1,
         max_completion_length=1,
         gradient_checkpointing=False,
-        shuffle_dataset=True,
+        shuffle_dataset=False,
     )

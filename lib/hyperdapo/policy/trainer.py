@@ -55,7 +55,7 @@ def plan_updates(rewards: Floats, steps: int, size: int, rng: np.random.Generato
         raise DataError(
             "no training state tells the actions apart: every reward is the same for all policy.offsets_bps"
         )
-    stream = _endless(len(rewards), rng)
+    stream = endless(len(rewards), rng)
     rows, filtered = np.zeros((steps, size), np.int64), np.zeros(steps, np.int64)
     for step in range(steps):
         place = 0
@@ -199,6 +199,7 @@ class PolicyTrainer(Recorder, Trainer):
         self._rolled_out = number
 
 
-def _endless(count: int, rng: np.random.Generator) -> Iterator[int]:
+def endless(count: int, rng: np.random.Generator) -> Iterator[int]:
+    """All numbers below `count` in a random order, then in another, and so on."""
     while True:
         yield from rng.permutation(count).tolist()

@@ -8,7 +8,8 @@ import json
 import shutil
 import zlib
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from hyperdapo.policy.prompts import instruction, letters
 from hyperdapo.policy.sampled import SampledTrainer, grpo
 from hyperdapo.policy.scoring import Encodings, Scorer
 from hyperdapo.policy.states import States
-from hyperdapo.policy.trainer import PolicyTrainer, Row, plan_updates
+from hyperdapo.policy.trainer import PolicyTrainer, Row, endless, plan_updates
 
 _BATCH = 64
 COLUMNS = [
@@ -110,11 +111,12 @@ class Workbench:
         """The trainer of an algorithm: ours for every objective, TRL's for sampled groups."""
         settings, rewards = self.parameters.training, self.training.rewards
         shared = runs.arguments(self.parameters, algorithm, seed, folder, f"{self.asset} {algorithm} {seed}")
-        if algorithm == SAMPLED:
-            own = settings.dapo_sampled
-            tokenizer = self._base[1]
-            return SampledTrainer(adapted, tokenizer, self.scorer, self.states, rewards, own, grpo(own, **shared), look)
         rng = np.random.default_rng([seed, zlib.crc32(self.asset.encode())])
+        if algorithm == SAMPLED:
+            own, tokenizer = settings.dapo_sampled, self._base[1]
+            order = list(islice(endless(len(rewards), rng), settings.steps * settings.states_per_update))
+            known = (tokenizer, self.scorer, self.states, rewards, order)
+            return SampledTrainer(adapted, *known, own, grpo(own, **shared), look)
         lengths = np.array([len(prompt) for prompt in self.training.prompts])
         plan = plan_updates(rewards, settings.steps, settings.states_per_update, rng, lengths)
         arguments = TrainingArguments(train_sampling_strategy="sequential", **shared)
@@ -178,9 +180,10 @@ def train(
             bar.set_description(f"{algorithm} {seed}")
             folder = paths.run(algorithm, seed)
             runs.open_run(folder, runs.fingerprint(parameters, algorithm, seed, training))
-            if not (folder / runs.LOG).exists():
-                one = Workbench(parameters, paths.asset, training, held_out) if settings.processes > 1 else bench
-                runs.launch(partial(one.train, algorithm, seed, folder, follow), settings.processes)
+            if not (folder / runs.LOG).exists() and settings.processes == 1:
+                bench.train(algorithm, seed, folder, follow)
+            elif not (folder / runs.LOG).exists():
+                runs.launch((parameters, paths.asset, training, held_out), (algorithm, seed, folder))
     logs: dict[str, pd.DataFrame] = {
         algorithm: _publish(parameters, paths, algorithm) for algorithm in settings.algorithms
     }

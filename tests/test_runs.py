@@ -1,0 +1,218 @@
+"""Trainings that are killed, cut, continued, shared by processes, or belong to another run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import Trainer
+
+from hyperdapo.errors import ModelError, ParameterError, TrainingError
+from hyperdapo.params import Parameters, load
+from hyperdapo.paths import Paths
+from hyperdapo.policy import runs
+from hyperdapo.policy.models import load_adapter, load_base
+from hyperdapo.policy.states import States
+from hyperdapo.policy.training import Workbench, train
+from planted import planted_splits, planted_world, same_curve, settings
+
+PATHS = Paths("smoke", "BTC")
+SCRIPT = """
+import sys
+from pathlib import Path
+import pandas as pd
+from hyperdapo.params import load
+from hyperdapo.paths import Paths
+from hyperdapo.policy.states import read_states
+from hyperdapo.policy.training import train
+import json
+folder = Path(sys.argv[1])
+parameters = load("smoke", json.loads((folder / "parameters.json").read_text()))
+world = [pd.read_parquet(folder / f"{name}.parquet") for name in ("features", "outcomes")]
+train(parameters, Paths("smoke", "BTC"), *(read_states(*world, parameters, name) for name in ("train", "validation")))
+"""
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYPERDAPO_DATA", str(tmp_path / "data"))
+
+
+def short(**changes) -> Parameters:
+    return settings(**{"steps": 24, "checkpoint_every": 8, "evaluate_every": 8, "algorithms": ["dapo"]} | changes)
+
+
+@pytest.fixture
+def splits() -> dict[str, States]:
+    return planted_splits(short())
+
+
+def trained(parameters: Parameters, splits: dict[str, States]) -> dict[str, pd.DataFrame]:
+    return train(parameters, PATHS, splits["train"], splits["validation"])
+
+
+@pytest.mark.parametrize("algorithm", ["dapo", "dapo_sampled", "dapo_preference"])
+def test_a_training_cut_short_goes_on_to_the_same_numbers(
+    algorithm: str, splits: dict[str, States], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    parameters = short(algorithms=[algorithm])
+    whole = trained(parameters, splits)[algorithm]
+    adapter = (PATHS.model(algorithm) / "seed_0" / "adapter_model.safetensors").read_bytes()
+    monkeypatch.setenv("HYPERDAPO_DATA", str(tmp_path / "other"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "training_step", cut_after(19))
+        with pytest.raises(KeyboardInterrupt):
+            trained(parameters, splits)
+    assert runs.newest_checkpoint(PATHS.run(algorithm, 0)).name == "checkpoint-16"
+    steps = counted_steps(monkeypatch)
+    same_curve(trained(parameters, splits)[algorithm], whole)
+    assert len(steps) == 8, "what the checkpoint holds is not trained again"
+    assert (PATHS.model(algorithm) / "seed_0" / "adapter_model.safetensors").read_bytes() == adapter
+
+
+def cut_after(steps: int):
+    count, step = [0], Trainer.training_step
+
+    def stop(self, *args, **kwargs):
+        count[0] += 1
+        if count[0] > steps:
+            raise KeyboardInterrupt
+        return step(self, *args, **kwargs)
+
+    return stop
+
+
+def counted_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    taken: list[int] = []
+    step = Trainer.training_step
+    monkeypatch.setattr(Trainer, "training_step", lambda self, *a, **k: taken.append(1) or step(self, *a, **k))
+    return taken
+
+
+def test_sigkill_and_the_same_command_again_give_the_same_curve(tmp_path: Path) -> None:
+    """The process is killed once its first checkpoints are written, and once more."""
+    changes = {"training": {**short().training.model_dump(mode="json"), "steps": 64, "seeds": [0, 1]}}
+    (tmp_path / "parameters.json").write_text(json.dumps(changes))
+    for name, table in zip(("features", "outcomes"), planted_world(short()), strict=True):
+        table.to_parquet(tmp_path / f"{name}.parquet")
+
+    def start(folder: str) -> subprocess.Popen:
+        environment = os.environ | {"HYPERDAPO_DATA": str(tmp_path / folder)}
+        return subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, str(tmp_path)], env=environment, stderr=subprocess.DEVNULL
+        )
+
+    assert start("undisturbed").wait() == 0
+    for seed in (0, 1):
+        process = start("killed")
+        run = tmp_path / "killed/smoke/runs/BTC/dapo" / f"seed_{seed}"
+        while process.poll() is None and not list(run.glob("checkpoint-*/trainer_state.json")):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, "it must die before it is done"
+    assert start("killed").wait() == 0
+    logs = [tmp_path / folder / "smoke/models/BTC/dapo/training_log.csv" for folder in ("undisturbed", "killed")]
+    same_curve(*(pd.read_csv(log) for log in logs))
+    assert not (tmp_path / "killed/smoke/runs/BTC").exists()
+
+
+@pytest.mark.parametrize("file", ["adapter_model.safetensors", "optimizer.pt", "trainer_state.json"])
+def test_half_a_checkpoint_is_passed_over_for_the_one_before(
+    file: str, splits: dict[str, States], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "training_step", cut_after(19))
+        with pytest.raises(KeyboardInterrupt):
+            trained(short(), splits)
+    damaged = PATHS.run("dapo", 0) / "checkpoint-16" / file
+    damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
+    with pytest.warns(UserWarning, match="checkpoint-16 is damaged .*: training goes on from the one before"):
+        found = runs.newest_checkpoint(PATHS.run("dapo", 0))
+    assert found.name == "checkpoint-8"
+    steps = counted_steps(monkeypatch)
+    trained(short(), splits)
+    assert len(steps) == 16
+
+
+def test_a_run_of_other_parameters_is_begun_anew(splits: dict[str, States], monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "training_step", cut_after(19))
+        with pytest.raises(KeyboardInterrupt):
+            trained(short(), splits)
+    steps = counted_steps(monkeypatch)
+    trained(short(dapo={"learning_rate": 0.02}), splits)
+    assert len(steps) == 24
+
+
+def test_a_finished_seed_waits_for_the_others(splits: dict[str, States], monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "training_step", cut_after(30))
+        with pytest.raises(KeyboardInterrupt):
+            trained(short(seeds=[0, 1]), splits)
+    steps = counted_steps(monkeypatch)
+    log = trained(short(seeds=[0, 1]), splits)["dapo"]
+    assert len(steps) == 24 and log.groupby("seed").size().tolist() == [25, 25]
+
+
+def test_gradient_accumulation_changes_no_number(splits: dict[str, States]) -> None:
+    once, parts = (trained(short(gradient_accumulation=count), splits)["dapo"] for count in (1, 4))
+    columns = ["loss", "reward_mean", "heldout_reward", "learning_rate"]
+    np.testing.assert_allclose(parts[columns], once[columns], rtol=2e-3, atol=2e-3)
+
+
+def test_two_processes_share_an_update(splits: dict[str, States]) -> None:
+    """accelerate's launcher on CPU: the curve is that of one process but for rounding."""
+    alone, together = (trained(short(processes=count, steps=8), splits)["dapo"] for count in (1, 2))
+    columns = ["loss", "heldout_reward", "learning_rate"]
+    np.testing.assert_allclose(together[columns], alone[columns], rtol=2e-3, atol=2e-3)
+
+
+def test_a_loss_that_is_not_finite_names_the_parameter(splits: dict[str, States], monkeypatch) -> None:
+    monkeypatch.setattr("hyperdapo.policy.objectives.entropy", lambda new: new.sum() * torch.nan)
+    with pytest.raises(TrainingError, match=r"not finite at step 1: lower training\.dapo\.learning_rate"):
+        trained(short(), splits)
+
+
+def test_a_full_gpu_names_the_parameter(splits: dict[str, States], monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Workbench(short(), "BTC", splits["train"], splits["validation"])
+    _ = bench.reference
+    look = bench.look
+    monkeypatch.setattr(bench, "look", lambda scorer: look(scorer) | fill_the_gpu(monkeypatch))
+    with pytest.raises(TrainingError, match=r"no memory for 8 states at once: raise training\.gradient_accumulation"):
+        bench.train("dapo", 0, PATHS.run("dapo", 0), lambda looked: None)
+
+
+def fill_the_gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("hyperdapo.policy.scoring.Scorer.log_probabilities", full)
+    return {}
+
+
+def test_an_adapter_of_another_base_is_refused(splits: dict[str, States]) -> None:
+    trained(short(steps=8), splits)
+    other = load("sample").policy
+    base, _ = load_base(short().policy)
+    with pytest.raises(ModelError, match="was trained on 'tiny-qwen2'"):
+        load_adapter(base, other, PATHS.model("dapo") / "seed_0", "default")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"checkpoint_every": 6}, "checkpoint_every .6. must be a multiple of dapo.updates_per_rollout"),
+        ({"gradient_accumulation": 3}, "states_per_update .8. must be a multiple"),
+        ({"algorithms": ["dapo_sampled"], "processes": 2}, "dapo_sampled trains in one process"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_errors(changes: dict, message: str) -> None:
+    with pytest.raises(ParameterError, match=message):
+        load("smoke", {"training": changes})
