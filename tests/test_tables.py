@@ -6,7 +6,7 @@ import pytest
 
 from hyperdapo.errors import MissingInputError
 from hyperdapo.evidence import metrics, numbers, significance, tables
-from hyperdapo.evidence.convergence import convergence_table
+from hyperdapo.evidence.convergence import convergence_table, logs_so_far, over_seeds
 from hyperdapo.paths import Paths
 from test_metrics import EVIDENCE, orders_frame
 
@@ -18,10 +18,10 @@ def paths(tmp_path, monkeypatch) -> Paths:
 
 
 def training_log(asset: str = "BTC") -> pd.DataFrame:
-    """Four looks of DAPO and of DPO; DAPO reaches DPO's best at step 2, DPO at step 6."""
+    """Four looks of DAPO and of DPO; 90 % of the way from -6 to the best, -3, is -3.3: DAPO at step 4, DPO at 6."""
     steps = np.arange(0, 7)
     frames = []
-    for algorithm, reward in {"dapo": [-6.0, -4.0, -3.0, -3.0], "dpo": [-6.0, -5.5, -4.7, -4.0]}.items():
+    for algorithm, reward in {"dapo": [-6.0, -4.0, -3.0, -3.0], "dpo": [-6.0, -5.5, -4.7, -3.2]}.items():
         log = pd.DataFrame({"step": steps, "asset": asset, "algorithm": algorithm, "seed": 0, "heldout_oracle": -2.0})
         log["loss"] = np.nan if algorithm == "dapo" else [np.nan, 1.0, 1.0, 1.0, 0.25, 0.25, 0.25]
         log["heldout_reward"] = log["step"].map(dict(zip([0, 2, 4, 6], reward, strict=True)))
@@ -95,11 +95,35 @@ def test_numbers_have_four_digits(value: float, text: str) -> None:
     assert numbers.number(value) == text
 
 
-def test_convergence_measures_both_algorithms_at_one_level() -> None:
+def test_convergence_measures_all_algorithms_at_one_level() -> None:
     table = convergence_table(training_log()).set_index("algorithm")
-    assert table["steps_to_level"].tolist() == [2.0, 6.0]  # 90 % of the way from -6 to the lower best, -4, is -4.2
+    assert table["steps_to_level"].tolist() == [4.0, 6.0]
     assert np.isnan(table.loc["dapo", "loss_decrease"]) and table.loc["dpo", "loss_decrease"] == 0.75
-    assert table.loc["dapo", "regret_decrease"] == 0.75 and table.loc["dpo", "regret_decrease"] == 0.5
+    assert table.loc["dapo", "regret_decrease"] == 0.75 and table.loc["dpo", "regret_decrease"] == pytest.approx(0.7)
+
+
+def test_a_level_that_is_never_reached_has_no_step() -> None:
+    log = training_log()
+    log.loc[log["algorithm"] == "dpo", "heldout_reward"] -= 1.0
+    assert np.isnan(convergence_table(log).set_index("algorithm").loc["dpo", "steps_to_level"])
+
+
+def test_seeds_are_summed_up_by_mean_and_range() -> None:
+    seeds = [training_log().assign(seed=seed) for seed in (0, 1)]
+    seeds[1].loc[seeds[1]["step"] == 6, "heldout_reward"] -= 0.5
+    found = over_seeds(convergence_table(pd.concat(seeds))).set_index("algorithm").loc["dapo"]
+    assert found["seeds"] == 2 and found["last_reward_bps"] == -3.25
+    assert (found["last_reward_bps_lowest"], found["last_reward_bps_highest"]) == (-3.5, -3.0)
+
+
+def test_logs_are_found_whether_training_is_done_or_not(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYPERDAPO_DATA", str(tmp_path))
+    btc = Paths("smoke", "BTC")
+    for folder, name in ((btc.model("dapo"), "training_log"), (btc.run("dpo", 1), "progress")):
+        folder.mkdir(parents=True)
+        pd.DataFrame({"step": [0, 1], "seed": 1}).to_csv(folder / f"{name}.csv", index=False)
+    found = logs_so_far(Paths("smoke"), ["BTC", "ETH"])
+    assert found.groupby("algorithm").size().to_dict() == {"dapo": 2, "dpo": 2}
 
 
 def test_claims_stand_beside_what_was_measured(paths: Paths) -> None:
@@ -111,7 +135,7 @@ def test_claims_stand_beside_what_was_measured(paths: Paths) -> None:
     found = claims.set_index("claim")
     assert set(found.index) == set(numbers.CLAIMS)
     assert found.loc["fill_rate", "measured"] == 100.0 and found.loc["fill_rate_gain", "measured"] == 25.0
-    assert found.loc["fewer_steps", "measured"] == pytest.approx(200 / 3)
+    assert found.loc["fewer_steps", "measured"] == pytest.approx(100 / 3)
     assert found.loc["accuracy", "measured"] == pytest.approx(40.0) and np.isnan(found.loc["latency", "measured"])
     tests = significance.compare(orders, "best_fixed", EVIDENCE, 0)
     tests["significant"] = significance.is_significant(tests, 0.95)

@@ -67,9 +67,14 @@ class Paths:
         """The tardis-dev cache of raw one-minute slices."""
         return self.data / "slices"
 
+    @property
+    def models(self) -> Path:
+        """LoRA adapters trained for this asset, by algorithm."""
+        return data_root() / self.profile / "models" / self.asset
+
     def model(self, algorithm: str) -> Path:
-        """Folder of the LoRA adapter that `algorithm` trained for this asset."""
-        return data_root() / self.profile / "models" / self.asset / algorithm
+        """Folder of the LoRA adapters that `algorithm` trained for this asset."""
+        return self.models / algorithm
 
     @property
     def runs(self) -> Path:

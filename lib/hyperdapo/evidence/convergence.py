@@ -1,10 +1,12 @@
 """What the draft claims of training (§4.6.2), measured from the training logs: how far, how fast, how accurate."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+
+from hyperdapo.paths import Paths
 
 FIRST_STEPS = 100  # the draft: "72 % decrease in first 100 training steps"
 _MOST_OF_THE_WAY = 0.9
@@ -15,6 +17,27 @@ def read_logs(files: Mapping[tuple[str, str], Path]) -> pd.DataFrame:
     """Training logs by (asset, algorithm), one below the other, with the columns `asset` and `algorithm`."""
     logs = [pd.read_csv(file).assign(asset=asset, algorithm=algorithm) for (asset, algorithm), file in files.items()]
     return pd.concat(logs, ignore_index=True)
+
+
+def logs_so_far(paths: Paths, assets: Sequence[str]) -> pd.DataFrame:
+    """The training logs of these assets as far as they have got: finished algorithms, and runs that still train."""
+    found: list[tuple[str, str, Path]] = []
+    for asset in assets:
+        own = paths.of(asset)
+        found += [(asset, file.parent.name, file) for file in sorted(own.models.glob("*/training_log.csv"))]
+        found += [(asset, file.parents[1].name, file) for file in sorted(own.runs.glob("*/seed_*/progress.csv"))]
+    logs = [pd.read_csv(file).assign(asset=asset, algorithm=name) for asset, name, file in found]
+    return pd.concat(logs, ignore_index=True).drop_duplicates(["asset", "algorithm", "seed", "step"], keep="last")
+
+
+def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
+    """`convergence.csv` by asset and algorithm: of each measure its mean over seeds, `_lowest` and `_highest`."""
+    measures = ["last_reward_bps", "regret_decrease", "final_accuracy", "steps_to_level"]
+    groups = table.groupby(["asset", "algorithm"], sort=False)[measures]
+    named = {"mean": "", "min": "_lowest", "max": "_highest"}
+    parts = [groups.agg(how).add_suffix(ending) for how, ending in named.items()]
+    ordered = [f"{measure}{ending}" for measure in measures for ending in named.values()]
+    return pd.concat([groups.size().rename("seeds"), *parts], axis=1)[["seeds", *ordered]].reset_index()
 
 
 def convergence_table(log: pd.DataFrame) -> pd.DataFrame:
@@ -32,8 +55,8 @@ def convergence_table(log: pd.DataFrame) -> pd.DataFrame:
     measure of anything;
     `regret_decrease`, the same of the held-out distance to the oracle, which both algorithms share;
     `first_reward_bps`, `best_reward_bps`, `last_reward_bps`, held out;
-    `steps_to_level`, the first look at which a run is 90 % of the way to the best that every algorithm of its asset
-    reaches (one level for all, or a fast start to a low end would win); NaN where none is above its beginning;
+    `steps_to_level`, the first look at which a run is 90 % of the way from the beginning to the best that any run of
+    its asset reaches (one level for all, or a fast start to a low end would win); NaN where it never is;
     `final_accuracy`, the share of held-out states whose best action is chosen.
     """
     seen = log.dropna(subset="heldout_reward")
@@ -62,9 +85,9 @@ def convergence_table(log: pd.DataFrame) -> pd.DataFrame:
 
 
 def _common_level(looks: pd.DataFrame) -> float:
-    """Held-out reward that is 90 % of the way from the beginning to the lowest of the algorithms' best; NaN if none."""
+    """Held-out reward that is 90 % of the way from the beginning to the best of all runs; NaN where none improves."""
     runs = looks.groupby(["algorithm", "seed"])["heldout_reward"]
-    start, best = runs.first().mean(), runs.max().min()
+    start, best = runs.first().mean(), runs.max().max()
     return float(start + _MOST_OF_THE_WAY * (best - start)) if best > start else float("nan")
 
 

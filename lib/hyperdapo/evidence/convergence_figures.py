@@ -1,5 +1,7 @@
 """Figures of 06_convergence: what happened in training, over all assets and algorithms (§4.6, Listing 4.11)."""
 
+from itertools import cycle
+
 import pandas as pd
 import plotly.graph_objects as go
 from matplotlib.axes import Axes
@@ -21,11 +23,12 @@ _PANELS = {
     "loss": "loss",
     "entropy": "entropy (nats)",
 }
-_LINES = {"dapo": "-", "dpo": "--"}
 
 
 def plot_learning(log: pd.DataFrame) -> Figure:
     """Held-out reward by step, one axis per asset, between the best fixed offset and the oracle.
+
+    Lines are means over seeds, bands their range.
 
     `log` is the training logs of all assets, with `asset`, `algorithm`, `seed`, `step` and the `heldout_*` columns.
     """
@@ -48,13 +51,14 @@ def plot_learning(log: pd.DataFrame) -> Figure:
 
 
 def plot_training(log: pd.DataFrame) -> Figure:
-    """Loss, entropy, clip fraction and filtered groups by step; colour is the asset, line the algorithm."""
-    figure, axes = figures.new(2, 2, height=0.66, sharex=True)
+    """Loss, entropy, clip fraction and filtered groups by step: per algorithm, means over assets and seeds.
+
+    The band is the range of the runs.
+    """
+    figure, axes = figures.new(2, 2, height=0.72, sharex=True)
     for axis, (column, label) in zip(axes.flat, _MEASURES.items(), strict=True):
-        for (asset, algorithm, _), run in log.groupby(["asset", "algorithm", "seed"], sort=False):
-            line, colour = _LINES.get(str(algorithm), ":"), figures.ASSET_COLOURS[str(asset)]
-            label_of_run = f"{asset} {heading(str(algorithm))}"
-            axis.plot(run["step"], run[column], line, color=colour, linewidth=0.9, label=label_of_run)
+        for algorithm, runs in log.groupby("algorithm", sort=False):
+            figures.band(axis, runs, column, figures.STRATEGY_COLOURS[str(algorithm)], heading(str(algorithm)))
         axis.set_title(label)
     for axis in axes[-1]:
         axis.set_xlabel("gradient update")
@@ -64,10 +68,11 @@ def plot_training(log: pd.DataFrame) -> Figure:
 
 def dashboard(log: pd.DataFrame) -> go.Figure:
     """The training logs as an interactive page (Listing 4.11): held-out reward, accuracy, loss and entropy by step."""
+    dashes = dict(zip(log["asset"].unique(), cycle(["solid", "dash", "dot", "dashdot", "longdash"]), strict=False))
     page = make_subplots(rows=2, cols=2, subplot_titles=list(_PANELS.values()), shared_xaxes=True)
     for (asset, algorithm, seed), run in log.groupby(["asset", "algorithm", "seed"], sort=False):
         name = f"{asset} {heading(str(algorithm))} seed {seed}"
-        line = {"color": figures.ASSET_COLOURS[str(asset)], "dash": "solid" if algorithm == "dapo" else "dash"}
+        line = {"color": figures.STRATEGY_COLOURS[str(algorithm)], "dash": dashes[asset]}
         for place, column in enumerate(_PANELS):
             points = run.dropna(subset=column)
             shown = {"name": name, "legendgroup": name, "showlegend": place == 0}
@@ -78,9 +83,9 @@ def dashboard(log: pd.DataFrame) -> go.Figure:
 
 
 def _draw_learning(axis: Axes, looks: pd.DataFrame) -> None:
-    for (algorithm, _), run in looks.groupby(["algorithm", "seed"], sort=False):
+    for algorithm, runs in looks.groupby("algorithm", sort=False):
         colour, name = figures.STRATEGY_COLOURS[str(algorithm)], heading(str(algorithm))
-        axis.plot(run["step"], run["heldout_reward"], marker=".", color=colour, label=name)
+        figures.band(axis, runs, "heldout_reward", colour, name)
     best_fixed, oracle = looks["heldout_best_fixed"].iloc[0], looks["heldout_oracle"].iloc[0]
     axis.axhline(oracle, color=figures.STRATEGY_COLOURS["oracle"], linestyle=":", label="oracle")
     axis.axhline(best_fixed, color="black", linestyle="--", linewidth=0.9, label="best fixed offset")

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 from IPython.display import Image
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hyperdapo.paths import Paths, atomic
@@ -47,6 +48,10 @@ STRATEGY_COLOURS = Colours(
     untrained="#56B4E9",
     dpo="#E69F00",
     dapo="#D55E00",
+    dapo_sampled="#882255",
+    dapo_preference="#56B4E9",
+    listing_4_4="#8C6D31",
+    reward_weighted="#0072B2",
     boosting="#009E73",
     oracle="#CC79A7",
 )
@@ -82,6 +87,25 @@ def thinned(frame: pd.DataFrame, most: int = 3000) -> pd.DataFrame:
     """At most so many rows: means of equally many consecutive ones, where there are more than a line can show."""
     every = -(-len(frame) // most)
     return frame if every <= 1 else frame.groupby(np.arange(len(frame)) // every).mean(numeric_only=True)
+
+
+def band(axis: Axes, runs: pd.DataFrame, column: str, colour: str, label: str) -> None:
+    """The mean of a column over runs of the same steps, and their range; nothing where the column is empty.
+
+    `runs` has `step` and the column, the rows of one run below those of another.
+    """
+    by_step = runs.dropna(subset=column).groupby("step")[column]
+    if len(by_step):
+        middle, lowest, highest = by_step.mean(), by_step.min(), by_step.max()
+        axis.plot(middle.index, middle, color=colour, linewidth=1.2, label=label)
+        axis.fill_between(middle.index, lowest, highest, color=colour, alpha=0.2, linewidth=0)
+
+
+def preview(figure: Figure) -> Image:
+    """The figure as an image that lies in no file."""
+    pixels = BytesIO()
+    figure.savefig(pixels, format="png")
+    return Image(_with_palette(pixels), width=round(TEXT_WIDTH_IN * 110))
 
 
 def save(figure: Figure, paths: Paths, name: str) -> Image:

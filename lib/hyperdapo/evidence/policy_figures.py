@@ -8,30 +8,27 @@ from matplotlib.figure import Figure
 
 from hyperdapo.evidence import figures
 from hyperdapo.evidence.metrics import Floats
+from hyperdapo.evidence.tables import heading
 
 _BINS = 10
 
 
 def plot_training(log: pd.DataFrame, asset: str) -> Figure:
-    """Held-out reward between best fixed and oracle, entropy and clip fraction by step, per algorithm and seed."""
+    """Held-out reward between best fixed and oracle, entropy, clip fraction by step; a band spans an algorithm's seeds."""
     figure, (left, middle, right) = figures.new(1, 3, height=0.4, width_ratios=[2, 1, 1])
     looks = log.dropna(subset="heldout_reward")
-    for (algorithm, seed), run in looks.groupby(["algorithm", "seed"], sort=False):
-        label = f"{str(algorithm).upper()} (seed {seed})"
-        left.plot(
-            run["step"], run["heldout_reward"], marker=".", color=figures.STRATEGY_COLOURS[str(algorithm)], label=label
-        )
+    panels = ((left, looks, "heldout_reward"), (middle, log, "entropy"), (right, log, "clip_fraction"))
+    for axis, rows, column in panels:
+        for algorithm, runs in rows.groupby("algorithm", sort=False):
+            figures.band(axis, runs, column, figures.STRATEGY_COLOURS[str(algorithm)], heading(str(algorithm)))
     left.axhline(
         looks["heldout_oracle"].iloc[0], color=figures.STRATEGY_COLOURS["oracle"], linestyle=":", label="oracle"
     )
     left.axhline(looks["heldout_best_fixed"].iloc[0], color="black", linestyle="--", linewidth=0.9, label="best fixed")
     left.set(xlabel="step", ylabel="held-out reward (bps)", title=asset)
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
-    for axis, column, name in ((middle, "entropy", "entropy (nats)"), (right, "clip_fraction", "clip fraction")):
-        for (algorithm, _), run in log.groupby(["algorithm", "seed"], sort=False):
-            if column in run and run[column].notna().any():
-                axis.plot(run["step"], run[column], color=figures.STRATEGY_COLOURS[str(algorithm)])
-        axis.set(xlabel="step", title=name)
+    middle.set(xlabel="step", title="entropy (nats)")
+    right.set(xlabel="step", title="clip fraction")
     return figure
 
 
