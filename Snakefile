@@ -82,7 +82,7 @@ rule preference_pairs:
 
 
 rule train:
-    input: CODE["05_train"], EACH.data / "features.parquet", EACH.data / "outcomes.parquet", EACH.data / "pairs.parquet",
+    input: CODE["05_train"], EACH.data / "features.parquet", EACH.data / "outcomes.parquet",
     output: [EACH.model(algorithm) / "training_log.csv" for algorithm in ALGORITHMS], notebook=rendered("05_train"),
     params: values=VALUES["05_train"],
     resources: gpu=1,
@@ -90,9 +90,10 @@ rule train:
 
 
 rule convergence:
-    input: CODE["06_convergence"], for_all(*rules.train.output[: len(ALGORITHMS)]),
-    output: PATHS.tables / "convergence.csv", PATHS.outputs / "dashboard.html", notebook=rendered("06_convergence", PATHS),
+    input: CODE["06_convergence"], for_all(*rules.train.output[: len(ALGORITHMS)], EACH.data / "features.parquet", EACH.data / "outcomes.parquet"),
+    output: PATHS.tables / "convergence.csv", PATHS.tables / "specialists.csv", PATHS.outputs / "dashboard.html", notebook=rendered("06_convergence", PATHS),
     params: values=VALUES["06_convergence"],
+    resources: gpu=1,
     shell: execute("06_convergence")
 
 

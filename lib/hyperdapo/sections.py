@@ -294,6 +294,7 @@ class Inference(Section):
     """How decisions are taken."""
 
     batch_size: Count
+    states_across: Count
     latency_decisions: Count
 
 

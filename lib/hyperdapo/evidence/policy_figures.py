@@ -14,7 +14,7 @@ _BINS = 10
 
 
 def plot_training(log: pd.DataFrame, asset: str) -> Figure:
-    """Held-out reward between best fixed and oracle, entropy, clip fraction by step; a band spans an algorithm's seeds."""
+    """Held-out reward between best fixed and oracle, entropy and clip fraction by step; bands span the seeds."""
     figure, (left, middle, right) = figures.new(1, 3, height=0.4, width_ratios=[2, 1, 1])
     looks = log.dropna(subset="heldout_reward")
     panels = ((left, looks, "heldout_reward"), (middle, log, "entropy"), (right, log, "clip_fraction"))

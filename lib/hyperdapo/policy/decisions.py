@@ -1,12 +1,14 @@
 """What each policy decides on held-out states, and how long a decision takes (§4.5)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from tqdm import tqdm
 
 from hyperdapo.market.columns import Floats
 from hyperdapo.params import Parameters
@@ -14,8 +16,41 @@ from hyperdapo.paths import Paths
 from hyperdapo.policy import boosting
 from hyperdapo.policy.models import load_adapter, load_base
 from hyperdapo.policy.scoring import Encodings, Scorer
-from hyperdapo.policy.states import States
+from hyperdapo.policy.states import GENERALIST, States
 from hyperdapo.policy.training import make_scorer, score, seed_folder
+
+
+class Decider:
+    """A base and n states that it has read once, for one policy after the other.
+
+    Raises
+    ------
+    ModelError
+        If the base model cannot be had.
+    """
+
+    def __init__(self, parameters: Parameters, states: States) -> None:
+        self._policy, self._batch = parameters.policy, parameters.inference.batch_size
+        self._base, tokenizer = load_base(parameters.policy)
+        self._scorer = make_scorer(self._base, tokenizer, parameters)
+        self._states = Encodings(self._scorer, states.prompts, parameters.training.memory_gb)
+
+    def probabilities(self, adapter: Path | None = None) -> Floats:
+        """(n, K) of the actions: of the untrained base, or with the adapter in a folder.
+
+        Raises
+        ------
+        MissingInputError
+            If no adapter is there.
+        ModelError
+            If it was trained on another base.
+        """
+        if adapter is None:
+            return np.exp(score(self._scorer, self._states, len(self._states), self._batch))
+        model = load_adapter(self._base, self._policy, adapter, "default")
+        scored = score(self._scorer.through(model), self._states, len(self._states), self._batch)
+        model.unload()  # type: ignore[operator]
+        return np.exp(scored)
 
 
 def decide_all(
@@ -35,26 +70,39 @@ def decide_all(
     ModelError
         If an adapter was trained on another base.
     """
-    model: Any
-    model, tokenizer = load_base(parameters.policy)
-    seeds = parameters.training.seeds
+    decider, seeds = Decider(parameters, tested), parameters.training.seeds
+    frames = [_frame(tested, "untrained", seeds[0], decider.probabilities(), parameters)]
     adapters = [(algorithm, seed) for algorithm in parameters.training.algorithms for seed in seeds]
-    for algorithm, seed in adapters:
-        folder = seed_folder(paths.model(algorithm), seed)
-        model = load_adapter(model, parameters.policy, folder, f"{algorithm}_{seed}")
-    scorer = make_scorer(model, tokenizer, parameters)
-    states = Encodings(scorer, tested.prompts, parameters.training.memory_gb)
-    count, batch = len(tested), parameters.inference.batch_size
-    with model.disable_adapter():
-        frames = [_frame(tested, "untrained", seeds[0], np.exp(score(scorer, states, count, batch)), parameters)]
-    for algorithm, seed in adapters:
-        model.set_adapter(f"{algorithm}_{seed}")
-        frames.append(_frame(tested, algorithm, seed, np.exp(score(scorer, states, count, batch)), parameters))
+    for algorithm, seed in tqdm(adapters, "deciding", delay=2, mininterval=5, leave=False):
+        probabilities = decider.probabilities(seed_folder(paths.model(algorithm), seed))
+        frames.append(_frame(tested, algorithm, seed, probabilities, parameters))
     regressors = boosting.fit(boosting.inputs(features, training.table), training.rewards, parameters.seed)
     chosen = boosting.decide(regressors, boosting.inputs(features, tested.table))
     chosen_offsets = np.array(parameters.policy.offsets_bps)[chosen]
     unknown = _frame(tested, "boosting", seeds[0], np.full(tested.rewards.shape, np.nan), parameters)
     frames.append(unknown.assign(action=chosen, offset_bps=chosen_offsets))
+    return pd.concat(frames, ignore_index=True)
+
+
+def decide_across(parameters: Parameters, paths: Paths, tested: Mapping[str, States], algorithm: str) -> pd.DataFrame:
+    """What every specialist, and the generalist, earns on the states of every asset (§4.4).
+
+    Parameters
+    ----------
+    tested : held-out states by asset
+
+    Returns
+    -------
+    `asset` (of the state), `block, trained_on, seed, reward`: one row per state, adapter and seed.
+    """
+    together = States.joined(tested.values())
+    decider, rows = Decider(parameters, together), np.arange(len(together))
+    adapters = [(source, seed) for source in [*tested, GENERALIST] for seed in parameters.training.seeds]
+    frames = []
+    for source, seed in tqdm(adapters, "deciding", delay=2, mininterval=5, leave=False):
+        action = decider.probabilities(seed_folder(paths.of(source).model(algorithm), seed)).argmax(axis=1)
+        earned = together.table[["asset", "block"]].assign(reward=together.rewards[rows, action])
+        frames.append(earned.assign(trained_on=source, seed=seed))
     return pd.concat(frames, ignore_index=True)
 
 

@@ -1,5 +1,6 @@
 """States to learn from or to decide on: prompts, and what every action earned there."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,8 @@ from hyperdapo.market.columns import Floats
 from hyperdapo.params import Parameters
 from hyperdapo.policy.pairs import reward_matrix
 from hyperdapo.policy.prompts import encode_states
+
+GENERALIST = "all"  # stands for an asset where one adapter is trained on all
 
 
 @dataclass(frozen=True)
@@ -28,9 +31,23 @@ class States:
         """The states of these rows."""
         return States(self.table.iloc[rows], [self.prompts[row] for row in rows], self.rewards[rows])
 
+    @staticmethod
+    def joined(parts: Iterable["States"]) -> "States":
+        """The states of several assets, one after the other."""
+        parts = list(parts)
+        table = pd.concat([part.table for part in parts], ignore_index=True)
+        prompts = [prompt for part in parts for prompt in part.prompts]
+        return States(table, prompts, np.concatenate([part.rewards for part in parts]))
+
     def spread(self, count: int) -> "States":
         """At most so many of them, evenly spaced."""
         return self.take(np.unique(np.linspace(0, len(self) - 1, min(count, len(self))).astype(np.int64)))
+
+
+def pooled(parts: Sequence[States]) -> States:
+    """What a generalist learns from: as many states as a specialist has, the same number of each asset."""
+    count = round(sum(len(part) for part in parts) / len(parts) ** 2)
+    return States.joined(part.spread(count) for part in parts)
 
 
 def read_states(features: pd.DataFrame, outcomes: pd.DataFrame, parameters: Parameters, split: str) -> States:

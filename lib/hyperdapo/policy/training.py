@@ -7,7 +7,7 @@ fixed action and the per-state oracle earn there. A run that was killed goes on 
 import json
 import shutil
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -144,12 +144,18 @@ class _Scribe(TrainerCallback):
 
 
 def train(
-    parameters: Parameters, paths: Paths, training: States, held_out: States, watch: Callable[[], None] = lambda: None
+    parameters: Parameters,
+    paths: Paths,
+    training: States,
+    held_out: States,
+    watch: Callable[[], None] = lambda: None,
+    algorithms: Sequence[str] | None = None,
 ) -> dict[str, pd.DataFrame]:
     """Train every algorithm and seed of `parameters`, and leave adapters, logs and manifests in the models' folders.
 
     Parameters
     ----------
+    algorithms : `training.algorithms` unless named
     watch : called after each look at held-out states, when `progress.csv` of the run has the rows so far
 
     Returns
@@ -167,7 +173,8 @@ def train(
         If a loss is not finite, or the GPU has no memory left.
     """
     settings = parameters.training
-    jobs = [(algorithm, seed) for algorithm in settings.algorithms for seed in settings.seeds]
+    algorithms = algorithms or list(settings.algorithms)
+    jobs = [(algorithm, seed) for algorithm in algorithms for seed in settings.seeds]
     bench = Workbench(parameters, paths.asset, training, held_out)
 
     def follow(looked: bool) -> None:
@@ -184,9 +191,7 @@ def train(
                 bench.train(algorithm, seed, folder, follow)
             elif not (folder / runs.LOG).exists():
                 runs.launch((parameters, paths.asset, training, held_out), (algorithm, seed, folder))
-    logs: dict[str, pd.DataFrame] = {
-        algorithm: _publish(parameters, paths, algorithm) for algorithm in settings.algorithms
-    }
+    logs = {algorithm: _publish(parameters, paths, algorithm) for algorithm in algorithms}
     shutil.rmtree(paths.runs)
     return logs
 
