@@ -129,9 +129,11 @@ class Orders(Section):
 
     notional_usd: Annotated[float, Field(ge=10.0)]
     buy_share: Share
+    most: Count | None
     objectives: list[Objective] = Field(min_length=1)
     rules: dict[Objective, ObjectiveRules]
     drawdown_threshold_bps: NonNegative
+    weight_trials: Count
     markouts_s: list[Positive]
 
     @property
