@@ -1,17 +1,25 @@
 """Table and verdict of the study of the reward's weights (eq. 3.3) in 04_preference_pairs."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 
-from hyperdapo import sections
-from hyperdapo.evidence.metrics import TOTAL, Interval, block_bootstrap, paired_differences
+from hyperdapo.evidence.metrics import TOTAL, Interval, Resampling, block_bootstrap, paired_differences
 
 BEST, PICKED = "best", "picked_elsewhere"
 _COLUMNS = (TOTAL, "ci_low", "ci_high", "difference_bps", "difference_low", "difference_high", "blocks")
 
 
-def compare_weights(orders: pd.DataFrame, parts: Sequence[str], evidence: sections.Evidence, seed: int) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Draws:
+    """How the intervals of the study are drawn: apart from `evidence`, lest a change of it train every policy anew."""
+
+    confidence: float
+    bootstrap: int = 1000
+
+
+def compare_weights(orders: pd.DataFrame, parts: Sequence[str], drawn: Resampling, seed: int) -> pd.DataFrame:
     """Each set of weights with its mean cost, and how much dearer it is than the best on the same orders.
 
     Parameters
@@ -25,10 +33,10 @@ def compare_weights(orders: pd.DataFrame, parts: Sequence[str], evidence: sectio
     `difference_bps, difference_low, difference_high` (paired; NaN for the best), `blocks`. The best is that of many
     trials on these very orders: its cost is flattered, and the differences to it are exaggerated.
     """
-    apart = _differences(orders, BEST, evidence, seed)
+    apart = _differences(orders, BEST, drawn, seed)
     rows = []
     for name, group in orders.groupby("strategy", sort=False):
-        cost = block_bootstrap(group[TOTAL], group["block"], evidence, seed)
+        cost = block_bootstrap(group[TOTAL], group["block"], drawn, seed)
         same = {part: _common(group[part]) for part in parts}
         row = {"weights": name, **same, TOTAL: cost.value, "ci_low": cost.low, "ci_high": cost.high}
         if name in apart:
@@ -38,13 +46,13 @@ def compare_weights(orders: pd.DataFrame, parts: Sequence[str], evidence: sectio
     return pd.DataFrame(rows)[["weights", *parts, *_COLUMNS]]
 
 
-def verdict(orders: pd.DataFrame, evidence: sections.Evidence, seed: int) -> str:
+def verdict(orders: pd.DataFrame, drawn: Resampling, seed: int) -> str:
     """One sentence per known set of weights against those picked on other blocks; what is within noise reads so.
 
     `orders` as in `compare_weights`, with a set `picked_elsewhere`.
     """
     sentences = []
-    for name, more in _differences(orders, PICKED, evidence, seed).items():
+    for name, more in _differences(orders, PICKED, drawn, seed).items():
         if name != BEST:
             finding = "dearer" if more.low > 0 else "cheaper" if more.high < 0 else "not different beyond noise"
             interval = f"interval {more.low:+.2f} to {more.high:+.2f}, {more.blocks} blocks"
@@ -57,7 +65,7 @@ def _common(values: pd.Series) -> float:
     return float(values.iloc[0]) if values.eq(values.iloc[0]).all() else float("nan")
 
 
-def _differences(orders: pd.DataFrame, reference: str, evidence: sections.Evidence, seed: int) -> dict[str, Interval]:
+def _differences(orders: pd.DataFrame, reference: str, drawn: Resampling, seed: int) -> dict[str, Interval]:
     """By set of weights, in the order of the table: its mean cost minus that of the reference on the same orders."""
     apart = paired_differences(orders, reference, [TOTAL]).groupby("strategy", sort=False)
-    return {str(name): block_bootstrap(own[TOTAL], own["block"], evidence, seed) for name, own in apart}
+    return {str(name): block_bootstrap(own[TOTAL], own["block"], drawn, seed) for name, own in apart}
