@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from hyperdapo.evidence import convergence_figures, figures, metrics, results_figures, significance
+from hyperdapo.evidence import convergence_figures, figures, metrics, pair_figures, results_figures, significance
 from hyperdapo.paths import Paths
 from test_metrics import EVIDENCE, orders_frame
 from test_tables import training_log
@@ -108,6 +108,20 @@ def test_convergence_is_drawn(paths: Paths) -> None:
     assert len(page.data) == 4 * 6 and sum(trace.showlegend for trace in page.data) == 6
     html = [page.to_html(include_plotlyjs=False, div_id="training") for _ in range(2)]
     assert html[0] == html[1]
+
+
+def test_trials_lie_in_the_triangle_of_their_weights(paths: Paths) -> None:
+    weights = pd.DataFrame(np.vstack([np.eye(3), np.full((1, 3), 1 / 3)]), columns=["execution", "risk", "cost"])
+    trials = weights.assign(total_cost_bps=[1.0, 2.0, 3.0, 0.5])
+    unknown = pd.DataFrame({"weights": ["picked_elsewhere"], "execution": np.nan, "risk": np.nan, "cost": np.nan})
+    marked = pd.concat([weights.tail(1).assign(weights="best"), unknown], ignore_index=True)
+    figure = pair_figures.plot_weights(trials, marked, "BTC")
+    points, best = figure.axes[0].collections
+    high = np.sqrt(0.75)
+    np.testing.assert_allclose(points.get_offsets(), [[0.5, high], [1, 0], [0, 0], [0.5, high / 3]], atol=1e-12)
+    np.testing.assert_allclose(best.get_offsets(), [[0.5, high / 3]])
+    assert points.get_array().tolist() == [3.0, 2.0, 1.0, 0.5]
+    assert figures.save(figure, paths, "weights").data
 
 
 def test_the_palette_keeps_the_colours_of_a_whole_scale(paths: Paths) -> None:

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 
 from hyperdapo.errors import MissingInputError, ModelError
 from hyperdapo.params import load
-from hyperdapo.policy import tiny
+from hyperdapo.policy import bases, tiny
 from hyperdapo.policy.models import add_adapter, load_adapter, load_base, lora_config, parameter_counts
 from hyperdapo.policy.prompts import CUE, instruction, letters
 from hyperdapo.policy.scoring import Encodings, Scorer, letter_ids
@@ -127,6 +127,19 @@ def test_a_model_that_is_nowhere_names_the_command_that_fetches_it(monkeypatch: 
     absent = POLICY.model_copy(update={"base_model": "nobody/nothing-at-all"})
     with pytest.raises(ModelError, match="hf download nobody/nothing-at-all"):
         load_base(absent)
+
+
+def test_a_tokenizer_is_had_without_the_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HYPERDAPO_DATA", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(bases, "_convert", lambda *_: pytest.fail("the weights are read"))
+    assert bases.load_tokenizer("tiny-qwen2").get_vocab() == tiny.tokenizer().get_vocab()
+    if bases._package():
+        tokenizer = bases.load_tokenizer("smollm2-135m")
+        assert tokenizer.pad_token is not None
+        assert tokenizer.decode(tokenizer(PROMPTS[1])["input_ids"]) == PROMPTS[1]
+    with pytest.raises(ModelError, match="hf download nobody/nothing-at-all"):
+        bases.load_tokenizer("nobody/nothing-at-all")
 
 
 def test_tiny_model_and_tokenizer_are_always_the_same() -> None:

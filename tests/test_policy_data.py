@@ -7,7 +7,7 @@ import pytest
 from hyperdapo.errors import DataError
 from hyperdapo.params import load
 from hyperdapo.policy.boosting import decide, fit
-from hyperdapo.policy.pairs import build_pairs, dataset_card, reward_matrix
+from hyperdapo.policy.pairs import build_pairs, class_balance, dataset_card, prompt_card, reward_matrix
 from hyperdapo.policy.rewards import reward_parts, with_rewards
 
 OFFSETS = [-5.0, 0.0, 5.0]
@@ -51,16 +51,46 @@ def test_pairs_prefer_the_best_over_the_worst() -> None:
     pairs = build_pairs(frame, prompts, OFFSETS)
     assert pairs[["chosen", "rejected", "prompt"]].to_numpy().tolist() == [["B", "A", "one"], ["A", "C", "three"]]
     assert (pairs["chosen_reward"] > pairs["rejected_reward"]).all()
-    assert dataset_card(frame, pairs)["without_difference"].sum() == 1
 
 
-def test_a_missing_action_or_reward_is_an_error() -> None:
+def test_the_dataset_card_counts_sides_and_pairs_of_each_split_and_objective() -> None:
+    rewards = np.array([[1.0, 3.0, 2.0], [5.0, 5.0, 5.0], [2.0, 0.0, -1.0], [0.0, 1.0, 2.0]])
+    frame = outcomes_frame(rewards).assign(reward=rewards.ravel())
+    frame["objective"] = np.where(frame["order_id"] == 3, "urgent", "balanced")
+    card = dataset_card(frame, build_pairs(frame, pd.Series(list("abcd")), OFFSETS))
+    expected = [
+        ("train", "balanced", 2, 1, 1, 0.5, 1, 1),
+        ("test", "balanced", 1, 0, 1, 0.0, 1, 0),
+        ("test", "urgent", 1, 1, 0, 1.0, 1, 0),
+    ]
+    assert list(card.itertuples(index=False, name=None)) == expected
+
+
+def test_class_balance_is_the_share_of_pairs_that_choose_or_reject_an_offset() -> None:
+    pairs = pd.DataFrame({"split": ["train"] * 4, "chosen_action": [0, 0, 0, 1], "rejected_action": [1, 2, 2, 2]})
+    balance = class_balance(pairs, OFFSETS).set_index("role").drop(columns="split")
+    assert list(balance.columns) == ["share_at_-5_bps", "share_at_+0_bps", "share_at_+5_bps"]
+    assert balance.loc["chosen"].tolist() == [0.75, 0.25, 0] and balance.loc["rejected"].tolist() == [0, 0.25, 0.75]
+
+
+def test_the_prompt_card_counts_duplicates_and_what_training_has_seen() -> None:
+    texts, splits = pd.Series(list("aabcab")), pd.Series(["train"] * 3 + ["test"] * 3)
+    card = prompt_card(texts, splits, np.array([5, 5, 7, 4, 5, 7]), "thesis").set_index("split")
+    assert card.loc["train"].tolist() == ["thesis", 3, 1, 0, 5, 5.0, 7]
+    assert card.loc["test"].tolist() == ["thesis", 3, 0, 2, 4, 5.0, 7]
+
+
+def test_a_missing_action_or_reward_is_an_error_that_names_the_rows() -> None:
     frame = outcomes_frame(np.ones((2, 3))).assign(reward=1.0)
-    with pytest.raises(DataError, match="04_preference_pairs"):
+    with pytest.raises(DataError, match="order 0 action 0: run 04_preference_pairs again"):
         reward_matrix(frame.iloc[1:])
-    frame.loc[0, "reward"] = np.nan
-    with pytest.raises(DataError, match="not finite"):
+    frame.loc[[1, 5], "reward"] = np.nan, np.inf
+    with pytest.raises(DataError, match=r"reward is .* not finite .* for order 0 action 1, order 1 action 2: run"):
         reward_matrix(frame)
+    with pytest.raises(DataError, match="order 0 action 2 and 3 more"):
+        reward_matrix(frame.assign(reward=np.nan))
+    with pytest.raises(DataError, match="there is no reward"):
+        reward_matrix(frame.iloc[:0])
 
 
 def test_boosting_finds_a_rule_that_is_there() -> None:

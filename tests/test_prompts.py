@@ -10,6 +10,7 @@ from hyperdapo.policy.prompts import (
     CUE,
     FEATURES,
     WrittenOrder,
+    check_lengths,
     encode_action,
     encode_state,
     encode_states,
@@ -125,3 +126,22 @@ def test_order_is_written_as_in_the_design() -> None:
 def test_a_malformed_order_is_never_a_default_order(text: str) -> None:
     with pytest.raises(OrderError, match="is not an order"):
         parse_action(text)
+
+
+def words(prompts: list[str]) -> dict[str, list[list[str]]]:
+    """A tokenizer whose tokens are words."""
+    return {"input_ids": [prompt.split() for prompt in prompts]}
+
+
+def test_lengths_are_counted_in_tokens() -> None:
+    orders = parents([1, -1]).assign(asset="BTC")
+    assert check_lengths(["one two", "one two three"], orders, words, 3).tolist() == [2, 3]
+    assert check_lengths([], orders.iloc[:0], words, 3).tolist() == []
+    many = check_lengths(["one"] * 5000 + ["one two"], parents([1] * 5001), words, 3)
+    assert len(many) == 5001 and many[-1] == 2
+
+
+def test_a_prompt_beyond_the_limit_names_asset_order_and_parameter() -> None:
+    orders = parents([1, -1, 1]).assign(asset="BTC", order_id=[7, 8, 9])
+    with pytest.raises(DataError, match=r"BTC: the prompt of order 8 has 3 tokens, and policy\.max_length is 2"):
+        check_lengths(["one", "one two three", "one two"], orders, words, 2)

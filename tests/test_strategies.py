@@ -9,7 +9,7 @@ from hyperdapo.errors import DataError
 from hyperdapo.evidence.metrics import summarise
 from hyperdapo.execution import sensitivity, strategies
 from hyperdapo.execution.children import quote_slices, slice_sizes, take_slices
-from hyperdapo.execution.parents import candidate_orders, offset_orders, parent_orders, replay_candidates
+from hyperdapo.execution.parents import candidate_orders, evenly_spaced, offset_orders, parent_orders, replay_candidates
 from hyperdapo.execution.simulator import replay_orders
 from hyperdapo.execution.strategies import ORDERS_COLUMNS, STRATEGIES, Trained, backtest
 from hyperdapo.market.book import Market
@@ -96,6 +96,21 @@ class TestParents:
         rows = features.iloc[parents["order_id"]]
         assert rows["warm"].all() and (rows["split"] != "").all()
         assert (rows["decision_ns"].to_numpy() == parents["decision_ns"]).all()
+
+    def test_at_most_so_many_states_are_taken_evenly_over_the_span(self, features: pd.DataFrame) -> None:
+        everything, few = evenly_spaced(features, None), evenly_spaced(features, 50)
+        assert everything["warm"].all() and (everything["split"] != "").all()
+        pd.testing.assert_frame_equal(evenly_spaced(features, len(everything)), everything)
+        rows = everything.index.get_indexer(few.index)
+        assert len(few) == 50 and rows[0] == 0 and rows[-1] == len(everything) - 1
+        assert np.ptp(np.diff(rows)) <= 1, "no two neighbours are farther apart than others, but for rounding"
+        assert (
+            few["split"].value_counts(normalize=True) - everything["split"].value_counts(normalize=True)
+        ).max() < 0.02
+
+    def test_a_span_without_a_usable_state_is_an_error(self, features: pd.DataFrame) -> None:
+        with pytest.raises(DataError, match=r"no warm row in a split.*features\.warmup_s"):
+            evenly_spaced(features.assign(warm=False), 50)
 
     def test_a_whole_life_with_its_markouts_lies_in_the_data(self, parents: pd.DataFrame, tape: Market) -> None:
         ends = parents["decision_ns"] + ((parents["horizon_s"] + 60) * SECOND).astype(int)

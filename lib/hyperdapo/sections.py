@@ -112,9 +112,15 @@ class Facts(Section):
 class RewardWeights(Section):
     """Weights of eq. 3.3."""
 
-    execution: float
+    execution: NonNegative
     risk: NonNegative
     cost: NonNegative
+
+    @model_validator(mode="after")
+    def _check_sum(self) -> "RewardWeights":
+        if self.execution + self.risk + self.cost == 0:
+            raise ValueError("one of the weights of the reward must be above 0")
+        return self
 
 
 class ObjectiveRules(Section):
@@ -129,9 +135,11 @@ class Orders(Section):
 
     notional_usd: Annotated[float, Field(ge=10.0)]
     buy_share: Share
+    most: Count | None
     objectives: list[Objective] = Field(min_length=1)
     rules: dict[Objective, ObjectiveRules]
     drawdown_threshold_bps: NonNegative
+    weight_trials: Count
     markouts_s: list[Positive]
 
     @property

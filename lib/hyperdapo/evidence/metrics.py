@@ -6,6 +6,7 @@ Costs are in bps of the arrival mid, positive when worse for the trader.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,18 @@ Floats = NDArray[np.float64]
 PRICE, FEES, TOTAL = "implementation_shortfall_bps", "fees_bps", "total_cost_bps"
 PARTS = (FEES, "funding_bps", "spread_bps", "timing_bps", "opportunity_bps", PRICE, TOTAL)
 _NAN = float("nan")
+
+
+class Resampling(Protocol):
+    """How an interval is drawn; the parameters' section `evidence` says it for the results."""
+
+    @property
+    def bootstrap(self) -> int:
+        """Number of resamples."""
+
+    @property
+    def confidence(self) -> float:
+        """Share of them that the interval holds."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +79,7 @@ def maximum_drawdown(returns_bps: ArrayLike) -> float:
     return float(np.max((peak - value) / peak))
 
 
-def block_bootstrap(values: ArrayLike, blocks: ArrayLike, evidence: sections.Evidence, seed: int) -> Interval:
+def block_bootstrap(values: ArrayLike, blocks: ArrayLike, evidence: Resampling, seed: int) -> Interval:
     """Mean of (n,) values with its interval: whole blocks are drawn with replacement, orders keep their weight.
 
     NaN values are left out.
@@ -76,7 +89,7 @@ def block_bootstrap(values: ArrayLike, blocks: ArrayLike, evidence: sections.Evi
     return ratio_bootstrap(*_by_block(values[known], blocks[known]), evidence, seed)
 
 
-def ratio_bootstrap(numerator: Floats, denominator: Floats, evidence: sections.Evidence, seed: int) -> Interval:
+def ratio_bootstrap(numerator: Floats, denominator: Floats, evidence: Resampling, seed: int) -> Interval:
     """sum(numerator) / sum(denominator) over (b,) blocks with its interval; the ratio is taken inside each resample."""
     blocks, total = len(numerator), denominator.sum()
     value = float(numerator.sum() / total) if total != 0 else _NAN

@@ -1,6 +1,7 @@
-"""Figures of 04_preference_pairs: what each candidate order earns, and when which of them is best."""
+"""Figures of 04_preference_pairs: what each candidate order earns, when which is best, which weights are cheap."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,8 @@ from matplotlib.figure import Figure
 
 from hyperdapo.evidence import figures
 
+_WEIGHTS = ("execution", "risk", "cost")
+_CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, np.sqrt(0.75)]])  # of the triangle of weights, one each
 _TERCILES = ("book leans against the order", "book is balanced", "book leans with the order")
 
 
@@ -48,3 +51,44 @@ def plot_best_actions(states: pd.DataFrame, best: np.ndarray, offsets_bps: Seque
         axis.set_xlabel("offset (bps)")
     axes[0].set_ylabel("share of states where best")
     return figure
+
+
+def plot_weights(trials: pd.DataFrame, marked: pd.DataFrame, asset: str) -> Figure:
+    """Every trial of a search as a point of the triangle of weights, coloured by its cost; the dearest twentieth alike.
+
+    Parameters
+    ----------
+    trials : one row per trial: `execution, risk, cost` (sum 1) and `total_cost_bps`
+    marked : weights to be named in the figure: `weights` (the name) and the same three columns; NaN is passed over
+    """
+    figure, axis = figures.new(height=0.55)
+    axis.fill(*_CORNERS.T, facecolor="none", edgecolor="black", linewidth=0.8)
+    sought = trials.sort_values("total_cost_bps", ascending=False)
+    costs, most = sought["total_cost_bps"], sought["total_cost_bps"].quantile(0.95)
+    points = axis.scatter(*_places(sought), c=costs, s=14, vmax=most)
+    figure.colorbar(points, ax=axis, extend="max", label="mean cost on the validation split (bps)")
+    named = marked.dropna(subset=[*_WEIGHTS]).groupby("weights", sort=False)
+    style: dict[str, Any] = {"s": 60, "facecolor": "none", "edgecolor": "#D55E00", "linewidth": 1.3}
+    for (name, group), symbol in zip(named, "*sP^v", strict=False):
+        axis.scatter(*_places(group), marker=symbol, label=str(name).replace("_", " "), **style)
+    for (x, y), name in zip(_CORNERS, _WEIGHTS, strict=True):
+        above = y > 0
+        axis.annotate(
+            f"{name} only",
+            (x, y),
+            (0, 6 if above else -6),
+            "data",
+            "offset points",
+            ha="center",
+            va="bottom" if above else "top",
+        )
+    axis.set(title=asset, aspect="equal")
+    axis.set_axis_off()
+    axis.legend(loc="upper left", fontsize=8)
+    return figure
+
+
+def _places(weights: pd.DataFrame) -> np.ndarray:
+    """(2, n) points of the triangle."""
+    places: np.ndarray = (weights[list(_WEIGHTS)].to_numpy(float) @ _CORNERS).T
+    return places

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from hyperdapo.errors import DataError
 from hyperdapo.execution.draws import uniform
 from hyperdapo.execution.simulator import replay_orders
 from hyperdapo.market.book import Market
@@ -19,6 +20,25 @@ LATE_S = 10.0  # what latencies may add to an order's life
 def life_s(orders: Orders) -> float:
     """How long after a decision the market must be known: horizon, latencies and mark-outs."""
     return orders.longest_horizon_s + max(orders.markouts_s) + LATE_S
+
+
+def evenly_spaced(features: pd.DataFrame, most: int | None) -> pd.DataFrame:
+    """Rows of `features.parquet` in which an order may start: warm, and of a split; at most so many, evenly spaced.
+
+    Raises
+    ------
+    DataError
+        If there is no such row.
+    """
+    usable = features[features["warm"].to_numpy(bool) & (features["split"] != "").to_numpy()]
+    if usable.empty:
+        raise DataError(
+            "features.parquet has no warm row in a split, so no order can start: lengthen the span (source.from, "
+            "source.to), or lower features.warmup_s"
+        )
+    if most is None or len(usable) <= most:
+        return usable
+    return usable.iloc[np.linspace(0, len(usable) - 1, most).round().astype(np.int64)]
 
 
 def parent_orders(features: pd.DataFrame, parameters: Parameters, market: Market) -> pd.DataFrame:

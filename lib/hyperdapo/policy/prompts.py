@@ -22,12 +22,14 @@ from numpy.typing import NDArray
 from hyperdapo.errors import DataError, OrderError
 
 Style = Literal["thesis", "anonymous"]
+STYLES: tuple[Style, ...] = ("thesis", "anonymous")
 Floats = NDArray[np.float64]
 
 CUE = "\nAnswer:"
 
 _ORDER = re.compile(r"LIMIT (BUY|SELL) (\d+(?:\.\d+)?) \((-?\d+(?:\.\d+)?) bps\)")
 _MOST = 9
+_BATCH = 4096  # prompts that are tokenised at once
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,34 @@ def encode_state(
     """The prompt of one order: `encode_states` of one row. `order` has `side` and `objective`."""
     parent = pd.DataFrame([{**order, "order_id": 0}])
     return encode_states(pd.DataFrame([dict(row)]), parent, offsets_bps, style)[0]
+
+
+def check_lengths(prompts: Sequence[str], parents: pd.DataFrame, tokenizer: Any, max_length: int) -> NDArray[np.int64]:
+    """How many tokens each prompt has, none of them more than `max_length` (`policy.max_length`).
+
+    Parameters
+    ----------
+    prompts : (n,) of the rows of `parents`, which has `order_id`, and tells the asset in `asset`
+    tokenizer : of the base model, as `bases.load_tokenizer` gives it
+
+    Returns
+    -------
+    (n,) tokens; a model would silently read only a part of a longer prompt
+
+    Raises
+    ------
+    DataError
+        If a prompt is longer: names the longest one's asset and order.
+    """
+    parts = [prompts[start : start + _BATCH] for start in range(0, len(prompts), _BATCH)]
+    counts = np.array([len(ids) for part in parts for ids in tokenizer(list(part))["input_ids"]], dtype=np.int64)
+    if len(counts) and counts.max() > max_length:
+        longest = parents.iloc[int(counts.argmax())]
+        raise DataError(
+            f"{longest['asset']}: the prompt of order {longest['order_id']} has {counts.max()} tokens, and "
+            f"policy.max_length is {max_length}: raise it, or give fewer policy.offsets_bps"
+        )
+    return counts
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from hyperdapo.errors import DataError
 from hyperdapo.market.columns import Floats
 from hyperdapo.params import Parameters
+from hyperdapo.policy.bases import load_tokenizer
 from hyperdapo.policy.pairs import reward_matrix
-from hyperdapo.policy.prompts import encode_states
+from hyperdapo.policy.prompts import check_lengths, encode_states
 
 GENERALIST = "all"  # stands for an asset where one adapter is trained on all
 
@@ -56,11 +57,15 @@ def read_states(features: pd.DataFrame, outcomes: pd.DataFrame, parameters: Para
     Raises
     ------
     DataError
-        If the split is empty.
+        If the split is empty, or a prompt is longer than `policy.max_length` tokens.
+    ModelError
+        If the base's tokenizer cannot be had.
     """
     own = outcomes[outcomes["split"] == split]
     if own.empty:
         raise DataError(f"no order belongs to the {split} split: lengthen the span, or change `split`")
     table, rewards = reward_matrix(own)
     policy = parameters.policy
-    return States(table, encode_states(features, table, policy.offsets_bps, policy.prompt_style), rewards)
+    prompts = encode_states(features, table, policy.offsets_bps, policy.prompt_style)
+    check_lengths(prompts, table, load_tokenizer(policy.base_model), policy.max_length)
+    return States(table, prompts, rewards)
