@@ -8,8 +8,8 @@ is drawn again from another state here, until `refills` times as many groups as 
 found by then are used more than once, and where there are none training ends with an error.
 
 Two private methods of TRL are replaced: what makes the groups, and what scores a batch. `tests/test_sampled.py` holds
-both to their contract. A row of a batch is one drawn letter: its prompt is the number of a state, its completion that
-of an action.
+both to their contract. A row of a batch is one group: its prompt is the number of a state, its completion those of the
+drawn actions, one token each. TRL clips and averages token by token, and an update reads each of its states once.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ from hyperdapo.policy.scoring import Encodings, Scorer
 from hyperdapo.policy.trainer import Recorder, Row
 from hyperdapo.sections import DapoSampled
 
-Group = tuple[Tensor, Tensor, Tensor]  # each (group_size,): number of the state, actions, their log-probabilities
+Group = tuple[Tensor, Tensor, Tensor]  # () number of the state, (group_size,) actions, their log-probabilities
 
 
 class SampledTrainer(Recorder, GRPOTrainer):
@@ -68,9 +68,22 @@ class SampledTrainer(Recorder, GRPOTrainer):
         super().__init__(model, _replayed, arguments, rows, processing_class=tokenizer)
         self.remove_callback(PrinterCallback)
         self.begin(model, look)
+        vars(model.get_base_model()).pop("forward", None)  # TRL's output layer: no use here, and the base is shared
         self._scorer, self._states, self._settings = scorer, states, settings
         self._replayed = torch.tensor(rewards, dtype=torch.float32, device=self.accelerator.device)
         self._earned, self._filtered = float("nan"), 0
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Tensor:
+        """TRL's loss of one update."""
+        loss: Tensor = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss of dapo_sampled is not finite at step {self.state.global_step + 1}: "
+                "lower training.dapo_sampled.learning_rate"
+            )
+        return loss
 
     def measures(self, step: int) -> Row:
         """As TRL counted them; groups that were filtered belong to the update after which they were drawn."""
@@ -84,18 +97,19 @@ class SampledTrainer(Recorder, GRPOTrainer):
         size = self._settings.group_size
         wanted = [int(one["row"]) for one in inputs[::size]]
         kept = self._groups(wanted, np.random.default_rng([self.args.seed, self.state.global_step]))
-        rows, actions, old = (torch.cat(parts) for parts in zip(*kept, strict=True))
-        earned = self._replayed[rows, actions]
-        advantage = earned - earned.view(-1, size).mean(dim=1).repeat_interleave(size)
+        rows, actions, old = (torch.stack(parts) for parts in zip(*kept, strict=True))
+        earned = self._replayed[rows[:, None], actions]
+        advantage = earned - earned.mean(dim=1, keepdim=True)
+        seen = torch.ones_like(actions)
         self._earned = float(earned.mean())
         return {
             "prompt_ids": rows[:, None],
-            "prompt_mask": torch.ones_like(rows)[:, None],
-            "completion_ids": actions[:, None],
-            "completion_mask": torch.ones_like(rows)[:, None],
+            "prompt_mask": seen[:, :1],
+            "completion_ids": actions,
+            "completion_mask": seen,
             "advantages": advantage / self._settings.temperature_bps,
-            "old_per_token_logps": old[:, None],
-            "num_items_in_batch": torch.tensor(len(rows), device=rows.device),
+            "old_per_token_logps": old,
+            "num_items_in_batch": seen.sum(),
         }
 
     def _groups(self, wanted: list[int], rng: np.random.Generator) -> list[Group]:
@@ -124,17 +138,17 @@ class SampledTrainer(Recorder, GRPOTrainer):
             actions = torch.tensor(rng.choice(len(share), self._settings.group_size, p=share / share.sum()))
             actions = actions.to(policy.device)
             if bool(objectives.has_signal(self._replayed[row, actions])):
-                found.append((torch.full_like(actions, row), actions, log_probability[actions]))
+                found.append((torch.tensor(row, device=actions.device), actions, log_probability[actions]))
         return found
 
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Tensor, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor, None]:
-        """(n, 1) log-probability of each drawn letter, and the entropy of the policy that it was drawn from."""
-        rows, places = input_ids[:, 0].unique(return_inverse=True)
-        policy = self._scorer.through(model).log_probabilities(self._states[rows.tolist()])
-        entropy = -(policy.exp() * policy).sum(dim=-1)
-        return policy[places].gather(-1, input_ids[:, 1:]), entropy[places][:, None], None
+        """(n, group_size) log-probability of each drawn letter, and the entropy of the policy of its state."""
+        policy = self._scorer.through(model).log_probabilities(self._states[input_ids[:, 0].tolist()])
+        found = policy.gather(-1, input_ids[:, 1:])
+        entropy = -(policy.exp() * policy).sum(dim=-1, keepdim=True)
+        return found, entropy.expand_as(found), None
 
 
 def _replayed(**_: Any) -> list[float | None]:

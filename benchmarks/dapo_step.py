@@ -1,0 +1,116 @@
+"""One step of `dapo`, 64 states in four updates, on one core: ours, against TRL's plain `GRPOTrainer`.
+
+Both train the same adapter of SmolLM2 (the parameters of `sample`) on the same 64 prompts of 121 tokens and the same
+rewards, K = 6. Ours knows what all six actions earn; TRL generates six completions of one token for each prompt,
+scores them, and learns from them in as many updates of 16 prompts. TRL is given what suits it best here: weights in the
+same bfloat16 without autocast, no gradient checkpointing, fused attention, micro-batches of `LETTERS` sequences. Its
+step takes minutes, so it is timed once, after a rollout of two prompts that warms up. `dapo_step` counts our rollout
+and its updates on states that were read before, which is the common case in a training of many epochs;
+`dapo_step_with_reading` counts the reading of the 64 states, too. Neither counts loading and construction.
+"""
+
+import sys
+import tempfile
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from _timing import best_of, one_core
+from datasets import Dataset
+from transformers import PrinterCallback, TrainingArguments
+from trl.trainer.grpo_config import GRPOConfig
+from trl.trainer.grpo_trainer import GRPOTrainer
+
+from hyperdapo.params import load
+from hyperdapo.policy import runs
+from hyperdapo.policy.models import add_adapter, load_base
+from hyperdapo.policy.prompts import CUE, FEATURES, instruction, letters
+from hyperdapo.policy.scoring import Encodings
+from hyperdapo.policy.trainer import PolicyTrainer, plan_updates
+from hyperdapo.policy.training import make_scorer
+
+TARGET = 8.0
+STATES, UPDATES = 64, 4
+LETTERS = 24  # sequences that TRL reads at once
+
+one_core()
+torch.set_num_threads(1)
+budget = {"steps": UPDATES, "states_per_update": STATES // UPDATES, "warmup_share": 0.0, "algorithms": ["dapo"]}
+parameters = load("sample", {"training": budget | {"dapo": {"updates_per_rollout": UPDATES}}})
+settings, offsets = parameters.training.dapo, parameters.policy.offsets_bps
+rng = np.random.default_rng(0)
+rewards = rng.normal(0, 4, (STATES, len(offsets)))
+digits = rng.integers(-9, 10, (STATES, len(FEATURES)))
+signals = ["".join(f" {one.word} {digit:+d}" for one, digit in zip(FEATURES, row, strict=True)) for row in digits]
+prompts = [f"{instruction(offsets)}balanced buy ETH at 3710.1:{text}{CUE}" for text in signals]
+folder = tempfile.TemporaryDirectory()
+quiet = {"output_dir": folder.name, "save_strategy": "no", "report_to": "none"}
+shared = {**runs.arguments(parameters, "dapo", 0, folder.name, "benchmark"), **quiet}
+
+
+def ours() -> float:
+    """Seconds of a rollout and its updates; the states are read before."""
+    plan = plan_updates(rewards, UPDATES, STATES // UPDATES, np.random.default_rng(0), np.ones(STATES))
+    adapted = add_adapter(base, tokenizer, parameters.policy, seed=0)
+    arguments = TrainingArguments(train_sampling_strategy="sequential", **shared)
+    nothing = torch.zeros(STATES, len(offsets))  # the reference, which `dapo` has none of
+    trainer = PolicyTrainer(
+        adapted, scorer, states, rewards, nothing, "dapo", parameters.training, plan, arguments, lambda *_: {}
+    )
+    seconds = timed(trainer)
+    adapted.unload()
+    return seconds
+
+
+def peer(states: int, together: int) -> float:
+    """Seconds of TRL's rollout of so many states and its updates, `together` sequences read at once."""
+    size = len(offsets)
+    parts = states * size // UPDATES // together
+    own = {"per_device_train_batch_size": together, "gradient_accumulation_steps": parts}
+    arguments = GRPOConfig(
+        **{**shared, **own},
+        beta=0.0,
+        epsilon=settings.clip_low,
+        epsilon_high=settings.clip_high,
+        entropy_coef=settings.entropy_bonus,
+        loss_type="dapo",
+        scale_rewards="none",
+        num_generations=size,
+        steps_per_generation=UPDATES * parts,
+        max_completion_length=1,
+        gradient_checkpointing=False,
+    )
+    model, its_tokenizer = load_base(parameters.policy)
+    model.set_attn_implementation("sdpa")
+    adapted = add_adapter(model, its_tokenizer, parameters.policy, seed=0)
+    data = Dataset.from_dict({"prompt": prompts[:states], "row": range(states)})
+    return timed(GRPOTrainer(adapted, earned, arguments, data, processing_class=its_tokenizer))
+
+
+def earned(completions: list[str], row: list[int], **_: Any) -> list[float]:
+    """Bps of each generated letter; what is no letter earns nothing."""
+    places = {letter: place for place, letter in enumerate(letters(offsets))}
+    found = [places.get(completion.strip()) for completion in completions]
+    return [0.0 if place is None else float(rewards[one, place]) for one, place in zip(row, found, strict=True)]
+
+
+def timed(trainer: Any) -> float:
+    """Seconds of `trainer.train()`."""
+    trainer.remove_callback(PrinterCallback)
+    begun = perf_counter()
+    trainer.train()
+    assert trainer.state.global_step == UPDATES
+    return perf_counter() - begun
+
+
+base, tokenizer = load_base(parameters.policy)
+scorer = make_scorer(base, tokenizer, parameters)
+reading_s, states = best_of(lambda: Encodings(scorer, prompts, parameters.training.memory_gb), times=1)
+ours()
+own_s = ours()
+peer(4, 6)
+peer_s = peer(STATES, LETTERS)
+print(f"dapo_step: reading {reading_s:.2f} s, step {own_s:.2f} s; TRL {peer_s:.1f} s", file=sys.stderr)
+for name, seconds in (("dapo_step", own_s), ("dapo_step_with_reading", reading_s + own_s)):
+    print(f"BENCH {name} {seconds:.4f} {peer_s:.4f} {peer_s / seconds:.1f} {TARGET:g}")

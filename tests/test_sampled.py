@@ -1,0 +1,240 @@
+"""`dapo_sampled`: TRL's loss against a loop, dynamic sampling, and the private methods of TRL that are replaced."""
+
+import inspect
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from datasets import Dataset
+from trl.trainer.grpo_trainer import GRPOTrainer
+
+from hyperdapo.errors import TrainingError
+from hyperdapo.policy import runs
+from hyperdapo.policy.models import add_adapter, load_base, seeded
+from hyperdapo.policy.prompts import letters
+from hyperdapo.policy.sampled import SampledTrainer, grpo
+from hyperdapo.policy.scoring import Encodings, letter_ids
+from hyperdapo.policy.training import Workbench, make_scorer
+from planted import planted_splits, settings
+
+OWN = {
+    **{"learning_rate": 0.01, "updates_per_rollout": 4, "clip_low": 0.20, "clip_high": 0.28},
+    **{"temperature_bps": 2.0, "entropy_bonus": 0.3, "group_size": 6, "refills": 10},
+}
+STATES = 24
+
+
+@pytest.fixture(autouse=True)
+def generator():
+    """TRL seeds the generators of everybody."""
+    with seeded(0):
+        yield
+
+
+def trainer(folder: Path, rewards: np.ndarray | None = None, **own) -> SampledTrainer:
+    """Of the first 24 planted states and the tiny model; a rollout is 16 states, an update 4."""
+    parameters = settings(steps=8, states_per_update=4, checkpoint_every=4, dapo_sampled=OWN | own)
+    known = planted_splits(parameters)["train"].take(np.arange(STATES))
+    model, tokenizer = load_base(parameters.policy)
+    scorer = make_scorer(model, tokenizer, parameters)
+    states = Encodings(scorer, known.prompts, 1.0)
+    adapted = add_adapter(model, tokenizer, parameters.policy, seed=0)
+    shared = runs.arguments(parameters, "dapo_sampled", 0, folder, "test") | {"report_to": "none"}
+    order = np.random.default_rng(0).permutation(2 * STATES)[:32] % STATES
+    arguments = grpo(parameters.training.dapo_sampled, **shared)
+    earned = known.rewards if rewards is None else rewards
+    return SampledTrainer(
+        adapted, tokenizer, scorer, states, earned, order.tolist(),
+        parameters.training.dapo_sampled, arguments, lambda *_: {},
+    )  # fmt: skip
+
+
+def stock(own: SampledTrainer, folder: Path) -> GRPOTrainer:
+    """TRL's trainer as it is, on the same model and prompts."""
+    arguments = grpo(own._settings, **runs.arguments(settings(steps=4), "dapo_sampled", 0, folder, "stock"))
+    arguments.report_to = []
+    data = Dataset.from_dict({"prompt": own._states._prompts})
+    return GRPOTrainer(
+        own.model, lambda completions, **_: [float(len(one)) for one in completions], arguments, data,
+        processing_class=own.processing_class,
+    )  # fmt: skip
+
+
+def inputs(own: SampledTrainer, rows: list[int]) -> list[dict]:
+    """What TRL hands over: every state as often as a group is large."""
+    return [{"prompt": str(row), "row": row} for row in rows for _ in range(own._settings.group_size)]
+
+
+def some_telling(share: int) -> np.ndarray:
+    """Rewards of which only every so many-th state tells the actions apart."""
+    rewards = np.zeros((STATES, 6))
+    rewards[::share] = np.arange(6)
+    return rewards
+
+
+def test_the_loss_is_that_of_a_loop_over_letters(tmp_path: Path) -> None:
+    own = trainer(tmp_path)
+    own.model.train()
+    own.current_gradient_accumulation_steps = 1
+    draw = torch.Generator().manual_seed(1)
+    rows, actions = torch.arange(4), torch.randint(6, (4, 6), generator=draw)
+    policy = own._scorer.through(own.model).log_probabilities(own._states[rows.tolist()]).detach()
+    ratios = torch.linspace(0.53, 1.63, 12).repeat(2).view(4, 6)
+    advantages = torch.tensor([1.5, -0.7]).repeat_interleave(12).view(4, 6)
+    seen = torch.ones_like(actions)
+    batch = {"prompt_ids": rows[:, None], "prompt_mask": seen[:, :1], "completion_ids": actions}
+    batch |= {"completion_mask": seen, "advantages": advantages}
+    batch |= {"old_per_token_logps": policy.gather(1, actions) - ratios.log()}
+    loss = own.compute_loss(own.model, batch | {"num_items_in_batch": torch.tensor(4 * 24)})
+
+    terms, clipped = [], []
+    for ratio, advantage in zip(ratios.ravel().tolist(), advantages.ravel().tolist(), strict=True):
+        bounded = min(max(ratio, 1 - 0.20), 1 + 0.28)
+        terms.append(-min(ratio * advantage, bounded * advantage))
+        clipped.append(bounded * advantage < ratio * advantage)
+    entropy = -(policy.exp() * policy).sum(dim=-1).mean().item()
+    assert any(clipped[:12]) and any(clipped[12:]) and not all(clipped)
+    assert loss.item() == pytest.approx(np.mean(terms) - 0.3 * entropy, rel=1e-5)
+    measured = own.measures(1)
+    assert measured["clip_fraction"] == pytest.approx(np.mean(clipped))
+    assert measured["entropy"] == pytest.approx(entropy, rel=1e-5)
+
+
+def test_a_letter_scores_as_trl_scores_it_among_the_letters(tmp_path: Path) -> None:
+    """TRL reads the prompt and the letter as text; ours knows the state's number: over K letters both agree."""
+    own = trainer(tmp_path)
+    peer = stock(own, tmp_path / "stock")
+    tokens = letter_ids(own.processing_class, letters(range(6)))
+    asked = own.processing_class(own._states._prompts[:1])["input_ids"][0]
+    text = torch.tensor([[*asked, token] for token in tokens])
+    theirs, _, _ = peer._get_per_token_logps_and_entropies(own.model, text, torch.ones_like(text), 1)
+    numbers = torch.tensor([[0, *range(6)]])
+    ours, entropy, _ = own._get_per_token_logps_and_entropies(own.model, numbers, torch.ones_like(numbers), 6)
+    assert ours.shape == entropy.shape == (1, 6) and theirs.shape == (6, 1)
+    torch.testing.assert_close(ours, torch.log_softmax(theirs.T, dim=1), atol=1e-4, rtol=1e-4)
+
+
+class TestContract:
+    """What TRL 1.16 promises about the private methods that `sampled` replaces or reads."""
+
+    def test_names_and_parameters(self) -> None:
+        known = {
+            "_generate_and_score_completions": ["self", "inputs"],
+            "_get_per_token_logps_and_entropies": ["self", "model", "input_ids", "attention_mask", "logits_to_keep"],
+            "compute_loss": ["self", "model", "inputs", "return_outputs", "num_items_in_batch"],
+        }
+        for name, expected in known.items():
+            found = list(inspect.signature(inspect.unwrap(getattr(GRPOTrainer, name))).parameters)[: len(expected)]
+            assert found == expected, f"TRL changed {name}{tuple(found)}: adapt policy/sampled.py, or pin TRL back"
+
+    def test_a_rollout_has_what_trl_puts_into_one(self, tmp_path: Path) -> None:
+        own = trainer(tmp_path)
+        peer = stock(own, tmp_path / "stock")
+        own.model.train()
+        asked = [{"prompt": own._states._prompts[row]} for row in range(4) for _ in range(6)]
+        theirs = peer._generate_and_score_completions(asked)
+        ours = own._generate_and_score_completions(inputs(own, [0, 1, 2, 3]))
+        assert ours.keys() == theirs.keys(), "TRL changed what a rollout holds: adapt policy/sampled.py"
+        for name, made in ours.items():
+            assert made.dtype == theirs[name].dtype, name
+        shapes = {name: tuple(made.shape) for name, made in ours.items()}
+        assert shapes["prompt_ids"] == shapes["prompt_mask"] == (4, 1)
+        wide = ("completion_ids", "completion_mask", "advantages", "old_per_token_logps")
+        assert {shapes[name] for name in wide} == {(4, 6)}, "a group is a row, a drawn letter a token"
+        assert ours["num_items_in_batch"] == theirs["num_items_in_batch"] == 24
+
+    def test_trl_counts_what_the_log_is_made_of(self, tmp_path: Path) -> None:
+        own = trainer(tmp_path)
+        peer = stock(own, tmp_path / "stock")
+        peer.model.train()
+        peer.current_gradient_accumulation_steps = 1
+        asked = [{"prompt": own._states._prompts[row]} for row in range(2) for _ in range(6)]
+        peer.compute_loss(peer.model, peer._generate_and_score_completions(asked))
+        for name in ("entropy", "clip_ratio/region_mean"):
+            assert len(peer._metrics["train"][name]) == 1, f"TRL no longer counts {name}: adapt SampledTrainer.measures"
+
+    def test_a_training_goes_through_both_replaced_methods(self, tmp_path: Path, monkeypatch) -> None:
+        own = trainer(tmp_path)
+        called: Counter[str] = Counter()
+        for name in ("_generate_and_score_completions", "_get_per_token_logps_and_entropies"):
+            method = getattr(own, name)
+            counted = lambda *a, _n=name, _m=method, **k: called.update([_n]) or _m(*a, **k)  # noqa: E731
+            monkeypatch.setattr(own, name, counted)
+        own.train()
+        assert called == {"_generate_and_score_completions": 2, "_get_per_token_logps_and_entropies": 8}
+
+    def test_the_base_that_others_share_is_left_as_it_was(self, tmp_path: Path) -> None:
+        own = trainer(tmp_path)
+        assert "forward" not in vars(own.model.get_base_model())
+
+
+def test_letters_are_drawn_as_the_policy_has_them(tmp_path: Path) -> None:
+    own = trainer(tmp_path, group_size=4000)
+    ((row, actions, old),) = own._draw([3], np.random.default_rng(0))
+    policy = own._scorer.through(own.model).log_probabilities(own._states[[3]])[0].detach()
+    share = policy.exp().numpy()
+    found = np.bincount(actions.numpy(), minlength=6) / 4000
+    assert (np.abs(found - share) < 4 * np.sqrt(share * (1 - share) / 4000)).all()
+    assert row == 3 and torch.equal(old, policy[actions])
+
+
+def test_groups_without_a_difference_are_refilled_from_other_states(tmp_path: Path) -> None:
+    own = trainer(tmp_path, some_telling(4))
+    made = own._generate_and_score_completions(inputs(own, list(range(16))))
+    earned = made["completion_ids"].float()
+    assert (made["prompt_ids"] % 4 == 0).all() and earned.shape == (16, 6)
+    assert (earned.amax(dim=1) > earned.amin(dim=1)).all(), "each group that is kept tells something"
+    expected = (earned - earned.mean(dim=1, keepdim=True)) / 2.0
+    torch.testing.assert_close(made["advantages"], expected)
+    assert own._filtered >= 12, "at least the twelve of the sixteen that tell nothing"
+
+
+def test_refills_follow_from_seed_and_step_alone(tmp_path: Path) -> None:
+    own, other = (trainer(tmp_path, some_telling(4)) for _ in range(2))
+    wanted = inputs(own, list(range(16)))
+    first, second = own._generate_and_score_completions(wanted), own._generate_and_score_completions(wanted)
+    again = other._generate_and_score_completions(wanted)
+    own.state.global_step = 4
+    later = own._generate_and_score_completions(wanted)
+    for name in ("prompt_ids", "completion_ids"):
+        assert torch.equal(first[name], second[name]) and torch.equal(first[name], again[name])
+        assert not torch.equal(first[name], later[name])
+
+
+def test_refills_are_bounded(tmp_path: Path) -> None:
+    own = trainer(tmp_path, np.ones((STATES, 6)), refills=5)
+    drawn: list[int] = []
+    draw = own._draw
+    own._draw = lambda rows, rng: drawn.append(len(rows)) or draw(rows, rng)  # type: ignore[method-assign]
+    with pytest.raises(TrainingError, match="all 80 groups that dapo_sampled drew at step 0 were filtered"):
+        own.train()
+    assert sum(drawn) == 5 * 16
+
+
+def test_what_was_found_within_the_bound_is_used_more_than_once(tmp_path: Path) -> None:
+    own = trainer(tmp_path, some_telling(STATES), refills=2)
+    made = own._generate_and_score_completions(inputs(own, list(range(16))))
+    assert made["prompt_ids"].shape == (16, 1) and (made["prompt_ids"] == 0).all()
+
+
+def test_a_loss_that_is_not_finite_ends_the_training(tmp_path: Path) -> None:
+    rewards = some_telling(1)
+    rewards[:, 0] = -np.inf
+    with pytest.raises(TrainingError, match=r"not finite at step 1: lower training.dapo_sampled.learning_rate"):
+        trainer(tmp_path, rewards).train()
+
+
+def test_it_learns_more_than_the_best_fixed_action_and_clips(tmp_path: Path) -> None:
+    """In the planted world no fixed action earns anything: what is earned comes from the state."""
+    parameters = settings(steps=60, dapo_sampled=OWN)
+    known = planted_splits(parameters)
+    bench = Workbench(parameters, "BTC", known["train"], known["validation"])
+    bench.train("dapo_sampled", 0, tmp_path, lambda _: None)
+    log = pd.read_csv(tmp_path / runs.LOG)
+    last = log.iloc[-1]
+    assert last["heldout_reward"] > last["heldout_best_fixed"] + 2.0
+    updates = log[log["step"] > 0]
+    assert updates["clip_fraction"].max() > 0 and (updates["clip_fraction"].iloc[::4] == 0).all()
