@@ -9,10 +9,12 @@ import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
+from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from hyperdapo.errors import TrainingError
-from hyperdapo.policy import runs
+from hyperdapo.policy import objectives, runs
 from hyperdapo.policy.models import add_adapter, load_base, seeded
 from hyperdapo.policy.prompts import letters
 from hyperdapo.policy.sampled import SampledTrainer, grpo
@@ -238,3 +240,52 @@ def test_it_learns_more_than_the_best_fixed_action_and_clips(tmp_path: Path) -> 
     assert last["heldout_reward"] > last["heldout_best_fixed"] + 2.0
     updates = log[log["step"] > 0]
     assert updates["clip_fraction"].max() > 0 and (updates["clip_fraction"].iloc[::4] == 0).all()
+
+
+def test_full_information_is_trls_loss_where_each_action_is_drawn_once(tmp_path: Path) -> None:
+    """The surrogate of `dapo` on a uniform rollout policy, against TRL's loss `dapo` on groups of all K actions."""
+    own = trainer(tmp_path, entropy_bonus=0.0)
+    own.model.train()
+    own.current_gradient_accumulation_steps = 1
+    rows, draw = [0, 1, 2, 3], torch.Generator().manual_seed(3)
+    for name, weight in own.model.named_parameters():
+        if "lora_B" in name:
+            weight.data = torch.randn(weight.shape, generator=draw) / 4
+    old = torch.full((4, 6), 1 / 6).log()
+    rewards = 5 * torch.randn(4, 6, generator=draw)
+    advantage = objectives.advantages(rewards, old, 2.0)
+    actions, seen = torch.arange(6).repeat(4, 1), torch.ones(4, 6, dtype=torch.long)
+    batch = {"prompt_ids": torch.tensor(rows)[:, None], "prompt_mask": seen[:, :1], "completion_ids": actions}
+    batch |= {"completion_mask": seen, "advantages": advantage, "old_per_token_logps": old}
+    theirs = own.compute_loss(own.model, batch | {"num_items_in_batch": torch.tensor(4 * 24)})
+    policy = own._scorer.through(own.model).log_probabilities(own._states[rows])
+    ours = objectives.clipped_surrogate(policy, old, advantage, 0.20, 0.28)
+    assert ours.clip_fraction > 0
+    torch.testing.assert_close(ours.loss, theirs)
+    weights = [weight for weight in own.model.parameters() if weight.requires_grad]
+    for one, other in zip(*(torch.autograd.grad(loss, weights) for loss in (ours.loss, theirs)), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+
+
+def test_preference_is_trls_dpo(tmp_path: Path) -> None:
+    """The loss and gradient of TRL's `DPOTrainer` on the letters as text, which sees the whole vocabulary."""
+    own = trainer(tmp_path)
+    draw = torch.Generator().manual_seed(4)
+    for name, weight in own.model.named_parameters():
+        if "lora_B" in name:
+            weight.data = torch.randn(weight.shape, generator=draw) / 4
+    prompts, names = own._states._prompts[:4], letters(range(6))
+    rewards = torch.randn(4, 6, generator=draw)
+    data = {"prompt": prompts, "chosen": [f" {names[k]}" for k in rewards.argmax(1)]}
+    data |= {"rejected": [f" {names[k]}" for k in rewards.argmin(1)]}
+    arguments = DPOConfig(str(tmp_path / "dpo"), beta=0.5, use_cpu=True, bf16=False, report_to=[])
+    base = own.model.get_base_model()
+    peer = DPOTrainer(own.model, args=arguments, train_dataset=Dataset.from_dict(data), processing_class=own._tokenizer)
+    found = peer.data_collator([peer.train_dataset[row] for row in range(4)])
+    assert base is peer.model.get_base_model()
+    theirs = peer.compute_loss(peer.model, found)
+    with torch.no_grad():
+        reference = own._scorer.log_probabilities(own._states[[0, 1, 2, 3]])
+    policy = own._scorer.through(own.model).log_probabilities(own._states[[0, 1, 2, 3]])
+    ours = objectives.preference(policy, reference, rewards, 0.5).loss
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
