@@ -268,12 +268,9 @@ def test_full_information_is_trls_loss_where_each_action_is_drawn_once(tmp_path:
 
 
 def test_preference_is_trls_dpo(tmp_path: Path) -> None:
-    """The loss and gradient of TRL's `DPOTrainer` on the letters as text, which sees the whole vocabulary."""
+    """The loss of TRL's `DPOTrainer` on the letters as text, without the end of text that it adds."""
     own = trainer(tmp_path)
     draw = torch.Generator().manual_seed(4)
-    for name, weight in own.model.named_parameters():
-        if "lora_B" in name:
-            weight.data = torch.randn(weight.shape, generator=draw) / 4
     prompts, names = own._states._prompts[:4], letters(range(6))
     rewards = torch.randn(4, 6, generator=draw)
     data = {"prompt": prompts, "chosen": [f" {names[k]}" for k in rewards.argmax(1)]}
@@ -281,8 +278,13 @@ def test_preference_is_trls_dpo(tmp_path: Path) -> None:
     arguments = DPOConfig(str(tmp_path / "dpo"), beta=0.5, use_cpu=True, bf16=False, report_to=[])
     base = own.model.get_base_model()
     peer = DPOTrainer(own.model, args=arguments, train_dataset=Dataset.from_dict(data), processing_class=own._tokenizer)
+    for name, weight in own.model.named_parameters():
+        if "lora_B.default" in name:
+            weight.data = torch.randn(weight.shape, generator=draw) / 4
     found = peer.data_collator([peer.train_dataset[row] for row in range(4)])
-    assert base is peer.model.get_base_model()
+    ends = found["input_ids"] == own._tokenizer.eos_token_id
+    found["completion_mask"] = found["completion_mask"].masked_fill(ends, 0)
+    assert base is peer.model.get_base_model() and (found["completion_mask"].sum(dim=1) == 1).all()
     theirs = peer.compute_loss(peer.model, found)
     with torch.no_grad():
         reference = own._scorer.log_probabilities(own._states[[0, 1, 2, 3]])

@@ -9,7 +9,8 @@ Advantages are divided by a fixed temperature in bps, not by the group's deviati
 from settling on the best fixed offset before it has read the state.
 
 `preference`, of `dpo` (arXiv:2305.18290): the paper's loss on the best action of a state against the worst. Of one
-token each, their log-probabilities over K letters and over the whole vocabulary differ by what cancels in the margin.
+token each, their log-probabilities over K letters and over the whole vocabulary differ by what cancels in the margin;
+TRL's trainer would also count the end of text that it adds to each. `tests/test_sampled.py` holds it to TRL's loss.
 
 `listing_4_4`: the thesis draft's listing to the letter. Its branches halve the gradient of a loss above 0.28; the lower
 branch is never reached, since a DPO loss is positive; its gradient-norm weight is undefined, and 1 here.
