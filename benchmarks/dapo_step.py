@@ -54,7 +54,7 @@ shared = {**runs.arguments(parameters, "dapo", 0, folder.name, "benchmark"), **q
 def ours() -> float:
     """Seconds of a rollout and its updates; the states are read before."""
     plan = plan_updates(rewards, UPDATES, STATES // UPDATES, np.random.default_rng(0), np.ones(STATES))
-    adapted = add_adapter(base, tokenizer, parameters.policy, seed=0)
+    adapted = add_adapter(base, parameters.policy, seed=0)
     arguments = TrainingArguments(train_sampling_strategy="sequential", **shared)
     nothing = torch.zeros(STATES, len(offsets))  # the reference, which `dapo` has none of
     trainer = PolicyTrainer(
@@ -85,7 +85,7 @@ def peer(states: int, together: int) -> float:
     )
     model, its_tokenizer = load_base(parameters.policy)
     model.set_attn_implementation("sdpa")
-    adapted = add_adapter(model, its_tokenizer, parameters.policy, seed=0)
+    adapted = add_adapter(model, parameters.policy, seed=0)
     data = Dataset.from_dict({"prompt": prompts[:states], "row": range(states)})
     return timed(GRPOTrainer(adapted, earned, arguments, data, processing_class=its_tokenizer))
 

@@ -1,11 +1,16 @@
 """A small world that is worth reading, for tests of training: only the imbalance in the prompt tells what to do."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
+from peft import PeftModel
 
 from hyperdapo.params import Parameters, load
 from hyperdapo.policy.algorithms import ALGORITHMS
+from hyperdapo.policy.models import load_base, save_adapter
 from hyperdapo.policy.states import States, read_states
+from hyperdapo.sections import Policy
 from test_prompts import features as neutral
 
 COUNT = 240
@@ -41,6 +46,13 @@ def planted_world(parameters: Parameters) -> tuple[pd.DataFrame, pd.DataFrame]:
 def planted_splits(parameters: Parameters) -> dict[str, States]:
     world = planted_world(parameters)
     return {name: read_states(*world, parameters, name) for name in ("train", "validation", "test")}
+
+
+def elsewhere(adapted: PeftModel, policy: Policy, folder: Path) -> PeftModel:
+    """A saved adapter as anybody loads it, by PEFT on a base of their own: it acts from the cue on."""
+    base, tokenizer = load_base(policy)
+    save_adapter(adapted, tokenizer, folder)
+    return PeftModel.from_pretrained(base, str(folder), is_trainable=True).eval()
 
 
 def same_curve(one: pd.DataFrame, other: pd.DataFrame) -> None:

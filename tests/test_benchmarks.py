@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from transformers import Qwen2Config
 
 from conftest import REPOSITORY
 from hyperdapo.market.features import NAMES, compute_features, decision_grid
@@ -41,3 +43,25 @@ def test_a_missed_target_fails(script: str, status: int, said: str, tmp_path: Pa
     (tmp_path / "_helper.py").write_text('raise SystemExit("a helper is not run by itself")')
     done = subprocess.run([sys.executable, tmp_path], capture_output=True, text=True, check=False)
     assert done.returncode == status and done.stderr.strip() == said
+
+
+def test_the_ways_of_the_gpu_benchmark_run_on_a_small_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no GPU is: the same code, NF4 included, on a Qwen2 of a few thousand weights."""
+    monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
+    import gpu_memory
+
+    monkeypatch.setattr(gpu_memory, "TOKENS", 48)
+    monkeypatch.setattr(gpu_memory, "STEPS", 1)
+    small = Qwen2Config(
+        vocab_size=512,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=False,
+    )
+    found = gpu_memory.compare(small, "cpu")
+    assert len(found) == 5 and all(speed > 0 for _, speed in found.values())
+    packed = gpu_memory.build(small, True, "cpu").model.layers[0].mlp.up_proj.weight
+    assert packed.dtype == torch.uint8 and packed.numel() == 64 * 128 // 2

@@ -1,5 +1,6 @@
 """Base models, adapters, and the scorer against the plain forward pass."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,17 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 from hyperdapo.errors import MissingInputError, ModelError
 from hyperdapo.params import load
 from hyperdapo.policy import bases, tiny
-from hyperdapo.policy.models import add_adapter, load_adapter, load_base, lora_config, parameter_counts
+from hyperdapo.policy.models import (
+    add_adapter,
+    load_adapter,
+    load_base,
+    lora_config,
+    parameter_counts,
+    save_adapter,
+)
 from hyperdapo.policy.prompts import CUE, instruction, letters
-from hyperdapo.policy.scoring import Encodings, Scorer, letter_ids
+from hyperdapo.policy.scoring import Encodings, Scorer, cue_ids, letter_ids
+from planted import elsewhere
 
 POLICY = load("smoke").policy
 OFFSETS = POLICY.offsets_bps
@@ -31,7 +40,7 @@ def adapted():
 
 def with_an_adapter(policy):
     model, tokenizer = load_base(policy)
-    adapted = add_adapter(model, tokenizer, policy, seed=1)
+    adapted = add_adapter(model, policy, seed=1)
     generator = torch.Generator().manual_seed(2)
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
@@ -47,31 +56,43 @@ def plain(model, tokenizer, prompt: str) -> torch.Tensor:
 
 
 @pytest.fixture(scope="module", params=[None, 2], ids=["all layers", "upper layers"])
-def layered(request):
-    """A model whose adapter acts on all layers, or on the upper two, and its scorer."""
+def layered(request, tmp_path_factory):
+    """A model whose adapter acts on all layers or on the upper two, its scorer, and the same as others load it."""
     policy = POLICY.model_copy(update={"lora": POLICY.lora.model_copy(update={"layers": request.param})})
     model, tokenizer = with_an_adapter(policy)
-    return model, tokenizer, Scorer(model, tokenizer, OPENING, letters(OFFSETS), request.param)
+    others = elsewhere(model, policy, tmp_path_factory.mktemp("adapter"))
+    return model, tokenizer, Scorer(model, tokenizer, OPENING, letters(OFFSETS), request.param), others
 
 
-def test_scorer_equals_the_plain_forward_pass(layered) -> None:
-    model, tokenizer, scorer = layered
+def test_scorer_equals_the_forward_pass_of_peft(layered) -> None:
+    model, tokenizer, scorer, others = layered
     with torch.no_grad():
         scored = scorer.log_probabilities(scorer.encode(PROMPTS))
-        expected = torch.stack([plain(model, tokenizer, prompt) for prompt in PROMPTS])
+        expected = torch.stack([plain(others, tokenizer, prompt) for prompt in PROMPTS])
     torch.testing.assert_close(scored, expected, atol=1e-5, rtol=1e-5)
     with model.disable_adapter(), torch.no_grad():
         untrained = scorer.log_probabilities(scorer.encode(PROMPTS))
     assert (untrained - scored).abs().max() > 0.01, "the adapter must act"
 
 
-def test_scorer_has_the_gradient_of_the_plain_forward_pass(layered) -> None:
-    model, tokenizer, scorer = layered
-    weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    ours = torch.autograd.grad(scorer.log_probabilities(scorer.encode(PROMPTS[:1]))[0, 0], weights)
-    theirs = torch.autograd.grad(plain(model, tokenizer, PROMPTS[0])[0], weights)
-    for one, other in zip(ours, theirs, strict=True):
+def test_scorer_has_the_gradient_of_the_forward_pass_of_peft(layered) -> None:
+    model, tokenizer, scorer, others = layered
+    weights, theirs = (
+        {name: weight for name, weight in one.named_parameters() if weight.requires_grad} for one in (model, others)
+    )
+    assert weights.keys() == theirs.keys()
+    loss, expected = scorer.log_probabilities(scorer.encode(PROMPTS[:1]))[0, 0], plain(others, tokenizer, PROMPTS[0])[0]
+    ours = torch.autograd.grad(loss, list(weights.values()))
+    for one, other in zip(ours, torch.autograd.grad(expected, list(theirs.values())), strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_a_base_reads_the_same_whether_an_adapter_lies_in_it_or_not(adapted) -> None:
+    model, tokenizer = adapted
+    bare = Scorer(load_base(POLICY)[0], tokenizer, OPENING, letters(OFFSETS))
+    inside = Scorer(model.get_base_model(), tokenizer, OPENING, letters(OFFSETS))
+    for one, other in ((bare, inside), (bare, inside.through(model))):
+        torch.testing.assert_close(one.encode(PROMPTS).memory, other.encode(PROMPTS).memory)
 
 
 def test_encodings_are_the_same_whether_kept_or_read_again(adapted) -> None:
@@ -96,27 +117,31 @@ def test_a_letter_of_several_tokens_is_refused(adapted) -> None:
         Scorer(*adapted, OPENING, ["A", "liquidation"])
 
 
-def test_adapters_share_a_base_and_stay_apart(adapted, tmp_path: Path) -> None:
+def test_an_adapter_comes_back_as_it_was_saved(adapted, tmp_path: Path) -> None:
     model, tokenizer = adapted
     folder = tmp_path / "smoke" / "models" / "BTC" / "dapo" / "seed_0"
-    model.save_pretrained(str(folder), save_embedding_layers=False)
+    save_adapter(model, tokenizer, folder)
+    assert json.loads((folder / "adapter_config.json").read_text())["alora_invocation_tokens"] == cue_ids(tokenizer)
     base, _ = load_base(POLICY)
-    loaded = load_adapter(base, POLICY, folder, "first")
-    scorer = Scorer(loaded, tokenizer, OPENING, letters(OFFSETS))
+    loaded = load_adapter(base, POLICY, folder)
     with torch.no_grad():
+        scorer, expected = (Scorer(one, tokenizer, OPENING, letters(OFFSETS)) for one in (loaded, model))
         scored = scorer.log_probabilities(scorer.encode(PROMPTS))
-        expected = Scorer(model, tokenizer, OPENING, letters(OFFSETS))
         torch.testing.assert_close(scored, expected.log_probabilities(expected.encode(PROMPTS)))
+    loaded.unload()
     other = POLICY.model_copy(update={"base_model": "Qwen/Qwen2.5-7B"})
     with pytest.raises(ModelError, match=r"trained on 'tiny-qwen2'.*Qwen/Qwen2\.5-7B"):
-        load_adapter(base, other, folder, "second")
+        load_adapter(base, other, folder)
+    fewer = POLICY.model_copy(update={"lora": POLICY.lora.model_copy(update={"layers": 2})})
+    with pytest.raises(ModelError, match=r"acts on 4 layers, and policy\.lora\.layers is 2"):
+        load_adapter(base, fewer, folder)
     with pytest.raises(MissingInputError, match="hyperdapo run --profile smoke --until 05"):
-        load_adapter(base, POLICY, folder.with_name("seed_9"), "third")
+        load_adapter(base, POLICY, folder.with_name("seed_9"))
 
 
 def test_a_fresh_adapter_follows_its_seed_and_leaves_the_generator_alone() -> None:
     before = torch.random.get_rng_state()
-    first, second, other = (add_adapter(*load_base(POLICY), POLICY, seed) for seed in (3, 3, 4))
+    first, second, other = (add_adapter(load_base(POLICY)[0], POLICY, seed) for seed in (3, 3, 4))
     assert torch.equal(before, torch.random.get_rng_state())
     weights = [next(p for n, p in model.named_parameters() if "lora_A" in n) for model in (first, second, other)]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
@@ -165,5 +190,5 @@ def test_rank_16_on_qwen_trains_10_092_544_parameters() -> None:
     with torch.device("meta"):
         base = AutoModelForCausalLM.from_config(config)
         _, total = parameter_counts(base)
-        adapted = get_peft_model(base, lora_config(config, tiny.tokenizer(), policy))
+        adapted = get_peft_model(base, lora_config(config, policy))
     assert (parameter_counts(adapted)[0], total) == (10_092_544, 7_615_616_512)

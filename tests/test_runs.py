@@ -202,7 +202,7 @@ def test_an_adapter_of_another_base_is_refused(splits: dict[str, States]) -> Non
     other = load("sample").policy
     base, _ = load_base(short().policy)
     with pytest.raises(ModelError, match="was trained on 'tiny-qwen2'"):
-        load_adapter(base, other, PATHS.model("dapo") / "seed_0", "default")
+        load_adapter(base, other, PATHS.model("dapo") / "seed_0")
 
 
 @pytest.mark.parametrize(

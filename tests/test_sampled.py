@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
+from peft import PeftModel
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.grpo_trainer import GRPOTrainer
@@ -20,7 +21,7 @@ from hyperdapo.policy.prompts import letters
 from hyperdapo.policy.sampled import SampledTrainer, grpo
 from hyperdapo.policy.scoring import Encodings, letter_ids
 from hyperdapo.policy.training import Workbench, make_scorer
-from planted import planted_splits, settings
+from planted import elsewhere, planted_splits, settings
 
 OWN = {
     **{"learning_rate": 0.01, "updates_per_rollout": 4, "clip_low": 0.20, "clip_high": 0.28},
@@ -43,7 +44,7 @@ def trainer(folder: Path, rewards: np.ndarray | None = None, **own) -> SampledTr
     model, tokenizer = load_base(parameters.policy)
     scorer = make_scorer(model, tokenizer, parameters)
     states = Encodings(scorer, known.prompts, 1.0)
-    adapted = add_adapter(model, tokenizer, parameters.policy, seed=0)
+    adapted = add_adapter(model, parameters.policy, seed=0)
     shared = runs.arguments(parameters, "dapo_sampled", 0, folder, "test") | {"report_to": "none"}
     order = np.random.default_rng(0).permutation(2 * STATES)[:32] % STATES
     arguments = grpo(parameters.training.dapo_sampled, **shared)
@@ -54,13 +55,13 @@ def trainer(folder: Path, rewards: np.ndarray | None = None, **own) -> SampledTr
     )  # fmt: skip
 
 
-def stock(own: SampledTrainer, folder: Path) -> GRPOTrainer:
+def stock(own: SampledTrainer, folder: Path, model: PeftModel | None = None) -> GRPOTrainer:
     """TRL's trainer as it is, on the same model and prompts."""
     arguments = grpo(own._settings, **runs.arguments(settings(steps=4), "dapo_sampled", 0, folder, "stock"))
     arguments.report_to = []
     data = Dataset.from_dict({"prompt": own._states._prompts})
     return GRPOTrainer(
-        own.model, lambda completions, **_: [float(len(one)) for one in completions], arguments, data,
+        model or own.model, lambda completions, **_: [float(len(one)) for one in completions], arguments, data,
         processing_class=own.processing_class,
     )  # fmt: skip
 
@@ -108,11 +109,12 @@ def test_the_loss_is_that_of_a_loop_over_letters(tmp_path: Path) -> None:
 def test_a_letter_scores_as_trl_scores_it_among_the_letters(tmp_path: Path) -> None:
     """TRL reads the prompt and the letter as text; ours knows the state's number: over K letters both agree."""
     own = trainer(tmp_path)
-    peer = stock(own, tmp_path / "stock")
+    others = elsewhere(own.model, settings().policy, tmp_path / "adapter")
+    peer = stock(own, tmp_path / "stock", others)
     tokens = letter_ids(own.processing_class, letters(range(6)))
     asked = own.processing_class(own._states._prompts[:1])["input_ids"][0]
     text = torch.tensor([[*asked, token] for token in tokens])
-    theirs, _, _ = peer._get_per_token_logps_and_entropies(own.model, text, torch.ones_like(text), 1)
+    theirs, _, _ = peer._get_per_token_logps_and_entropies(others, text, torch.ones_like(text), 1)
     numbers = torch.tensor([[0, *range(6)]])
     ours, entropy, _ = own._get_per_token_logps_and_entropies(own.model, numbers, torch.ones_like(numbers), 6)
     assert ours.shape == entropy.shape == (1, 6) and theirs.shape == (6, 1)
@@ -276,17 +278,19 @@ def test_preference_is_trls_dpo(tmp_path: Path) -> None:
     data = {"prompt": prompts, "chosen": [f" {names[k]}" for k in rewards.argmax(1)]}
     data |= {"rejected": [f" {names[k]}" for k in rewards.argmin(1)]}
     arguments = DPOConfig(str(tmp_path / "dpo"), beta=0.5, use_cpu=True, bf16=False, report_to=[])
-    base = own.model.get_base_model()
-    peer = DPOTrainer(own.model, args=arguments, train_dataset=Dataset.from_dict(data), processing_class=own._tokenizer)
+    others = elsewhere(own.model, settings().policy, tmp_path / "adapter")
+    peer = DPOTrainer(others, args=arguments, train_dataset=Dataset.from_dict(data), processing_class=own._tokenizer)
+    theirs_by_name = dict(others.named_parameters())
     for name, weight in own.model.named_parameters():
         if "lora_B.default" in name:
             weight.data = torch.randn(weight.shape, generator=draw) / 4
+            theirs_by_name[name].data = weight.data.clone()
     found = peer.data_collator([peer.train_dataset[row] for row in range(4)])
     ends = found["input_ids"] == own._tokenizer.eos_token_id
     found["completion_mask"] = found["completion_mask"].masked_fill(ends, 0)
-    assert base is peer.model.get_base_model() and (found["completion_mask"].sum(dim=1) == 1).all()
+    assert (found["completion_mask"].sum(dim=1) == 1).all()
     theirs = peer.compute_loss(peer.model, found)
-    with torch.no_grad():
+    with torch.no_grad(), own.model.disable_adapter():
         reference = own._scorer.log_probabilities(own._states[[0, 1, 2, 3]])
     policy = own._scorer.through(own.model).log_probabilities(own._states[[0, 1, 2, 3]])
     ours = objectives.preference(policy, reference, rewards, 0.5).loss

@@ -47,7 +47,7 @@ class Decider:
         """
         if adapter is None:
             return np.exp(score(self._scorer, self._states, len(self._states), self._batch))
-        model = load_adapter(self._base, self._policy, adapter, "default")
+        model = load_adapter(self._base, self._policy, adapter)
         scored = score(self._scorer.through(model), self._states, len(self._states), self._batch)
         model.unload()  # type: ignore[operator]
         return np.exp(scored)

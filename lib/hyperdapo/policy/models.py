@@ -16,6 +16,8 @@ from hyperdapo.policy import bases, tiny
 from hyperdapo.policy.scoring import cue_ids
 from hyperdapo.sections import Policy
 
+_CONFIG = "adapter_config.json"
+
 
 def load_base(policy: Policy) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The base model in evaluation mode, its weights frozen, and its tokenizer.
@@ -35,52 +37,65 @@ def load_base(policy: Policy) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]
     return model.eval().requires_grad_(False), tokenizer
 
 
-def lora_config(config: Any, tokenizer: PreTrainedTokenizerBase, policy: Policy) -> LoraConfig:
-    """The adapter of Listing 4.5, on all layers or the upper `lora.layers`; it acts from the cue on (see `scoring`)."""
-    first = 0 if policy.lora.layers is None else max(0, config.num_hidden_layers - policy.lora.layers)
+def lora_config(config: Any, policy: Policy) -> LoraConfig:
+    """The adapter of Listing 4.5, on all layers or the upper `lora.layers`."""
     return LoraConfig(
         base_model_name_or_path=policy.base_model,
         r=policy.lora.rank,
         lora_alpha=policy.lora.alpha,
         lora_dropout=policy.lora.dropout,
         target_modules=policy.lora.targets,
-        layers_to_transform=list(range(first, config.num_hidden_layers)),
+        layers_to_transform=_adapted_layers(config, policy),
         task_type="CAUSAL_LM",
-        alora_invocation_tokens=cue_ids(tokenizer),
+        revision=getattr(config, "_commit_hash", None),
     )
 
 
-def add_adapter(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, policy: Policy, seed: int) -> PeftModel:
+def add_adapter(model: PreTrainedModel, policy: Policy, seed: int) -> PeftModel:
     """A fresh adapter on `model`; the seed draws its first weights. It does not change the policy yet."""
     with seeded(seed):
-        adapted = get_peft_model(model, lora_config(model.config, tokenizer, policy))
+        adapted = get_peft_model(model, lora_config(model.config, policy))
     adapted.peft_config["default"].base_model_name_or_path = policy.base_model
     return adapted
 
 
-def load_adapter(model: PreTrainedModel | PeftModel, policy: Policy, folder: Path, name: str) -> PeftModel:
-    """`model` with the trained adapter of `folder` under a name of its own, and active; several share one base.
+def save_adapter(adapted: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write the adapter as safetensors, as one that acts from the cue on (see `scoring`) wherever it is loaded."""
+    adapted.save_pretrained(str(folder), save_embedding_layers=False)
+    config = json.loads((folder / _CONFIG).read_text())
+    (folder / _CONFIG).write_text(json.dumps(config | {"alora_invocation_tokens": cue_ids(tokenizer)}, indent=2))
+
+
+def load_adapter(base: PreTrainedModel, policy: Policy, folder: Path) -> PeftModel:
+    """`base` with the trained adapter of `folder`, for a `Scorer` of that base; `unload` takes it out again.
 
     Raises
     ------
     MissingInputError
         If no adapter is there.
     ModelError
-        If the adapter was trained on another base.
+        If the adapter was trained on another base, or on other layers.
     """
     require(folder, "05_train", folder.parents[3].name)
-    trained_on = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
-    if trained_on != policy.base_model:
+    config = LoraConfig.from_pretrained(str(folder))
+    again = "or train again with: hyperdapo run --until 05"
+    if config.base_model_name_or_path != policy.base_model:
         raise ModelError(
-            f"the adapter in {folder} was trained on {trained_on!r}, and policy.base_model is {policy.base_model!r}: "
-            "set policy.base_model back, or train again with: hyperdapo run --until 05"
+            f"the adapter in {folder} was trained on {config.base_model_name_or_path!r}, and policy.base_model is "
+            f"{policy.base_model!r}: set policy.base_model back, {again}"
         )
-    if isinstance(model, PeftModel):
-        model.load_adapter(str(folder), name)
-    else:
-        model = PeftModel.from_pretrained(model, str(folder), adapter_name=name)
-    model.set_adapter(name)
-    return model.eval()
+    if config.layers_to_transform != _adapted_layers(base.config, policy):
+        raise ModelError(
+            f"the adapter in {folder} acts on {len(config.layers_to_transform)} layers, and policy.lora.layers is "
+            f"{policy.lora.layers}: set policy.lora.layers back, {again}"
+        )
+    config.alora_invocation_tokens = None  # the scorer gives it nothing before the cue
+    return PeftModel.from_pretrained(base, str(folder), config=config).eval()
+
+
+def _adapted_layers(config: Any, policy: Policy) -> list[int]:
+    count = config.num_hidden_layers
+    return list(range(0 if policy.lora.layers is None else max(0, count - policy.lora.layers), count))
 
 
 def parameter_counts(model: torch.nn.Module) -> tuple[int, int]:

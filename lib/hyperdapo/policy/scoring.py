@@ -1,20 +1,22 @@
 """The policy as a distribution over K letters: one forward pass, nothing generated (DESIGN §6).
 
-The adapter is an activated LoRA (arXiv:2504.12397, PEFT's `alora_invocation_tokens`): it acts from the cue at the end
-of the prompt on, so that everything before the cue is read by the frozen base alone. Its keys and values therefore
-never change: they are computed once for a state, whatever the adapter and however long it trains, and those of the
-instruction once for all states. The same holds for the cue in the layers below the adapter (`lora.layers`). What is
-left for each pass are the few tokens of the cue in the adapter's own layers, and K rows of the output layer.
-`tests/test_models.py` holds the result to that of the plain forward pass.
+The adapter is an activated LoRA (arXiv:2504.12397): it acts from the cue at the end of the prompt on, so that all that
+comes before the cue is read by the frozen base alone. Its keys and values therefore never change: they are computed
+once for a state, whatever the adapter and however long it trains, and those of the instruction once for all states. The
+same holds for the cue in the layers below the adapter (`lora.layers`). What is left for each pass are the few tokens of
+the cue in the adapter's own layers, and K rows of the output layer. Since an adapter is shown the cue alone, a plain
+LoRA layer does here; saved adapters say from which tokens on they act (PEFT's `alora_invocation_tokens`).
+`tests/test_models.py` holds the result to PEFT's own forward pass over whole prompts.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 from torch.nn import ModuleList
 from torch.nn.functional import pad
@@ -52,7 +54,7 @@ class Scorer:
 
     Parameters
     ----------
-    model : a causal language model, plain or with activated LoRA adapters of which one is active
+    model : a causal language model, plain or with a LoRA adapter
     tokenizer : its tokenizer
     instruction : what every prompt begins with
     letters : (K,) the letter of each action
@@ -113,7 +115,7 @@ class Scorer:
 
     def log_probabilities(self, encoded: Encoded) -> Tensor:
         """(n, K) in float32, with a gradient where the adapter wants one."""
-        count, width = encoded.cue.shape[:2]
+        width = encoded.cue.shape[1]
         begins = self._opening.get_seq_length() + encoded.lengths[:, None]
         places = torch.arange(width, device=begins.device)
         with self._upper_layers():
@@ -125,7 +127,6 @@ class Scorer:
                 use_cache=True,
                 output_hidden_states=True,
                 logits_to_keep=torch.empty(0, dtype=torch.long, device=begins.device),  # only the K rows below
-                **({"alora_offsets": [width] * count} if self._model is not self._base else {}),
             )
         return torch.log_softmax(answer.hidden_states[-1][:, -1].float() @ self._letters.T, dim=-1)
 
@@ -142,7 +143,7 @@ class Scorer:
     @torch.no_grad()
     def _read(self, tokens: Tensor, cache: Any) -> Tensor:
         """Let the base read `tokens` (n, t) behind `cache`; what enters the lowest adapted layer (n, t, width)."""
-        with self._model.disable_adapter() if self._model is not self._base else nullcontext():
+        with _without_adapters(self._base):
             read = self._base.model(input_ids=tokens, past_key_values=cache, use_cache=True, output_hidden_states=True)
         entering: Tensor = read.hidden_states[self._first]
         return entering
@@ -219,6 +220,19 @@ class Encodings:
             memory = encoded.memory[place, ..., : int(length), :].clone()
             states[row] = Encoded(memory, length, encoded.cue[place].clone())
         return states
+
+
+@contextmanager
+def _without_adapters(base: Any) -> Iterator[None]:
+    """The base as it was before any adapter was put into it, while the block runs."""
+    active = [module for module in base.modules() if isinstance(module, BaseTunerLayer) and not module.disable_adapters]
+    for module in active:
+        module.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for module in active:
+            module.enable_adapters(True)
 
 
 def cue_ids(tokenizer: Any) -> list[int]:

@@ -26,7 +26,7 @@ from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths, atomic, atomic_folder
 from hyperdapo.policy import runs
 from hyperdapo.policy.algorithms import SAMPLED
-from hyperdapo.policy.models import add_adapter, load_base, seeded
+from hyperdapo.policy.models import add_adapter, load_base, save_adapter, seeded
 from hyperdapo.policy.prompts import instruction, letters
 from hyperdapo.policy.sampled import SampledTrainer, grpo
 from hyperdapo.policy.scoring import Encodings, Scorer
@@ -85,10 +85,10 @@ class Workbench:
 
         `watch` is called after each update, with whether the held-out states were looked at.
         """
-        settings = self.parameters.training
+        settings, (base, tokenizer) = self.parameters.training, self._base
         first = {"step": 0, "seed": seed, "elapsed_s": 0.0} | self.look(self.scorer)
         _ = self.reference, self.states  # read by the base alone, before an adapter is put into it
-        adapted = add_adapter(*self._base, self.parameters.policy, seed)
+        adapted = add_adapter(base, self.parameters.policy, seed)
         scorer = self.scorer.through(adapted)
 
         def look(step: int, last: int) -> Row:
@@ -101,7 +101,7 @@ class Workbench:
             checkpoint = runs.newest_checkpoint(folder)
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if trainer.is_world_process_zero():
-            trainer.save_model(str(folder / runs.ADAPTER))
+            save_adapter(adapted, tokenizer, folder / runs.ADAPTER)
             scribe.write(folder / runs.LOG, trainer.state)
         adapted.unload()
 
