@@ -63,13 +63,14 @@ def _serve_recordings(options: argparse.Namespace) -> None:
 
 
 def _remote(options: argparse.Namespace) -> None:
+    from hyperdapo.evidence.provenance import commit
     from hyperdapo.live import remote
     from hyperdapo.live.connection import Host
 
     host = Host(options.host, options.folder, options.port, options.ssh)
     overrides = read(options.params) if options.params else {}
     overrides = merge(overrides, {"assets": options.asset}) if options.asset else overrides
-    request = remote.Request.of(options.stage, options.profile, overrides) if options.stage else None
+    request = remote.Request.of(options.stage, options.profile, overrides, commit()) if options.stage else None
     if options.status:
         print(remote.status(host))
     elif options.stop:

@@ -24,6 +24,7 @@ _PAUSES_S = (1.0, 60.0)  # the first pause before a new try, and the longest; ea
 _OPTIONS = ("BatchMode=yes", "ConnectTimeout=20", "ServerAliveInterval=10", "ServerAliveCountMax=3")
 _ACCEPT = ("StrictHostKeyChecking=accept-new", "LogLevel=ERROR")
 _SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL)", re.I)
+_FILE_ERROR = 11  # of rsync, whose words may be lost with the connection
 _DROPPED = {10, 12, 30, 35, 255}  # exit codes of rsync, and of ssh, when the connection is lost
 _REFUSALS = {
     "Permission denied (": "refuses your key: add the public key to ~/.ssh/authorized_keys there, or name the right "
@@ -33,7 +34,7 @@ _REFUSALS = {
     "Host key verification failed": "has a host key that ssh does not accept: connect once by ssh to see why",
     "Bad configuration option": "cannot be reached with this ssh configuration",
 }
-_FULL = ("No space left on device", "Disk quota exceeded", "Read-only file system", "Permission denied")
+_FULL = ("No space left on device", "Disk quota exceeded", "Read-only file", "Permission denied", "cannot create")
 _PROBE = """
 for tool in make rsync; do command -v $tool > /dev/null || echo lacks $tool; done
 for name in {pythons}; do
@@ -222,12 +223,11 @@ class Host:
         for words, meaning in _REFUSALS.items():
             if words in said:
                 raise HostError(f"{self.name} {meaning}")
-        if any(words in said for words in _FULL):
+        if any(words in said for words in _FULL) or (code == _FILE_ERROR and not said):
             if into:
                 raise full_disk(into)
-            raise HostError(
-                f"{self.name} takes no more files in {self.folder}: {_last(said)}; free space there, or {_ELSE}"
-            )
+            place = f"{self.name} takes no more files in {self.folder} ({_last(said) or 'a file error'})"
+            raise HostError(f"{place}: free space there, or choose another folder by --folder")
         if code in _DROPPED:
             raise HostUnreachableError(f"{self.name} does not answer ({_last(said) or f'exit code {code}'})")
         raise HostError(f"{self.name}: {_last(said) or f'exit code {code}'}")

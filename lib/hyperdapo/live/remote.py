@@ -4,19 +4,20 @@ What runs there runs under the same Snakefile, and lives on when the connection,
 command again goes on where it was. `host` is the part that runs there.
 """
 
+import fcntl
 import json
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
 from hyperdapo import workflow
 from hyperdapo.errors import HostError
-from hyperdapo.evidence.provenance import commit
 from hyperdapo.live import stages, transfer
 from hyperdapo.live.connection import Host, say
 from hyperdapo.params import load
@@ -39,8 +40,10 @@ class Request:
     commit: str
 
     @classmethod
-    def of(cls, stage: str, profile: str, overrides: Mapping[str, Any]) -> "Request":
-        """Raises
+    def of(cls, stage: str, profile: str, overrides: Mapping[str, Any], commit: str) -> "Request":
+        """A new request of the code of `commit`, for the assets of the profile unless `overrides` name others.
+
+        Raises
         ------
         ParameterError
             For an unknown stage, profile, asset or parameter.
@@ -48,11 +51,16 @@ class Request:
         name, assets = workflow.named(stage), load(profile, overrides).assets
         plain = json.loads(json.dumps(overrides, default=str))
         run = f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{token_hex(3)}"
-        return cls(name, profile, assets, plain, run, commit())
+        return cls(name, profile, assets, plain, run, commit)
 
     @property
     def title(self) -> str:
         return f"{self.stage} {' '.join(self.assets)} ({self.profile})"
+
+    @cached_property
+    def files(self) -> dict[str, stages.StageFiles]:
+        """What every stage reads and writes here, for these assets."""
+        return stages.stage_files(load(self.profile, self.overrides), self.overrides)
 
     @property
     def log(self) -> Path:
@@ -100,6 +108,10 @@ def follow(host: Host, request: Request) -> None:
 
     def listen() -> None:
         with request.log.open("ab") as kept:
+            try:
+                fcntl.flock(kept, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise HostError(f"another command here follows {request.title} already") from None
             for chunk in host.stream("follow", request.run, str(kept.tell())):
                 kept.write(chunk)
                 kept.flush()
@@ -161,8 +173,7 @@ def fetch(host: Host, request: Request | None) -> str:
 
 
 def _send(host: Host, request: Request) -> None:
-    files = stages.stage_files(load(request.profile, request.overrides), request.overrides)
-    inputs = transfer.beside(stages.require_inputs(request.stage, files, request.profile))
+    inputs = transfer.beside(stages.require_inputs(request.stage, request.files, request.profile))
     names = transfer.repository_files()
     transfer.refuse_secrets([*(REPOSITORY / name for name in names), *inputs], json.dumps(request.overrides))
     size = sum(path.stat().st_size for path in {*inputs, *(REPOSITORY / name for name in names)} if path.is_file())
@@ -203,23 +214,28 @@ def _conclude(host: Host, request: Request) -> None:
         return
     if state["state"] == "stopped":
         raise HostError(f"{request.title} was stopped on {host.name}; the same command again goes on where it was")
-    tail = "\n".join(f"  {line}" for line in state["tail"][-_SHOWN_LINES:])
+    tail = "\n".join(f"  {line}" for line in _reason(state["tail"]))
     raise HostError(f"{request.title} on {host.name}: {_word(state)}\n{tail}\n  the whole log: {request.log}")
+
+
+def _reason(tail: list[str]) -> list[str]:
+    """The run's own last error of a log's last lines, or the very last where it told none."""
+    own = [number for number, line in enumerate(tail) if line.startswith("hyperdapo: ")]
+    return [line for line in tail[own[-1] if own else -_SHOWN_LINES :] if line]
 
 
 def _bring(host: Host, request: Request, done: bool) -> None:
     """Bring the results; a stage that is `done`, of what is here too, need not run here again."""
-    parameters = load(request.profile, request.overrides)
-    files = stages.stage_files(parameters, request.overrides)[request.stage]
+    files = request.files[request.stage]
     transfer.bring_back(host, request.profile, request.assets, files.outputs)
-    if not done or not all(path.exists() for path in files.outputs):
+    if not done or not all(path.exists() for path in [*files.inputs, *files.outputs]):
         return
     settings = [PARAMS / "base.yaml", PARAMS / f"{request.profile}.yaml"]
     if changed := transfer.changed_since(host, [*files.inputs, *settings]):
         names = ", ".join(sorted(changed)[:5]) + (", ..." if len(changed) > 5 else "")
         say(f"changed here since it was sent: {names}; the next run here may run {request.stage} again")
     else:
-        stages.mark_done(parameters, request.overrides, request.stage)
+        stages.mark_done(load(request.profile, request.overrides), request.overrides, request.stage)
 
 
 def _recorded(state: State) -> Request | None:

@@ -61,7 +61,8 @@ def mark_done(parameters: Parameters, overrides: Mapping[str, Any], stage: str) 
     HyperdapoError
         If Snakemake refuses.
     """
-    options = ["--touch", "--cores", "1", "--rerun-incomplete", "--allowed-rules", "all", workflow.rule(stage)]
+    rule = workflow.rule(stage)
+    options = ["--touch", "--forcerun", rule, "--cores", "1", "--rerun-incomplete", "--allowed-rules", "all", rule]
     _quietly(workflow.snakemake(parameters, overrides, [stage], *options), f"Snakemake does not take {stage}")
 
 
