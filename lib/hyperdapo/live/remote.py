@@ -235,7 +235,7 @@ def _bring(host: Host, request: Request, done: bool) -> None:
         names = ", ".join(sorted(changed)[:5]) + (", ..." if len(changed) > 5 else "")
         say(f"changed here since it was sent: {names}; the next run here may run {request.stage} again")
     else:
-        stages.mark_done(load(request.profile, request.overrides), request.overrides, request.stage)
+        stages.mark_done(load(request.profile, request.overrides), request.overrides, request.stage, files)
 
 
 def _recorded(state: State) -> Request | None:

@@ -1,6 +1,7 @@
 """What one stage of the workflow reads and writes, asked of the Snakefile itself; and what was made elsewhere."""
 
 import json
+import os
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -53,8 +54,10 @@ def require_inputs(stage: str, files: Mapping[str, StageFiles], profile: str) ->
     return [require(path, makers.get(path, stage), profile) for path in files[stage].inputs]
 
 
-def mark_done(parameters: Parameters, overrides: Mapping[str, Any], stage: str) -> None:
+def mark_done(parameters: Parameters, overrides: Mapping[str, Any], stage: str, files: StageFiles) -> None:
     """Tell Snakemake that what a stage writes is up to date: it was made elsewhere, of the same files and parameters.
+
+    What is newer than all that it was made of keeps its time, so that later stages are not made to run again.
 
     Raises
     ------
@@ -63,7 +66,12 @@ def mark_done(parameters: Parameters, overrides: Mapping[str, Any], stage: str) 
     """
     rule = workflow.rule(stage)
     options = ["--touch", "--forcerun", rule, "--cores", "1", "--rerun-incomplete", "--allowed-rules", "all", rule]
+    times = {path: path.stat().st_mtime_ns for path in files.outputs}
     _quietly(workflow.snakemake(parameters, overrides, [stage], *options), f"Snakemake does not take {stage}")
+    newest_input = max(path.stat().st_mtime_ns for path in files.inputs)
+    for path, time_ns in times.items():
+        if time_ns > newest_input:
+            os.utime(path, ns=(time_ns, time_ns))
 
 
 def _quietly(command: list[str], failure: str) -> None:
