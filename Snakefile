@@ -9,6 +9,7 @@ import sys
 from hyperdapo import workflow as pipeline
 from hyperdapo.params import load
 from hyperdapo.paths import Paths
+from snakemake.io import strip_wildcard_constraints as plain
 
 PROFILE = config["profile"]
 OVERRIDES = config["overrides"] if isinstance(config["overrides"], str) else json.dumps(config["overrides"])
@@ -117,3 +118,9 @@ rule significance:
     output: PATHS.outputs / "numbers.tex", PATHS.outputs / "manifest.json", notebook=rendered("09_significance", PATHS),
     params: values=VALUES["09_significance"],
     shell: execute("09_significance")
+
+
+if "files" in config:  # `hyperdapo remote` asks what each stage reads and writes
+    FILES = {rule.name: [[plain(str(name)) for name in names] for names in (rule.input, rule.output)] for rule in workflow.rules}
+    with open(config["files"], "w") as listing:
+        json.dump(FILES, listing)

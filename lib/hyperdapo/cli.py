@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 
-from hyperdapo.errors import HyperdapoError
+from hyperdapo.errors import HyperdapoError, ParameterError
 from hyperdapo.params import load, merge, read
 
 
@@ -35,7 +35,7 @@ def _run(options: argparse.Namespace) -> None:
         overrides = merge(overrides, {"assets": options.asset})
     parameters = load(options.profile, overrides)
     begun = monotonic()
-    workflow.run(parameters, overrides, options.until, options.cores)
+    workflow.run(parameters, overrides, options.until, options.cores, options.only)
     print(workflow.summary(Paths(options.profile), monotonic() - begun))
 
 
@@ -62,6 +62,27 @@ def _serve_recordings(options: argparse.Namespace) -> None:
     serve_recordings(options.folder, options.port)
 
 
+def _remote(options: argparse.Namespace) -> None:
+    from hyperdapo.evidence.provenance import commit
+    from hyperdapo.live import remote
+    from hyperdapo.live.connection import Host
+
+    host = Host(options.host, options.folder, options.port, options.ssh)
+    overrides = read(options.params) if options.params else {}
+    overrides = merge(overrides, {"assets": options.asset}) if options.asset else overrides
+    request = remote.Request.of(options.stage, options.profile, overrides, commit()) if options.stage else None
+    if options.status:
+        print(remote.status(host))
+    elif options.stop:
+        print(remote.stop(host))
+    elif options.fetch:
+        print(remote.fetch(host, request))
+    elif request:
+        remote.run(host, request)
+    else:
+        raise ParameterError("which stage? For example: hyperdapo remote HOST 05_train --asset BTC")
+
+
 def _verify(options: argparse.Namespace) -> None:
     from hyperdapo import workflow
     from hyperdapo.evidence.verification import committed_outputs, verify
@@ -85,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--params", type=Path, help="one more YAML file of parameters, laid on top of the profile")
     run.add_argument("--asset", nargs="+", metavar="A", help="only these assets")
     run.add_argument("--until", metavar="NN", help="stop after this notebook, for example 03")
+    run.add_argument("--only", metavar="NN", help="this notebook alone; what it reads must be there")
     run.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="stages side by side (default: all cores)")
 
     render = commands.add_parser("render", help="execute one notebook (what the workflow calls)")
@@ -99,6 +121,21 @@ def _parser() -> argparse.ArgumentParser:
     serve.set_defaults(call=_serve_recordings)
     serve.add_argument("folder", type=Path)
     serve.add_argument("--port", type=int, default=8911)
+
+    remote = commands.add_parser("remote", help="run one notebook on a rented host, over ssh (docs/a100.md)")
+    remote.set_defaults(call=_remote)
+    remote.add_argument("host", metavar="HOST", help="what ssh accepts: user@host, or a name of ~/.ssh/config")
+    remote.add_argument("stage", metavar="STAGE", nargs="?", help="for example 05_train")
+    remote.add_argument("--asset", nargs="+", metavar="A", help="only these assets")
+    remote.add_argument("--profile", default="sample")
+    remote.add_argument("--params", type=Path, help="one more YAML file of parameters, laid on top of the profile")
+    remote.add_argument("--port", type=int, help="of ssh (default: as ~/.ssh/config says)")
+    remote.add_argument("--folder", default="hyperdapo", help="where the repository goes there (default: hyperdapo)")
+    remote.add_argument("--ssh", default="ssh", metavar="COMMAND", help="how to call ssh, for example 'ssh -i key'")
+    instead = remote.add_mutually_exclusive_group()
+    instead.add_argument("--status", action="store_true", help="say how it stands there")
+    instead.add_argument("--fetch", action="store_true", help="bring what is there, checkpoints of a running stage too")
+    instead.add_argument("--stop", action="store_true", help="end what runs there")
 
     verify = commands.add_parser("verify", help="say, number by number, what came back the same")
     verify.set_defaults(call=_verify)

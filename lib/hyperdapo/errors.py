@@ -40,6 +40,14 @@ class OrderError(HyperdapoError):
     """An order cannot be replayed: the message names its row."""
 
 
+class HostError(HyperdapoError):
+    """A rented host refuses, lacks something, or its stage failed."""
+
+
+class HostUnreachableError(HostError):
+    """The host does not answer, or the connection to it was lost: it may answer later."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """` (did you mean 'X'?)`, or nothing where no known name is near."""
     match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)

@@ -169,8 +169,10 @@ def run_lock() -> Iterator[int]:
         yield file.fileno()
 
 
-def run(parameters: Parameters, overrides: Mapping[str, Any], until: str | None, cores: int) -> None:
-    """Bring every stage of a profile (or those up to `until`) up to date by Snakemake.
+def run(
+    parameters: Parameters, overrides: Mapping[str, Any], until: str | None, cores: int, only: str | None = None
+) -> None:
+    """Bring every stage of a profile (or those up to `until`, or `only` one) up to date by Snakemake.
 
     Raises
     ------
@@ -179,20 +181,11 @@ def run(parameters: Parameters, overrides: Mapping[str, Any], until: str | None,
     HyperdapoError
         With the own error of every stage that failed.
     """
-    if until and until[:2] not in {stage[:2] for stage in STAGES}:
-        raise ParameterError(f"no stage {until!r}; there are {', '.join(STAGES)}")
-    stages = [stage for stage in STAGES if until is None or stage[:2] <= until[:2]]
-    config = {
-        "profile": parameters.profile,
-        "overrides": json.dumps(overrides, default=str),
-        "stages": json.dumps(stages),
-    }
-    command = [
-        *(sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")),
-        *("--directory", str(data_root()), "--cores", str(cores), "--resources", f"gpu={gpus() or cores}"),
-        *("--nolock", "--rerun-incomplete", "--keep-going", "--quiet", "rules", "host", "reason"),
-        *("--config", *(f"{key}={value}" for key, value in config.items())),
-    ]
+    last = named(only or until or STAGES[-1])
+    stages = [last] if only else list(STAGES[: STAGES.index(last) + 1])
+    allowed = ["--allowed-rules", "all", rule(last)] if only else []
+    options = ["--cores", str(cores), "--resources", f"gpu={gpus() or cores}", "--rerun-incomplete", "--keep-going"]
+    command = snakemake(parameters, overrides, stages, *options, *allowed)
     with run_lock() as lock:
         for old in failures(parameters.profile).glob("*.txt"):
             old.unlink()
@@ -205,6 +198,46 @@ def run(parameters: Parameters, overrides: Mapping[str, Any], until: str | None,
         if full and not any(reasons):
             raise full_disk(full[0])
         raise HyperdapoError("\n".join(reasons) or f"the workflow stopped with exit code {finished.returncode}")
+
+
+def named(stage: str) -> str:
+    """The stage that a user means by `05` or `05_train`.
+
+    Raises
+    ------
+    ParameterError
+        If there is none.
+    """
+    for known in STAGES:
+        if stage in (known, known[:2]):
+            return known
+    raise ParameterError(f"no stage {stage!r}{nearest(stage, STAGES)}; there are {', '.join(STAGES)}")
+
+
+def snakemake(
+    parameters: Parameters,
+    overrides: Mapping[str, Any],
+    stages: list[str],
+    *options: str,
+    config: Mapping[str, str] | None = None,
+) -> list[str]:
+    """The command that has Snakemake look at some stages of a profile, with more options and config values."""
+    values = {
+        "profile": parameters.profile,
+        "overrides": json.dumps(overrides, default=str),
+        "stages": json.dumps(stages),
+        **(config or {}),
+    }
+    return [
+        *(sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")),
+        *("--directory", str(data_root()), "--nolock", "--quiet", "rules", "host", "reason"),
+        *(*options, "--config", *(f"{key}={value}" for key, value in values.items())),
+    ]
+
+
+def rule(stage: str) -> str:
+    """The Snakefile's rule of a stage is its name without the number."""
+    return stage[3:]
 
 
 def _sweep(profile: str) -> None:

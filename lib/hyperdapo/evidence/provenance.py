@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -61,7 +62,12 @@ def write_manifest(parameters: Parameters, paths: Paths) -> Path:
 
 @cache
 def commit() -> str:
-    """Commit of the repository, `+dirty` when a file outside `outputs/` differs from it, `unknown` without git."""
+    """Commit of the repository, `+dirty` when a file outside `outputs/` differs from it, `unknown` without git.
+
+    A copy on a rented host has no git: `HYPERDAPO_COMMIT` says there what was sent.
+    """
+    if sent := os.environ.get("HYPERDAPO_COMMIT"):
+        return sent
     try:
         if Path(_git("rev-parse", "--show-toplevel")).resolve() != REPOSITORY:
             return "unknown"
