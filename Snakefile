@@ -92,7 +92,7 @@ rule train:
 
 rule convergence:
     input: CODE["06_convergence"], for_all(*rules.train.output[: len(ALGORITHMS)], EACH.data / "features.parquet", EACH.data / "outcomes.parquet"),
-    output: PATHS.tables / "convergence.csv", PATHS.tables / "specialists.csv", PATHS.outputs / "dashboard.html", notebook=rendered("06_convergence", PATHS),
+    output: PATHS.tables / "convergence.csv", PATHS.data / "specialists.parquet", PATHS.outputs / "dashboard.html", notebook=rendered("06_convergence", PATHS),
     params: values=VALUES["06_convergence"],
     resources: gpu=1,
     shell: execute("06_convergence")
@@ -114,7 +114,7 @@ rule backtest:
 
 
 rule significance:
-    input: CODE["09_significance"], PATHS.tables / "convergence.csv", for_all(*(EACH.data / f"{name}.parquet" for name in ["orders", "calibration", "outcomes", "decisions"])),
+    input: CODE["09_significance"], PATHS.tables / "convergence.csv", PATHS.data / "specialists.parquet", for_all(*(EACH.data / f"{name}.parquet" for name in ["orders", "calibration", "outcomes", "decisions"])),
     output: PATHS.outputs / "numbers.tex", PATHS.outputs / "manifest.json", notebook=rendered("09_significance", PATHS),
     params: values=VALUES["09_significance"],
     shell: execute("09_significance")

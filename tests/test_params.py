@@ -33,14 +33,14 @@ def _repeats(base: dict, overlay: dict, prefix: str = "") -> list[str]:
     ("overrides", "says"),
     [
         ({"traning": {}}, "did you mean 'training'"),
-        ({"training": {"dapo": {"stps": 3}}}, "training.dapo.stps (did you mean 'steps'"),
+        ({"training": {"stps": 3}}, "training.stps (did you mean 'steps'"),
         ({"source": {"form": "2025-08-01"}}, "did you mean 'from'"),
         ({"asset_facts": {"BTC": {"sz_decimal": 5}}}, "did you mean 'sz_decimals'"),
         ({"assets": ["DOGE"]}, "asset_facts: {DOGE: {sz_decimals: N}}"),
         ({"assets": ["BCT"]}, "did you mean 'BTC'"),
         ({"source": {"to": "2025-08-01T00:00:00Z"}}, "empty time span"),
         ({"split": {"train": 0.9, "validation": 0.2}}, "must leave a share"),
-        ({"training": {"dapo": {"steps": 0}}}, "training.dapo.steps"),
+        ({"training": {"steps": 0}}, "training.steps"),
     ],
 )
 def test_a_wrong_parameter_is_one_clear_error(overrides: dict, says: str) -> None:

@@ -99,7 +99,6 @@ def test_imports_go_down_only(path: Path) -> None:
         "01_download",
         "02_preprocess",
         "03_features",
-        "06_convergence",
         "08_backtest",
         "09_significance",
     ],

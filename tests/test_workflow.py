@@ -37,7 +37,7 @@ def test_a_stage_depends_on_the_keys_it_names_and_no_more() -> None:
 
 
 def test_section_values_move_with_their_sections_only() -> None:
-    changed = load("smoke", {"training": {"dapo": {"steps": 9}}})
+    changed = load("smoke", {"training": {"steps": 9}})
     assert workflow.section_values(changed, ["training"]) != workflow.section_values(load("smoke"), ["training"])
     assert workflow.section_values(changed, ["source"]) == workflow.section_values(load("smoke"), ["source"])
 

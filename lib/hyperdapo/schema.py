@@ -15,14 +15,13 @@ from hyperdapo.sections import (
     Features,
     Inference,
     Orders,
-    Policy,
     Section,
     Source,
     Split,
     Synthetic,
-    Training,
     Truth,
 )
+from hyperdapo.training_sections import Policy, Training
 
 
 class Parameters(Section):

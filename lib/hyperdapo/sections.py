@@ -13,7 +13,6 @@ Positive = Annotated[float, Field(gt=0.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(gt=0)]
 Objective = Literal["patient", "balanced", "urgent"]
-Algorithm = Literal["dapo", "dapo_sampled", "dpo", "listing_4_4", "dapo_preference", "reward_weighted"]
 
 
 class Section(BaseModel):
@@ -182,120 +181,6 @@ class Truth(Section):
     probes_per_hour: Positive
     account: str | None
     node_fills: str | None
-
-
-class Lora(Section):
-    """The low-rank adapter."""
-
-    rank: Count
-    alpha: Count
-    dropout: Share
-    targets: list[str]
-    layers: Count | None
-
-
-class Policy(Section):
-    """Base model, action set and prompt."""
-
-    base_model: str
-    dtype: Literal["float32", "bfloat16"]
-    four_bit: bool
-    lora: Lora
-    offsets_bps: list[float] = Field(min_length=2, max_length=26)
-    prompt_style: Literal["thesis", "anonymous"]
-    max_length: Count
-
-
-class Clip(Section):
-    """Decoupled clipping, eq. 2.8."""
-
-    clip_low: Share
-    clip_high: Share
-
-
-class Dapo(Clip):
-    """Full-information DAPO (DESIGN §6)."""
-
-    learning_rate: Positive
-    updates_per_rollout: Count
-    temperature_bps: Positive
-    entropy_bonus: NonNegative
-
-
-class DapoSampled(Dapo):
-    """DAPO on sampled groups, by TRL."""
-
-    group_size: Annotated[int, Field(ge=2)]
-    refills: Annotated[int, Field(ge=2)]
-
-
-class Dpo(Section):
-    """DPO on the best action against the worst."""
-
-    learning_rate: Positive
-    beta: Positive
-
-
-class Listing44(Dpo, Clip):
-    """DPO as Listing 4.4 changes it."""
-
-
-class DapoPreference(Dpo, Clip):
-    """DPO with the clipping, weights and annealing of §3.3.2 and §4.3."""
-
-    updates_per_rollout: Count
-    clip_sensitivity: NonNegative
-    sampling_sharpness: NonNegative
-    sampling_temperature: tuple[Positive, Positive]
-    gap_unit_bps: Positive
-
-
-class RewardWeighted(Section):
-    """Cross-entropy to softmax(reward / temperature)."""
-
-    learning_rate: Positive
-    temperature_bps: Positive
-
-
-class Training(Section):
-    """Algorithms, seeds, their common budget, and how often the policy is looked at."""
-
-    algorithms: list[Algorithm] = Field(min_length=1)
-    seeds: list[int] = Field(min_length=1)
-    steps: Count
-    states_per_update: Count
-    gradient_accumulation: Count
-    processes: Count
-    warmup_share: Share
-    checkpoint_every: Count
-    evaluate_every: Count
-    evaluation_states: Count
-    memory_gb: NonNegative
-    report_to: Literal["tensorboard", "wandb"]
-    dapo: Dapo
-    dapo_sampled: DapoSampled
-    dpo: Dpo
-    listing_4_4: Listing44
-    dapo_preference: DapoPreference
-    reward_weighted: RewardWeighted
-
-    @model_validator(mode="after")
-    def _check_sizes(self) -> "Training":
-        parts = self.gradient_accumulation * self.processes
-        if self.states_per_update % parts:
-            raise ValueError(
-                f"training.states_per_update ({self.states_per_update}) must be a multiple of "
-                f"gradient_accumulation x processes ({parts})"
-            )
-        if "dapo_sampled" in self.algorithms and parts > 1:
-            raise ValueError("dapo_sampled trains in one process and one part: leave it out of training.algorithms")
-        for name in ("dapo", "dapo_sampled", "dapo_preference"):
-            if self.checkpoint_every % (updates := getattr(self, name).updates_per_rollout):
-                raise ValueError(
-                    f"training.checkpoint_every ({self.checkpoint_every}) must be a multiple of "
-                    f"{name}.updates_per_rollout ({updates}): a rollout is not kept in a checkpoint"
-                )
-        return self
 
 
 class Inference(Section):

@@ -16,6 +16,7 @@ WRITTEN_BY = {
     "laws": "03_features",
     "outcomes": "04_preference_pairs",
     "pairs": "04_preference_pairs",
+    "specialists": "06_convergence",
     "decisions": "07_inference",
     "calibration": "08_backtest",
     "orders": "08_backtest",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hyperdapo.policy import objectives
 from hyperdapo.policy.objectives import Loss
-from hyperdapo.sections import Training
+from hyperdapo.training_sections import Training
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from hyperdapo.errors import ModelError
 from hyperdapo.paths import require
 from hyperdapo.policy import bases, tiny
 from hyperdapo.policy.scoring import cue_ids
-from hyperdapo.sections import Policy
+from hyperdapo.training_sections import Policy
 
 _CONFIG = "adapter_config.json"
 

@@ -23,7 +23,7 @@ from hyperdapo.market.columns import Floats
 from hyperdapo.policy import objectives
 from hyperdapo.policy.algorithms import OBJECTIVES, Batch, updates_per_rollout
 from hyperdapo.policy.scoring import Encodings, Scorer
-from hyperdapo.sections import Training
+from hyperdapo.training_sections import Training
 
 Row = dict[str, float]
 _MEASURES = ("reward_mean", "entropy", "clip_fraction")
