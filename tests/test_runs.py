@@ -197,6 +197,12 @@ def fill_the_gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     return {}
 
 
+def test_what_is_to_be_reported_to_must_be_there(splits: dict[str, States], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "find_spec", lambda name: None)
+    with pytest.raises(TrainingError, match="report_to is wandb, which is not installed here: pip install wandb"):
+        trained(short(report_to="wandb"), splits)
+
+
 def test_an_adapter_of_another_base_is_refused(splits: dict[str, States]) -> None:
     trained(short(steps=8), splits)
     other = load("sample").policy

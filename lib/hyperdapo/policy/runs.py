@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,18 @@ def _read(checkpoint: Path) -> None:
 
 
 def arguments(parameters: Parameters, algorithm: str, seed: int, folder: Path, name: str) -> dict[str, Any]:
-    """§3.3.3 and Listing 4.6, as the trainers of transformers and TRL both want it."""
+    """§3.3.3 and Listing 4.6, as the trainers of transformers and TRL both want it.
+
+    Raises
+    ------
+    TrainingError
+        If W&B is asked for and not installed.
+    """
     training = parameters.training
+    if training.report_to == "wandb" and find_spec("wandb") is None:
+        raise TrainingError(
+            "training.report_to is wandb, which is not installed here: pip install wandb, or tensorboard"
+        )
     parts = training.gradient_accumulation * training.processes
     return dict(
         output_dir=str(folder),
