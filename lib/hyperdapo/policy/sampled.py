@@ -115,7 +115,7 @@ class SampledTrainer(Recorder, GRPOTrainer):
     def _groups(self, wanted: list[int], rng: np.random.Generator) -> list[Group]:
         """As many groups that tell something as states are wanted; refilled from other states, up to the bound."""
         others = cycle(rng.permutation(len(self._replayed)).tolist())
-        kept, drawn, pending = self._draw(wanted, rng), len(wanted), len(wanted)
+        kept, drawn = self._draw(wanted, rng), len(wanted)
         most = self._settings.refills * len(wanted)
         while (pending := len(wanted) - len(kept)) and drawn + pending <= most:
             kept += self._draw([next(others) for _ in range(pending)], rng)
