@@ -1,11 +1,17 @@
-"""The README's stage table says what the notebooks' headers say."""
+"""README and committed renders say what notebooks and results say."""
 
 import re
+from pathlib import Path
 
 import nbformat
 import pandas as pd
+import pytest
 
 from conftest import REPOSITORY
+from hyperdapo.params import load
+from hyperdapo.workflow import ACROSS_ASSETS, STAGES
+
+RENDERS = sorted((REPOSITORY / "outputs/sample/notebooks").glob("*.ipynb"))
 
 
 def test_stage_table_equals_the_headers() -> None:
@@ -33,3 +39,25 @@ def test_the_results_are_those_of_the_committed_run() -> None:
         shown = [f"{value:.2f}" for value in [*means, row.gap_closed]]
         cells = [row.asset, row.algorithm.upper(), *shown, interval]
         assert f"| {' | '.join(cells)} |" in readme, f"README lacks the row of {row.asset} {row.algorithm}"
+
+
+@pytest.mark.parametrize("render", RENDERS, ids=lambda path: path.stem)
+def test_a_committed_render_is_of_the_notebook_as_it_stands(render: Path) -> None:
+    """A reviewer reads the render alone: one left over from an earlier notebook tells another story."""
+    ran, written = (_sources(path) for path in (render, _notebook_of(render)))
+    assert ran == written, f"{render.name} is of another version: make reproduce, and commit outputs/sample"
+
+
+def test_every_notebook_of_every_asset_is_rendered() -> None:
+    assets = load("sample").assets
+    each = [f"{stage}_{asset}" for stage in STAGES if stage not in ACROSS_ASSETS for asset in assets]
+    assert [path.stem for path in RENDERS] == sorted([*each, *ACROSS_ASSETS])
+
+
+def _sources(path: Path) -> list[str]:
+    cells = nbformat.read(path, as_version=4).cells
+    return [cell.source for cell in cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+
+
+def _notebook_of(render: Path) -> Path:
+    return next(path for path in (REPOSITORY / "notebooks").glob("*.ipynb") if render.stem.startswith(path.stem))
