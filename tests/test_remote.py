@@ -149,9 +149,9 @@ def _assert_nothing_is_done_twice(client: Client, there: RentedHost, monkeypatch
     remote.run(_host(there), _request())
     assert b"Nothing to be done" in captured.readouterr().out and "done at" in remote.status(_host(there))
     assert render.stat().st_mtime_ns == made and not running(MARK)
-    os.utime(client.data / "smoke/BTC/pairs.parquet")
+    os.utime(client.data / "smoke/BTC/outcomes.parquet")
     remote.fetch(_host(there), None)
-    assert b"changed here since it was sent: smoke/BTC/pairs.parquet" in captured.readouterr().err
+    assert b"changed here since it was sent: smoke/BTC/outcomes.parquet" in captured.readouterr().err
 
 
 def test_a_run_can_be_left_looked_at_fetched_and_stopped(
@@ -345,7 +345,7 @@ def test_a_silent_host_is_asked_less_and_less_often(monkeypatch: pytest.MonkeyPa
 def test_the_workflow_says_what_a_stage_reads_and_writes() -> None:
     files = _request().files
     tables = {path.name for path in files["05_train"].inputs if path.suffix == ".parquet"}
-    assert tables == {"features.parquet", "outcomes.parquet", "pairs.parquet"}
+    assert tables == {"features.parquet", "outcomes.parquet"}
     assert {path.name for path in files["05_train"].outputs} == {"training_log.csv", "05_train_BTC.ipynb"}
     assert set(files) == set(workflow.STAGES)
 

@@ -62,6 +62,7 @@ class SyntheticAsset(Section):
     depth_usd: Positive
     spread_ticks: Positive
     trades_per_min: Positive
+    signal_s: Positive
 
 
 class Synthetic(Section):

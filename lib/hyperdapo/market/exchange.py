@@ -99,8 +99,8 @@ def ladder(price_usd: float, sz_decimals: int) -> Integers:
 
 def _rules(model: SyntheticAsset, sz_decimals: int, predictability: float) -> Rules:
     per_second = model.volatility_bps * 1e-4 / sqrt(RETURN_S)
-    ratio = RETURN_S / matching.SIGNAL_S
-    integrated_signal = matching.SIGNAL_S * sqrt(2 * (ratio - 1 + exp(-ratio)))  # deviation of its sum over 60 s
+    ratio = RETURN_S / model.signal_s
+    integrated_signal = model.signal_s * sqrt(2 * (ratio - 1 + exp(-ratio)))  # deviation of its sum over 60 s
     noise = per_second * sqrt(1 - predictability)
     lot_usd = model.price_usd * 10.0**-sz_decimals
     mean_lots = model.depth_usd / ORDERS_AT_TOUCH / lot_usd
@@ -109,6 +109,7 @@ def _rules(model: SyntheticAsset, sz_decimals: int, predictability: float) -> Ru
         raise ParameterError(f"depth_usd {model.depth_usd:g} is too little for several orders of 10 USD; raise it")
     ticks_per_second = per_second * model.price_usd / float(tick_size(model.price_usd, sz_decimals))
     return Rules(
+        signal_s=model.signal_s,
         drift=sqrt(predictability) * per_second * sqrt(RETURN_S) / integrated_signal,
         news_rate=NEWS_RATE,
         news_size=noise * sqrt(1 / (2 * NEWS_RATE)),

@@ -35,6 +35,7 @@ class Book(NamedTuple):
 class Rules(NamedTuple):
     """One asset's process in natural units: seconds, log price, ladder levels, lots."""
 
+    signal_s: float  # time constant of the latent signal
     drift: float  # of the log price per second and unit of signal
     news_rate: float  # per second
     news_size: float  # mean absolute jump of the log price (Laplace)

@@ -13,7 +13,6 @@ from hyperdapo.market.layout import ASK, BID, FREE, NOBODY, Book, Integers, Prob
 
 Random = np.random.Generator
 BOOK_EVERY_NS = 500_000_000  # at the first block after it: one snapshot every 0.54 s
-SIGNAL_S = 120.0  # time constant of the latent signal
 REGIME_S, REGIME_SD = 900.0, 0.3  # of the logarithm of the volatility multiplier, which stays within [0.5, 2]
 DEPTH_TILT, FLOW_TILT = 0.5, 1.0  # what one standard deviation of the signal does to log depth and log odds of a buy
 SIGN_PERSISTENCE = 0.35  # chance that a market order continues the metaorder of the one before
@@ -104,7 +103,7 @@ def _evolve(state: State, rules: Rules, prices: Integers, rng: Random) -> State:
     step_ns = int(rng.integers(70, 101)) * 1_000_000
     dt = step_ns * 1e-9
     delay_ns = int((0.30 + 0.11 * exp(0.6 * rng.standard_normal())) * 1e7) * 100
-    keep = exp(-dt / SIGNAL_S)
+    keep = exp(-dt / rules.signal_s)
     signal = keep * state.signal + sqrt(1 - keep * keep) * rng.standard_normal()
     keep = exp(-dt / REGIME_S)
     regime = keep * state.regime + REGIME_SD * sqrt(1 - keep * keep) * rng.standard_normal()
