@@ -8,6 +8,7 @@ from io import BytesIO
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import LineCollection
 from PIL import Image
 
 from hyperdapo.evidence import convergence_figures, figures, metrics, pair_figures, results_figures, significance
@@ -94,7 +95,7 @@ def test_the_learning_gap_shows_its_intervals(paths: Paths) -> None:
     }
     gaps = gaps.assign(**levels, gap_closed=0.5, gap_ci_low=0.3, gap_ci_high=0.6, boosting_gap_closed=0.75)
     figure = results_figures.plot_learning_gap(gaps)
-    shares = figure.axes[1].collections
+    shares = [drawn for drawn in figure.axes[1].collections if isinstance(drawn, LineCollection)]
     assert len(shares) == 3 and np.allclose(shares[0].get_segments()[0][:, 0], [30, 60])
     assert figures.save(figure, paths, "gap").data
 

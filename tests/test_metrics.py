@@ -7,10 +7,10 @@ from arch.bootstrap import IIDBootstrap
 
 from hyperdapo.errors import DataError
 from hyperdapo.evidence import metrics
-from hyperdapo.evidence.gaps import COLUMNS, learning_gaps
+from hyperdapo.evidence.gaps import COLUMNS, MEANS, learning_gaps, over_seeds
 from hyperdapo.params import load
 
-PARAMETERS = load("smoke", {"assets": ["BTC"]})
+PARAMETERS = load("smoke", {"assets": ["BTC"], "training": {"algorithms": ["dapo", "dpo"]}})
 EVIDENCE = PARAMETERS.evidence
 
 
@@ -128,7 +128,8 @@ def test_one_block_has_no_interval() -> None:
 def test_learning_gap_of_known_policies() -> None:
     rewards = np.array([[0.0, 1.0, 4.0], [0.0, 1.0, -4.0], [3.0, 1.0, 0.0], [1.0, 1.0, 3.0]])
     actions = {"oracle": rewards.argmax(axis=1), "fixed": np.full(4, 1), "worst": rewards.argmin(axis=1)}
-    table = metrics.learning_gap(rewards, actions, 1, np.arange(4), EVIDENCE, 0).set_index("policy")
+    earned = {policy: rewards[np.arange(4), action] for policy, action in actions.items()}
+    table = metrics.learning_gap(rewards, earned, 1, np.arange(4), EVIDENCE, 0).set_index("policy")
     assert table.loc["oracle", "gap_closed"] == 1.0 and table.loc["fixed", "gap_closed"] == 0.0
     assert table.loc["worst", "gap_closed"] < 0
     assert table.loc["oracle", "oracle_bps"] == rewards.max(axis=1).mean()
@@ -160,6 +161,22 @@ def test_learning_gaps_choose_the_fixed_action_on_train_and_judge_on_test() -> N
     assert table.loc["dpo", "gap_closed"] == 0.0 and table.loc["dapo", "gap_closed"] > 0.9
     assert table.loc["dapo", "trained_bps"] == table.loc["dapo", "boosting_bps"]
     assert table.loc["dapo", "untrained_bps"] == pytest.approx(0.0, abs=0.1)
+
+
+def test_seeds_are_averaged_state_by_state() -> None:
+    """A second seed of `dapo` that takes what `dpo` takes: the mean closes half of what the first closed."""
+    outcomes, decisions = _replayed()
+    second = decisions[decisions["policy"] == "dpo"].assign(policy="dapo", seed=1)
+    table = over_seeds(outcomes, pd.concat([decisions, second]), PARAMETERS)
+    assert list(table.columns) == MEANS
+    row = table.set_index("algorithm").loc["dapo"]
+    first = learning_gaps(outcomes, decisions, PARAMETERS).set_index("algorithm").loc["dapo"]
+    assert row["seeds"] == 2 and row["lowest_seed"] == 0.0 and row["highest_seed"] == pytest.approx(first["gap_closed"])
+    assert row["gap_closed"] == pytest.approx(first["gap_closed"] / 2) and row["share_of_boosting"] == pytest.approx(
+        0.5
+    )
+    assert row["minus_boosting_bps"] == pytest.approx((row["best_fixed_bps"] - row["boosting_bps"]) / 2)
+    assert row["room_ci_low"] <= row["room_bps"] == pytest.approx(row["oracle_bps"] - row["best_fixed_bps"])
 
 
 def test_a_policy_that_skipped_orders_is_an_error() -> None:

@@ -141,8 +141,10 @@ def test_claims_stand_beside_what_was_measured(paths: Paths) -> None:
     tests["significant"] = significance.is_significant(tests, 0.95)
     gaps = pd.DataFrame({"asset": ["BTC"], "algorithm": ["dapo"], "seed": [0], "gap_closed": [0.5]})
     gaps[["gap_ci_low", "gap_ci_high"]] = 0.25, 0.75
-    collected = numbers.collect(metrics.summarise(orders, EVIDENCE, 0), gaps, tests, claims)
+    means = gaps.drop(columns="seed").assign(gap_closed=0.6, share_of_boosting=0.9)
+    collected = numbers.collect(metrics.summarise(orders, EVIDENCE, 0), gaps, means, tests, claims)
     text = numbers.save(collected, paths).read_text()
     assert r"\newcommand{\HdBtcDapoSeedZeroGapClosedLow}{0.25}" in text and r"{\HdComparisons}{3}" in text
+    assert r"{\HdBtcDapoGapClosed}{0.6}" in text and r"{\HdBtcDapoShareOfBoosting}{0.9}" in text
     assert r"\newcommand{\HdClaimFillRateBtc}{100}" in text
     assert r"\HdBtcDapoMinusBestFixedPHolm" in text and r"\HdBtcDapoTotalCostBpsHigh" in text

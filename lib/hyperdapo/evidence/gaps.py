@@ -1,19 +1,59 @@
-"""`learning_gap.csv`: what each training closed of the gap between the best fixed offset and the oracle."""
+"""The learning gap: what each training closed of the way from the best fixed offset to the per-state oracle."""
 
+from dataclasses import dataclass
+
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from hyperdapo.errors import DataError
-from hyperdapo.evidence.metrics import learning_gap
+from hyperdapo.evidence.metrics import Floats, block_bootstrap, learning_gap
 from hyperdapo.params import Parameters
 
 COLUMNS = [
     *("asset", "algorithm", "seed", "untrained_bps", "best_fixed_bps", "trained_bps", "oracle_bps", "gap_closed"),
     *("gap_ci_low", "gap_ci_high", "boosting_bps", "boosting_gap_closed", "states", "blocks"),
 ]
+MEANS = [
+    *("asset", "algorithm", "seeds", "untrained_bps", "best_fixed_bps", "trained_bps", "oracle_bps"),
+    *("gap_closed", "gap_ci_low", "gap_ci_high", "lowest_seed", "highest_seed"),
+    *("boosting_bps", "boosting_gap_closed", "share_of_boosting"),
+    *("minus_boosting_bps", "minus_boosting_ci_low", "minus_boosting_ci_high"),
+    *("room_bps", "room_ci_low", "room_ci_high", "states", "blocks"),
+]
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """The n test states of an asset: `rewards` (n, K) bps, `blocks` (n,), and what each policy and seed `earned` (n,).
+
+    `best_fixed` is the action that was best on the training states.
+    """
+
+    asset: str
+    rewards: Floats
+    blocks: NDArray[np.int64]
+    best_fixed: int
+    earned: dict[tuple[str, int], Floats]
+
+    def of(self, policy: str) -> Floats:
+        """(n,) bps: the mean over the policy's seeds."""
+        mean: Floats = np.mean([earned for (name, _), earned in self.earned.items() if name == policy], axis=0)
+        return mean
+
+    @property
+    def room(self) -> Floats:
+        """(n,) bps from the best fixed action to the oracle."""
+        room: Floats = self.rewards.max(axis=1) - self.rewards[:, self.best_fixed]
+        return room
+
+    def closed(self, earned: Floats) -> float:
+        """The share of the room that a policy closes which earned (n,)."""
+        return float((earned - self.rewards[:, self.best_fixed]).mean() / self.room.mean())
 
 
 def learning_gaps(outcomes: pd.DataFrame, decisions: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
-    """One row per asset, algorithm and seed, all on the same held-out (test) states, in bps of reward.
+    """`learning_gap.csv`: one row per asset, algorithm and seed, all on the same held-out (test) states, in bps.
 
     Parameters
     ----------
@@ -29,38 +69,85 @@ def learning_gaps(outcomes: pd.DataFrame, decisions: pd.DataFrame, parameters: P
     DataError
         If a policy has not decided every held-out state.
     """
-    frames = [
-        _of_asset(own, decisions[decisions["asset"] == asset], parameters)
-        for asset, own in outcomes.groupby("asset", sort=False)
-    ]
+    frames = []
+    for judged in _by_asset(outcomes, decisions, parameters):
+        runs = {run: earned for run, earned in judged.earned.items() if run[0] in parameters.training.algorithms}
+        found = _gaps(judged, {f"{policy} {seed}": earned for (policy, seed), earned in runs.items()}, parameters)
+        found[["algorithm", "seed"]] = pd.DataFrame(list(runs), index=found.index)
+        frames.append(found)
     return pd.concat(frames, ignore_index=True)[COLUMNS]
 
 
-def _of_asset(outcomes: pd.DataFrame, decisions: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
-    asset, test = outcomes["asset"].iloc[0], outcomes[outcomes["split"] == "test"]
-    trained_on = outcomes[outcomes["split"] == "train"]
+def over_seeds(outcomes: pd.DataFrame, decisions: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
+    """`learning_gap_over_seeds.csv`: one row per asset and algorithm, each state's reward averaged over the seeds.
+
+    Parameters and errors are those of `learning_gaps`.
+
+    Returns
+    -------
+    `MEANS`; beside the columns of `learning_gaps`: the gap that the worst and the best seed closed, the share of what
+    boosting closed on the same states (NaN where it closed nothing), the difference to boosting with its interval, and
+    the room that there is: oracle minus best fixed, with its interval. The oracle picks in hindsight, so part of the
+    room is luck.
+    """
+    algorithms: list[str] = list(parameters.training.algorithms)
+    frames = []
+    for judged in _by_asset(outcomes, decisions, parameters):
+        means = {algorithm: judged.of(algorithm) for algorithm in algorithms}
+        beyond = [earned - judged.of("boosting") for earned in means.values()]
+        closed = [
+            [judged.closed(earned) for (name, _), earned in judged.earned.items() if name == algorithm]
+            for algorithm in algorithms
+        ]
+        found = _gaps(judged, means, parameters).assign(
+            algorithm=algorithms,
+            seeds=[len(shares) for shares in closed],
+            lowest_seed=[min(shares) for shares in closed],
+            highest_seed=[max(shares) for shares in closed],
+            **_interval("minus_boosting", beyond, judged, parameters),
+            **_interval("room", [judged.room] * len(algorithms), judged, parameters),
+        )
+        of_boosting = found["gap_closed"] / found["boosting_gap_closed"].where(lambda closed: closed > 0)
+        frames.append(found.assign(share_of_boosting=of_boosting))
+    return pd.concat(frames, ignore_index=True)[MEANS]
+
+
+def _gaps(judged: _Judged, earned: dict[str, Floats], parameters: Parameters) -> pd.DataFrame:
+    """The gap that each of `earned` (n,) closes, beside what the yardsticks of the asset earn."""
+    common = (judged.best_fixed, judged.blocks, parameters.evidence, parameters.seed)
+    found = learning_gap(judged.rewards, earned, *common).rename(columns={"policy_bps": "trained_bps"})
+    untrained, boosting = judged.of("untrained"), judged.of("boosting")
+    return found.assign(
+        asset=judged.asset,
+        untrained_bps=untrained.mean(),
+        boosting_bps=boosting.mean(),
+        boosting_gap_closed=judged.closed(boosting),
+    )
+
+
+def _interval(name: str, values: list[Floats], judged: _Judged, parameters: Parameters) -> dict[str, list[float]]:
+    """`NAME_bps, NAME_ci_low, NAME_ci_high` of the means of several (n,) values."""
+    found = [block_bootstrap(each, judged.blocks, parameters.evidence, parameters.seed) for each in values]
+    columns = {"bps": "value", "ci_low": "low", "ci_high": "high"}
+    return {f"{name}_{column}": [getattr(interval, part) for interval in found] for column, part in columns.items()}
+
+
+def _by_asset(outcomes: pd.DataFrame, decisions: pd.DataFrame, parameters: Parameters) -> list[_Judged]:
+    groups = outcomes.groupby("asset", sort=False)
+    return [_judge(str(asset), own, decisions[decisions["asset"] == asset], parameters) for asset, own in groups]
+
+
+def _judge(asset: str, outcomes: pd.DataFrame, decisions: pd.DataFrame, parameters: Parameters) -> _Judged:
+    test, trained_on = (outcomes[outcomes["split"] == split] for split in ("test", "train"))
     best_fixed = int(trained_on.groupby("action")["reward"].mean().to_numpy().argmax())
     rewards = test.pivot_table(index="order_id", columns="action", values="reward")
-    blocks = test.groupby("order_id")["block"].first()
-    runs = {}
+    blocks = test.groupby("order_id")["block"].first().to_numpy()
+    earned, states = {}, np.arange(len(rewards))
     for (policy, seed), taken in decisions.groupby(["policy", "seed"], sort=False):
         action = taken.set_index("order_id")["action"].reindex(rewards.index)
         if action.isna().any():
             raise DataError(f"{asset}: {policy} has not decided every test order. Run 07_inference again")
-        runs[str(policy), int(str(seed))] = action.to_numpy(int)
-    if absent := {"untrained", "boosting", *parameters.training.algorithms} - {policy for policy, _ in runs}:
+        earned[str(policy), int(str(seed))] = rewards.to_numpy()[states, action.to_numpy(int)]
+    if absent := {"untrained", "boosting", *parameters.training.algorithms} - {policy for policy, _ in earned}:
         raise DataError(f"{asset}: there are no decisions of {', '.join(sorted(absent))}. Run 07_inference again")
-    actions = {f"{policy} {seed}": taken for (policy, seed), taken in runs.items()}
-    found = learning_gap(rewards.to_numpy(), actions, best_fixed, blocks, parameters.evidence, parameters.seed)
-    found[["algorithm", "seed"]] = pd.DataFrame(list(runs), index=found.index)
-    yardsticks = found.drop_duplicates("algorithm").set_index("algorithm")[["policy_bps", "gap_closed"]].astype(float)
-    reward, closed = (yardsticks[name].to_dict() for name in ("policy_bps", "gap_closed"))
-    trained = found[found["algorithm"].isin(parameters.training.algorithms)].rename(
-        columns={"policy_bps": "trained_bps"}
-    )
-    return trained.assign(
-        asset=asset,
-        untrained_bps=reward["untrained"],
-        boosting_bps=reward["boosting"],
-        boosting_gap_closed=closed["boosting"],
-    )
+    return _Judged(asset, rewards.to_numpy(), blocks, best_fixed, earned)

@@ -152,7 +152,7 @@ def decompose(orders: pd.DataFrame, reference: str, evidence: sections.Evidence,
 
 def learning_gap(
     rewards: Floats,
-    actions: Mapping[str, NDArray[np.int64]],
+    earned: Mapping[str, Floats],
     best_fixed: int,
     blocks: ArrayLike,
     evidence: sections.Evidence,
@@ -163,7 +163,7 @@ def learning_gap(
     Parameters
     ----------
     rewards : (n, K) bps, every action replayed from the same n held-out states
-    actions : (n,) by policy
+    earned : (n,) bps by policy
     best_fixed : the action that was best on the training states
     blocks : (n,)
 
@@ -172,16 +172,15 @@ def learning_gap(
     One row per policy: `policy, policy_bps, best_fixed_bps, oracle_bps, gap_closed, gap_ci_low, gap_ci_high, states,
     blocks`. The oracle knows each state's outcome, so part of its gap is noise that no policy can close.
     """
-    states, oracle, fixed = np.arange(len(rewards)), rewards.max(axis=1), rewards[:, best_fixed]
+    oracle, fixed = rewards.max(axis=1), rewards[:, best_fixed]
     blocks = np.asarray(blocks)
     room, _ = _by_block(oracle - fixed, blocks)
     rows = []
-    for policy, chosen in actions.items():
-        value = rewards[states, chosen]
+    for policy, value in earned.items():
         gain, _ = _by_block(value - fixed, blocks)
         gap = ratio_bootstrap(gain, room, evidence, seed)
         levels = (value.mean(), fixed.mean(), oracle.mean())
-        rows.append((policy, *levels, gap.value, gap.low, gap.high, len(states), gap.blocks))
+        rows.append((policy, *levels, gap.value, gap.low, gap.high, len(rewards), gap.blocks))
     names = ["policy", "policy_bps", "best_fixed_bps", "oracle_bps", "gap_closed", "gap_ci_low", "gap_ci_high"]
     return pd.DataFrame(rows, columns=[*names, "states", "blocks"])
 

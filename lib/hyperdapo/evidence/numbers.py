@@ -70,8 +70,10 @@ def claims_table(
     return table.sort_values("claim", key=lambda keys: keys.map(order), kind="stable", ignore_index=True)
 
 
-def collect(metrics: pd.DataFrame, gaps: pd.DataFrame, tests: pd.DataFrame, claims: pd.DataFrame) -> Numbers:
-    """Numbers by name from `metrics.csv`, `learning_gap.csv`, `significance.csv` and `claims.csv`.
+def collect(
+    metrics: pd.DataFrame, gaps: pd.DataFrame, means: pd.DataFrame, tests: pd.DataFrame, claims: pd.DataFrame
+) -> Numbers:
+    """Numbers by name from `metrics.csv`, `learning_gap.csv` and its means over seeds, `significance.csv`, `claims.csv`.
 
     Every estimate with an interval is followed by its bounds, whose names end in Low and High.
     """
@@ -81,6 +83,10 @@ def collect(metrics: pd.DataFrame, gaps: pd.DataFrame, tests: pd.DataFrame, clai
     for row in _records(gaps):
         key = (row["asset"], row["algorithm"], f"seed {row['seed']}")
         found |= _with_bounds((*key, "gap_closed"), row, "gap_closed", "gap_ci_low", "gap_ci_high")
+    for row in _records(means):
+        run = (row["asset"], row["algorithm"])
+        found |= _with_bounds((*run, "gap_closed"), row, "gap_closed", "gap_ci_low", "gap_ci_high")
+        found[(*run, "share of boosting")] = row["share_of_boosting"]
     for row in _records(tests):
         key = (row["asset"], row["strategy"], f"minus_{row['reference']}")
         found |= _with_bounds(key, row, "difference_bps", "ci_low", "ci_high")

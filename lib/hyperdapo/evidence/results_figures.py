@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hyperdapo.evidence import figures
-from hyperdapo.evidence.metrics import FEES, PRICE, TOTAL
+from hyperdapo.evidence.metrics import FEES, PRICE, TOTAL, Floats
 from hyperdapo.evidence.tables import heading
 
 _PARTS = {FEES: ("fees", "#56B4E9"), PRICE: ("price", "#E69F00")}
@@ -16,10 +16,10 @@ _YARDSTICKS = ("untrained", "best_fixed", "boosting", "oracle")
 def plot_learning_gap(gaps: pd.DataFrame) -> Figure:
     """Mean held-out reward of every policy, and the share of the gap from best fixed to oracle that training closed.
 
-    `gaps` is `learning_gap.csv`; the bars on the right are block bootstrap intervals.
+    `gaps` is `learning_gap_over_seeds.csv`; the bars on the right are block bootstrap intervals.
     """
     assets = list(gaps["asset"].unique())
-    height = 0.2 + 0.07 * len(assets)
+    height = 0.2 + (0.03 + 0.02 * gaps["algorithm"].nunique()) * len(assets)
     figure, (reward, share) = figures.new(1, 2, height=height, sharey=True, width_ratios=[3, 2])
     for row, asset in enumerate(assets):
         _draw_rewards(reward, row, gaps[gaps["asset"] == asset])
@@ -33,7 +33,7 @@ def plot_learning_gap(gaps: pd.DataFrame) -> Figure:
         axis.grid(visible=False, axis="y")
     handles, labels = reward.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
-    figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=6)
+    figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=5)
     return figure
 
 
@@ -99,22 +99,25 @@ def _draw_rewards(axis: Axes, row: int, gaps: pd.DataFrame) -> None:
     levels = {name: float(first[f"{name}_bps"]) for name in _YARDSTICKS}
     axis.plot([min(levels.values()), levels["oracle"]], [row, row], color="0.88", linewidth=5, zorder=1)
     for name, value in levels.items():
-        marker = {"marker": "|", "s": 150, "zorder": 5} if name == "best_fixed" else {"s": 26, "zorder": 3}
-        axis.scatter(value, row, color=figures.STRATEGY_COLOURS[name], label=heading(name), **marker)
-    for algorithm, value in zip(gaps["algorithm"], gaps["trained_bps"], strict=True):
+        axis.scatter(value, row, marker="|", s=500, color=figures.STRATEGY_COLOURS[name], label=heading(name))
+    for shift, algorithm, value in zip(_shifts(gaps), gaps["algorithm"], gaps["trained_bps"], strict=True):
         colour, name = figures.STRATEGY_COLOURS[algorithm], heading(algorithm)
-        axis.scatter(value, row, s=46, marker="D", color=colour, edgecolor="white", label=name, zorder=4)
+        axis.scatter(value, row + shift, s=22, marker="D", color=colour, label=name, zorder=4)
 
 
 def _draw_shares(axis: Axes, row: int, gaps: pd.DataFrame) -> None:
-    shifts = np.linspace(-0.16, 0.16, len(gaps)) if len(gaps) > 1 else [0.0]
-    for shift, gap in zip(shifts, gaps.to_dict("records"), strict=True):
+    for shift, gap in zip(_shifts(gaps), gaps.to_dict("records"), strict=True):
         value, low, high = (100 * gap[name] for name in ("gap_closed", "gap_ci_low", "gap_ci_high"))
         colour = figures.STRATEGY_COLOURS[gap["algorithm"]]
         axis.hlines(row + shift, low, high, color=colour)
-        axis.plot(value, row + shift, "D", color=colour)
+        axis.plot(value, row + shift, "D", color=colour, markersize=4)
     boosting = 100 * float(gaps["boosting_gap_closed"].iloc[0])
-    axis.plot(boosting, row, "o", color=figures.STRATEGY_COLOURS["boosting"], zorder=1)
+    axis.scatter(boosting, row, marker="|", s=500, color=figures.STRATEGY_COLOURS["boosting"], zorder=1)
+
+
+def _shifts(gaps: pd.DataFrame) -> Floats:
+    """(rows,) where the algorithms of one asset stand, around its own row."""
+    return 0.36 * np.linspace(-1, 1, len(gaps)) if len(gaps) > 1 else np.zeros(1)
 
 
 def _draw_difference(axis: Axes, place: int, test: dict[str, float], colour: str) -> None:

@@ -80,13 +80,18 @@ class Workbench:
             "heldout_accuracy": float((earned >= best).mean()),
         }
 
+    @cached_property
+    def _untrained(self) -> Row:
+        """The look at step 0 of every run: a fresh adapter does not change the base."""
+        return self.look(self.scorer)
+
     def train(self, algorithm: str, seed: int, folder: Path, watch: Callable[[bool], None]) -> None:
         """Train one adapter, from the last checkpoint in `folder` if there is one, and leave adapter and log there.
 
         `watch` is called after each update, with whether the held-out states were looked at.
         """
         settings, (base, tokenizer) = self.parameters.training, self._base
-        first = {"step": 0, "seed": seed, "elapsed_s": 0.0} | self.look(self.scorer)
+        first = {"step": 0, "seed": seed, "elapsed_s": 0.0} | self._untrained
         _ = self.reference, self.states  # read by the base alone, before an adapter is put into it
         adapted = add_adapter(base, self.parameters.policy, seed)
         scorer = self.scorer.through(adapted)
