@@ -73,7 +73,7 @@ def claims_table(
 def collect(
     metrics: pd.DataFrame, gaps: pd.DataFrame, means: pd.DataFrame, tests: pd.DataFrame, claims: pd.DataFrame
 ) -> Numbers:
-    """Numbers by name from `metrics.csv`, `learning_gap.csv` and its means over seeds, `significance.csv`, `claims.csv`.
+    """Numbers by name from `metrics.csv`, `learning_gap.csv` and its means, `significance.csv` and `claims.csv`.
 
     Every estimate with an interval is followed by its bounds, whose names end in Low and High.
     """
