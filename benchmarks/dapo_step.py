@@ -4,8 +4,8 @@ Both train the same adapter of SmolLM2 (the parameters of `sample`) on the same 
 rewards, K = 6. Ours knows what all six actions earn; TRL generates six completions of one token for each prompt, scores
 them, and learns from them in as many updates. TRL is given what suits it best here: weights in the same bfloat16
 without autocast, no gradient checkpointing, fused attention, `TOGETHER` sequences read at once (24 and 6 were slower).
-Its step takes six minutes. `dapo_step` counts our rollout and its updates on states
-that were read before, as in all epochs but the first; `dapo_step_with_reading` counts reading the 64 states, too.
+Its step takes six minutes. `dapo_step` counts our rollout and its updates on states that were read before, as in all
+epochs but the first; `dapo_step_with_reading` counts reading the 64 states, too.
 Neither counts loading and construction.
 """
 
