@@ -54,12 +54,24 @@ def test_news_is_shown_only_so_often(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_band_is_the_range_of_the_seeds() -> None:
     runs = pd.DataFrame({"step": [0, 1, 0, 1], "seed": [0, 0, 1, 1], "loss": [1.0, 3.0, 2.0, 5.0]})
     _, axis = figures.new()
-    figures.band(axis, runs, "loss", "black", "runs")
+    figures.band(axis, runs, "loss", "dapo")
     assert axis.lines[0].get_ydata().tolist() == [1.5, 4.0]
     bounds = axis.collections[0].get_paths()[0].get_extents()
     assert (bounds.y0, bounds.y1) == (1.0, 5.0)
-    figures.band(axis, runs.assign(loss=np.nan), "loss", "black", "nothing")
+    figures.band(axis, runs.assign(loss=np.nan), "loss", "dapo")
     assert len(axis.lines) == 1
+
+
+def test_a_long_band_averages_each_run_over_stretches() -> None:
+    """Of 100 steps every fourth is 4, as a clip fraction that begins anew with each rollout: 25 points at 1."""
+    steps = np.arange(1, 101)
+    runs = pd.DataFrame({"step": steps, "seed": 0, "clip_fraction": np.where(steps % 4 == 0, 4.0, 0.0)})
+    _, axis = figures.new()
+    figures.band(axis, pd.concat([runs, runs.assign(seed=1, clip_fraction=3.0)]), "clip_fraction", "listing_4_4")
+    assert axis.lines[0].get_xdata().tolist() == list(range(4, 101, 4)) and axis.lines[0].get_label() == "Listing 4.4"
+    assert axis.lines[0].get_ydata().tolist() == [2.0] * figures.STRETCHES
+    bounds = axis.collections[0].get_paths()[0].get_extents()
+    assert (bounds.y0, bounds.y1) == (1.0, 3.0)
 
 
 def test_a_generalist_has_a_specialists_budget() -> None:

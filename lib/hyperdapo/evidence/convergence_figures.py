@@ -58,7 +58,7 @@ def plot_training(log: pd.DataFrame) -> Figure:
     figure, axes = figures.new(2, 2, height=0.72, sharex=True)
     for axis, (column, label) in zip(axes.flat, _MEASURES.items(), strict=True):
         for algorithm, runs in log.groupby("algorithm", sort=False):
-            figures.band(axis, runs, column, figures.STRATEGY_COLOURS[str(algorithm)], heading(str(algorithm)))
+            figures.band(axis, runs, column, str(algorithm))
         axis.set_title(label)
     for axis in axes[-1]:
         axis.set_xlabel("gradient update")
@@ -76,7 +76,8 @@ def dashboard(log: pd.DataFrame) -> go.Figure:
         for place, column in enumerate(_PANELS):
             points = run.dropna(subset=column)
             shown = {"name": name, "legendgroup": name, "showlegend": place == 0}
-            trace = go.Scatter(x=points["step"], y=points[column], line=line, **shown)
+            y = points[column].astype("float32")  # half the page
+            trace = go.Scatter(x=points["step"], y=y, line=line, **shown)
             page.add_trace(trace, row=place // 2 + 1, col=place % 2 + 1)
     page.update_layout(template="plotly_white", title="Training", height=700, hovermode="x unified")
     return page
@@ -84,8 +85,7 @@ def dashboard(log: pd.DataFrame) -> go.Figure:
 
 def _draw_learning(axis: Axes, looks: pd.DataFrame) -> None:
     for algorithm, runs in looks.groupby("algorithm", sort=False):
-        colour, name = figures.STRATEGY_COLOURS[str(algorithm)], heading(str(algorithm))
-        figures.band(axis, runs, "heldout_reward", colour, name)
+        figures.band(axis, runs, "heldout_reward", str(algorithm))
     best_fixed, oracle = looks["heldout_best_fixed"].iloc[0], looks["heldout_oracle"].iloc[0]
     axis.axhline(oracle, color=figures.STRATEGY_COLOURS["oracle"], linestyle=":", label="oracle")
     axis.axhline(best_fixed, color="black", linestyle="--", linewidth=0.9, label="best fixed offset")

@@ -16,12 +16,17 @@ from IPython.display import Image
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from hyperdapo.evidence.tables import heading
 from hyperdapo.paths import Paths, atomic
 
 TEXT_WIDTH_IN = 6.1
 STYLE_SHEET = Path(__file__).with_name("thesis.mplstyle")
 
+STRETCHES = 25
+"""So many points has the curve of what is measured at every step of a training."""
+
 _COLOURS = 256  # of a picture
+_DASHED = {"listing_4_4"}  # often lies on DPO
 _OTHERS = ("#56B4E9", "#D55E00", "#8C6D31", "#7A7A7A", "#000000")
 
 
@@ -49,7 +54,7 @@ STRATEGY_COLOURS = Colours(
     dpo="#E69F00",
     dapo="#D55E00",
     dapo_sampled="#882255",
-    dapo_preference="#56B4E9",
+    dapo_preference="#332288",
     listing_4_4="#8C6D31",
     reward_weighted="#0072B2",
     boosting="#009E73",
@@ -89,15 +94,20 @@ def thinned(frame: pd.DataFrame, most: int = 3000) -> pd.DataFrame:
     return frame if every <= 1 else frame.groupby(np.arange(len(frame)) // every).mean(numeric_only=True)
 
 
-def band(axis: Axes, runs: pd.DataFrame, column: str, colour: str, label: str) -> None:
-    """The mean of a column over runs of the same steps, and their range; nothing where the column is empty.
+def band(axis: Axes, runs: pd.DataFrame, column: str, algorithm: str) -> None:
+    """The mean of a column over an algorithm's runs, and their range; nothing where the column is empty.
 
-    `runs` has `step` and the column, the rows of one run below those of another.
+    `runs` has `step` and the column, the rows of one run below those of another. What is measured at every step, as
+    clipping, which begins anew with each rollout, is averaged over `STRETCHES` equal parts of the training first.
     """
-    by_step = runs.dropna(subset=column).groupby("step")[column]
-    if len(by_step):
-        middle, lowest, highest = by_step.mean(), by_step.min(), by_step.max()
-        axis.plot(middle.index, middle, color=colour, linewidth=1.2, label=label)
+    every = max(1, int(runs["step"].max()) // STRETCHES) if runs["step"].nunique() > 2 * STRETCHES else 1
+    runs = runs.dropna(subset=column).assign(end=-(-runs["step"] // every) * every)
+    of_run = [name for name in ("asset", "seed") if name in runs]
+    by_end = runs.groupby([*of_run, "end"])[column].mean().groupby("end")
+    if len(by_end):
+        middle, lowest, highest = by_end.mean(), by_end.min(), by_end.max()
+        colour, dashes = STRATEGY_COLOURS[algorithm], "--" if algorithm in _DASHED else "-"
+        axis.plot(middle.index, middle, dashes, color=colour, linewidth=1.2, label=heading(algorithm))
         axis.fill_between(middle.index, lowest, highest, color=colour, alpha=0.2, linewidth=0)
 
 

@@ -20,7 +20,7 @@ def plot_training(log: pd.DataFrame, asset: str) -> Figure:
     panels = ((left, looks, "heldout_reward"), (middle, log, "entropy"), (right, log, "clip_fraction"))
     for axis, rows, column in panels:
         for algorithm, runs in rows.groupby("algorithm", sort=False):
-            figures.band(axis, runs, column, figures.STRATEGY_COLOURS[str(algorithm)], heading(str(algorithm)))
+            figures.band(axis, runs, column, str(algorithm))
     left.axhline(
         looks["heldout_oracle"].iloc[0], color=figures.STRATEGY_COLOURS["oracle"], linestyle=":", label="oracle"
     )
@@ -35,12 +35,13 @@ def plot_training(log: pd.DataFrame, asset: str) -> Figure:
 def plot_actions(decisions: pd.DataFrame, asset: str) -> Figure:
     """Share of the test orders that each policy places at each offset."""
     policies = list(decisions["policy"].unique())
+    names = [heading(name) for name in policies]
     shares = pd.crosstab(decisions["policy"], decisions["offset_bps"], normalize="index").loc[policies]
     figure, axis = figures.new(height=0.36)
     left = np.zeros(len(policies))
     shades = np.linspace(0.9, 0.15, len(shares.columns))
     for shade, offset in zip(shades, shares.columns, strict=True):
-        axis.barh(policies, shares[offset], left=left, color=str(shade), edgecolor="white", label=f"{offset:+g}")
+        axis.barh(names, shares[offset], left=left, color=str(shade), edgecolor="white", label=f"{offset:+g}")
         left += shares[offset].to_numpy()
     axis.invert_yaxis()
     axis.set(xlabel="share of test orders", xlim=(0, 1), title=asset)

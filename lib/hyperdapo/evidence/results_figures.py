@@ -99,7 +99,7 @@ def _draw_rewards(axis: Axes, row: int, gaps: pd.DataFrame) -> None:
     levels = {name: float(first[f"{name}_bps"]) for name in _YARDSTICKS}
     axis.plot([min(levels.values()), levels["oracle"]], [row, row], color="0.88", linewidth=5, zorder=1)
     for name, value in levels.items():
-        axis.scatter(value, row, marker="|", s=500, color=figures.STRATEGY_COLOURS[name], label=heading(name))
+        axis.vlines(value, row - 0.3, row + 0.3, color=figures.STRATEGY_COLOURS[name], label=heading(name))
     for shift, algorithm, value in zip(_shifts(gaps), gaps["algorithm"], gaps["trained_bps"], strict=True):
         colour, name = figures.STRATEGY_COLOURS[algorithm], heading(algorithm)
         axis.scatter(value, row + shift, s=22, marker="D", color=colour, label=name, zorder=4)
@@ -112,7 +112,7 @@ def _draw_shares(axis: Axes, row: int, gaps: pd.DataFrame) -> None:
         axis.hlines(row + shift, low, high, color=colour)
         axis.plot(value, row + shift, "D", color=colour, markersize=4)
     boosting = 100 * float(gaps["boosting_gap_closed"].iloc[0])
-    axis.scatter(boosting, row, marker="|", s=500, color=figures.STRATEGY_COLOURS["boosting"], zorder=1)
+    axis.vlines(boosting, row - 0.4, row + 0.4, color=figures.STRATEGY_COLOURS["boosting"], zorder=1)
 
 
 def _shifts(gaps: pd.DataFrame) -> Floats:

@@ -15,6 +15,7 @@ LONGEST_FLOAT = 40
 """Rows beyond which the LaTeX table is a `longtable`, which may break across pages."""
 
 _UNITS = {"bps": "bps", "s": "s", "ms": "ms", "ns": "ns", "usd": "USD", "coin": "coin", "gb": "GB", "mb": "MB"}
+_NAMES = {"listing_4_4": "Listing 4.4", "avellaneda_stoikov": "Avellaneda-Stoikov"}
 _ACRONYMS = {
     "ci": "CI",
     "iid": "i.i.d.",
@@ -92,7 +93,7 @@ def latex(frame: pd.DataFrame, caption: str, label: str) -> str:
 
 def heading(column: str) -> str:
     """`implementation_shortfall_bps` -> `Implementation shortfall (bps)`."""
-    *words, last = column.split("_")
+    *words, last = _NAMES.get(column, column).split("_")
     unit = _UNITS.get(last) if words else None
     words = words if unit else [*words, last]
     words = [_ACRONYMS.get(word, word) for word in words]
