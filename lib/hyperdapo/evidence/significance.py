@@ -13,6 +13,7 @@ from statsmodels.stats.multitest import multipletests
 
 from hyperdapo import sections
 from hyperdapo.evidence.metrics import TOTAL, block_bootstrap, paired_differences
+from hyperdapo.evidence.tables import heading
 
 FEWEST_BLOCKS = 5
 _ROUNDING_BPS = 1e-9  # differences below it are those of floating point sums
@@ -81,7 +82,7 @@ def verdict(tests: pd.DataFrame, algorithms: Sequence[str]) -> str:
         if row["note"] == _SAME:
             finding = "places the same orders as"
         sentences.append(
-            f"{row['asset']} {row['strategy'].upper()}: {finding} {row['reference'].replace('_', ' ')} "
+            f"{row['asset']} {heading(row['strategy'])}: {finding} {row['reference'].replace('_', ' ')} "
             f"({row['difference_bps']:+.2f} bps, interval {row['ci_low']:+.2f} to {row['ci_high']:+.2f}, "
             f"{row['blocks']} blocks)."
         )
