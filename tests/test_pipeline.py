@@ -18,6 +18,7 @@ import yaml
 
 from conftest import REPOSITORY
 from hyperdapo import workflow
+from hyperdapo.evidence.gaps import COLUMNS, MEANS
 from hyperdapo.evidence.verification import compare
 from hyperdapo.execution.strategies import STRATEGIES
 from hyperdapo.execution.validation import SCORES
@@ -79,23 +80,15 @@ def test_every_stage_is_rendered_without_an_error_cell(smoke: Run) -> None:
 def test_tables_have_the_columns_that_others_read(smoke: Run) -> None:
     metrics = pd.read_csv(smoke.outputs / "smoke/tables/metrics.csv")
     assert list(metrics.columns[:7]) == ["asset", "strategy", "metric", "value", "ci_low", "ci_high", "blocks"]
-    assert set(STRATEGIES) | {"untrained", "dapo", "dpo", "boosting"} == set(metrics.strategy)
+    assert set(metrics.strategy) == {*STRATEGIES, *load("smoke").training.algorithms, "untrained", "boosting"}
     fills = pd.read_csv(smoke.outputs / "smoke/tables/fill_calibration.csv")
     assert tuple(fills.columns[:7]) == SCORES and set(fills.asset) == set(load("smoke").assets)
     laws = pd.read_parquet(smoke.data / "smoke" / "BTC" / "laws.parquet").set_index("parameter")
     assert {"lambda_bps", "beta", "alpha", "queue_exponent"} <= set(laws.index)
     gaps = pd.read_csv(smoke.outputs / "smoke/tables/learning_gap.csv")
-    columns = [
-        "asset",
-        "algorithm",
-        "seed",
-        "untrained_bps",
-        "best_fixed_bps",
-        "trained_bps",
-        "oracle_bps",
-        "gap_closed",
-    ]
-    assert list(gaps.columns[:8]) == columns
+    assert list(gaps.columns) == COLUMNS
+    means = pd.read_csv(smoke.outputs / "smoke/tables/learning_gap_over_seeds.csv")
+    assert list(means.columns) == MEANS and (means.seeds == len(load("smoke").training.seeds)).all()
     assert (gaps.oracle_bps >= gaps[["untrained_bps", "best_fixed_bps", "trained_bps"]].max(axis=1) - 1e-9).all()
 
 
