@@ -5,8 +5,9 @@ rewards, K = 6. Ours knows what all six actions earn; TRL generates six completi
 them, and learns from them in as many updates. TRL is given what suits it best here: weights in the same bfloat16
 without autocast, no gradient checkpointing, fused attention, `TOGETHER` sequences read at once (24 and 6 were slower).
 It generates all completions of a rollout at once, which for 64 states took more than 24 GB: it is timed on a quarter of
-the prompts, after a rollout that warms up, and the time multiplied by four, as it reads one small batch after the other. `dapo_step` counts our rollout and its updates on states that were read before, as in all epochs but
-the first; `dapo_step_with_reading` counts reading the 64 states, too. Neither counts loading and construction.
+the prompts, after a rollout that warms up, and the time multiplied by four, as it reads one small batch after the
+other. `dapo_step` counts our rollout and its updates on states that were read before, as in all epochs but the first;
+`dapo_step_with_reading` counts reading the 64 states, too. Neither counts loading and construction.
 """
 
 import sys
