@@ -110,6 +110,7 @@ def turned(states: States) -> States:
 def test_the_dashboard_tells_algorithms_and_assets_apart() -> None:
     rows = [(a, n, s, k) for a in ("BTC", "ETH") for n in ("dapo", "dpo") for s in (0, 1) for k in (0, 1)]
     log = pd.DataFrame(rows, columns=["asset", "algorithm", "seed", "step"])
-    log = log.assign(loss=1.0, entropy=1.0, heldout_reward=1.0, heldout_accuracy=0.5)
-    lines = {(trace.line.color, trace.line.dash) for trace in convergence_figures.dashboard(log).data}
-    assert len(lines) == 4
+    log = log.assign(loss=1.0, entropy=1.0, heldout_reward=1.0, heldout_best_fixed=-2.0, heldout_accuracy=0.5)
+    page = convergence_figures.dashboard(log)
+    assert len({(trace.line.color, trace.line.dash) for trace in page.data}) == 4
+    assert page.data[0].y.tolist() == [3.0, 3.0], "the margin of the reward over the best fixed offset"

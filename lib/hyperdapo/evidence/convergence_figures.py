@@ -18,7 +18,7 @@ _MEASURES = {
     "filtered_groups": "filtered groups",
 }
 _PANELS = {
-    "heldout_reward": "held-out reward (bps)",
+    "margin": "held-out reward beyond the best fixed offset (bps)",
     "heldout_accuracy": "held-out accuracy",
     "loss": "loss",
     "entropy": "entropy (nats)",
@@ -67,7 +67,8 @@ def plot_training(log: pd.DataFrame) -> Figure:
 
 
 def dashboard(log: pd.DataFrame) -> go.Figure:
-    """The training logs as an interactive page (Listing 4.11): held-out reward, accuracy, loss and entropy by step."""
+    """The training logs as an interactive page (Listing 4.11): reward margin, accuracy, loss and entropy by step."""
+    log = log.assign(margin=log["heldout_reward"] - log["heldout_best_fixed"])
     dashes = dict(zip(log["asset"].unique(), cycle(["solid", "dash", "dot", "dashdot", "longdash"]), strict=False))
     page = make_subplots(rows=2, cols=2, subplot_titles=list(_PANELS.values()), shared_xaxes=True)
     for (asset, algorithm, seed), run in log.groupby(["asset", "algorithm", "seed"], sort=False):
