@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import Qwen2Config
 
 from conftest import REPOSITORY
 from hyperdapo.market.features import NAMES, compute_features, decision_grid
 from hyperdapo.params import load
+from hyperdapo.policy import tiny
 from markets import random_market
 
 
@@ -52,15 +52,7 @@ def test_the_ways_of_the_gpu_benchmark_run_on_a_small_model(monkeypatch: pytest.
 
     monkeypatch.setattr(gpu_memory, "TOKENS", 48)
     monkeypatch.setattr(gpu_memory, "STEPS", 1)
-    small = Qwen2Config(
-        vocab_size=512,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        tie_word_embeddings=False,
-    )
+    small = tiny.model(tiny.tokenizer()).config
     found = gpu_memory.compare(small, "cpu")
     assert len(found) == 5 and all(speed > 0 for _, speed in found.values())
     packed = gpu_memory.build(small, True, "cpu").model.layers[0].mlp.up_proj.weight

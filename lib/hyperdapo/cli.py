@@ -7,6 +7,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 from hyperdapo.errors import HyperdapoError, ParameterError
 from hyperdapo.params import load, merge, read
@@ -26,13 +27,17 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _overrides(options: argparse.Namespace) -> dict[str, Any]:
+    """What `--params` and `--asset` lay on top of the profile."""
+    overrides = read(options.params) if options.params else {}
+    return merge(overrides, {"assets": options.asset}) if options.asset else overrides
+
+
 def _run(options: argparse.Namespace) -> None:
     from hyperdapo import workflow
     from hyperdapo.paths import Paths
 
-    overrides = read(options.params) if options.params else {}
-    if options.asset:
-        overrides = merge(overrides, {"assets": options.asset})
+    overrides = _overrides(options)
     parameters = load(options.profile, overrides)
     begun = monotonic()
     workflow.run(parameters, overrides, options.until, options.cores, options.only)
@@ -68,8 +73,7 @@ def _remote(options: argparse.Namespace) -> None:
     from hyperdapo.live.connection import Host
 
     host = Host(options.host, options.folder, options.port, options.ssh)
-    overrides = read(options.params) if options.params else {}
-    overrides = merge(overrides, {"assets": options.asset}) if options.asset else overrides
+    overrides = _overrides(options)
     request = remote.Request.of(options.stage, options.profile, overrides, commit()) if options.stage else None
     if options.status:
         print(remote.status(host))
@@ -100,11 +104,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="hyperdapo", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", help="bring a profile's notebooks up to date")
+    chosen = argparse.ArgumentParser(add_help=False)
+    chosen.add_argument("--profile", default="sample", help="params/PROFILE.yaml (default: sample)")
+    chosen.add_argument("--params", type=Path, help="one more YAML file of parameters, laid on top of the profile")
+    chosen.add_argument("--asset", nargs="+", metavar="A", help="only these assets")
+
+    run = commands.add_parser("run", parents=[chosen], help="bring a profile's notebooks up to date")
     run.set_defaults(call=_run)
-    run.add_argument("--profile", default="sample", help="params/PROFILE.yaml (default: sample)")
-    run.add_argument("--params", type=Path, help="one more YAML file of parameters, laid on top of the profile")
-    run.add_argument("--asset", nargs="+", metavar="A", help="only these assets")
     run.add_argument("--until", metavar="NN", help="stop after this notebook, for example 03")
     run.add_argument("--only", metavar="NN", help="this notebook alone; what it reads must be there")
     run.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="stages side by side (default: all cores)")
@@ -122,13 +128,12 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("folder", type=Path)
     serve.add_argument("--port", type=int, default=8911)
 
-    remote = commands.add_parser("remote", help="run one notebook on a rented host, over ssh (docs/a100.md)")
+    remote = commands.add_parser(
+        "remote", parents=[chosen], help="run one notebook on a rented host, over ssh (docs/a100.md)"
+    )
     remote.set_defaults(call=_remote)
     remote.add_argument("host", metavar="HOST", help="what ssh accepts: user@host, or a name of ~/.ssh/config")
     remote.add_argument("stage", metavar="STAGE", nargs="?", help="for example 05_train")
-    remote.add_argument("--asset", nargs="+", metavar="A", help="only these assets")
-    remote.add_argument("--profile", default="sample")
-    remote.add_argument("--params", type=Path, help="one more YAML file of parameters, laid on top of the profile")
     remote.add_argument("--port", type=int, help="of ssh (default: as ~/.ssh/config says)")
     remote.add_argument("--folder", default="hyperdapo", help="where the repository goes there (default: hyperdapo)")
     remote.add_argument("--ssh", default="ssh", metavar="COMMAND", help="how to call ssh, for example 'ssh -i key'")

@@ -112,7 +112,8 @@ def band(axis: Axes, runs: pd.DataFrame, column: str, algorithm: str) -> None:
 
 
 def preview(figure: Figure) -> Image:
-    """The figure as an image that lies in no file."""
+    """The figure as an image for the notebook, which lies in no file."""
+    style()
     pixels = BytesIO()
     figure.savefig(pixels, format="png")
     return Image(_with_palette(pixels), width=round(TEXT_WIDTH_IN * 110))
@@ -123,11 +124,10 @@ def save(figure: Figure, paths: Paths, name: str) -> Image:
     style()
     with atomic(paths.figures / f"{name}.pdf") as temporary:
         figure.savefig(temporary, format="pdf", metadata={"CreationDate": None})
-    pixels = BytesIO()
-    figure.savefig(pixels, format="png")
+    image = preview(figure)
     with atomic(paths.figures / f"{name}.png") as temporary:
-        temporary.write_bytes(_with_palette(pixels))
-    return Image(filename=str(paths.figures / f"{name}.png"), width=round(TEXT_WIDTH_IN * 110))
+        temporary.write_bytes(image.data)
+    return image
 
 
 def _with_palette(pixels: BytesIO) -> bytes:

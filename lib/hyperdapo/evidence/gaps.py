@@ -94,21 +94,22 @@ def over_seeds(outcomes: pd.DataFrame, decisions: pd.DataFrame, parameters: Para
     frames = []
     for judged in _by_asset(outcomes, decisions, parameters):
         means = {algorithm: judged.of(algorithm) for algorithm in algorithms}
-        beyond = [earned - judged.of("boosting") for earned in means.values()]
+        boosting = judged.of("boosting")
+        beyond = [_interval("minus_boosting", earned - boosting, judged, parameters) for earned in means.values()]
         closed = [
             [judged.closed(earned) for (name, _), earned in judged.earned.items() if name == algorithm]
             for algorithm in algorithms
         ]
-        found = _gaps(judged, means, parameters).assign(
+        found = _gaps(judged, means, parameters).join(pd.DataFrame(beyond))
+        found = found.assign(
             algorithm=algorithms,
             seeds=[len(shares) for shares in closed],
             lowest_seed=[min(shares) for shares in closed],
             highest_seed=[max(shares) for shares in closed],
-            **_interval("minus_boosting", beyond, judged, parameters),
-            **_interval("room", [judged.room] * len(algorithms), judged, parameters),
+            share_of_boosting=found["gap_closed"] / found["boosting_gap_closed"].where(lambda share: share > 0),
+            **_interval("room", judged.room, judged, parameters),
         )
-        of_boosting = found["gap_closed"] / found["boosting_gap_closed"].where(lambda closed: closed > 0)
-        frames.append(found.assign(share_of_boosting=of_boosting))
+        frames.append(found)
     return pd.concat(frames, ignore_index=True)[MEANS]
 
 
@@ -125,11 +126,10 @@ def _gaps(judged: _Judged, earned: dict[str, Floats], parameters: Parameters) ->
     )
 
 
-def _interval(name: str, values: list[Floats], judged: _Judged, parameters: Parameters) -> dict[str, list[float]]:
-    """`NAME_bps, NAME_ci_low, NAME_ci_high` of the means of several (n,) values."""
-    found = [block_bootstrap(each, judged.blocks, parameters.evidence, parameters.seed) for each in values]
-    columns = {"bps": "value", "ci_low": "low", "ci_high": "high"}
-    return {f"{name}_{column}": [getattr(interval, part) for interval in found] for column, part in columns.items()}
+def _interval(name: str, values: Floats, judged: _Judged, parameters: Parameters) -> dict[str, float]:
+    """`NAME_bps, NAME_ci_low, NAME_ci_high` of the mean of (n,) values."""
+    found = block_bootstrap(values, judged.blocks, parameters.evidence, parameters.seed)
+    return {f"{name}_bps": found.value, f"{name}_ci_low": found.low, f"{name}_ci_high": found.high}
 
 
 def _by_asset(outcomes: pd.DataFrame, decisions: pd.DataFrame, parameters: Parameters) -> list[_Judged]:
