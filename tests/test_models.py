@@ -28,7 +28,7 @@ POLICY = load("smoke").policy
 OFFSETS = POLICY.offsets_bps
 OPENING = instruction(OFFSETS)
 PROMPTS = [
-    OPENING + body + CUE for body in (" BUY flow +3 size -1", " SELL BTC at 117245: imbalance -9", " BUY spread +0")
+    OPENING + body + CUE for body in (" BUY flow7 size4", " SELL BTC at 117245: imbalance1", " BUY spread5")
 ]
 
 
@@ -107,7 +107,7 @@ def test_encodings_are_the_same_whether_kept_or_read_again(adapted) -> None:
 
 def test_a_prompt_without_instruction_or_cue_is_refused(adapted) -> None:
     scorer = Scorer(*adapted, OPENING, letters(OFFSETS))
-    for prompt in ("BUY flow +3" + CUE, OPENING + "BUY flow +3"):
+    for prompt in ("BUY flow7" + CUE, OPENING + "BUY flow7"):
         with pytest.raises(ModelError, match="begin with the instruction"):
             scorer.encode([prompt])
 

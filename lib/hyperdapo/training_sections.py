@@ -23,7 +23,6 @@ class Policy(Section):
     """Base model, action set and prompt."""
 
     base_model: str
-    dtype: Literal["float32", "bfloat16"]
     four_bit: bool
     lora: Lora
     offsets_bps: list[float] = Field(min_length=2, max_length=26)
