@@ -1,5 +1,6 @@
 """Stage 01 through the real Tardis client: faults, resuming, what belongs together, and clear errors."""
 
+import base64
 import gzip
 import hashlib
 import http.server
@@ -8,7 +9,7 @@ import re
 import socket
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 import zstandard
 
-from hyperdapo.errors import DataError, EndpointError, MissingInputError
+from hyperdapo.errors import DataError, EndpointError, MissingInputError, ParameterError
 from hyperdapo.market import client, tardis
 from hyperdapo.market.native import local_time
 from hyperdapo.market.replay_server import EXCHANGE, Faults, RecordedSlices, serve
@@ -300,16 +301,48 @@ def test_a_refused_key_names_the_variable_and_never_the_key(
     assert not [path for path in paths.data.rglob("*") if path.is_file() and b"TD.other" in path.read_bytes()]
 
 
+def test_a_password_in_an_address_is_refused_before_it_is_stored_anywhere() -> None:
+    for endpoint in ("http://me:s3cret@127.0.0.1:9/v1", "https://s3cret@api.example.org/v1"):
+        with pytest.raises(ParameterError, match=r"^source: .*~/\.netrc") as caught:
+            parameters(endpoint)
+        assert "s3cret" not in str(caught.value) and caught.value.__cause__ is None
+
+
+def test_a_password_of_netrc_reaches_the_endpoint_and_no_file(
+    paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login me password s3cret\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    wanted = base64.b64encode(b"me:s3cret").decode()
+    line = b'2025-09-04T10:00:01.5000000Z {"channel":"bbo","data":{}}\n'
+    with web_server(200, gzip.compress(line), {"x-slice-size": "1"}, f"Basic {wanted}") as endpoint:
+        assert tardis.download(parameters(endpoint, 1), "ETH", paths)["messages"]["bbo"] == 1
+        netrc.write_text("machine 127.0.0.1 login me password wrong\n")
+        with pytest.raises(EndpointError, match="401") as caught:
+            tardis.download(parameters(endpoint, 2), "ETH", paths)
+    assert "wrong" not in str(caught.value)
+    written = [path.read_bytes() for path in paths.data.rglob("*") if path.is_file()]
+    assert written and not [content for content in written if b"s3cret" in content or wanted.encode() in content]
+
+
 @contextmanager
-def web_server(status: int, body: bytes) -> Iterator[str]:
-    """Something that speaks HTTP, but not Tardis's protocol."""
+def web_server(
+    status: int, body: bytes, headers: Mapping[str, str] | None = None, authorization: str | None = None
+) -> Iterator[str]:
+    """Something that speaks HTTP; without more headers, not Tardis's protocol."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
+            refused = authorization is not None and self.headers["Authorization"] != authorization
+            answer = b"refused" if refused else body
+            self.send_response(401 if refused else status)
+            self.send_header("Content-Length", str(len(answer)))
+            for name, value in (headers or {}).items():
+                self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(body)
+            self.wfile.write(answer)
 
         def log_message(self, *_: object) -> None:
             pass
