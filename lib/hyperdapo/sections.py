@@ -5,6 +5,7 @@ Every model forbids unknown keys; `schema.Parameters` puts the sections together
 
 from datetime import UTC, datetime
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -43,6 +44,11 @@ class Source(Section):
             raise ValueError(f"empty time span: from {self.start} to {self.end}; give at least one minute")
         if self.kind == "archive" and (not self.endpoint or self.channels != ["l2Book"]):
             raise ValueError("an archive is a folder with l2Book only: set endpoint to it, and channels: [l2Book]")
+        if self.kind != "archive" and "@" in urlsplit(self.endpoint or "").netloc:
+            raise ValueError(
+                "endpoint holds a user or password, and parameters are stored with every result: take it out of the "
+                "address and put it into ~/.netrc (machine HOST login USER password PASSWORD), which the client reads"
+            )
         return self
 
     @property

@@ -4,7 +4,6 @@ What was received in an hour is cleaned and written at once, one Parquet row gro
 the span; how the client happened to cut its slices does not show.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -24,8 +23,8 @@ from hyperdapo.market.slices import SliceFile
 from hyperdapo.market.storage import writer
 from hyperdapo.market.tardis import downloaded
 from hyperdapo.params import Parameters
-from hyperdapo.paths import Paths, atomic
-from hyperdapo.stored import write_table
+from hyperdapo.paths import Paths
+from hyperdapo.stored import write_json, write_table
 
 _FUNDING_CAP = 0.04  # a share per hour
 _CLOCK_TOLERANCE_NS = 60 * SECOND_NS  # the recorder's clock is usually half a second after the exchange's stamp
@@ -67,8 +66,7 @@ def preprocess(parameters: Parameters, asset: str, paths: Paths) -> dict[str, An
     facts: dict[str, Any] = {"asset": asset, "sz_decimals": parameters.asset_facts[asset].sz_decimals}
     facts["daily_volume"] = daily_volume(observed)
     for name, content in (("split.json", split), ("cleaning.json", facts | report)):
-        with atomic(paths.data / name) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n")
+        write_json(content, paths.data, name)
     return facts | report
 
 
