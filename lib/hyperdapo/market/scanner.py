@@ -263,7 +263,7 @@ def _within(i: int) -> int:
     return second * 10**9 + fraction * 100 if second <= 59 and _after(i, _Z) >= 0 else _ODD
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _scan(first: int, size: int, coin: _Text, found: Scan) -> tuple[int, int, int, int]:
     """Fill `found` from the text of that size at `first`; how many lines, books, quotes and prints there are."""
     begin, local_ns, book, quote, print_, levels, top, traded = found
