@@ -1,7 +1,10 @@
 """What stages leave for one another: whole or absent, and no bit of it other than its writer left it."""
 
 import json
+import os
 import re
+import shutil
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from conftest import REPOSITORY
 from hyperdapo import stored
 from hyperdapo.errors import DataError, MissingInputError
 from hyperdapo.market import storage, tardis
+from hyperdapo.market.ahead import ahead, threads
 from hyperdapo.market.book import Market
 from hyperdapo.market.clean import preprocess
 from hyperdapo.market.columns import TopOfBook
@@ -141,6 +145,43 @@ def test_no_flipped_bit_is_silent(made: tuple[Parameters, Path], monkeypatch: py
             assert counts["silent"] == 0, (name, counts)
         if not name.startswith(("checksums", "manifest", "days")) and not name.endswith("alone"):
             assert counts["noticed"] == 20 or "arrive" in name, (name, counts)
+
+
+@pytest.mark.parametrize("count", ["2", "5"])
+def test_threads_change_no_byte(
+    made: tuple[Parameters, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: str
+) -> None:
+    parameters, folder = made
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setenv("HYPERDAPO_DATA", str(tmp_path))
+    monkeypatch.setenv("OMP_NUM_THREADS", count)
+    paths = Paths("smoke", "ETH")
+    before = {path.name: path.read_bytes() for path in paths.data.glob("*.*")}
+    shutil.rmtree(paths.data / "checksums")
+    assert preprocess(parameters, "ETH", paths) and len(tardis.downloaded(parameters, "ETH", paths)) == 3
+    assert {path.name: path.read_bytes() for path in paths.data.glob("*.*")} == before
+    next(paths.cache.rglob("01.json.*")).write_bytes(b"")
+    with pytest.raises(DataError, match=r"01\.json.*--force 01"):
+        preprocess(parameters, "ETH", paths)
+    assert (paths.data / "book.parquet").read_bytes() == before["book.parquet"]
+
+
+def test_ahead_keeps_the_order_and_few_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    begun, taken = [], 0
+
+    def work(number: int) -> int:
+        begun.append(number)
+        time.sleep(0.002 * (number % 3))
+        return number
+
+    for number in ahead(work, range(40)):
+        assert number == taken and len(begun) <= taken + 6
+        taken += 1
+    assert taken == 40
+    for given, expected in {"3": 3, "": len(os.sched_getaffinity(0)), "many": len(os.sched_getaffinity(0))}.items():
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+        assert threads() == expected
 
 
 def test_pages_carry_checksums(paths: Paths) -> None:

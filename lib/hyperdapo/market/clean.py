@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from hyperdapo.errors import DataError
+from hyperdapo.market.ahead import ahead
 from hyperdapo.market.columns import BookSnapshots, Contexts, Nanoseconds, TopOfBook, Trades, take
 from hyperdapo.market.days import DAY_NS, HOUR_NS, SECOND_NS, date_of
-from hyperdapo.market.messages import Decoder, Slice
+from hyperdapo.market.messages import Decoder, Slice, scanned
 from hyperdapo.market.native import CHANNELS
 from hyperdapo.market.quality import by_minute, daily_volume
 from hyperdapo.market.slices import SliceFile
@@ -103,8 +104,10 @@ def split_span(first_ns: int, last_ns: int, parameters: Parameters) -> dict[str,
 def _by_hour(slices: Sequence[SliceFile], decoder: Decoder) -> Iterator[Slice]:
     """What was received in each hour of `local_ns`, from slices in time order."""
     waiting: list[Slice] = []
-    for piece in tqdm(slices, desc=f"{decoder.coin} slices", delay=2, mininterval=2, leave=False):
-        waiting.append(decoder.decode(piece.read(), piece.start_ns, piece.end_ns))
+    shown = tqdm(slices, desc=f"{decoder.coin} slices", delay=2, mininterval=2, leave=False)
+    texts = ahead(lambda piece: scanned(piece.read(), decoder.coin), slices)
+    for piece, text in zip(shown, texts, strict=True):
+        waiting.append(decoder.judge(text, piece.start_ns, piece.end_ns))
         for end_ns in range((piece.start_ns // HOUR_NS + 1) * HOUR_NS, piece.end_ns + 1, HOUR_NS):
             hour, rest = _cut(Slice.joined(waiting), end_ns)
             yield hour

@@ -1,6 +1,7 @@
 """The clean messages of one asset on disk: a Parquet table for each channel, one row group for each hour."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from functools import lru_cache
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from hyperdapo.market.ahead import threads
 from hyperdapo.market.columns import (
     LEVELS,
     BookSnapshots,
@@ -36,17 +38,33 @@ TABLES: dict[str, type] = {
 
 @contextmanager
 def writer(folder: Path) -> Iterator[Callable[[BookSnapshots, TopOfBook, Trades, Contexts], None]]:
-    """Yield a function that appends one row group to each table; all appear when the block ends well."""
+    """Yield a function that appends one row group to each table; all appear when the block ends well.
+
+    With more than one of `threads`, a part is written while the block makes the next.
+    """
     with ExitStack() as stack:
         schemas = {name: _table(empty(kind)).schema for name, kind in TABLES.items()}
         writers = [stack.enter_context(parquet_writer(folder / name, schema)) for name, schema in schemas.items()]
 
-        def append(*parts: BookSnapshots | TopOfBook | Trades | Contexts) -> None:
+        def write(parts: Sequence[BookSnapshots | TopOfBook | Trades | Contexts]) -> None:
             for file, part in zip(writers, parts, strict=True):
                 if len(part.local_ns):
                     file.write_table(_table(part), row_group_size=len(part.local_ns))
 
-        yield append
+        if threads() == 1:
+            yield lambda *parts: write(parts)
+            return
+        written: list[Future[None]] = []
+        with ThreadPoolExecutor(1) as pool:
+
+            def append(*parts: BookSnapshots | TopOfBook | Trades | Contexts) -> None:
+                while written:
+                    written.pop().result()
+                written.append(pool.submit(write, parts))
+
+            yield append
+            while written:
+                written.pop().result()
 
 
 def read(kind: type[Columns], folder: Path, span: Span | None = None) -> Columns:
