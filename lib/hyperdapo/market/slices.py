@@ -112,6 +112,7 @@ class Description:
         self.start_ns, self.minutes = start_ns, (end_ns - start_ns) // MINUTE_NS
         self.files: list[tuple[Path, str]] = []
         self._digest, self._counts = hashlib.sha256(), Counter[tuple[bytes, str]]()
+        self._names = ["", *CHANNELS]
         self._bytes = self._content_bytes = self._disconnects = 0
         self._connected, self._first, self._last = True, b"", b""
 
@@ -159,26 +160,28 @@ class Description:
 
     def _count(self, content: bytes) -> None:
         """Messages by minute and channel, first and last stamp, and disconnects: blank lines after a message."""
-        (begin, end), eights = _lines(content), _eights(content)
-        named, names = _channels(content, eights, begin, end)
+        begin, end = _lines(content)
+        padded = content + _PADDING
+        eights = np.ndarray(len(padded) - 7, np.dtype("<u8"), padded, strides=(1,))  # the 8 bytes at every position
+        channel = _channels(content, eights, begin, end, self._names)
         blank = end - begin <= 1
-        told = named | blank
-        if not told.any():
+        told = blank[(channel > 0) | blank]
+        if not len(told):
             return
-        before = np.concatenate([[not self._connected], blank[told][:-1]])
-        self._disconnects += int((blank[told] & ~before).sum())
-        self._connected = not blank[told][-1]
-        rows = begin[named].tolist()
-        if rows:
-            self._first = self._first or content[rows[0] : rows[0] + STAMP_LENGTH]
-            self._last = content[rows[-1] : rows[-1] + STAMP_LENGTH]
-        date, clock = eights[begin[named]], eights[begin[named] + 8]
-        moved = (date[1:] != date[:-1]) | (clock[1:] != clock[:-1])
-        firsts = np.concatenate([[0], np.flatnonzero(moved) + 1])[: len(rows)]
-        for first, last in zip(firsts, [*firsts[1:], len(rows)], strict=True):
-            stamp = content[rows[first] : rows[first] + 16]  # 2025-09-04T19:46
-            for name, count in Counter(names[first:last]).items():
-                self._counts[stamp, name] += count
+        before = np.concatenate([[not self._connected], told[:-1]])
+        self._disconnects += int((told & ~before).sum())
+        self._connected = not told[-1]
+        begin, channel = begin[channel > 0], channel[channel > 0]
+        if len(begin):
+            self._first = self._first or content[begin[0] : begin[0] + STAMP_LENGTH]
+            self._last = content[begin[-1] : begin[-1] + STAMP_LENGTH]
+            date, clock = eights[begin], eights[begin + 8]  # of 2025-09-04T19:46
+            minute = np.cumsum(np.append(False, (date[1:] != date[:-1]) | (clock[1:] != clock[:-1])))
+            counts = np.bincount(minute * len(self._names) + channel)
+            firsts = begin[np.searchsorted(minute, np.arange(minute[-1] + 1))]
+            for cell in np.flatnonzero(counts).tolist():
+                first = firsts[cell // len(self._names)]
+                self._counts[content[first : first + 16], self._names[cell % len(self._names)]] += int(counts[cell])
 
 
 def _lines(content: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -189,31 +192,25 @@ def _lines(content: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return np.concatenate([[0], ends[:-1] + 1])[: len(ends)], ends
 
 
-def _eights(content: bytes) -> NDArray[np.uint64]:
-    """The 8 bytes at every position of a text, the first lowest."""
-    padded = content + _PADDING
-    return np.ndarray(len(padded) - 7, np.dtype("<u8"), padded, strides=(1,))
-
-
 def _channels(
-    content: bytes, eights: NDArray[np.uint64], begin: NDArray[np.int64], end: NDArray[np.int64]
-) -> tuple[NDArray[np.bool_], list[str]]:
-    """Which of the lines (n,) name a channel, and the names (m,) of these."""
+    content: bytes, eights: NDArray[np.uint64], begin: NDArray[np.int64], end: NDArray[np.int64], names: list[str]
+) -> NDArray[np.int64]:
+    """The channel of each line (n,), as its position in `names`; 0 where it names none. Other names are appended."""
     found = np.zeros(len(begin), dtype=np.int64)
     for head in _HEADS:
-        for number, channel in enumerate(CHANNELS, start=1):
-            text = head + channel.encode() + b'"'
+        for number, name in enumerate(CHANNELS, start=1):
+            text = head + name.encode() + b'"'
             fits = np.flatnonzero((end - begin >= STAMP_LENGTH + len(text)) & (found == 0))
-            for first in (*range(0, len(text) - 8, 8), len(text) - 8):
-                fits = fits[
-                    eights[begin[fits] + (STAMP_LENGTH + first)] == int.from_bytes(text[first : first + 8], "little")
-                ]
+            for first in (len(text) - 8, *range(0, len(text) - 8, 8)):
+                wanted = int.from_bytes(text[first : first + 8], "little")
+                fits = fits[eights[begin[fits] + (STAMP_LENGTH + first)] == wanted]
             found[fits] = number
-    names = ["", *CHANNELS]
-    told = [names[number] for number in found.tolist()]
-    for line in np.flatnonzero(found == 0).tolist():  # spelled otherwise, or another channel
-        told[line] = channel_of(content[begin[line] : end[line]])
-    return np.array([bool(name) for name in told], dtype=bool), [name for name in told if name]
+    for line in np.flatnonzero((found == 0) & (end - begin > 1)).tolist():  # spelled otherwise, or another channel
+        name = channel_of(content[begin[line] : end[line]])
+        if name not in names:
+            names.append(name)
+        found[line] = names.index(name)
+    return found
 
 
 def file_at(path: Path) -> SliceFile:
