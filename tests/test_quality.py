@@ -52,7 +52,7 @@ def test_minutes_count_what_came() -> None:
 
 
 def test_the_cadence_is_told_for_each_day() -> None:
-    cleaner, decoder = Cleaner(15.0), Decoder("ETH")
+    cleaner, decoder = Cleaner(PARAMETERS, "ETH"), Decoder("ETH")
     first, second = tapes()
     for tape, every in ((first, 1), (second, 4)):
         lines = tape.lines(("l2Book",), *tape.covers).splitlines(keepends=True)

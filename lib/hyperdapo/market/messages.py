@@ -57,9 +57,9 @@ _Kind = TypeVar("_Kind", BookMessage, QuoteMessage, ContextMessage)
 class Slice:
     """What one slice holds of one coin, in the order received; nothing is judged yet.
 
-    `book_connection` (n,) numbers the connection over which each book came, `book_stream` (n,) says which of the exchange's
-    books it calls itself (`WHOLE`, `FAST` or `AGGREGATED`); `backfill` (n,) marks prints that belong to the first
-    `trades` message of a connection, which repeats old trades.
+    `book_connection` (n,) numbers the connection over which each book came, `book_stream` (n,) says which of the
+    exchange's books it calls itself (`WHOLE`, `FAST` or `AGGREGATED`); `backfill` (n,) marks prints that belong to the
+    first `trades` message of a connection, which repeats old trades.
     """
 
     book: BookSnapshots
@@ -170,9 +170,9 @@ class Decoder:
         local_ns[odd] = np.where([message is not None for message in messages], local_times(lines), -1)
         for line in compress(lines, local_ns[odd] < 0):
             self.dropped["other_channel" if is_other_channel(line[stamp_length(line) :]) else "malformed"] += 1
-        is_ours = local_ns[odd] >= 0
-        ours = [message for message in compress(messages, is_ours) if message is not None]
-        return _Told(read, odd[is_ours], ours, local_ns, blank)
+        rows = odd[local_ns[odd] >= 0]
+        ours = [message for message, ns in zip(messages, local_ns[odd].tolist(), strict=True) if message and ns >= 0]
+        return _Told(read, rows, ours, local_ns, blank)
 
     def _receive(self, texts: Sequence[_Told], start_ns: int, end_ns: int) -> Iterator[_Received]:
         """Judge when each line of a slice came, and follow the connection through it all."""

@@ -1,7 +1,8 @@
 """The exchange's own messages as types, and the stamp that a recorder puts before each.
 
-A line is `2025-09-04T19:46:56.8699350Z {"channel": "l2Book" | "bbo" | "trades" | "activeAssetCtx", "data": ...}`. Tardis
-writes seven decimals of a second; other recorders write none, three, six or nine, and are understood. msgspec decodes and checks it at once; numbers may be sent as text, which is how the exchange sends prices.
+A line is `2025-09-04T19:46:56.8699350Z {"channel": "l2Book" | "bbo" | "trades" | "activeAssetCtx", "data": ...}`.
+Tardis writes seven decimals of a second; other recorders write none, three, six or nine, and are understood. msgspec
+decodes and checks a message at once; numbers may be sent as text, which is how the exchange sends prices.
 """
 
 import re
