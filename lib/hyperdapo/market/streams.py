@@ -60,8 +60,8 @@ def shallow(book: BookSnapshots, stream: NDArray[np.int8], last_deep_ns: int, ma
     """Which books (n,) are `fast` ones beside a whole one: not needed, and shallower.
 
     A book is a fast one if it says so, or if it has exactly 5 levels on both sides in a feed in which such books stand
-    out: a thin market has others of 4 and 6 levels too. Where no deeper book came for `max_gap_ns` before
-    (`last_deep_ns`: the last one before these) nor comes so soon after, a fast one is all there is, and stays.
+    out: a thin market has others of 4 and 6 levels too. Where no deeper book came for half of `max_gap_ns`
+    before (`last_deep_ns`: the last one before these) nor comes so soon after, a fast one is all there is, and stays.
     """
     bids, asks = depths(book)
     five = (bids == FAST_LEVELS) & (asks == FAST_LEVELS)
@@ -69,7 +69,7 @@ def shallow(book: BookSnapshots, stream: NDArray[np.int8], last_deep_ns: int, ma
     spike = five.sum() >= _SPIKE * max((near & ~five).sum(), 1)
     fast = (stream == FAST) | (five & spike)
     deep_ns = np.concatenate([[last_deep_ns], book.local_ns[~fast & (np.maximum(bids, asks) > FAST_LEVELS)]])
-    return fast & _near(book.local_ns, deep_ns, max_gap_ns)
+    return np.asarray(fast & _near(book.local_ns, deep_ns, max_gap_ns // 2))
 
 
 def _near(ns: Nanoseconds, others: Nanoseconds, reach_ns: int) -> Mask:

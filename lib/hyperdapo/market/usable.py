@@ -85,7 +85,7 @@ def split_span(report: Mapping[str, Any], parameters: Parameters) -> dict[str, S
 
     The shares hold for the time in which decisions can be used, so that a gap is nobody's share. Between two parts a
     cut of the longest horizon and one feature window is taken out, so that no order and no window of one part reaches
-    into the next.
+    into the next. Where a cut can spare time by lying in a gap, what it spares is the test's.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def split_span(report: Mapping[str, Any], parameters: Parameters) -> dict[str, S
     cut_ns = round((parameters.orders.longest_horizon_s + parameters.features.window_s) * SECOND_NS)
     parts = _divided(spans, cut_ns, parameters.split.train, parameters.split.validation)
     usable_ns = _decision_times(report, parameters)
-    usable_ns = usable_ns[_inside(usable_ns, spans.tolist())]
+    usable_ns = usable_ns[_inside(usable_ns, [(begin, end) for begin, end in spans.tolist()])]
     held = [int(((usable_ns >= begin) & (usable_ns < end)).sum()) for begin, end in parts]
     if min(held) == 0:
         raise DataError(_too_few(report, parameters, cut_ns))
