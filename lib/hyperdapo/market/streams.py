@@ -18,7 +18,7 @@ from hyperdapo.market.messages import AGGREGATED, FAST
 
 FAST_LEVELS = 5
 _SPIKE = 10  # so many books of exactly 5 levels for each of nearly as many are cut there, not thin
-_ENOUGH = 10  # levels: by chance so many prices are all even in one of 2**10 books
+_ENOUGH = 20  # levels: by chance so many prices are all even in one of 2**20 books
 _STEPS = (2, 5)  # ticks: what is rounded to fewer figures is a multiple of one of them
 
 Mask = NDArray[np.bool_]
