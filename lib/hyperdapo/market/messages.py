@@ -43,8 +43,9 @@ from hyperdapo.market.native import (
     native,
     stamp_length,
 )
-from hyperdapo.market.scanner import Scan, scan
+from hyperdapo.market.scanner import Scan, compact, scan
 
+_FEW_ODD = 20  # with less than one line of so many that is not regular, it is not looked into why
 _BATCH = 2**20  # bytes decoded at once: what is made of them stays in the processor's cache
 
 WHOLE, FAST, AGGREGATED = range(3)
@@ -298,7 +299,16 @@ def scanned(content: bytes, coin: str) -> list[tuple[bytes, Scan]]:
 
     This is the part of decoding that needs to know nothing of the lines before, so slices may be scanned side by side.
     """
-    return [(text, scan(text, coin)) for text in _batches(content)]
+    return [_scanned(text, coin) for text in _batches(content)]
+
+
+def _scanned(text: bytes, coin: str) -> tuple[bytes, Scan]:
+    read = scan(text, coin)
+    odd = np.count_nonzero(read.local_ns < 0)
+    if odd * _FEW_ODD > len(read.local_ns) and b'": ' in text:  # a recorder that puts spaces between tokens
+        text = compact(text)
+        read = scan(text, coin)
+    return text, read
 
 
 def in_order(ns: Nanoseconds) -> NDArray[np.bool_]:

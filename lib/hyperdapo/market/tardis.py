@@ -33,6 +33,7 @@ SYNTHETIC_CODE = ("exchange", "matching", "layout", "recorder", "tape", "grid", 
 
 Bring = Callable[[tuple[int, int], Retries, Tick], None]
 
+_CHECK = "check"  # of the mark of a day: a digest of the rest of it
 _ROUNDS = 10  # of fetching what is missing or damaged
 
 
@@ -101,7 +102,7 @@ def downloaded(parameters: Parameters, asset: str, paths: Paths) -> list[SliceFi
         raise MissingInputError(f"what {paths.cache} holds is not what `source` asks for now. Run: {command}")
     slices = []
     for span in spans:
-        mark = _read(_mark(paths, span)) or {}
+        mark = _read_mark(paths, span) or {}
         if _noted(mark) != days[span]:
             raise DataError(f"{_mark(paths, span)} is lost, damaged, or not the day of {path}. Run: {mending}")
         for name, sha256 in mark["files"].items():
@@ -189,8 +190,14 @@ def _mark_day(paths: Paths, cache: Path, span: Span, day: dict[str, Any]) -> dic
     """Write down what is known of a day that is whole, and return it."""
     marked = {"date": date_of(span[0]), "span": list(span), "cache": cache.name} | day
     with atomic(_mark(paths, span)) as temporary:
-        temporary.write_text(json.dumps(marked) + "\n")
+        temporary.write_text(json.dumps(marked | {_CHECK: _digest([marked])}) + "\n")
     return marked
+
+
+def _read_mark(paths: Paths, span: Span) -> dict[str, Any] | None:
+    """What is written of a day; None where nothing is, or it is damaged."""
+    day = _read(_mark(paths, span)) or {}
+    return day if day.pop(_CHECK, None) == _digest([day]) else None
 
 
 def _whole_day(paths: Paths, cache: Path, span: Span) -> dict[str, Any] | None:
@@ -198,10 +205,8 @@ def _whole_day(paths: Paths, cache: Path, span: Span) -> dict[str, Any] | None:
 
     Slices that are not are deleted, so that they are fetched again.
     """
-    day = _read(_mark(paths, span))
-    if day is None or not {"span", "cache", "files"} <= set(day):
-        return None
-    if day["span"] != list(span) or day["cache"] != cache.name:
+    day = _read_mark(paths, span)
+    if day is None or day["span"] != list(span) or day["cache"] != cache.name:
         return None
     altered = [cache / name for name, sha256 in day["files"].items() if not _holds(cache / name, sha256)]
     for path in altered:
