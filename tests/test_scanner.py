@@ -114,8 +114,8 @@ CORPUS = [
     f'{at(63)} {{"channel":"activeAssetCtx","data":{CONTEXT}}}'.encode(),
     trades([fill(), fill().replace("ETH", "BTC")], stamp=at(64)),
     book([level("0.0000001", "123456789.25")], [level("1", "0.0")], stamp=at(65)),
-    book([LEVEL], [f'{LEVEL[:-1]},"x":"a b, c"}}'], stamp=at(65))[:-2] + b',"fast":false},"seq":12}',
-    quote(f'{LEVEL[:-1]},"px2":1.5,"x":null}}', stamp=at(65))[:-2] + b',"fast":true}}',
+    book([LEVEL], [f'{LEVEL[:-1]},"x":"a b, c"}}'], stamp=at(65))[:-2] + b',"last":false},"seq":12}',
+    quote(f'{LEVEL[:-1]},"px2":1.5,"x":null}}', stamp=at(65))[:-2] + b',"last":true}}',
     trades([f'{fill()[:-1]},"liquidation":null}}', f'{USERS[:-1]},"x":"-1"}}'], stamp=at(65))[:-1] + b',"is_last":0}',
 ]
 READ = [True] * 4 + [False] * 2 + [True] * 3 + [False] * 3 + [True] + [False] * 4 + [True] * 4
