@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from feeds import MINUTES, SECOND, START_MS, book, cleaned, levels, line, prints, quote, stamped, trickle
 from hyperdapo.errors import DataError, nearest
 from hyperdapo.market.book import Market
-from hyperdapo.market.clean import book_faults
+from hyperdapo.market.clean import Cleaner, book_faults
 from hyperdapo.market.columns import LEVELS
 from hyperdapo.market.exchange import simulate
 from hyperdapo.market.features import compute_features, decision_grid, decisions
@@ -38,12 +38,11 @@ def ladder(best: float, outward: float, count: int) -> list[tuple[float, float]]
     return [(round(best + outward * step, 1), 1 + step) for step in range(count)]
 
 
-def whole(
-    ms: int, count: int = LEVELS, tick: float = 0.1, bid: float = 4000.0, ask: float = 4000.1, **more: Any
-) -> str:
-    """A book of so many levels a side; `more` are fields that only some subscriptions have."""
-    sides = [levels(*ladder(bid, -tick, count)), levels(*ladder(ask, tick, count))]
-    return line(ms, "l2Book", {"coin": "ETH", "levels": sides} | more)
+def whole(ms: int, count: int = LEVELS, rounded: bool = False, delay_ms: int = 400, **more: Any) -> str:
+    """A book of so many levels a side, of whole dollars if rounded; `more` are fields that some subscriptions have."""
+    tick = 1.0 if rounded else 0.1
+    sides = [levels(*ladder(4000.0, -tick, count)), levels(*ladder(4000.0 + tick, tick, count))]
+    return line(ms, "l2Book", {"coin": "ETH", "levels": sides} | more, delay_ms)
 
 
 def feed(end_s: int = END, every_s: int = 1) -> list[tuple[int, str]]:
@@ -87,10 +86,16 @@ class TestTwoBooksOfOneCoin:
     def test_rounded_books_are_dropped(self, tmp_path: Path, paths: Paths, marked: dict[str, Any]) -> None:
         """`nSigFigs` 4: whole dollars, so that the spread is tenfold."""
         ms_of = range(400, END * 1000, 1000)
-        rounded = [(ms, whole(ms, LEVELS, 1.0, 4000.0, 4001.0, **marked)) for ms in ms_of]
+        rounded = [(ms, whole(ms, rounded=True, **marked)) for ms in ms_of]
         report, market = cleaned(feed() + rounded, tmp_path, paths)
         assert report["dropped"] == {"l2Book_aggregated": len(rounded), "trades_backfill": 1}
         assert np.ptp(market.top.ask_price - market.top.bid_price) < 1e-9
+
+    def test_five_figures_are_all_there_are(self, tmp_path: Path, paths: Paths) -> None:
+        """`nSigFigs` 5 rounds nothing below 100,000 USD: marked, and yet whole."""
+        books = [(1000 * second, whole(1000 * second, spread="0.1")) for second in range(END)]
+        report, _ = cleaned(books + trickle((30, END)), tmp_path, paths)
+        assert report["dropped"] == {"trades_backfill": 1} and report["levels"] == {"20": END}
 
     def test_a_book_that_contradicts_the_quote_of_its_block_is_dropped(self, tmp_path: Path, paths: Paths) -> None:
         quotes = [(1000 * second + 5, quote(1000 * second + 5)) for second in range(END)]
@@ -101,7 +106,7 @@ class TestTwoBooksOfOneCoin:
         assert report["levels"] == {"1": 1, "20": END}
 
     def test_only_rounded_books_are_refused_and_named(self, tmp_path: Path, paths: Paths) -> None:
-        rounded = [(1000 * second, whole(1000 * second, LEVELS, 1.0, 4000.0, 4001.0)) for second in range(60)]
+        rounded = [(1000 * second, whole(1000 * second, rounded=True)) for second in range(60)]
         with pytest.raises(DataError, match=r"no valid l2Book.*'l2Book_aggregated': 60.*without nSigFigs"):
             cleaned(rounded, tmp_path, paths)
 
@@ -293,6 +298,18 @@ class TestTwice:
             "trades_backfill": 1,
             "trades_repeated": len(trickle((30, END))),
         }
+
+    def test_a_second_recorder_adds_nothing(self, tmp_path: Path, paths: Paths) -> None:
+        """The same messages, received 120 ms later by another: the first to come is kept, over the hour's end too."""
+        lines = feed(70 * 60)
+        later = [(ms + 120, f"{stamped(ms + 120, '')}{text.partition(' ')[2]}") for ms, text in lines]
+        report, market = cleaned(lines + later, tmp_path, paths, 59)
+        assert (market.book.local_ns == START_NS + np.arange(59 * 60) * SECOND).all() and report["cadence_s"] == 1.0
+        cleaner, decoder, kept = Cleaner(SMOKE, "ETH"), Decoder("ETH"), []
+        for text in (whole(3_599_950), whole(3_600_070, delay_ms=520)):
+            book, *_ = cleaner.clean(decoder.decode(text.encode(), 0, 2**63 - 1), decoder.ended_ns)
+            kept.append(len(book.local_ns))
+        assert kept == [1, 0] and cleaner.dropped == {"l2Book_repeated": 1}
 
     def test_prints_are_told_apart_by_time_and_tid(self, tmp_path: Path, paths: Paths) -> None:
         """One tid at two times is two prints; the same of both, over any connection, is one."""

@@ -255,7 +255,8 @@ class Cleaner:
         """Where a trade window holds no print: from its length after a print to the next."""
         before_ns = np.concatenate([[self._last_print_ns], local_ns[:-1]])[: len(local_ns)]
         for row in np.flatnonzero(local_ns - before_ns > self._window_ns):
-            self._silences.append((int(before_ns[row] + self._window_ns), int(local_ns[row])))
+            from_ns = int(before_ns[row]) + self._window_ns if before_ns[row] else 0  # 0: before the first print
+            self._silences.append((from_ns, int(local_ns[row])))
         self._last_print_ns = int(local_ns[-1]) if len(local_ns) else self._last_print_ns
 
     def _repeated(self, channel: str, *keys: NDArray[Any]) -> NDArray[np.bool_]:

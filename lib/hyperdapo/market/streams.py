@@ -41,12 +41,15 @@ def repeated(keys: Sequence[NDArray[np.generic]]) -> Mask:
 
 
 def aggregated(book: BookSnapshots, stream: NDArray[np.int8], sz_decimals: int) -> Mask:
-    """Which books (n,) have rounded prices: they say so (`spread`), or all prices are multiples of 2 or of 5 ticks."""
+    """Which books (n,) have rounded prices: all are multiples of 2 or of 5 ticks, and so many, or the book says so.
+
+    One that says so (`spread`) and names other prices too is asked for with as many figures as there are: a whole one.
+    """
     price = np.concatenate([book.bid_price, book.ask_price], axis=1)
     visible = np.isfinite(price)
     ticks = np.rint(np.where(visible, price / tick_size(np.where(visible, price, 1.0), sz_decimals), 0))
     coarse = np.logical_or.reduce([(ticks % step == 0).all(axis=1) for step in _STEPS])
-    return np.asarray((stream == AGGREGATED) | (coarse & (visible.sum(axis=1) >= _ENOUGH)))
+    return np.asarray(coarse & ((stream == AGGREGATED) | (visible.sum(axis=1) >= _ENOUGH)))
 
 
 def off_bbo(book: BookSnapshots, bbo: TopOfBook) -> Mask:
