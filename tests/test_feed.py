@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import math
+from collections import Counter
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -104,6 +106,16 @@ class TestTwoBooksOfOneCoin:
         report, _ = cleaned(feed() + quotes + wrong + other_block, tmp_path, paths)
         assert report["dropped"] == {"l2Book_off_bbo": 2, "trades_backfill": 1}
         assert report["levels"] == {"1": 1, "20": END}
+
+    @pytest.mark.parametrize("asset", ["BTC", "ETH", "SOL"])
+    def test_real_books_mixed_with_others_are_as_they_were(self, recordings: Path, asset: str) -> None:
+        path = recordings / "hyperliquid" / "2025-09-04" / f"{asset}.ndjson.gz"
+        lines = gzip.decompress(path.read_bytes()).splitlines(keepends=True)
+        mixed = [other for text in lines for other in ([text, *others_of(text)] if b'"l2Book"' in text else [text])]
+        alone, together = (market_of(b"".join(text), asset) for text in (lines, mixed))
+        same(alone[0], together[0])
+        added = {"l2Book_fast": 3785 - 3, "l2Book_aggregated": 3785 - 3, "l2Book_repeated": 6}
+        assert together[1] - alone[1] == added, "the three that came twice come twice in each stream"
 
     def test_only_rounded_books_are_refused_and_named(self, tmp_path: Path, paths: Paths) -> None:
         rounded = [(1000 * second, whole(1000 * second, rounded=True)) for second in range(60)]
@@ -322,6 +334,31 @@ class TestTwice:
 def test_names_are_met_whatever_their_case(typed: str, meant: str) -> None:
     assert nearest(typed, ["BTC", "ETH", "HYPE", "kPEPE"]) == f" (did you mean {meant!r}?)"
     assert nearest("@107", ["BTC", "ETH"]) == ""
+
+
+def others_of(text: bytes) -> list[bytes]:
+    """The `fast` book and the one of four figures that the exchange would have sent with a whole one."""
+    stamp, _, message = text.partition(b" ")
+    told = json.loads(message)
+    sides = told["data"]["levels"]
+    step = 10.0 ** (math.floor(math.log10(float(sides[0][0]["px"]))) - 3)
+    rounded: list[list[dict[str, Any]]] = []
+    for side, toward in zip(sides, (math.floor, math.ceil), strict=True):
+        sizes = Counter[float]()
+        for level in side:
+            sizes[round(toward(round(float(level["px"]) / step, 6)) * step, 6)] += float(level["sz"])
+        rounded.append([{"px": f"{price:g}", "sz": f"{size:.4f}", "n": 1} for price, size in sizes.items()])
+    levels = [[side[:5] for side in sides], rounded]
+    return [
+        stamp + b" " + json.dumps(told | {"data": told["data"] | {"levels": one}}).encode() + b"\n" for one in levels
+    ]
+
+
+def market_of(content: bytes, asset: str) -> tuple[Market, Counter[str]]:
+    """What is kept of a recording, and what is dropped."""
+    decoder, cleaner = Decoder(asset), Cleaner(SMOKE, asset)
+    *tables, context = cleaner.clean(decoder.decode(content, 0, 2**63 - 1), decoder.ended_ns)
+    return Market(asset, 0, *tables, np.zeros((0, 2), dtype=np.int64), context), decoder.dropped + cleaner.dropped
 
 
 def synthetic(seconds: int) -> Market:

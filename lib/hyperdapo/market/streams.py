@@ -41,15 +41,20 @@ def repeated(keys: Sequence[NDArray[np.generic]]) -> Mask:
 
 
 def aggregated(book: BookSnapshots, stream: NDArray[np.int8], sz_decimals: int) -> Mask:
-    """Which books (n,) have rounded prices: all are multiples of 2 or of 5 ticks, and so many, or the book says so.
+    """Which books (n,) have rounded prices: all are multiples of 2 or of 5 ticks, and that is no chance.
 
-    One that says so (`spread`) and names other prices too is asked for with as many figures as there are: a whole one.
+    It is none where the book says so (`spread`), has many levels, or has few where the others have many: rounding makes
+    one level of several. A book that says so and yet names other prices is asked for with as many figures as there are,
+    and whole.
     """
     price = np.concatenate([book.bid_price, book.ask_price], axis=1)
     visible = np.isfinite(price)
     ticks = np.rint(np.where(visible, price / tick_size(np.where(visible, price, 1.0), sz_decimals), 0))
     coarse = np.logical_or.reduce([(ticks % step == 0).all(axis=1) for step in _STEPS])
-    return np.asarray(coarse & ((stream == AGGREGATED) | (visible.sum(axis=1) >= _ENOUGH)))
+    levels, deep = visible.sum(axis=1), np.maximum(*depths(book)) > FAST_LEVELS
+    usual = float(np.median(levels[deep & ~coarse])) if (deep & ~coarse).any() else 0.0
+    few = (levels < usual / 2) & (usual >= _ENOUGH)
+    return np.asarray(coarse & ((stream == AGGREGATED) | (levels >= _ENOUGH) | few))
 
 
 def off_bbo(book: BookSnapshots, bbo: TopOfBook) -> Mask:
