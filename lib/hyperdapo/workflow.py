@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cache, reduce
@@ -181,9 +182,8 @@ def run(
     HyperdapoError
         With the own error of every stage that failed.
     """
-    last = named(only or until or STAGES[-1])
-    stages = [last] if only else list(STAGES[: STAGES.index(last) + 1])
-    allowed = ["--allowed-rules", "all", rule(last)] if only else []
+    stages = wanted(until, only)
+    allowed = ["--allowed-rules", "all", rule(stages[0])] if only else []
     options = ["--cores", str(cores), "--resources", f"gpu={gpus() or cores}", "--rerun-incomplete", "--keep-going"]
     command = snakemake(parameters, overrides, stages, *options, *allowed)
     with run_lock() as lock:
@@ -198,6 +198,12 @@ def run(
         if full and not any(reasons):
             raise full_disk(full[0])
         raise HyperdapoError("\n".join(reasons) or f"the workflow stopped with exit code {finished.returncode}")
+
+
+def wanted(until: str | None = None, only: str | None = None) -> list[str]:
+    """The stages up to `until`, or `only` one, or all; raises as `named`."""
+    last = named(only or until or STAGES[-1])
+    return [last] if only else list(STAGES[: STAGES.index(last) + 1])
 
 
 def named(stage: str) -> str:
@@ -224,7 +230,9 @@ def snakemake(
     """The command that has Snakemake look at some stages of a profile, with more options and config values."""
     values = {
         "profile": parameters.profile,
-        "overrides": json.dumps(overrides, default=str),
+        "overrides": b64encode(
+            json.dumps(overrides, default=str).encode()
+        ).decode(),  # Snakemake makes words of numbers
         "stages": json.dumps(stages),
         **(config or {}),
     }

@@ -237,7 +237,8 @@ def _source(parameters: Parameters, asset: str, cache: Path) -> Iterator[Bring]:
     """What brings a span into the cache; the synthetic exchange is served while the block runs."""
     source = parameters.source
     if source.kind == "archive":
-        mirror = Path(source.endpoint or "")
+        mirror = source.archive
+        assert mirror is not None
         yield lambda part, retries, tick: archive.fetch(mirror, asset, part, cache, tick)
         return
     channels = tuple(source.channels)
