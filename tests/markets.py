@@ -10,6 +10,7 @@ from hyperdapo.market.clean import Cleaner
 from hyperdapo.market.columns import LEVELS, BookSnapshots, TopOfBook, Trades
 from hyperdapo.market.grid import tick_size
 from hyperdapo.market.messages import Decoder
+from hyperdapo.params import load
 
 SECOND = 1_000_000_000
 START_NS = 1_754_006_400 * SECOND
@@ -64,7 +65,7 @@ def random_market(seed: int, seconds: int = 900, price: float = 4000.0, sz_decim
 
 def recorded(path: Path, asset: str, sz_decimals: int) -> Market:
     """A real recording, cleaned."""
-    decoder, cleaner = Decoder(asset), Cleaner(max_gap_s=15)
+    decoder, cleaner = Decoder(asset), Cleaner(load("smoke"), asset)
     piece = decoder.decode(gzip.decompress(path.read_bytes()), 0, 2**62)
     *tables, context = cleaner.clean(piece, decoder.ended_ns)
     gaps = np.array(cleaner.report(decoder)["gaps"], dtype=np.int64).reshape(-1, 2)

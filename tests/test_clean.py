@@ -1,85 +1,27 @@
 """From slices to a market: a damage is one counted drop, a silence one gap, and the parts of the split are apart."""
 
-import gzip
-import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from feeds import MINUTES, SECOND, START_MS, book, cleaned, prints, quiet, quote, stamped, trickle
 from hyperdapo.errors import DataError, MissingInputError
 from hyperdapo.market import tardis
 from hyperdapo.market.book import Book, Market
-from hyperdapo.market.clean import merge, preprocess, split_span
+from hyperdapo.market.clean import preprocess
 from hyperdapo.market.replay_server import RecordedSlices, serve
-from hyperdapo.params import Parameters, load
+from hyperdapo.market.usable import merge, split_span
+from hyperdapo.params import load
 from hyperdapo.paths import Paths
-
-START_MS = 1_756_980_000_000  # 2025-09-04 10:00 UTC
-SECOND = 1_000_000_000
-MINUTES = 25
 
 
 @pytest.fixture
 def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:
     monkeypatch.setenv("HYPERDAPO_DATA", str(tmp_path / "data"))
     return Paths("smoke", "ETH")
-
-
-def stamped(ms: int, text: str) -> str:
-    moment = datetime.fromtimestamp((START_MS + ms) / 1000, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond:06d}0Z {text}"
-
-
-def line(ms: int, channel: str, data: Any, delay_ms: int = 400) -> str:
-    data = (
-        [row | {"time": START_MS + ms - delay_ms} for row in data]
-        if channel == "trades"
-        else data | {"time": START_MS + ms - delay_ms}
-    )
-    return stamped(ms, json.dumps({"channel": channel, "data": data}, separators=(",", ":")))
-
-
-def levels(*rows: tuple[object, object]) -> list[dict[str, str]]:
-    return [{"px": str(price), "sz": str(size)} for price, size in rows]
-
-
-def book(ms: int, bids: Any = ((4000, 2), (3999.9, 1)), asks: Any = ((4000.1, 2), (4000.2, 1)), **more: Any) -> str:
-    return line(ms, "l2Book", {"coin": "ETH", "levels": [levels(*bids), levels(*asks)]}, **more)
-
-
-def quote(ms: int, bid: Any = (4000, 1), ask: Any = (4000.1, 1)) -> str:
-    return line(ms, "bbo", {"coin": "ETH", "bbo": levels(bid, ask)})
-
-
-def prints(ms: int, *tids: int, price: object = 4000, size: object = 1, delay_ms: int = 400) -> str:
-    rows = [{"coin": "ETH", "side": "B", "px": str(price), "sz": str(size), "tid": tid} for tid in tids]
-    return line(ms, "trades", rows, delay_ms)
-
-
-def quiet(start_s: int, end_s: int) -> list[tuple[int, str]]:
-    """A book every second."""
-    return [(1000 * second, book(1000 * second)) for second in range(start_s, end_s)]
-
-
-def parameters(endpoint: str, minutes: int = MINUTES) -> Parameters:
-    span = {"from": "2025-09-04T10:00:00Z", "to": f"2025-09-04T10:{minutes}:00Z"}
-    return load("smoke", {"assets": ["ETH"], "source": {"kind": "tardis", "endpoint": endpoint} | span})
-
-
-def cleaned(lines: list[tuple[int, str]], tmp_path: Path, paths: Paths) -> tuple[dict[str, Any], Market]:
-    """What 02 makes of lines, each with the millisecond at which it came; an empty line is a disconnect."""
-    folder = tmp_path / "recordings"
-    folder.mkdir()
-    text = "\n".join(row for _, row in sorted(lines, key=lambda pair: pair[0])) + "\n"
-    (folder / "ETH.ndjson.gz").write_bytes(gzip.compress(text.encode()))
-    with serve(RecordedSlices(folder)) as endpoint:
-        wanted = parameters(endpoint)
-        tardis.download(wanted, "ETH", paths)
-    return preprocess(wanted, "ETH", paths), Market.load(paths.data)
 
 
 def test_each_damage_is_dropped_under_its_own_name(tmp_path: Path, paths: Paths) -> None:
@@ -89,12 +31,12 @@ def test_each_damage_is_dropped_under_its_own_name(tmp_path: Path, paths: Paths)
         "l2Book_non_positive": book(300, asks=((4000.1, 0),)),
         "l2Book_unsorted": book(400, bids=((3999, 1), (4000, 1))),
         "l2Book_crossed": book(500, bids=((4000.1, 1),)),
-        "l2Book_clock": book(600, delay_ms=3_600_000),
+        "l2Book_stamp_late": book(600, delay_ms=3_600_000),
         "bbo_crossed": quote(700, bid=(4001, 1)),
         "bbo_non_positive": quote(710, bid=(-1, 1)),
         "trades_non_positive": prints(800, 11, size=-2),
         "trades_non_finite": prints(810, 12, price="inf"),
-        "trades_clock": prints(820, 13, delay_ms=-3_600_000),
+        "trades_stamp_ahead": prints(820, 13, delay_ms=-3_600_000),
         "malformed": stamped(830, '{"channel":"l2Book","data":{"coin":"ETH"}}'),
     }
     at = [100, 200, 300, 400, 500, 600, 700, 710, 800, 810, 820, 830]
@@ -108,12 +50,14 @@ def test_each_damage_is_dropped_under_its_own_name(tmp_path: Path, paths: Paths)
 
 
 def test_backfill_and_repeated_prints_are_dropped(tmp_path: Path, paths: Paths) -> None:
-    tape = [(50, prints(50, 1, 2)), (1500, prints(1500, 3, 4)), (2500, prints(2500, 4, 5)), (3000, "")]
-    again = [(4500, prints(4500, 5, 6)), (5500, prints(5500, 5, 7))]
-    report, market = cleaned(quiet(0, MINUTES * 60) + tape + again, tmp_path, paths)
-    assert market.trades.tid.tolist() == [3, 4, 5, 7]
-    assert report["dropped"] == {"trades_backfill": 4, "trades_repeated_tid": 2}
-    assert report["prints"] == 10
+    tape = [(50, prints(50, 1, 2)), (1500, prints(1500, 3, 4)), (2500, prints(2500, 4, delay_ms=1400))]
+    tape += [(2600, prints(2600, 5)), (3000, "")]
+    again = [(4500, prints(4500, 5, 6)), (5500, prints(5500, 5, delay_ms=3300)), (5600, prints(5600, 7))]
+    more = trickle((30, MINUTES * 60))
+    report, market = cleaned(quiet(0, MINUTES * 60) + tape + again + more, tmp_path, paths)
+    assert market.trades.tid[: -len(more)].tolist() == [3, 4, 5, 7]
+    assert report["dropped"] == {"trades_backfill": 4, "trades_repeated": 2}
+    assert report["prints"] == 10 + len(more)
 
 
 def test_disconnects_and_silences_are_gaps(tmp_path: Path, paths: Paths) -> None:
@@ -132,6 +76,7 @@ def test_disconnects_and_silences_are_gaps(tmp_path: Path, paths: Paths) -> None
 
 def test_what_is_written_is_what_is_read(tmp_path: Path, paths: Paths) -> None:
     lines = [(50, prints(50, 1)), (1500, prints(1500, 3, 4)), *quiet(0, MINUTES * 60), (1700, quote(1700, (3999.5, 7)))]
+    lines += trickle((30, MINUTES * 60))
     _, market = cleaned(lines, tmp_path, paths)
     assert (market.asset, market.sz_decimals) == ("ETH", 4)
     assert market.book.bid_price[0, :2].tolist() == [4000.0, 3999.9] and np.isnan(market.book.bid_price[:, 2:]).all()
@@ -169,7 +114,8 @@ def test_the_parts_are_in_order_and_apart(profile: str) -> None:
     wanted = load(profile)
     hours = (wanted.source.end_ns - wanted.source.start_ns) / 3600 / SECOND
     first, last = 0, round(hours * 3600) * SECOND
-    train, validation, test = split_span(first, last, wanted).values()
+    whole = {"first_ns": first, "last_ns": last, "begins_ns": first, "ends_ns": last, "gaps": [], "silences": []}
+    train, validation, test = split_span(whole, wanted).values()
     cut = (wanted.orders.longest_horizon_s + wanted.features.window_s) * SECOND
     assert train[0] == wanted.features.warmup_s * SECOND and test[1] == last
     assert validation[0] - train[1] == test[0] - validation[1] == cut
@@ -202,7 +148,8 @@ def real(
 @pytest.mark.parametrize(("asset", "kept"), [("BTC", 6615), ("ETH", 6824), ("SOL", 4377)])
 def test_a_real_recording(real: dict[str, tuple[dict[str, Any], Market]], asset: str, kept: int) -> None:
     report, market = real[asset]
-    assert report["dropped"] == {"trades_backfill": 60} and report["kept"]["trades"] == kept == len(market.trades.tid)
+    assert report["dropped"] == {"trades_backfill": 60, "l2Book_repeated": 3}  # three books came twice, word for word
+    assert report["kept"]["trades"] == kept == len(market.trades.tid) and report["levels"] == {"20": 3782}
     assert report["cadence_s"] == pytest.approx(0.54, abs=0.01)
     assert len(report["gaps"]) == 1 and report["gap_s"] == pytest.approx(18, abs=0.3)
     assert (market.top.bid_price < market.top.ask_price).all()

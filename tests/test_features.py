@@ -145,7 +145,7 @@ def test_rows_are_cold_until_the_warm_up_and_again_after_a_gap() -> None:
 
 
 def _market(recording: Path, asset: str, sz_decimals: int) -> Market:
-    decoder, cleaner = Decoder(asset), Cleaner(15.0)
+    decoder, cleaner = Decoder(asset), Cleaner(load("smoke"), asset)
     piece = decoder.decode(gzip.decompress(recording.read_bytes()), 0, 2**63)
     *tables, context = cleaner.clean(piece, decoder.ended_ns)
     return Market(asset, sz_decimals, *tables, np.array(cleaner.report(decoder)["gaps"]), context)

@@ -8,7 +8,7 @@ from hyperdapo.market.columns import Contexts, take
 from hyperdapo.market.days import DAY_NS, MINUTE_NS
 from hyperdapo.market.exchange import play
 from hyperdapo.market.messages import Decoder
-from hyperdapo.market.quality import by_minute
+from hyperdapo.market.quality import by_minute, feed_name, level_counts
 from hyperdapo.market.tape import Tape
 from hyperdapo.params import load
 
@@ -52,7 +52,7 @@ def test_minutes_count_what_came() -> None:
 
 
 def test_the_cadence_is_told_for_each_day() -> None:
-    cleaner, decoder = Cleaner(15.0), Decoder("ETH")
+    cleaner, decoder = Cleaner(PARAMETERS, "ETH"), Decoder("ETH")
     first, second = tapes()
     for tape, every in ((first, 1), (second, 4)):
         lines = tape.lines(("l2Book",), *tape.covers).splitlines(keepends=True)
@@ -63,6 +63,17 @@ def test_the_cadence_is_told_for_each_day() -> None:
         2.16, abs=0.06
     )
     assert days[0]["l2Book"] == len(first.book.local_ns) and days[1]["gap_s"] == 0
+
+
+def test_the_feed_is_named_by_its_levels() -> None:
+    told = level_counts({"levels": {"5": 30, "20": 90}})
+    assert told.to_dict("list") == {"levels": [5, 20], "books": [30, 90], "share": [0.25, 0.75]}
+    assert feed_name({"levels": {"5": 30}, "dropped": {}}).startswith(
+        "only the exchange's `fast` book, 5 levels a side"
+    )
+    mixed = {"levels": {"18": 1, "20": 9}, "dropped": {"l2Book_fast": 7, "l2Book_aggregated": 3, "malformed": 1}}
+    expected = "books of up to 20 levels a side; dropped beside them: 7 `fast` ones, 3 rounded ones (`nSigFigs`)"
+    assert feed_name(mixed) == expected
 
 
 def test_contexts_that_cannot_be_are_named() -> None:

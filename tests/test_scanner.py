@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hyperdapo.market import messages
 from hyperdapo.market.columns import LEVELS
 from hyperdapo.market.exchange import simulate
-from hyperdapo.market.messages import Decoder, Slice
+from hyperdapo.market.messages import AGGREGATED, FAST, WHOLE, Decoder, Slice
 from hyperdapo.market.native import FIELDS, LAST_MS, LAST_SECOND, local_time
 from hyperdapo.market.scanner import Scan, compact, scan
 from hyperdapo.market.tape import CHANNELS
@@ -114,8 +114,8 @@ CORPUS = [
     f'{at(63)} {{"channel":"activeAssetCtx","data":{CONTEXT}}}'.encode(),
     trades([fill(), fill().replace("ETH", "BTC")], stamp=at(64)),
     book([level("0.0000001", "123456789.25")], [level("1", "0.0")], stamp=at(65)),
-    book([LEVEL], [f'{LEVEL[:-1]},"x":"a b, c"}}'], stamp=at(65))[:-2] + b',"fast":false},"seq":12}',
-    quote(f'{LEVEL[:-1]},"px2":1.5,"x":null}}', stamp=at(65))[:-2] + b',"fast":true}}',
+    book([LEVEL], [f'{LEVEL[:-1]},"x":"a b, c"}}'], stamp=at(65))[:-2] + b',"last":false},"seq":12}',
+    quote(f'{LEVEL[:-1]},"px2":1.5,"x":null}}', stamp=at(65))[:-2] + b',"last":true}}',
     trades([f'{fill()[:-1]},"liquidation":null}}', f'{USERS[:-1]},"x":"-1"}}'], stamp=at(65))[:-1] + b',"is_last":0}',
 ]
 READ = [True] * 4 + [False] * 2 + [True] * 3 + [False] * 3 + [True] + [False] * 4 + [True] * 4
@@ -313,6 +313,28 @@ def test_any_depth_decodes_the_same(bids: int, asks: int) -> None:
     decoder, piece = decoded([line])
     assert decoder.dropped == ({} if max(bids, asks) <= LEVELS else {"l2Book_too_deep": 1})
     assert np.isfinite(piece.book.ask_price).sum() == (asks if max(bids, asks) <= LEVELS else 0)
+
+
+def test_a_book_that_says_which_it_is_decodes_the_same() -> None:
+    """Marked books are left to msgspec, among regular ones, and each row keeps its mark."""
+    marks = ["", ',"fast":true', ',"spread":"0.1"', ',"fast":false', ',"spread":null', ',"fast":1', ',"fast":"x"']
+    lines = [book(ms=MS + row).replace(b"]]}}", f"]]{mark}}}}}".encode()) for row, mark in enumerate(marks)]
+    assert regular(lines) == [True] + [False] * 6
+    decoder, piece = decoded([b"\n".join(lines)])
+    told = dict(zip((piece.book.exchange_ns // 10**6 - MS).tolist(), piece.book_stream.tolist(), strict=True))
+    assert told == {0: WHOLE, 1: FAST, 2: AGGREGATED, 3: WHOLE, 4: WHOLE, 5: FAST}
+    assert decoder.dropped == {"malformed": 1}
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 20)), max_size=25), st.integers(0, 20))
+def test_lines_in_any_order_with_any_decimals_decode_the_same(lines: list[tuple[int, int]], cut: int) -> None:
+    """Whatever the order and precision of stamps, both paths keep and drop the same lines."""
+    spelled = [
+        f"{at(second)[:20]}{'0' * decimals}Z" if decimals else f"{at(second)[:19]}Z" for decimals, second in lines
+    ]
+    rows = [quote(stamp=stamp, ms=MS + row) for row, stamp in enumerate(spelled)]
+    decoded([b"\n".join([*rows[:cut], b""]), b"\n".join(rows[cut:])])
 
 
 SHAPE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{7}Z", re.ASCII)

@@ -49,6 +49,7 @@ class HostUnreachableError(HostError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """` (did you mean 'X'?)`, or nothing where no known name is near."""
-    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {match[0]!r}?)" if match else ""
+    """` (did you mean 'X'?)`, whatever its case, or nothing where no known name is near."""
+    spelled = {other.casefold(): other for other in known}
+    match = difflib.get_close_matches(name.casefold(), list(spelled), n=1, cutoff=0.5)
+    return f" (did you mean {spelled[match[0]]!r}?)" if match else ""

@@ -89,10 +89,14 @@ class Market:
         index = np.searchsorted(self.context.local_ns, np.atleast_1d(ns), side="right")
         return take(concatenate([nothing, self.context]), index)
 
-    def uninterrupted_since(self, ns: ArrayLike) -> Nanoseconds:
-        """Since when, at each instant `ns` (n,), messages have come without a gap that has ended by then."""
+    def uninterrupted_since(self, ns: ArrayLike, allowed_s: float = 0.0) -> Nanoseconds:
+        """Since when, at each instant `ns` (n,), messages have come without a gap that has ended by then.
+
+        Gaps that are not longer than `allowed_s` do not count.
+        """
         begins = self.top.local_ns[:1] if self.begins_ns is None else [self.begins_ns]
-        return np.concatenate([begins, self.gaps[:, 1]])[np.searchsorted(self.gaps[:, 1], np.atleast_1d(ns), "right")]
+        ends = self.gaps[self.gaps[:, 1] - self.gaps[:, 0] > allowed_s * SECOND_NS, 1]
+        return np.concatenate([begins, ends])[np.searchsorted(ends, np.atleast_1d(ns), "right")]
 
     def interrupted(self, from_ns: Nanoseconds, to_ns: Nanoseconds) -> NDArray[np.bool_]:
         """Whether each interval (from, to] touches a gap or leaves the data; all (n,)."""

@@ -22,13 +22,15 @@ from hyperdapo.market.native import CHANNELS
 from hyperdapo.market.quality import by_minute, daily_volume
 from hyperdapo.market.slices import SliceFile
 from hyperdapo.market.storage import writer
+from hyperdapo.market.streams import FAST_LEVELS, aggregated, depths, off_bbo, repeated, shallow
 from hyperdapo.market.tardis import downloaded
+from hyperdapo.market.usable import counted, merge, split_span
 from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths
 from hyperdapo.stored import write_json, write_table
 
 _FUNDING_CAP = 0.04  # a share per hour
-_CLOCK_TOLERANCE_NS = 60 * SECOND_NS  # the recorder's clock is usually half a second after the exchange's stamp
+_AHEAD_NS, _LATE_NS = 2 * SECOND_NS, 60 * SECOND_NS  # a message comes after its stamp, but for the clocks' difference
 
 
 def preprocess(parameters: Parameters, asset: str, paths: Paths) -> dict[str, Any]:
@@ -37,8 +39,10 @@ def preprocess(parameters: Parameters, asset: str, paths: Paths) -> dict[str, An
     Returns
     -------
     The cleaning report: `daily_volume` (V of eq. 2.4, coin), `messages` decoded by channel, `prints` decoded, `kept`
-    rows by table, `dropped` by cause, `gaps` (intervals of `local_ns`), `gap_s` in all, `begins_ns` and `ends_ns`
-    (first and last message that was kept), `first_ns` and `last_ns` (book), `cadence_s` of `l2Book`, and `days`: for
+    rows by table, `dropped` by cause, `levels` (books by the visible levels of their shallower side), `gaps` (intervals
+    of `local_ns`), `gap_s` in all, `silences` (intervals in which a trade window holds no print), `decisions` (how many
+    can be used, and the others by cause, see `usable`), `begins_ns` and `ends_ns` (first and last message that was
+    kept), `first_ns` and `last_ns` (book), `spans` (the same of each channel), `cadence_s` of `l2Book`, and `days`: for
     each its `date`, `cadence_s`, rows kept by table, and `gap_s`.
 
     Raises
@@ -46,10 +50,10 @@ def preprocess(parameters: Parameters, asset: str, paths: Paths) -> dict[str, An
     MissingInputError
         If 01_download has not run for this source.
     DataError
-        If no valid book is left, or the span is too short to be split.
+        If no valid book is left, or too few decisions can be used to be split.
     """
     (paths.data / "cleaning.json").unlink(missing_ok=True)
-    decoder, cleaner = Decoder(asset), Cleaner(parameters.clean.max_gap_s)
+    decoder, cleaner = Decoder(asset), Cleaner(parameters, asset)
     minutes: list[pd.DataFrame] = []
     with writer(paths.data) as append:
         for hour in _by_hour(downloaded(parameters, asset, paths), decoder):
@@ -58,47 +62,26 @@ def preprocess(parameters: Parameters, asset: str, paths: Paths) -> dict[str, An
             minutes.append(by_minute(*clean))
         report = cleaner.report(decoder)
         if not report["kept"]["l2Book"]:
-            raise DataError(
-                f"{asset}: no valid l2Book message from {parameters.source.start} on; dropped {report['dropped']}"
-            )
-        split = split_span(report["first_ns"], report["last_ns"], parameters)
+            raise DataError(_no_book(asset, parameters, report))
+        split = split_span(report, parameters)
     observed = pd.concat(minutes, ignore_index=True)
     write_table(observed, paths.data, "quality")
     facts: dict[str, Any] = {"asset": asset, "sz_decimals": parameters.asset_facts[asset].sz_decimals}
     facts["daily_volume"] = daily_volume(observed)
+    report["decisions"] = counted(report, parameters)
     for name, content in (("split.json", split), ("cleaning.json", facts | report)):
         write_json(content, paths.data, name)
     return facts | report
 
 
-def split_span(first_ns: int, last_ns: int, parameters: Parameters) -> dict[str, tuple[int, int]]:
-    """Train, validation and test by time: half-open intervals of `decision_ns`, in that order.
-
-    What comes before the first warm decision is left out. Between two parts a cut of the longest horizon and one
-    feature window is taken out, so that no order and no window of one part reaches into the next; the shares hold for
-    what remains.
-
-    Raises
-    ------
-    DataError
-        If nothing remains.
-    """
-    start_ns = first_ns + round(parameters.features.warmup_s * SECOND_NS)
-    cut_ns = round((parameters.orders.longest_horizon_s + parameters.features.window_s) * SECOND_NS)
-    left_ns = last_ns - start_ns - 2 * cut_ns
-    if left_ns < 3 * parameters.features.decision_interval_s * SECOND_NS:
-        needed = parameters.features.warmup_s + 2 * cut_ns / SECOND_NS
-        raise DataError(
-            f"{(last_ns - first_ns) / SECOND_NS:.0f} s of data are too few: warm-up and the cuts between train, "
-            f"validation and test take {needed:.0f} s; give a longer source span, or shorten features.warmup_s"
-        )
-    train_ns = start_ns + int(left_ns * parameters.split.train)
-    validation_ns = train_ns + cut_ns + int(left_ns * parameters.split.validation)
-    return {
-        "train": (start_ns, train_ns),
-        "validation": (train_ns + cut_ns, validation_ns),
-        "test": (validation_ns + cut_ns, last_ns),
-    }
+def _no_book(asset: str, parameters: Parameters, report: Mapping[str, Any]) -> str:
+    dropped = report["dropped"]
+    message = f"{asset}: no valid l2Book message from {parameters.source.start} on; dropped {dropped}"
+    if dropped.get("l2Book_aggregated"):
+        message += "; prices of whole ticks are wanted: record l2Book without nSigFigs, or mend asset_facts.sz_decimals"
+    if dropped.get("l2Book_stamp_ahead"):
+        message += "; what is stamped ahead came to a recorder whose clock is behind: set it by NTP"
+    return message
 
 
 def _by_hour(slices: Sequence[SliceFile], decoder: Decoder) -> Iterator[Slice]:
@@ -124,6 +107,7 @@ def _cut(piece: Slice, ns: int) -> tuple[Slice, Slice]:
         return Slice(
             take(piece.book, book),
             piece.book_connection[book],
+            piece.book_stream[book],
             take(piece.bbo, of(piece.bbo.local_ns)),
             take(piece.trades, prints),
             piece.backfill[prints],
@@ -137,34 +121,69 @@ def _cut(piece: Slice, ns: int) -> tuple[Slice, Slice]:
 class Cleaner:
     """Judges decoded rows in time order, and remembers from one hour to the next what the judgement needs."""
 
-    def __init__(self, max_gap_s: float) -> None:
+    def __init__(self, parameters: Parameters, asset: str) -> None:
+        """Of the parameters, `clean`, `features.window_s` and the asset's `sz_decimals` count."""
         self.dropped: Counter[str] = Counter()
         self.prints = 0
         self.gaps: list[tuple[int, int]] = []
+        self._levels: Counter[int] = Counter()
+        self._silences: list[tuple[int, int]] = []
         self._kept: dict[int, Counter[str]] = {}  # rows by table, of each day
+        self._spans: dict[str, tuple[int, int]] = {}
         self._cadence_s: dict[int, float | None] = {}
         self._intervals = [np.zeros(0, dtype=np.int64)]  # between the books of the present day
-        self._max_gap_ns = round(max_gap_s * SECOND_NS)
-        self._begins_ns, self._ends_ns, self._first_book_ns = 0, 0, 0
+        self._sz_decimals = parameters.asset_facts[asset].sz_decimals
+        self._max_gap_ns = round(parameters.clean.max_gap_s * SECOND_NS)
+        self._window_ns = round(parameters.features.window_s * SECOND_NS)
+        self._first_book_ns, self._last_deep_ns, self._last_print_ns = 0, -(2**62), 0
         self._last_book = (0, 0)  # local_ns and connection of the last valid book
-        self._recent_tids = np.zeros(0, dtype=np.int64)
+        self._latest: dict[str, Any] = {}  # by channel, the rows that may come again
 
     def clean(self, piece: Slice, ended_ns: dict[int, int]) -> tuple[BookSnapshots, TopOfBook, Trades, Contexts]:
         """Valid rows of the next hour; `ended_ns` says when each connection that was lost was last heard."""
-        valid = self._judge("l2Book", book_faults(piece.book))
-        book, connection = take(piece.book, valid), piece.book_connection[valid]
         bbo = take(piece.bbo, self._judge("bbo", book_faults(piece.bbo)))
+        bbo = take(bbo, self._judge("bbo", {"repeated": self._repeated("bbo", *_stamped(bbo))}))
+        book, connection = self._books(piece, bbo)
         self.prints += len(piece.trades.tid)
-        trades = take(piece.trades, self._judge("trades", {"backfill": piece.backfill} | print_faults(piece.trades)))
-        trades = take(trades, self._judge("trades", {"repeated_tid": self._repeated(trades.tid)}))
+        faults = print_faults(piece.trades)
+        again, sound = np.zeros(len(piece.backfill), dtype=bool), ~np.logical_or.reduce(list(faults.values()))
+        again[sound] = self._repeated("trades", piece.trades.exchange_ns[sound], piece.trades.tid[sound])
+        faults = {"backfill": piece.backfill} | faults | {"repeated": again}
+        trades = take(piece.trades, self._judge("trades", faults))
         context = take(piece.context, self._judge("activeAssetCtx", context_faults(piece.context)))
+        again = self._repeated("activeAssetCtx", *vars(context).values())
+        context = take(context, self._judge("activeAssetCtx", {"repeated": again}))
         self._count({"l2Book": book, "bbo": bbo, "trades": trades, "activeAssetCtx": context})
         self._find_gaps(book.local_ns, connection, ended_ns)
+        self._find_silences(trades.local_ns)
         return book, bbo, trades, context
+
+    def _books(self, piece: Slice, bbo: TopOfBook) -> tuple[BookSnapshots, NDArray[np.int64]]:
+        """Valid books of the whole market and the connection of each; what belongs to another stream is dropped."""
+        valid = self._judge("l2Book", book_faults(piece.book))
+        book, connection, stream = take(piece.book, valid), piece.book_connection[valid], piece.book_stream[valid]
+        faults = {
+            "repeated": self._repeated("l2Book", *_stamped(book)),
+            "aggregated": aggregated(book, stream, self._sz_decimals),
+            "off_bbo": off_bbo(book, bbo),
+        }
+        valid = self._judge("l2Book", faults)
+        book, connection, stream = take(book, valid), connection[valid], stream[valid]
+        valid = self._judge("l2Book", {"fast": shallow(book, stream, self._last_deep_ns, self._max_gap_ns)})
+        book, connection = take(book, valid), connection[valid]
+        bids, asks = depths(book)
+        self._levels.update(np.minimum(bids, asks).tolist())
+        deep_ns = book.local_ns[np.maximum(bids, asks) > FAST_LEVELS]
+        self._last_deep_ns = int(deep_ns[-1]) if len(deep_ns) else self._last_deep_ns
+        return book, connection
 
     def report(self, decoder: Decoder) -> dict[str, Any]:
         """What was kept, dropped and missed, once all slices are cleaned; see `preprocess`."""
+        last_book_ns = self._last_book[0]
+        tops = [self._spans[name] for name in ("l2Book", "bbo") if name in self._spans]
         self._find_gaps(np.array([decoder.last_ns]), np.array([decoder.connection]), decoder.ended_ns)
+        if self._last_print_ns:
+            self._find_silences(np.array([decoder.last_ns]))
         gaps = merge([gap for gap in self.gaps if gap[0] < gap[1]])
         kept = sum(self._kept.values(), Counter(dict.fromkeys(CHANNELS, 0)))
         cadences = [cadence for cadence in self._cadence_s.values() if cadence]
@@ -173,14 +192,17 @@ class Cleaner:
             "prints": self.prints,
             "kept": {name: kept[name] for name in CHANNELS},
             "dropped": dict(sorted((decoder.dropped + self.dropped).items())),
+            "levels": {str(count): self._levels[count] for count in sorted(self._levels)},
             "gaps": gaps,
             "gap_s": sum(to_ns - from_ns for from_ns, to_ns in gaps) / SECOND_NS,
+            "silences": self._silences,
             "cadence_s": float(np.median(cadences)) if cadences else None,
             "days": [self._day(day, gaps) for day in sorted(self._kept)],
-            "begins_ns": self._begins_ns,
-            "ends_ns": self._ends_ns,
+            "begins_ns": min((begin for begin, _ in tops), default=0),
+            "ends_ns": max((end for _, end in tops), default=0),
             "first_ns": self._first_book_ns,
-            "last_ns": self._last_book[0],
+            "last_ns": last_book_ns,
+            "spans": {name: self._spans[name] for name in CHANNELS if name in self._spans},
         }
 
     def _day(self, day: int, gaps: Sequence[tuple[int, int]]) -> dict[str, Any]:
@@ -191,9 +213,10 @@ class Cleaner:
 
     def _count(self, tables: Mapping[str, BookSnapshots | TopOfBook | Trades | Contexts]) -> None:
         """Note how much of each table came in this hour, and how often a book."""
-        tops = [tables[name].local_ns for name in ("l2Book", "bbo") if len(tables[name].local_ns)]
-        self._begins_ns = self._begins_ns or min([int(ns[0]) for ns in tops], default=0)
-        self._ends_ns = max([int(ns[-1]) for ns in tops], default=self._ends_ns)
+        for name, table in tables.items():
+            if len(table.local_ns):
+                first_ns, last_ns = table.local_ns[[0, -1]].tolist()
+                self._spans[name] = self._spans.get(name, (first_ns, last_ns))[0], last_ns
         times = [table.local_ns[0] for table in tables.values() if len(table.local_ns)]
         if times:
             day = int(min(times)) // DAY_NS
@@ -228,13 +251,19 @@ class Cleaner:
             self.gaps.append((int(from_ns), int(local_ns[row])))
         self._last_book = int(local_ns[-1]), int(connection[-1])
 
-    def _repeated(self, tid: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether a print was seen before: above, or in the hour before."""
-        repeated = np.ones(len(tid), dtype=bool)
-        repeated[np.unique(tid, return_index=True)[1]] = False
-        repeated |= np.isin(tid, self._recent_tids)
-        self._recent_tids = tid
-        return repeated
+    def _find_silences(self, local_ns: Nanoseconds) -> None:
+        """Where a trade window holds no print: from its length after a print to the next."""
+        before_ns = np.concatenate([[self._last_print_ns], local_ns[:-1]])[: len(local_ns)]
+        for row in np.flatnonzero(local_ns - before_ns > self._window_ns):
+            from_ns = int(before_ns[row]) + self._window_ns if before_ns[row] else 0  # 0: before the first print
+            self._silences.append((from_ns, int(local_ns[row])))
+        self._last_print_ns = int(local_ns[-1]) if len(local_ns) else self._last_print_ns
+
+    def _repeated(self, channel: str, *keys: NDArray[Any]) -> NDArray[np.bool_]:
+        """Which rows (n,) were told before, here or in the hour before, from what tells them apart; a time first."""
+        before = self._latest.get(channel, [key[:0] for key in keys])
+        self._latest[channel] = list(keys)
+        return repeated([np.concatenate(pair) for pair in zip(before, keys, strict=True)])[len(before[0]) :]
 
 
 def book_faults(book: BookSnapshots | TopOfBook) -> dict[str, NDArray[np.bool_]]:
@@ -250,8 +279,7 @@ def book_faults(book: BookSnapshots | TopOfBook) -> dict[str, NDArray[np.bool_]]
         "non_positive": (every <= 0).any(axis=1),
         "unsorted": ~(falling.all(axis=1) & rising.all(axis=1)),
         "crossed": bid_price[:, 0] >= ask_price[:, 0],
-        "clock": _off_clock(book.exchange_ns, book.local_ns),
-    }
+    } | _clock_faults(book.exchange_ns, book.local_ns)
 
 
 def print_faults(trades: Trades) -> dict[str, NDArray[np.bool_]]:
@@ -259,8 +287,7 @@ def print_faults(trades: Trades) -> dict[str, NDArray[np.bool_]]:
     return {
         "non_finite": ~(np.isfinite(trades.price) & np.isfinite(trades.size)),
         "non_positive": (trades.price <= 0) | (trades.size <= 0),
-        "clock": _off_clock(trades.exchange_ns, trades.local_ns),
-    }
+    } | _clock_faults(trades.exchange_ns, trades.local_ns)
 
 
 def context_faults(context: Contexts) -> dict[str, NDArray[np.bool_]]:
@@ -273,16 +300,12 @@ def context_faults(context: Contexts) -> dict[str, NDArray[np.bool_]]:
     }
 
 
-def merge(intervals: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The same time as disjoint intervals in order."""
-    merged: list[tuple[int, int]] = []
-    for from_ns, to_ns in sorted(intervals):
-        if merged and from_ns <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(to_ns, merged[-1][1]))
-        else:
-            merged.append((from_ns, to_ns))
-    return merged
+def _clock_faults(exchange_ns: Nanoseconds, local_ns: Nanoseconds) -> dict[str, NDArray[np.bool_]]:
+    """What the exchange stamped after it was received cannot be; what it stamped a minute before is of no use."""
+    delay_ns = local_ns - exchange_ns
+    return {"stamp_ahead": np.asarray(delay_ns < -_AHEAD_NS), "stamp_late": np.asarray(delay_ns > _LATE_NS)}
 
 
-def _off_clock(exchange_ns: Nanoseconds, local_ns: Nanoseconds) -> NDArray[np.bool_]:
-    return np.asarray(np.abs(local_ns - exchange_ns) > _CLOCK_TOLERANCE_NS)
+def _stamped(rows: BookSnapshots | TopOfBook) -> list[NDArray[Any]]:
+    """What tells two messages of one stamp of the exchange apart."""
+    return [rows.exchange_ns, rows.bid_price, rows.bid_size, rows.ask_price, rows.ask_size]

@@ -18,6 +18,7 @@ from hyperdapo.market import windows
 from hyperdapo.market.book import Market
 from hyperdapo.market.columns import BookSnapshots, Floats, Nanoseconds, take
 from hyperdapo.market.days import SECOND_NS, Span
+from hyperdapo.market.usable import PARTS
 from hyperdapo.params import Parameters
 
 NAMES = (
@@ -76,8 +77,9 @@ def compute_features(
 ) -> pd.DataFrame:
     """One row per decision time: the state beside the features, 15 raw columns, 15 normalised ones (`NAME_z`).
 
-    A row is warm when every feature is defined, data have come without a gap for `features.warmup_s`, and the newest
-    book is not older than `max_gap_s`: what can be known at that time.
+    A row is warm when every feature is defined, data have come for `features.warmup_s` without a gap longer than
+    `max_gap_s`, no shorter one (prints may be missing) ended within `features.window_s`, and the newest book is not
+    older than `max_gap_s`: what can be known at that time. `cold_because` names the first of these that fails.
 
     Parameters
     ----------
@@ -96,17 +98,49 @@ def compute_features(
         raise DataError(f"{market.asset}: no l2Book message; without a book there are no features")
     decision_ns = np.asarray(decision_ns, dtype=np.int64)
     raw = _raw(market, decision_ns, features)
-    since = market.uninterrupted_since(decision_ns)
+    since = market.uninterrupted_since(decision_ns, max_gap_s)
     book_ns = np.concatenate([[0], market.book.local_ns])[market.book_at(decision_ns) + 1]
     defined = np.isfinite(raw[["mid", *NAMES]].to_numpy()).all(axis=1)
-    uninterrupted = decision_ns - since >= features.warmup_s * SECOND_NS
-    warm = defined & uninterrupted & (decision_ns - book_ns <= max_gap_s * SECOND_NS)
+    whole = market.uninterrupted_since(decision_ns)  # not even a short hole
+    causes = {
+        "no book, or an old one": decision_ns - book_ns > max_gap_s * SECOND_NS,
+        "warm-up": decision_ns - since < features.warmup_s * SECOND_NS,
+        "trade window reaches into a hole": (whole > since) & (decision_ns - whole < features.window_s * SECOND_NS),
+        "no print in the trade window": raw["trade_volume_5m"].to_numpy() == 0,
+        "a feature is not defined": ~defined,
+    }
+    cold = np.select(list(causes.values()), list(causes), default="").astype(object)
+    warm = cold == ""
     normaliser = normaliser or Normaliser(features.normalisation_s)
     normalised = normaliser.scores(raw[list(NAMES)].to_numpy(), decision_ns, since)
     state = pd.DataFrame({"asset": market.asset, "decision_ns": decision_ns})
-    rest = pd.DataFrame({"warm": warm, "split": _split_names(decision_ns, warm, split or {})})
+    rest = pd.DataFrame({"warm": warm, "cold_because": cold, "split": _split_names(decision_ns, warm, split or {})})
     scaled = pd.DataFrame(normalised, columns=[f"{name}_z" for name in NAMES])
     return pd.concat([state, raw.drop(columns=list(NAMES)), rest, raw[list(NAMES)], scaled], axis=1)
+
+
+def decisions(features: pd.DataFrame, asset: str) -> pd.DataFrame:
+    """How many decision times (rows with `warm`, `cold_because`, `split`) there are in each part, and why not more.
+
+    Returns
+    -------
+    `part` (train, validation, test, or why a row is in none) and `decision_times`.
+
+    Raises
+    ------
+    DataError
+        If a part holds no warm row.
+    """
+    outside = np.where(features["warm"], "between the parts", features["cold_because"])
+    counts = pd.Series(np.where(features["split"] == "", outside, features["split"])).value_counts()
+    told = counts.reindex([*PARTS, *sorted(set(counts.index) - set(PARTS))], fill_value=0)
+    if empty := [part for part in PARTS if not told[part]]:
+        why = ", ".join(f"{count} {cause}" for cause, count in told.items() if cause not in PARTS)
+        raise DataError(
+            f"{asset}: no warm decision time in {' and '.join(empty)} ({why}); give a longer source span, or shorten "
+            f"features.warmup_s"
+        )
+    return told.rename_axis("part").rename("decision_times").reset_index()
 
 
 class Normaliser:

@@ -5,6 +5,7 @@ counted by its cause; no value is ever guessed. Lines in the exchange's own spel
 fast, and all others by `native`, which is strict; their rows are then put in the order of the lines.
 """
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,6 @@ from hyperdapo.market.columns import (
 )
 from hyperdapo.market.native import (
     NS_PER_MS,
-    STAMP_LENGTH,
     BookData,
     BookMessage,
     ContextMessage,
@@ -41,11 +41,15 @@ from hyperdapo.market.native import (
     is_other_channel,
     local_times,
     native,
+    stamp_length,
 )
 from hyperdapo.market.scanner import Scan, compact, scan
 
 _FEW_ODD = 20  # with less than one line of so many that is not regular, it is not looked into why
 _BATCH = 2**20  # bytes decoded at once: what is made of them stays in the processor's cache
+
+WHOLE, FAST, AGGREGATED = range(3)
+"""Books that a subscription to `l2Book` can ask for: `fast` has 5 levels a side, `nSigFigs` rounds the prices."""
 
 _Kind = TypeVar("_Kind", BookMessage, QuoteMessage, ContextMessage)
 
@@ -54,12 +58,14 @@ _Kind = TypeVar("_Kind", BookMessage, QuoteMessage, ContextMessage)
 class Slice:
     """What one slice holds of one coin, in the order received; nothing is judged yet.
 
-    `book_connection` (n,) numbers the connection over which each book came; `backfill` (n,) marks prints that belong to
-    the first `trades` message of a connection, which repeats old trades.
+    `book_connection` (n,) numbers the connection over which each book came, `book_stream` (n,) says which of the
+    exchange's books it calls itself (`WHOLE`, `FAST` or `AGGREGATED`); `backfill` (n,) marks prints that belong to the
+    first `trades` message of a connection, which repeats old trades.
     """
 
     book: BookSnapshots
     book_connection: NDArray[np.int64]
+    book_stream: NDArray[np.int8]
     bbo: TopOfBook
     trades: Trades
     backfill: NDArray[np.bool_]
@@ -71,11 +77,26 @@ class Slice:
         return cls(
             concatenate([part.book for part in parts]),
             np.concatenate([part.book_connection for part in parts]),
+            np.concatenate([part.book_stream for part in parts]),
             concatenate([part.bbo for part in parts]),
             concatenate([part.trades for part in parts]),
             np.concatenate([part.backfill for part in parts]),
             concatenate([part.context for part in parts]),
         )
+
+
+@dataclass(frozen=True)
+class _Told:
+    """A text of n lines, read; `local_ns` (n,) is -1 for a line that is no message of ours, `blank` (n,) a disconnect.
+
+    `rows` are the lines that the scanner left and msgspec read as `messages`.
+    """
+
+    scan: Scan
+    rows: NDArray[np.int64]
+    messages: list[Message]
+    local_ns: Nanoseconds
+    blank: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -121,43 +142,59 @@ class Decoder:
         """Decode the decompressed lines of a slice that covers `start_ns` <= `local_ns` < `end_ns`.
 
         Lines are dropped as `malformed` (not a stamp and a native message), `other_channel`, `other_coin`,
-        `outside_slice` (received at a time that the slice does not cover), `time_goes_back` (received before the line
-        above it), `l2Book_too_deep` (more than 20 levels a side), `bbo_one_sided`.
+        `outside_slice` (received at a time that the slice does not cover), `l2Book_too_deep` (more than 20 levels a
+        side), `bbo_one_sided`. Where stamps of a slice fall, the fewest lines are dropped that leave the others in
+        order: as `time_jumps_ahead` (a stamp later than those of lines below) or `time_goes_back` (earlier than one
+        above), so that a stamp that is wrong by itself costs its own message only.
         """
         return self.judge(scanned(content, self.coin), start_ns, end_ns)
 
     def judge(self, texts: Sequence[tuple[bytes, Scan]], start_ns: int, end_ns: int) -> Slice:
         """The same of lines that `scanned` has read already."""
-        return Slice.joined([self._judge(*text, start_ns, end_ns) for text in texts])
+        told = [self._told(*text) for text in texts]
+        received = self._receive(told, start_ns, end_ns)
+        return Slice.joined([self._of(text) for text in received])
 
-    def _judge(self, text: bytes, read: Scan, start_ns: int, end_ns: int) -> Slice:
-        received = self._receive(text, read, start_ns, end_ns)
-        book, connection = self._books(received)
+    def _of(self, received: _Received) -> Slice:
+        book, connection, stream = self._books(received)
         trades, backfill = self._trades(received)
-        return Slice(book, connection, self._quotes(received), trades, backfill, self._contexts(received))
+        return Slice(book, connection, stream, self._quotes(received), trades, backfill, self._contexts(received))
 
-    def _receive(self, text: bytes, read: Scan, start_ns: int, end_ns: int) -> _Received:
-        """Judge when each line came, count what is no message of ours, and follow the connection through it all."""
+    def _told(self, text: bytes, read: Scan) -> _Told:
+        """Read what the scanner left, and count what is no message of ours."""
         begin, local_ns, blank = read.begin, read.local_ns, np.diff(read.begin) <= 2  # its newline, and one byte
         odd = np.flatnonzero((local_ns < 0) & ~blank)
         lines = [
             text[first:last] for first, last in zip(begin[odd].tolist(), (begin[odd + 1] - 1).tolist(), strict=True)
         ]
-        messages = [native(line[STAMP_LENGTH:]) for line in lines]
+        messages = [native(line[stamp_length(line) :]) for line in lines]
         local_ns[odd] = np.where([message is not None for message in messages], local_times(lines), -1)
         for line in compress(lines, local_ns[odd] < 0):
-            self.dropped["other_channel" if is_other_channel(line[STAMP_LENGTH:]) else "malformed"] += 1
+            self.dropped["other_channel" if is_other_channel(line[stamp_length(line) :]) else "malformed"] += 1
+        rows = odd[local_ns[odd] >= 0]
+        ours = [message for message, ns in zip(messages, local_ns[odd].tolist(), strict=True) if message and ns >= 0]
+        return _Told(read, rows, ours, local_ns, blank)
+
+    def _receive(self, texts: Sequence[_Told], start_ns: int, end_ns: int) -> Iterator[_Received]:
+        """Judge when each line of a slice came, and follow the connection through it all."""
+        local_ns = np.concatenate([text.local_ns for text in texts])
         told = local_ns >= 0
         inside = told & (local_ns >= start_ns) & (local_ns < end_ns)
-        latest = np.maximum.accumulate(np.where(inside, np.maximum(local_ns, self.last_ns), self.last_ns))
-        taken = inside & (local_ns == latest)
+        taken = inside & (local_ns >= self.last_ns)
+        taken[taken] = in_order(local_ns[taken])
+        latest = np.maximum.accumulate(np.where(taken, local_ns, self.last_ns))
+        ahead = inside & ~taken & (local_ns >= latest)
         self._drop("outside_slice", int((told & ~inside).sum()))
-        self._drop("time_goes_back", int((inside & ~taken).sum()))
-        connection, session = self._follow(blank, taken, latest), self._sessions + np.cumsum(blank)
-        if len(blank):
-            self.last_ns, self._sessions = int(latest[-1]), int(session[-1])
-        kept = [message for message in compress(messages, taken[odd]) if message is not None]
-        return _Received(read, odd[taken[odd]], kept, taken, local_ns, connection, session)
+        self._drop("time_jumps_ahead", int(ahead.sum()))
+        self._drop("time_goes_back", int((inside & ~taken & ~ahead).sum()))
+        ends = np.cumsum([len(text.blank) for text in texts])[:-1]
+        for text, counts, until in zip(texts, np.split(taken, ends), np.split(latest, ends), strict=True):
+            connection, session = self._follow(text.blank, counts, until), self._sessions + np.cumsum(text.blank)
+            if len(counts):
+                self.last_ns, self._sessions = int(until[-1]), int(session[-1])
+            kept = list(compress(text.messages, counts[text.rows]))
+            rows = text.rows[counts[text.rows]]
+            yield _Received(text.scan, rows, kept, counts, text.local_ns, connection, session)
 
     def _follow(self, blank: NDArray[np.bool_], taken: NDArray[np.bool_], latest: Nanoseconds) -> NDArray[np.int64]:
         """The connection of each line (n,): a blank line ends one over which anything was heard."""
@@ -184,7 +221,7 @@ class Decoder:
         self._drop("other_coin", len(ours) - sum(ours))
         return received.rows[among][ours], list(compress(messages, ours))
 
-    def _books(self, received: _Received) -> tuple[BookSnapshots, NDArray[np.int64]]:
+    def _books(self, received: _Received) -> tuple[BookSnapshots, NDArray[np.int64], NDArray[np.int8]]:
         odd, messages = self._ours(received, BookMessage)
         fits = [max(map(len, message.data.levels)) <= LEVELS for message in messages]
         odd, data = odd[fits], [message.data for message in compress(messages, fits)]
@@ -196,7 +233,11 @@ class Decoder:
         sides = (column for side in (0, 1) for column in _grid([book.levels[side] for book in data]))
         regular = BookSnapshots(ms * NS_PER_MS, received.local_ns[lines], *levels)
         book, lines = _merged(lines, regular, odd, BookSnapshots(_exchange_ns(data), received.local_ns[odd], *sides))
-        return book, received.connection[lines]
+        stream = np.full(len(lines), WHOLE, dtype=np.int8)
+        stream[np.searchsorted(lines, odd)] = [
+            FAST if one.fast else WHOLE if one.spread is None else AGGREGATED for one in data
+        ]
+        return book, received.connection[lines], stream
 
     def _quotes(self, received: _Received) -> TopOfBook:
         odd, messages = self._ours(received, QuoteMessage)
@@ -268,6 +309,28 @@ def _scanned(text: bytes, coin: str) -> tuple[bytes, Scan]:
         text = compact(text)
         read = scan(text, coin)
     return text, read
+
+
+def in_order(ns: Nanoseconds) -> NDArray[np.bool_]:
+    """The most of the rows (n,) whose times never fall; of two that exclude each other, the first.
+
+    A time that is not below any before it nor above any behind it stays. Among the others the longest non-decreasing
+    subsequence is found by patience sorting (Fredman 1975), from the end.
+    """
+    stays = (ns >= np.maximum.accumulate(ns)) & (ns <= np.minimum.accumulate(ns[::-1])[::-1])
+    doubtful = np.flatnonzero(~stays)
+    tails, ends = list[int](), list[int]()  # of the chain of each length: its last time, negated, and that one's place
+    behind = np.full(len(doubtful), -1)
+    for place in range(len(doubtful) - 1, -1, -1):
+        value = -int(ns[doubtful[place]])
+        length = bisect_right(tails, value)
+        behind[place] = ends[length - 1] if length else -1
+        tails[length : length + 1], ends[length : length + 1] = [value], [place]
+    place = ends[-1] if ends else -1
+    while place >= 0:
+        stays[doubtful[place]] = True
+        place = int(behind[place])
+    return stays
 
 
 def _batches(content: bytes) -> Iterator[bytes]:

@@ -1,7 +1,8 @@
 """The exchange's own messages as types, and the stamp that a recorder puts before each.
 
 A line is `2025-09-04T19:46:56.8699350Z {"channel": "l2Book" | "bbo" | "trades" | "activeAssetCtx", "data": ...}`.
-msgspec decodes and checks it at once; numbers may be sent as text, which is how the exchange sends prices.
+Tardis writes seven decimals of a second; other recorders write none, three, six or nine, and are understood. msgspec
+decodes and checks a message at once; numbers may be sent as text, which is how the exchange sends prices.
 """
 
 import re
@@ -16,13 +17,14 @@ import numpy as np
 from hyperdapo.market.columns import Nanoseconds
 
 CHANNELS = ("l2Book", "bbo", "trades", "activeAssetCtx")
-STAMP_LENGTH = 28  # of 2025-09-04T19:46:56.8699350Z
+STAMP_LENGTH = 28  # of 2025-09-04T19:46:56.8699350Z, as Tardis writes it
 NS_PER_MS = 1_000_000
 LAST_MS = (2**63 - 1) // NS_PER_MS
 
 _SECOND = 1_000_000_000
 LAST_SECOND = (2**63 - 1) // _SECOND  # the first that no longer fits nanoseconds as a whole
 _CHANNEL = re.compile(rb'"channel"\s*:\s*"(\w+)"')
+_STAMP = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?Z(?: |$)")
 _POWERS = 100 * 10 ** np.arange(6, -1, -1)  # ns of the seven decimals of a stamp
 
 _Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=LAST_MS)]
@@ -36,11 +38,17 @@ class Level(msgspec.Struct, gc=False):
 
 
 class BookData(msgspec.Struct, gc=False):
-    """`l2Book`: bids and asks, best first; stamped in milliseconds."""
+    """`l2Book`: bids and asks, best first; stamped in milliseconds.
+
+    A subscription may ask for another book than the whole one: with `fast` for 5 levels a side every half second, with
+    `nSigFigs` for prices rounded to so many figures, and only messages of that kind carry a `spread`.
+    """
 
     coin: str
     time: _Milliseconds
     levels: tuple[list[Level], list[Level]]
+    fast: bool | None = None
+    spread: float | None = None
 
 
 class QuoteData(msgspec.Struct, gc=False):
@@ -138,6 +146,11 @@ def channel_of(line: bytes) -> str:
     return found[1].decode() if found else ""
 
 
+def stamp_length(line: bytes) -> int:
+    """How many bytes the stamp has that a line opens with; `STAMP_LENGTH` where it opens with none."""
+    return line.find(b"Z", 0, STAMP_LENGTH + 2) + 1 or STAMP_LENGTH
+
+
 def local_times(lines: Sequence[bytes]) -> Nanoseconds:
     """Nanoseconds UTC of the stamps that (n,) lines open with; -1 where a line opens with none."""
     stamps = np.array([line[:STAMP_LENGTH] for line in lines], dtype=f"S{STAMP_LENGTH}")
@@ -149,12 +162,22 @@ def local_times(lines: Sequence[bytes]) -> Nanoseconds:
     begins = np.flatnonzero(np.append(True, seconds[1:] != seconds[:-1])[: len(lines)])
     known = np.array([_whole_second(bytes(seconds[row])) for row in begins], dtype=np.int64)
     second = np.repeat(known, np.diff(begins, append=len(lines)))
-    return np.where(valid & (second >= 0), second * _SECOND + fraction @ _POWERS, -1)
+    times = np.where(valid & (second >= 0), second * _SECOND + fraction @ _POWERS, -1)
+    for row in np.flatnonzero(~valid).tolist():
+        times[row] = _other_time(lines[row])
+    return times
 
 
 def local_time(stamp: bytes) -> int:
     """The same of one stamp."""
     return int(local_times([stamp])[0])
+
+
+def _other_time(line: bytes) -> int:
+    """The same of a stamp that has not seven decimals."""
+    found = _STAMP.match(line)
+    second = _whole_second(found[1]) if found else -1
+    return second * _SECOND + int((found[2] or b"0").ljust(9, b"0")) if found and second >= 0 else -1
 
 
 @lru_cache(maxsize=1024)

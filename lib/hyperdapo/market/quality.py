@@ -8,6 +8,7 @@ import pandas as pd
 
 from hyperdapo.market.book import Book, Market
 from hyperdapo.market.columns import BookSnapshots, Contexts, Floats, Nanoseconds, TopOfBook, Trades
+from hyperdapo.market.streams import FAST_LEVELS
 
 LISTING_4_8 = {"BTC": 0.71, "ETH": 0.65, "SOL": 0.68, "HYPE": 0.62}
 """Share of buys from which the draft's Listing 4.8 draws its training states."""
@@ -54,6 +55,28 @@ def by_minute(book: BookSnapshots, bbo: TopOfBook, trades: Trades, context: Cont
 def daily_volume(minutes: pd.DataFrame) -> float:
     """V of eq. 2.4: coin traded per 24 hours of the minutes in which anything came (`quality.parquet`)."""
     return float(minutes["volume"].sum()) * _MINUTES_OF_A_DAY / max(len(minutes), 1)
+
+
+def level_counts(report: Mapping[str, Any]) -> pd.DataFrame:
+    """How deep the kept books were, from the cleaning report.
+
+    Returns
+    -------
+    `levels` visible on the shallower side, `books`, and `share` of all.
+    """
+    counts = pd.Series(report["levels"], dtype="int64")
+    shares = counts / counts.sum()
+    return pd.DataFrame({"levels": counts.index.astype(int), "books": counts.to_numpy(), "share": shares.to_numpy()})
+
+
+def feed_name(report: Mapping[str, Any]) -> str:
+    """What kind of book the feed holds, in words, from the cleaning report."""
+    deepest, dropped = max(map(int, report["levels"])), report["dropped"]
+    kinds = {"fast": "`fast` ones", "aggregated": "rounded ones (`nSigFigs`)", "off_bbo": "ones that contradict `bbo`"}
+    others = [f"{dropped[f'l2Book_{kind}']} {name}" for kind, name in kinds.items() if dropped.get(f"l2Book_{kind}")]
+    shallow = "only the exchange's `fast` book, 5 levels a side: depth reaches no further"
+    name = shallow if deepest <= FAST_LEVELS else f"books of up to {deepest} levels a side"
+    return f"{name}; dropped beside them: {', '.join(others)}" if others else name
 
 
 def _mark_error_bps(bbo: TopOfBook, context: Contexts) -> Floats:

@@ -7,6 +7,7 @@ lines `LOCAL_TIME {native message}`, compressed, a blank line for each disconnec
 import asyncio
 import gzip
 import json
+import re
 import threading
 import time
 import zlib
@@ -24,7 +25,7 @@ from aiohttp import web
 from hyperdapo.errors import DataError, EndpointError, nearest
 from hyperdapo.market.days import DAY_NS
 from hyperdapo.market.exchange import play
-from hyperdapo.market.native import channel_of
+from hyperdapo.market.native import STAMP_LENGTH, channel_of
 from hyperdapo.market.tape import CHANNELS, Tape
 from hyperdapo.schema import Parameters
 
@@ -32,6 +33,7 @@ EXCHANGE = "hyperliquid"
 SUGGESTED_SLICE_MINUTES = 10
 MAX_SLICE_MINUTES = 60
 _MINUTE_NS = 60_000_000_000
+_STAMP = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?Z ")
 _FAST = 1  # compression level: the reader is on this machine
 
 Filters = Mapping[str, frozenset[str] | None]  # channel -> coins, None for all of them
@@ -66,7 +68,10 @@ class SyntheticSlices:
 
 
 class RecordedSlices:
-    """Recordings `**/ASSET.ndjson.gz` under a folder: lines as Tardis replays them, blank for a disconnect."""
+    """Recordings `**/ASSET.ndjson.gz` under a folder: lines as Tardis replays them, blank for a disconnect.
+
+    Stamps may have any number of decimals; they are served with the seven of Tardis, which its client counts on.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Read and index every recording.
@@ -114,13 +119,19 @@ def _recorded_minutes(path: Path) -> Iterator[tuple[int, bytes]]:
                         lines = []
                     stamp = line[:16]
                     minute = int(datetime.fromisoformat(stamp.decode()).replace(tzinfo=UTC).timestamp()) // 60
-                lines.append(line)
+                lines.append(line if line[STAMP_LENGTH - 1 : STAMP_LENGTH] == b"Z" else _with_seven_decimals(line))
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} is damaged ({error}); record or copy it again, or move it out of the folder") from None
     except ValueError:
         raise DataError(f"{path} has a line that does not open with a time such as 2025-09-04T19:46:56.869Z") from None
     if stamp:
         yield minute, b"".join(lines)
+
+
+def _with_seven_decimals(line: bytes) -> bytes:
+    """A line whose stamp is right but has other decimals; any other as it is."""
+    found = _STAMP.match(line)
+    return b"%s.%sZ %s" % (found[1], (found[2] or b"").ljust(7, b"0")[:7], line[found.end() :]) if found else line
 
 
 def _channels(filters: Filters, asset: str) -> set[str]:
