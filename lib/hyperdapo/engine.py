@@ -6,6 +6,7 @@ of a job as a line of JSON into a pipe, and watches a second pipe, whose end mea
 
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -26,12 +27,11 @@ Event = dict[str, Any]
 
 _NAME = "hyperdapo"  # of the logger plugin
 _TOLD = ("event", "jobid", "job_id", "rule_name", "wildcards", "output", "reason", "stats")
+_NOTE = re.compile(r" \((?:update|directory)\)")  # that Snakemake adds to names of files
 _CANCEL_S = 15.0  # in which Snakemake takes back the jobs that it gave to a cluster
 
 
-def run(
-    arguments: Sequence[str], log: Path, listen: Callable[[Event | None], None], locks: Sequence[int] = ()
-) -> int:
+def run(arguments: Sequence[str], log: Path, listen: Callable[[Event | None], None], locks: Sequence[int] = ()) -> int:
     """Run Snakemake to its end, and all that it starts; return its exit status.
 
     Parameters
@@ -101,7 +101,7 @@ def main(tell: int, watched: int, arguments: list[str]) -> None:
 
 
 def _end_with(watched: int) -> None:
-    """When the other end of the pipe is closed: have Snakemake stop (it takes back what a cluster runs), end the rest."""
+    """When the other end of the pipe is closed: have Snakemake take back what a cluster runs, and end the rest."""
     os.read(watched, 1)
     os.kill(os.getpid(), signal.SIGINT)
     begun = time.monotonic()
@@ -123,6 +123,8 @@ def _plugin(tell: int) -> ModuleType:
         def emit(self, record: LogRecord) -> None:
             if event := getattr(record, "event", None):
                 told = {name: value for name in _TOLD if (value := getattr(record, name, None)) is not None}
+                told["reason"] = _NOTE.sub("", told.get("reason", ""))
+                told["output"] = [_NOTE.sub("", name) for name in told.get("output", [])]
                 with suppress(BrokenPipeError):  # the run is gone, and this process ends in a moment
                     os.write(tell, json.dumps(told | {"event": str(event)}, default=str).encode() + b"\n")
 

@@ -55,9 +55,8 @@ def _take(file: TextIOWrapper, folder: Path, variable: str) -> None:
         except BlockingIOError:
             holder = _holder(file)
             if not _ends(holder) or time.monotonic() > until:
-                raise HyperdapoError(
-                    f"another run is at work in {folder}{_who(holder)}; wait for it, or set {variable} to another folder"
-                ) from None
+                mend = f"wait for it, or set {variable} to another folder"
+                raise HyperdapoError(f"another run is at work in {folder}{_who(holder)}; {mend}") from None
             time.sleep(0.2)
     with suppress(OSError):  # on a full disk there is still the lock itself
         file.truncate(0)

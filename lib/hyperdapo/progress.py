@@ -6,16 +6,15 @@ On a terminal one line at the bottom lives, and the others scroll above it; else
 import json
 import platform
 import re
+import shutil
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
-
-from tqdm import tqdm
 
 from hyperdapo.engine import Event
 from hyperdapo.errors import DiskFullError
@@ -25,7 +24,9 @@ from hyperdapo.rendering import bar_file
 WEIGHTS = {"01": 20, "02": 10, "03": 15, "04": 20, "05": 360, "06": 120, "07": 70, "08": 60, "09": 15}
 """Seconds of each stage and asset in `sample` (README); a first run scales them by what has ended so far."""
 
+_WIPE = "\r\x1b[K"  # back to the first column, clear the line
 _EVERY_S = 30.0  # a plain line
+_MORE = 0.1  # of the time that a job took so far, it takes at least
 _FRESH_S = 120.0  # a bar that did not move for longer is not shown
 _BAR = re.compile(r"^(?:(.*?): +)?\d+%\|.*\| *(\S+?)/(\S+) \[\S+<((?:\d+:)?\d+:\d+|\?),? ?(.*)\]$")
 
@@ -75,7 +76,7 @@ class Job:
     stage: str
     label: str
     notebook: Path | None
-    begun: float = field(default_factory=time.monotonic)
+    begun: float = field(default_factory=lambda: time.monotonic())
 
     @property
     def seconds(self) -> float:
@@ -94,7 +95,6 @@ class Progress:
         self._total = self._done = 0
         self.failed: list[str] = []
         self._printed = time.monotonic()
-        self._line = tqdm(bar_format="{desc}", leave=False, file=sys.stdout, dynamic_ncols=True, disable=not _live())
 
     def __call__(self, event: Event | None) -> None:
         """Take an event of the workflow, or None as time passes."""
@@ -115,8 +115,8 @@ class Progress:
         self._remind()
 
     def close(self) -> None:
-        """Remove the living line."""
-        self._line.close()
+        """Leave the terminal clean."""
+        self._wipe()
 
     def _start(self, event: Event) -> None:
         job = _job(event, self._stages)
@@ -135,8 +135,14 @@ class Progress:
 
     def _say(self, text: str) -> None:
         self._printed = time.monotonic()
-        self._line.write(f"{time.strftime('%H:%M:%S')}  {text}", file=sys.stdout)
-        sys.stdout.flush()
+        self._wipe()
+        print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)
+
+    def _wipe(self) -> None:
+        """Remove the living line."""
+        if sys.stdout.isatty():
+            sys.stdout.write(_WIPE)
+            sys.stdout.flush()
 
     def _remind(self) -> None:
         """Bring the living line up to date, or print one where the last is old."""
@@ -144,9 +150,11 @@ class Progress:
             return
         jobs = ", ".join(self._describe(job) for job in self._running.values())
         text = f"{self._done} of {self._total} done{self._left()}; {jobs}"
-        if _live():
-            width = self._line.ncols or 80
-            self._line.set_description_str(text if len(text) < width else f"{text[: width - 4]}...")
+        if sys.stdout.isatty():
+            width = shutil.get_terminal_size().columns
+            self._wipe()
+            sys.stdout.write(text if len(text) < width else f"{text[: width - 4]}...")
+            sys.stdout.flush()
         elif time.monotonic() > self._printed + _EVERY_S:
             self._say(text)
 
@@ -164,7 +172,7 @@ class Progress:
                 label, now, total, left, rate = match.groups(default="")
                 if now == total:  # what the notebook does next shows no bar
                     return None
-                return f"{label} {now}/{total}, {rate}".strip(" ,"), _seconds(left)
+                return f"{label} {now}/{total}, {rate.strip()}".strip(" ,"), _seconds(left)
         return None
 
     def _left(self) -> str:
@@ -172,7 +180,7 @@ class Progress:
 
         No plan is shorter than all work over all cores, nor than one job of each stage after the other.
         """
-        longest, work = Counter[str](), 0.0
+        longest, work = defaultdict[str, float](float), 0.0
         for rule, count in self._waiting.items():
             seconds = self._estimates.seconds(self._stages[rule])
             if seconds is None:
@@ -183,15 +191,11 @@ class Progress:
             seconds, bar = self._estimates.seconds(job.stage, job.label), self._bar(job)
             if seconds is None and bar is None:
                 return ""
-            left = max((seconds or 0.0) - job.seconds, bar[1] if bar else 0.0, 1.0)
+            left = max((seconds or 0.0) - job.seconds, bar[1] if bar else 0.0, job.seconds * _MORE, 1.0)
             work += left
             longest[job.stage] = max(longest[job.stage], left)
         seconds = max(work / self._cores, sum(longest.values()))
         return f", about {_span(seconds)} left" if seconds else ""
-
-
-def _live() -> bool:
-    return sys.stdout.isatty()
 
 
 def _job(event: Event, stages: Mapping[str, str]) -> Job:

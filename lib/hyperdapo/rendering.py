@@ -31,7 +31,7 @@ class KernelManager(AsyncKernelManager):
     status = 0
     """Exit status of the last kernel that was found dead; negative where a signal killed it."""
 
-    async def is_alive(self) -> bool:
+    async def is_alive(self) -> bool:  # type: ignore[override]
         """Whether the kernel's process runs."""
         alive: bool = await self._async_is_alive()
         if not alive and self.provisioner is not None and self.provisioner.has_process:
