@@ -39,6 +39,7 @@ from hyperdapo.paths import (
     writing_into,
 )
 from hyperdapo.progress import Progress
+from hyperdapo.reasons import because
 
 STAGES = tuple(path.stem for path in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")))
 ACROSS_ASSETS = ("06_convergence", "09_significance")
@@ -46,18 +47,6 @@ ACROSS_ASSETS = ("06_convergence", "09_significance")
 _PACKAGE = Path(__file__).parent
 _ROOM_FOR_NOTES = 1 << 20  # bytes; with less, a failed stage may not even have told why
 _LAST_LINES = 3  # of the log of a workflow that did not even begin
-_FOLLOWS = "Input files updated by another job"
-_REASONS = {
-    "Missing output files": "{} not there",
-    "Incomplete output files": "was interrupted",
-    "Updated input files": "{} changed",
-    _FOLLOWS: "reads what a stage before it makes anew",
-    "Forced execution": "forced",
-    "Set of input files has changed since last execution": "reads other files than before",
-    "Code has changed since last execution": "its rule changed",
-    "Params have changed since last execution": "its parameters changed",
-}
-"""What Snakemake gives as a reason, and how it is told."""
 
 
 def dependencies(stage: str) -> tuple[list[Path], list[str]]:
@@ -190,20 +179,6 @@ def _explain(command: list[str], lost: Mapping[str, str]) -> None:
         if engine.run(command[3:], log, listen):
             raise HyperdapoError(f"the workflow cannot be planned: {_last_words(log)}")
     print("\n".join(f"{label}: {reason}" for label, reason in jobs.items()) or "nothing to run: all is up to date")
-
-
-def because(reason: str) -> str:
-    """Snakemake's reason for a job, in the words of this project."""
-    said = dict[str, str]()
-    for part in reason.split("; "):
-        kind, _, names = part.partition(": ")
-        files = sorted(Path(name).name for name in names.split(", ") if name)
-        shown = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
-        if not kind.startswith("Updated") or files:
-            said[kind] = _REASONS.get(kind, part).format(shown)
-    if len(said) > 1:
-        said.pop(_FOLLOWS, None)
-    return "; ".join(said.values())
 
 
 def _failure(profile: str, failed: list[str], status: int, log: Path) -> HyperdapoError:
