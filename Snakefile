@@ -4,7 +4,10 @@
 
 import json
 import os
+import re
 import sys
+from base64 import b64decode
+from shlex import quote
 
 from hyperdapo import workflow as pipeline
 from hyperdapo.params import load
@@ -12,7 +15,7 @@ from hyperdapo.paths import Paths
 from snakemake.io import strip_wildcard_constraints as plain
 
 PROFILE = config["profile"]
-OVERRIDES = config["overrides"] if isinstance(config["overrides"], str) else json.dumps(config["overrides"])
+OVERRIDES = b64decode(config["overrides"]).decode()
 STAGES_WANTED = json.loads(config["stages"]) if isinstance(config["stages"], str) else config["stages"]
 PARAMETERS = load(PROFILE, json.loads(OVERRIDES))
 os.environ["HYPERDAPO_OVERRIDES"] = OVERRIDES  # not in the rules: a rule depends on its own sections only
@@ -39,8 +42,8 @@ def former_kept(*files):
 
 
 def execute(stage):
-    asset = "" if stage in pipeline.ACROSS_ASSETS else " --asset {wildcards.asset}"
-    render = f"OMP_NUM_THREADS=1 exec {sys.executable} -m hyperdapo.cli render {stage} {{output.notebook:q}}"
+    asset = "" if stage in pipeline.ACROSS_ASSETS else " --asset {wildcards.asset:q}"
+    render = f"OMP_NUM_THREADS=1 exec {quote(sys.executable)} -m hyperdapo.cli render {stage} {{output.notebook:q}}"
     return f"{render} --profile {PROFILE}{asset} --overrides \"$HYPERDAPO_OVERRIDES\""
 
 
@@ -49,7 +52,7 @@ MARKET += [EACH.data / "cleaning.json", EACH.data / "split.json"]
 
 
 wildcard_constraints:
-    asset="|".join(ASSETS),
+    asset="|".join(map(re.escape, ASSETS)),
 
 
 rule download:

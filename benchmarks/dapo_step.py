@@ -43,8 +43,8 @@ parameters = load("sample", {"training": budget | {"dapo": {"updates_per_rollout
 settings, offsets = parameters.training.dapo, parameters.policy.offsets_bps
 rng = np.random.default_rng(0)
 rewards = rng.normal(0, 4, (STATES, len(offsets)))
-digits = rng.integers(-9, 10, (STATES, len(FEATURES)))
-signals = ["".join(f" {one.word} {digit:+d}" for one, digit in zip(FEATURES, row, strict=True)) for row in digits]
+digits = rng.integers(1, 10, (STATES, len(FEATURES)))
+signals = ["".join(f" {one.word}{digit}" for one, digit in zip(FEATURES, row, strict=True)) for row in digits]
 prompts = [f"{instruction(offsets)}balanced buy ETH at 3710.1:{text}{CUE}" for text in signals]
 folder = tempfile.TemporaryDirectory()
 quiet = {"output_dir": folder.name, "save_strategy": "no", "report_to": "none"}

@@ -12,7 +12,7 @@ DECISIONS = 20
 parameters = load("sample")
 model, tokenizer = load_base(parameters.policy)
 opening = instruction(parameters.policy.offsets_bps)
-prompts = [f"{opening}balanced buy ETH at 37{number}.1: imbalance 5 away{CUE}" for number in range(10, 10 + DECISIONS)]
+prompts = [f"{opening}balanced buy ETH at 37{number}.1: imbalance7{CUE}" for number in range(10, 10 + DECISIONS)]
 table = measure_latency(make_scorer(model, tokenizer, parameters), model, tokenizer, prompts)
 ours, peer = (table["median_measured_ms"] / 1e3).tolist()
 print(f"BENCH decision {ours:.4f} {peer:.4f} {peer / ours:.1f} {TARGET:g}")

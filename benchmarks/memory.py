@@ -1,41 +1,40 @@
-"""Peak memory of stages 01-03, notebooks and all, over two days of BTC and over twenty: it must not grow with the span.
+"""Peak memory of stages 01-04 and 08, each in a process of its own: it must not grow with the span.
 
-`ours` and `peer` are bytes here: `memory_20_days` is the peak of twenty days against that of two, which it may exceed
-by 10 %; `memory_3_gb` is the same peak against 3 GB. Of all processes of a run the largest counts. About 20 minutes on
-2 cores, mostly for playing the synthetic exchange; the folder of the run is given back.
+`ours` and `peer` are bytes here. `memory_STAGE_20_days` is the peak of twenty days against that of two, on an eighth of
+the messages of a synthetic BTC and a decision a minute (`_days`). 01-03 may grow by 10 %; 04 and 08 hold the features,
+outcomes and orders of all decision times at once, a row each and not a message each: they may also grow by `A_ROW`
+bytes for each decision more. `memory_3_gb` is the largest stage of one day with all its messages, a decision every 10
+s, against 3 GB. About 15 minutes on 2 cores, mostly for writing the messages down.
 """
 
-import os
-import resource
 import subprocess
 import sys
-import tempfile
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-import yaml
+from _days import STAGES, served
 
-ALLOWED_GROWTH, ALLOWED_BYTES = 1.1, 3e9
-START = datetime(2025, 8, 1, tzinfo=UTC)
-
-
-def peak_bytes(days: int) -> int:
-    """The largest process of a run over so many days; the largest of all runs so far, so begin with the short one."""
-    with tempfile.TemporaryDirectory() as folder:
-        overlay = Path(folder, "span.yaml")
-        span = {"from": START.isoformat(), "to": (START + timedelta(days=days)).isoformat()}
-        overlay.write_text(yaml.safe_dump({"source": span}))
-        command = [sys.executable, "-m", "hyperdapo.cli", "run", "--asset", "BTC", "--until", "03"]
-        places = {"HYPERDAPO_DATA": f"{folder}/data", "HYPERDAPO_OUTPUTS": f"{folder}/outputs"}
-        log = Path(folder, "log")
-        with log.open("w") as file:
-            streams = {"stdout": file, "stderr": subprocess.STDOUT}
-            done = subprocess.run([*command, "--params", overlay], env=os.environ | places, check=False, **streams)
-        if done.returncode:
-            sys.exit(log.read_text())
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+DAYS, EVERY, INTERVAL_S = (2, 20), 8, 60
+ALLOWED_GROWTH, ALLOWED_BYTES, A_ROW = 1.1, 3e9, 8_000
 
 
-few, many = peak_bytes(2), peak_bytes(20)
-print(f"BENCH memory_20_days {many} {few} {ALLOWED_GROWTH * few / many:.3f} 1", flush=True)
-print(f"BENCH memory_3_gb {many} {ALLOWED_BYTES:.0f} {ALLOWED_BYTES / many:.2f} 1", flush=True)
+def peaks(days: int, every: int, interval_s: int) -> dict[str, int]:
+    """The largest that the process of each stage became."""
+    found = {}
+    with served(every) as endpoint, TemporaryDirectory() as data:
+        for stage in STAGES:
+            script = Path(__file__).with_name("_days.py")
+            command = [sys.executable, script, "run", stage, str(days), str(interval_s), data, endpoint]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            found[stage] = int(done.stdout)
+            print(f"{days:3} days, {stage}: {found[stage] / 1e6:.0f} MB", file=sys.stderr, flush=True)
+    return found
+
+
+few, many = (peaks(days, EVERY, INTERVAL_S) for days in DAYS)
+for stage, peak in many.items():
+    rows = (DAYS[1] - DAYS[0]) * 86_400 // INTERVAL_S if stage in ("04", "08") else 0
+    allowed = ALLOWED_GROWTH * few[stage] + A_ROW * rows
+    print(f"BENCH memory_{stage}_20_days {peak} {few[stage]} {allowed / peak:.3f} 1", flush=True)
+largest = max(peaks(1, 1, 10).values())
+print(f"BENCH memory_3_gb {largest} {ALLOWED_BYTES:.0f} {ALLOWED_BYTES / largest:.2f} 1", flush=True)

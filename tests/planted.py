@@ -51,7 +51,7 @@ def planted_splits(parameters: Parameters) -> dict[str, States]:
 def elsewhere(adapted: PeftModel, policy: Policy, folder: Path) -> PeftModel:
     """A saved adapter as anybody loads it, by PEFT on a base of their own: it acts from the cue on."""
     base, tokenizer = load_base(policy)
-    save_adapter(adapted, tokenizer, folder)
+    save_adapter(adapted, tokenizer, policy, folder)
     return PeftModel.from_pretrained(base, str(folder), is_trainable=True).eval()
 
 

@@ -113,8 +113,19 @@ class TestOrders:
 
     def test_of_many_observations_every_kth_of_each_part_is_kept(self) -> None:
         parts = [pd.DataFrame({"size": np.arange(first, first + 10)}) for first in (0, 10)]
-        assert facts.thinned(parts)["size"].tolist() == list(range(20))
-        assert facts.thinned(parts, most=7)["size"].tolist() == [0, 3, 6, 9, 10, 13, 16, 19]
+        for most, expected in ((20, list(range(20))), (19, list(range(0, 20, 2))), (7, [0, 4, 8, 10, 14, 18])):
+            kept = facts.Thinned(most)
+            for part in parts:
+                kept.add(part)
+            assert kept.joined()["size"].tolist() == expected
+
+    def test_what_is_kept_does_not_grow_with_the_span(self) -> None:
+        kept, parts = facts.Thinned(1000), [pd.DataFrame({"size": np.arange(97.0)})] * 300
+        for number, part in enumerate(parts, start=1):
+            kept.add(part)
+            size = len(kept.joined())
+            assert min(97 * number, 500) <= size <= 1000 + number
+        assert kept.every == 32 and kept.joined()["size"].tolist() == [*range(0, 97, 32)] * 300
 
     def test_daily_volume_is_that_of_the_minutes_observed(self) -> None:
         minutes = pd.DataFrame({"minute_ns": [0, 1, 7, 8], "volume": [2.0, 0.0, 6.0, 0.0]})

@@ -27,9 +27,7 @@ from planted import elsewhere
 POLICY = load("smoke").policy
 OFFSETS = POLICY.offsets_bps
 OPENING = instruction(OFFSETS)
-PROMPTS = [
-    OPENING + body + CUE for body in (" BUY flow +3 size -1", " SELL BTC at 117245: imbalance -9", " BUY spread +0")
-]
+PROMPTS = [OPENING + body + CUE for body in (" BUY flow7 size4", " SELL BTC at 117245: imbalance1", " BUY spread5")]
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +105,7 @@ def test_encodings_are_the_same_whether_kept_or_read_again(adapted) -> None:
 
 def test_a_prompt_without_instruction_or_cue_is_refused(adapted) -> None:
     scorer = Scorer(*adapted, OPENING, letters(OFFSETS))
-    for prompt in ("BUY flow +3" + CUE, OPENING + "BUY flow +3"):
+    for prompt in ("BUY flow7" + CUE, OPENING + "BUY flow7"):
         with pytest.raises(ModelError, match="begin with the instruction"):
             scorer.encode([prompt])
 
@@ -120,7 +118,7 @@ def test_a_letter_of_several_tokens_is_refused(adapted) -> None:
 def test_an_adapter_comes_back_as_it_was_saved(adapted, tmp_path: Path) -> None:
     model, tokenizer = adapted
     folder = tmp_path / "smoke" / "models" / "BTC" / "dapo" / "seed_0"
-    save_adapter(model, tokenizer, folder)
+    save_adapter(model, tokenizer, POLICY, folder)
     assert json.loads((folder / "adapter_config.json").read_text())["alora_invocation_tokens"] == cue_ids(tokenizer)
     base, _ = load_base(POLICY)
     loaded = load_adapter(base, POLICY, folder)
@@ -135,6 +133,19 @@ def test_an_adapter_comes_back_as_it_was_saved(adapted, tmp_path: Path) -> None:
     fewer = POLICY.model_copy(update={"lora": POLICY.lora.model_copy(update={"layers": 2})})
     with pytest.raises(ModelError, match=r"acts on 4 layers, and policy\.lora\.layers is 2"):
         load_adapter(base, fewer, folder)
+    for change, says in (
+        (
+            {"offsets_bps": OFFSETS[::-1]},
+            r"with offsets_bps \[-50.*set policy\.offsets_bps back.* --asset BTC --force 05",
+        ),
+        ({"prompt_style": "anonymous"}, "with prompt_style 'thesis', and now it is 'anonymous'"),
+        ({"four_bit": True}, "with four_bit False"),
+    ):
+        with pytest.raises(ModelError, match=says):
+            load_adapter(base, POLICY.model_copy(update=change), folder)
+    (folder / "policy.json").unlink()
+    with pytest.raises(ModelError, match=r"policy\.json is lost or damaged"):
+        load_adapter(base, POLICY, folder)
     with pytest.raises(MissingInputError, match="hyperdapo run --profile smoke --until 05"):
         load_adapter(base, POLICY, folder.with_name("seed_9"))
 

@@ -49,20 +49,20 @@ def test_all_fifteen_features_are_told() -> None:
     columns = {feature.column.removesuffix("_z") for feature in FEATURES}
     assert columns == set(NAMES) and len(FEATURES) == 15
     text = body(encode_states(features(), parents([1]), OFFSETS)[0])
-    assert all(f" {feature.word} +0" in text for feature in FEATURES)
+    assert all(f" {feature.word}5" in text for feature in FEATURES)
 
 
 def test_a_direction_is_told_relative_to_the_side() -> None:
     states = features(2).assign(book_imbalance=0.5, volatility_5m_bps_z=1.6)
     buy, sell = (body(prompt) for prompt in encode_states(states, parents([1, -1]), OFFSETS))
-    assert " imbalance +4" in buy and " imbalance -4" in sell
-    assert " volatility +3" in buy and " volatility +3" in sell
+    assert " imbalance7" in buy and " imbalance3" in sell
+    assert " volatility7" in buy and " volatility7" in sell
 
 
-def test_digits_end_at_nine() -> None:
+def test_digits_end_at_one_and_nine() -> None:
     states = features(1).assign(trade_flow_5m_z=-80.0, depth_ratio_10bps=100.0)
     text = body(encode_states(states, parents([1]), OFFSETS)[0])
-    assert " flow -9" in text and " depth +9" in text
+    assert " flow1" in text and " depth9" in text
 
 
 def test_anonymous_hides_asset_and_price() -> None:

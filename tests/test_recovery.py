@@ -193,9 +193,10 @@ def _stage(name: str) -> str:
 
 def _take_over(run: Run, done: Run, *stages: str) -> None:
     """Lay into a run what some stages of a done one made for ETH, with the times at which they did."""
-    for source in (done.data / PROFILE / "ETH").iterdir():
+    folder = done.data / PROFILE / "ETH"
+    for source in [path for path in folder.iterdir() if path.name != "checksums"] + [*folder.glob("checksums/*")]:
         if _stage(source.name) in stages:
-            _copy(source, run.data / PROFILE / "ETH" / source.name)
+            _copy(source, run.data / PROFILE / "ETH" / source.relative_to(folder))
     for notebook in (done.outputs / PROFILE / "notebooks").glob("*_ETH.ipynb"):
         if notebook.name[:2] in stages:
             _copy(notebook, run.outputs / PROFILE / "notebooks" / notebook.name)
@@ -210,7 +211,7 @@ def _results_of_eth(run: Run, *stages: str) -> dict[str, str]:
     """Digests of the files of ETH that some stages made."""
     found = {name: name.split("/") for name in run.results()}
     return {
-        name: run.results()[name] for name, parts in found.items() if parts[0] == "ETH" and _stage(parts[1]) in stages
+        name: run.results()[name] for name, parts in found.items() if parts[0] == "ETH" and _stage(parts[-1]) in stages
     }
 
 

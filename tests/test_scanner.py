@@ -20,8 +20,8 @@ from hyperdapo.market import messages
 from hyperdapo.market.columns import LEVELS
 from hyperdapo.market.exchange import simulate
 from hyperdapo.market.messages import Decoder, Slice
-from hyperdapo.market.native import LAST_MS, LAST_SECOND, local_time
-from hyperdapo.market.scanner import Scan, scan
+from hyperdapo.market.native import FIELDS, LAST_MS, LAST_SECOND, local_time
+from hyperdapo.market.scanner import Scan, compact, scan
 from hyperdapo.market.tape import CHANNELS
 from hyperdapo.params import load
 
@@ -83,7 +83,7 @@ def decoded(parts: Sequence[bytes], covers: tuple[int, int] = EVER, coin: str = 
     """What a decoder makes of slices that follow one another; without the scanner it is the same, state and all."""
     fast, strict = Decoder(coin), Decoder(coin)
     slices = [fast.decode(part, *covers) for part in parts]
-    with patch.object(messages, "scan", unread):
+    with patch.object(messages, "scan", unread), patch.object(messages, "compact", lambda text: text):
         for part, piece in zip(parts, slices, strict=True):
             identical(piece, strict.decode(part, *covers))
     assert vars(fast) == vars(strict)
@@ -114,8 +114,11 @@ CORPUS = [
     f'{at(63)} {{"channel":"activeAssetCtx","data":{CONTEXT}}}'.encode(),
     trades([fill(), fill().replace("ETH", "BTC")], stamp=at(64)),
     book([level("0.0000001", "123456789.25")], [level("1", "0.0")], stamp=at(65)),
+    book([LEVEL], [f'{LEVEL[:-1]},"x":"a b, c"}}'], stamp=at(65))[:-2] + b',"fast":false},"seq":12}',
+    quote(f'{LEVEL[:-1]},"px2":1.5,"x":null}}', stamp=at(65))[:-2] + b',"fast":true}}',
+    trades([f'{fill()[:-1]},"liquidation":null}}', f'{USERS[:-1]},"x":"-1"}}'], stamp=at(65))[:-1] + b',"is_last":0}',
 ]
-READ = [True] * 4 + [False] * 2 + [True] * 3 + [False] * 3 + [True] + [False] * 4 + [True]
+READ = [True] * 4 + [False] * 2 + [True] * 3 + [False] * 3 + [True] + [False] * 4 + [True] * 4
 TELLING = st.sampled_from([bytes([byte]) for byte in b'0123456789 .-+eE"{}[],:\\/\n\r\t\0ABTZabnulxfx\x7f\x80\xff'])
 EDITS = st.lists(
     st.tuples(st.integers(0, 400), st.sampled_from(["replace", "insert", "delete", "truncate", "repeat"]), TELLING),
@@ -135,9 +138,55 @@ def edited(line: bytes, edits: Sequence[tuple[int, str, bytes]]) -> bytes:
 def test_the_corpus_takes_both_paths() -> None:
     assert regular(CORPUS) == READ
     decoder, piece = decoded([b"\n".join(CORPUS)])
-    assert decoder.messages == {"l2Book": 4, "bbo": 4, "trades": 5, "activeAssetCtx": 1}
+    assert decoder.messages == {"l2Book": 5, "bbo": 5, "trades": 6, "activeAssetCtx": 1}
     assert decoder.dropped == {"l2Book_too_deep": 1, "bbo_one_sided": 1, "other_coin": 2}
-    assert decoder.connection == 1 and piece.backfill.tolist() == [True] * 2 + [False] + [True] + [False] * 3
+    assert decoder.connection == 1 and piece.backfill.tolist() == [True] * 2 + [False] + [True] + [False] * 5
+
+
+@pytest.mark.parametrize("name", [*FIELDS, "p\\u0078", "a b", "é"])
+def test_a_further_field_of_ours_or_of_an_odd_name_is_left_to_msgspec(name: str) -> None:
+    """The last of two fields of one name counts, so what repeats a field that matters is not passed over."""
+    further = f',"{name}":"7"}}'
+    lines = [quote(LEVEL[:-1] + further), trades([fill()[:-1] + further]), book()[:-2] + further.encode() + b"}"]
+    assert regular(lines) == [False] * 3
+    decoded([b"\n".join(lines)])
+
+
+@pytest.mark.parametrize("value", ['{"a":1}', "[1]", "-1", "1e5", '"\\n"', '"é"', "01", "nul", "", '"', "Infinity"])
+def test_a_further_value_that_is_not_plain_is_left_to_msgspec(value: str) -> None:
+    lines = [quote(f'{LEVEL[:-1]},"x":{value}}}'), quote()[:-2] + f',"x":{value}}}}}'.encode(), quote()]
+    assert regular(lines) == [False, False, True]
+    decoded([b"\n".join(lines)])
+
+
+def spaced(line: bytes) -> bytes:
+    """As Python's `json.dumps` writes it."""
+    return line[:29] + json.dumps(json.loads(line[29:]), ensure_ascii=False).encode() if line else line
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, len(CORPUS) - 1), st.one_of(st.just([]), EDITS)), max_size=12), st.booleans())
+def test_any_spaced_lines_decode_the_same(chosen: list[tuple[int, Any]], ordered: bool) -> None:
+    chosen = sorted(chosen, key=lambda line: line[0]) if ordered else chosen
+    decoded([b"\n".join(edited(spaced(CORPUS[row]), edits) for row, edits in chosen)])
+
+
+def test_spaces_between_tokens_go_and_no_others() -> None:
+    lines = [spaced(line) for line in CORPUS]
+    assert sum(regular(lines)) == 0
+    packed = compact(b"\n".join(lines)).split(b"\n")
+    assert regular(packed) == [read or row in (9, 10) for row, read in enumerate(READ)]
+    assert b'"a b, c"' in b"".join(packed)
+    for text in (b"", b"\n", b'2025-09-04, [ 1 ] {"a": 1}', STAMP.encode() + b' {"a\\": 1, "b": "c\\", d"}'):
+        assert compact(text) == text
+    assert compact(STAMP.encode() + b' {"a": 17 000, "b": [ 1, 2]}') == STAMP.encode() + b' {"a":17 000,"b":[1,2]}'
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.recursive(st.none() | st.integers() | st.text(), lambda one: st.lists(one) | st.dictionaries(st.text(), one)))
+def test_compacted_json_means_the_same(value: Any) -> None:
+    line = STAMP.encode() + b" " + json.dumps(value).encode()
+    assert json.loads(compact(line)[28:]) == value
 
 
 @settings(max_examples=400, deadline=None)

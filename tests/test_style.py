@@ -65,7 +65,7 @@ class TestNotebook:
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(REPOSITORY / "lib")))
 def test_modules_and_functions_are_short_and_typed(path: Path) -> None:
     text = path.read_text()
-    assert len(text.splitlines()) <= 300
+    assert len(text.splitlines()) <= 500
     tree = ast.parse(text)
     assert not text or ast.get_docstring(tree), "no module docstring"
     for node in ast.walk(tree):

@@ -1,22 +1,29 @@
 """Stage 01 through the real Tardis client: faults, resuming, what belongs together, and clear errors."""
 
+import base64
 import gzip
+import hashlib
 import http.server
 import json
+import re
 import socket
 import threading
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import zstandard
 
-from hyperdapo.errors import DataError, EndpointError, MissingInputError
+from hyperdapo.errors import DataError, EndpointError, MissingInputError, ParameterError
 from hyperdapo.market import client, tardis
+from hyperdapo.market.native import local_time
 from hyperdapo.market.replay_server import EXCHANGE, Faults, RecordedSlices, serve
-from hyperdapo.market.slices import MINUTE_NS, SliceFile, cover
+from hyperdapo.market.slices import MINUTE_NS, Description, SliceFile, cover
 from hyperdapo.params import Parameters, load
 from hyperdapo.paths import Paths
 
@@ -133,13 +140,109 @@ def test_a_slice_cut_short_by_a_kill_is_fetched_again(recording: Path, paths: Pa
     assert again["refetched"] == 1 and again["days"][0]["sha256"] == first["days"][0]["sha256"]
 
 
+@pytest.mark.parametrize("damage", ["lost", "cut", "flipped", "other lines", "mark lost", "mark flipped"])
+def test_a_slice_that_is_not_what_it_was_is_named_and_fetched_again(recording: Path, paths: Paths, damage: str) -> None:
+    faults = Faults()
+    with serve(RecordedSlices(recording), faults=faults) as endpoint:
+        wanted = parameters(endpoint)
+        first = tardis.download(wanted, "ETH", paths)
+        path, mark = tardis.downloaded(wanted, "ETH", paths)[1].path, paths.data / "days" / "2025-09-04.json"
+        whole = path.read_bytes()
+        if damage == "lost":
+            path.unlink()
+        elif damage == "cut":
+            path.write_bytes(whole[: len(whole) // 2])
+        elif damage == "flipped":
+            path.write_bytes(whole[:9] + bytes([whole[9] ^ 4]) + whole[10:])
+        elif damage == "other lines":
+            path.write_bytes(zstandard.compress(zstandard.decompress(whole).replace(b"4000", b"4001")))
+        elif damage == "mark lost":
+            mark.unlink()
+        else:
+            mark.write_text(mark.read_text().replace('"disconnects": 1', '"disconnects": 3'))
+        named = re.escape(str(mark if "mark" in damage else path))
+        with pytest.raises(DataError, match=rf"{named} .*Run: hyperdapo run --profile smoke --force 01 --asset ETH$"):
+            content(paths, wanted)
+        asked = faults.requests
+        again = tardis.download(wanted, "ETH", paths)
+        mended = {"mark lost": 0, "mark flipped": 0}.get(damage, 3)
+        assert faults.requests - asked == mended, "more than the slice (first, last and middle) was asked for again"
+        assert again["days"][0]["sha256"] == first["days"][0]["sha256"]
+    assert content(paths, wanted) == gzip.decompress((recording / "ETH.ndjson.gz").read_bytes())
+
+
+def test_a_slice_is_read_and_unpacked_once_a_stage(
+    recording: Path, paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unpacked = Counter[str]()
+    original = SliceFile.unpack
+    monkeypatch.setattr(
+        SliceFile, "unpack", lambda piece, packed: (unpacked.update([piece.path.name]), original(piece, packed))[1]
+    )
+    with serve(RecordedSlices(recording)) as endpoint:
+        wanted = parameters(endpoint)
+        manifest = tardis.download(wanted, "ETH", paths)
+        assert len(unpacked) == manifest["slices"] and set(unpacked.values()) == {1}
+        unpacked.clear()
+        tardis.download(wanted, "ETH", paths)
+        assert not unpacked
+        content(paths, wanted)
+        assert len(unpacked) == manifest["slices"] and set(unpacked.values()) == {1}
+
+
+def _described(texts: list[bytes], start_ns: int, minutes: int) -> tuple[dict[str, list[int]], int, bytes, bytes]:
+    """Line by line: messages of each channel and minute, disconnects, first and last stamp."""
+    by_minute, disconnects, connected, first, last = {}, 0, True, b"", b""
+    for line in b"".join(texts).split(b"\n"):
+        if len(line) <= 1:
+            disconnects, connected = disconnects + connected, False
+        elif name := re.search(rb'"channel"\s*:\s*"(\w+)"', line):
+            connected, first, last = True, first or line[:28], line[:28]
+            minute = (local_time(line[:16] + b":00.0000000Z") - start_ns) // MINUTE_NS
+            row = by_minute.setdefault(name[1].decode(), [0] * minutes)
+            if 0 <= minute < minutes:
+                row[minute] += 1
+    return by_minute, disconnects, first, last
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_description_is_that_of_each_line_by_itself(tmp_path: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    heads = ['{"channel":"', '{"channel": "', '{ "channel":"', '{"data":1,"channel":"', ' {"channel":"', '{"chanel":"']
+    names = ["bbo", "l2Book", "trades", "activeAssetCtx", "tradesX", "bb", "other", ""]
+    lines = []
+    for second in np.sort(rng.integers(-30, 330, 300)).tolist():
+        stamp = f"{datetime.fromtimestamp(START_NS // 10**9 + second, UTC):%Y-%m-%dT%H:%M:%S}.1234567Z"
+        line = f'{stamp} {rng.choice(heads)}{rng.choice(names)}","data":{{}}}}'
+        cut = rng.integers(len(line)) if rng.random() < 0.1 else len(line)
+        lines.append(line[:cut].encode() + b"\n" * int(rng.choice([1, 1, 1, 1, 2, 3])))
+    held = Description(START_NS, START_NS + 5 * MINUTE_NS)
+    cuts = [0, *np.sort(rng.integers(0, len(lines), 3)).tolist(), len(lines)]
+    texts = [b"".join(lines[a:b]) for a, b in pairwise(cuts)]
+    texts[-1] = texts[-1].rstrip(b"\n") + b"\n" * int(rng.integers(2))
+    for number, text in enumerate(texts):
+        path = tmp_path / f"{number:02d}.json.zst"
+        path.write_bytes(zstandard.compress(text))
+        assert held.add(SliceFile(path, 0, 1))
+    facts, text = held.facts(), b"".join(texts)
+    whole = [text.removesuffix(b"\n")] if text.endswith(b"\n") else [text]
+    by_minute, disconnects, first, last = _described(whole, START_NS, 5)
+    assert {name: row for name, row in facts["by_minute"].items()} == dict(sorted(by_minute.items()))
+    assert facts["disconnects"] == disconnects
+    assert (facts["first_ns"], facts["last_ns"]) == (max(local_time(first), 0), max(local_time(last), 0))
+    assert facts["sha256"] == hashlib.sha256(text).hexdigest() and facts["slices"] == len(texts)
+
+
 def test_another_span_or_source_is_not_taken_for_this_one(recording: Path, paths: Paths) -> None:
     with serve(RecordedSlices(recording)) as endpoint:
         tardis.download(parameters(endpoint, 10), "ETH", paths)
         with pytest.raises(MissingInputError, match="hyperdapo run --profile smoke --until 01"):
             tardis.downloaded(parameters(endpoint, 20), "ETH", paths)
+        ten = content(paths, parameters(endpoint, 10))
         tardis.download(parameters(endpoint, 20), "ETH", paths)
-        assert len(content(paths, parameters(endpoint, 20))) > len(content(paths, parameters(endpoint, 10)))
+        assert content(paths, parameters(endpoint, 20)).startswith(ten + b"2025-09-04T10:10:00")
+        with pytest.raises(MissingInputError, match="hyperdapo run --profile smoke --until 01"):
+            tardis.downloaded(parameters(endpoint, 10), "ETH", paths)
     with pytest.raises(MissingInputError):
         tardis.downloaded(parameters("http://127.0.0.1:1/v1", 10), "ETH", paths)
 
@@ -198,16 +301,48 @@ def test_a_refused_key_names_the_variable_and_never_the_key(
     assert not [path for path in paths.data.rglob("*") if path.is_file() and b"TD.other" in path.read_bytes()]
 
 
+def test_a_password_in_an_address_is_refused_before_it_is_stored_anywhere() -> None:
+    for endpoint in ("http://me:s3cret@127.0.0.1:9/v1", "https://s3cret@api.example.org/v1"):
+        with pytest.raises(ParameterError, match=r"^source: .*~/\.netrc") as caught:
+            parameters(endpoint)
+        assert "s3cret" not in str(caught.value) and caught.value.__cause__ is None
+
+
+def test_a_password_of_netrc_reaches_the_endpoint_and_no_file(
+    paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login me password s3cret\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    wanted = base64.b64encode(b"me:s3cret").decode()
+    line = b'2025-09-04T10:00:01.5000000Z {"channel":"bbo","data":{}}\n'
+    with web_server(200, gzip.compress(line), {"x-slice-size": "1"}, f"Basic {wanted}") as endpoint:
+        assert tardis.download(parameters(endpoint, 1), "ETH", paths)["messages"]["bbo"] == 1
+        netrc.write_text("machine 127.0.0.1 login me password wrong\n")
+        with pytest.raises(EndpointError, match="401") as caught:
+            tardis.download(parameters(endpoint, 2), "ETH", paths)
+    assert "wrong" not in str(caught.value)
+    written = [path.read_bytes() for path in paths.data.rglob("*") if path.is_file()]
+    assert written and not [content for content in written if b"s3cret" in content or wanted.encode() in content]
+
+
 @contextmanager
-def web_server(status: int, body: bytes) -> Iterator[str]:
-    """Something that speaks HTTP, but not Tardis's protocol."""
+def web_server(
+    status: int, body: bytes, headers: Mapping[str, str] | None = None, authorization: str | None = None
+) -> Iterator[str]:
+    """Something that speaks HTTP; without more headers, not Tardis's protocol."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
+            refused = authorization is not None and self.headers["Authorization"] != authorization
+            answer = b"refused" if refused else body
+            self.send_response(401 if refused else status)
+            self.send_header("Content-Length", str(len(answer)))
+            for name, value in (headers or {}).items():
+                self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(body)
+            self.wfile.write(answer)
 
         def log_message(self, *_: object) -> None:
             pass

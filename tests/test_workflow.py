@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from base64 import b64decode
 from pathlib import Path
 
 import nbformat
@@ -114,5 +115,5 @@ def test_a_date_of_a_params_file_reaches_the_workflow(tmp_path: Path, monkeypatc
     (tmp_path / "span.yaml").write_text("source: {from: 2025-08-01T06:00:00Z, to: 2025-08-01T07:00:00Z}\n")
     assert cli.main(["run", "--profile", "smoke", "--params", str(tmp_path / "span.yaml")]) == 0
     overrides = next(part for part in asked[-1] if part.startswith("overrides=")).removeprefix("overrides=")
-    again = load("smoke", json.loads(overrides))
+    again = load("smoke", json.loads(b64decode(overrides)))
     assert again.source.end_ns - again.source.start_ns == 3600 * 10**9

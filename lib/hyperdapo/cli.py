@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Any
 
 from hyperdapo.errors import HyperdapoError, ParameterError
-from hyperdapo.params import load, merge, read
+from hyperdapo.params import load, merge, portable, read
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,16 +30,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _overrides(options: argparse.Namespace) -> dict[str, Any]:
     """What `--params` and `--asset` lay on top of the profile."""
-    overrides = read(options.params) if options.params else {}
+    overrides = portable(read(options.params), Path.cwd()) if options.params else {}
     return merge(overrides, {"assets": options.asset}) if options.asset else overrides
 
 
 def _run(options: argparse.Namespace) -> None:
-    from hyperdapo import workflow
+    from hyperdapo import preflight, workflow
     from hyperdapo.paths import Paths
 
     overrides = _overrides(options)
     parameters = load(options.profile, overrides)
+    preflight.check(parameters, workflow.wanted(options.until, options.only))
     begun = monotonic()
     stages = (options.only, options.force, options.dry_run)
     workflow.run(parameters, overrides, options.until, options.cores, *stages)
@@ -51,20 +52,21 @@ def _render(options: argparse.Namespace) -> None:
     from hyperdapo import family, rendering, workflow
     from hyperdapo.paths import NOTEBOOKS
 
+    stage = workflow.named(options.stage)
     bar = None
     if family.MARK in os.environ:
         family.die_with_parent()
         bar = rendering.Bar(rendering.bar_file(options.profile, options.output))
     note = workflow.failures(options.profile) / f"{options.output.stem}.txt"
-    given = {"profile": options.profile, "overrides": json.loads(options.overrides)}
+    given = {"profile": options.profile, "overrides": options.overrides}
     given |= {"asset": options.asset} if options.asset else {}
     try:
         with workflow.own_gpu():
-            rendering.render(NOTEBOOKS / f"{options.stage}.ipynb", options.output, given, bar)
+            rendering.render(NOTEBOOKS / f"{stage}.ipynb", options.output, given, bar)
     except HyperdapoError as error:
         with suppress(OSError):  # a full disk must not hide the error itself
             note.parent.mkdir(parents=True, exist_ok=True)
-            note.write_text(f"{' '.join(filter(None, [options.stage, options.asset]))}: {error}\n")
+            note.write_text(f"{' '.join(filter(None, [stage, options.asset]))}: {error}\n")
         raise
 
 
@@ -107,6 +109,28 @@ def _verify(options: argparse.Namespace) -> None:
         verify(reference, candidate, parameters.evidence.verify_tolerance)
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port (1 to 65535)")
+    return int(text)
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise argparse.ArgumentTypeError(f"not valid JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise argparse.ArgumentTypeError("give a JSON object of parameters")
+    return values
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="hyperdapo", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -118,11 +142,14 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", parents=[chosen], help="bring a profile's notebooks up to date")
     run.set_defaults(call=_run)
-    run.add_argument("--until", metavar="NN", help="stop after this notebook, for example 03")
-    run.add_argument("--only", metavar="NN", help="this notebook alone; what it reads must be there")
+    which = run.add_mutually_exclusive_group()
+    which.add_argument("--until", metavar="NN", help="stop after this notebook, for example 03")
+    which.add_argument("--only", metavar="NN", help="this notebook alone; what it reads must be there")
     run.add_argument("--force", metavar="NN", help="run this notebook again, and what depends on it")
     run.add_argument("--dry-run", action="store_true", help="only say what would run, and why")
-    run.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="stages side by side (default: all cores)")
+    run.add_argument(
+        "--cores", type=_count, default=os.cpu_count() or 1, help="stages side by side (default: all cores)"
+    )
 
     render = commands.add_parser("render", help="execute one notebook (what the workflow calls)")
     render.set_defaults(call=_render)
@@ -130,12 +157,12 @@ def _parser() -> argparse.ArgumentParser:
     render.add_argument("output", type=Path, help="where the rendered notebook goes")
     render.add_argument("--profile", default="sample")
     render.add_argument("--asset")
-    render.add_argument("--overrides", default="{}", help="JSON of parameters laid on top of the profile")
+    render.add_argument("--overrides", type=_mapping, default={}, help="JSON of parameters laid on top of the profile")
 
     serve = commands.add_parser("serve-recordings", help="serve recorded *.ndjson.gz files as a Tardis endpoint")
     serve.set_defaults(call=_serve_recordings)
     serve.add_argument("folder", type=Path)
-    serve.add_argument("--port", type=int, default=8911)
+    serve.add_argument("--port", type=_port, default=8911)
 
     remote = commands.add_parser(
         "remote", parents=[chosen], help="run one notebook on a rented host, over ssh (docs/a100.md)"
@@ -143,7 +170,7 @@ def _parser() -> argparse.ArgumentParser:
     remote.set_defaults(call=_remote)
     remote.add_argument("host", metavar="HOST", help="what ssh accepts: user@host, or a name of ~/.ssh/config")
     remote.add_argument("stage", metavar="STAGE", nargs="?", help="for example 05_train")
-    remote.add_argument("--port", type=int, help="of ssh (default: as ~/.ssh/config says)")
+    remote.add_argument("--port", type=_port, help="of ssh (default: as ~/.ssh/config says)")
     remote.add_argument("--folder", default="hyperdapo", help="where the repository goes there (default: hyperdapo)")
     remote.add_argument("--ssh", default="ssh", metavar="COMMAND", help="how to call ssh, for example 'ssh -i key'")
     instead = remote.add_mutually_exclusive_group()
@@ -157,7 +184,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--run", dest="run_folder", type=Path, help="a finished run's outputs (default: this one's)")
     verify.add_argument("--reference", type=Path, help="outputs to compare with (default: the committed ones)")
     verify.add_argument("--no-run", action="store_true", help="compare what is there, bring nothing up to date")
-    verify.add_argument("--cores", type=int, default=os.cpu_count() or 1)
+    verify.add_argument("--cores", type=_count, default=os.cpu_count() or 1)
     return parser
 
 

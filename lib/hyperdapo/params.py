@@ -1,17 +1,19 @@
 """Reading parameters: `params/base.yaml`, one overlay, and what the user lays on top; validated by `schema`."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Hashable, Mapping
+from os.path import relpath
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from pydantic import ValidationError
 
 from hyperdapo.errors import ParameterError, nearest
-from hyperdapo.paths import PARAMS
+from hyperdapo.paths import PARAMS, REPOSITORY
 from hyperdapo.schema import Parameters
 
-__all__ = ["Parameters", "load", "merge", "read"]
+__all__ = ["Parameters", "load", "merge", "portable", "read"]
 
 
 def load(profile: str, overrides: Mapping[str, Any] | None = None, asset: str | None = None) -> Parameters:
@@ -22,6 +24,8 @@ def load(profile: str, overrides: Mapping[str, Any] | None = None, asset: str | 
     ParameterError
         For an unknown profile, an unknown key (with the nearest right name), a value out of range, an unknown asset.
     """
+    if "profile" in (overrides or {}):
+        raise ParameterError("the profile is chosen by --profile (or the notebook's own `profile`), not by a parameter")
     profiles = sorted(path.stem for path in PARAMS.glob("*.yaml") if path.stem != "base")
     if profile not in profiles:
         raise ParameterError(f"unknown profile {profile!r}{nearest(profile, profiles)}; there are {profiles}")
@@ -35,16 +39,37 @@ def load(profile: str, overrides: Mapping[str, Any] | None = None, asset: str | 
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The mapping that a YAML file holds; an empty file is an empty mapping."""
+    """The mapping that a YAML file holds; an empty file is an empty mapping.
+
+    Raises
+    ------
+    ParameterError
+        If the file cannot be read, is no YAML in UTF-8, names a key twice, or holds anything but a mapping.
+    """
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise ParameterError(f"there is no parameter file {path}") from None
-    except yaml.YAMLError as error:
-        raise ParameterError(f"{path} is not valid YAML: {error}") from None
+    except OSError as error:
+        raise ParameterError(f"the parameter file {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ParameterError(f"the parameter file {path} is not UTF-8 text (byte {error.start})") from None
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise ParameterError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if values is not None and not isinstance(values, dict):
         raise ParameterError(f"{path} must hold a mapping of parameters, not {type(values).__name__}")
     return values or {}
+
+
+def portable(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """`values` with the file names that start at `folder` made to start at the repository, as those of a profile do."""
+    made = dict(values)
+    for section, key in _FILES:
+        keys = made.get(section)
+        name = keys.get(key) if isinstance(keys, Mapping) else None
+        if isinstance(name, str) and "://" not in name and not Path(name).is_absolute():
+            made[section] = merge(made[section], {key: relpath(folder / name, REPOSITORY)})
+    return made
 
 
 def merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,6 +81,42 @@ def merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+_FILES = (("source", "endpoint"), ("truth", "account"), ("truth", "node_fills"))
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain scalars as in YAML 1.2 (5e-5 is a number, `yes` and 1:30 are words); a key that comes twice is an error."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
+        first: [one for one in resolvers if one[0].rpartition(":")[2] not in ("bool", "int", "float")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set[Any]()
+        for key, _ in node.value:
+            name = self.construct_object(key, deep=True)
+            if name in seen and key.tag != "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {name!r} stands there twice", key.start_mark
+                )
+            seen.add(name)
+        made: dict[Hashable, Any] = super().construct_mapping(node, deep)
+        return made
+
+
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?(0|[1-9][0-9]*)", "-+0123456789"),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), list(_first))
+
+
 def _explain(error: ValidationError) -> str:
     lines = []
     for problem in error.errors():
@@ -63,7 +124,7 @@ def _explain(error: ValidationError) -> str:
         if problem["type"] == "extra_forbidden":
             lines.append(f"unknown parameter {where}{nearest(str(problem['loc'][-1]), _siblings(problem['loc']))}")
         else:
-            lines.append(f"{where}: {problem['msg']}".removeprefix(": "))
+            lines.append(f"{where}: {problem['msg'].removeprefix('Value error, ')}".removeprefix(": "))
     return "; ".join(lines)
 
 

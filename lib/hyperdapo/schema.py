@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
 from hyperdapo.errors import ParameterError, nearest
 from hyperdapo.sections import (
+    Asset,
     AssetFacts,
     Clean,
     Evidence,
@@ -20,6 +22,8 @@ from hyperdapo.sections import (
     Split,
     Synthetic,
     Truth,
+    Unique,
+    Whole,
 )
 from hyperdapo.training_sections import Policy, Training
 
@@ -28,9 +32,9 @@ class Parameters(Section):
     """All parameters of one run. `load` makes it; `for_asset` checks an asset's name."""
 
     profile: str
-    seed: int
-    assets: list[str] = Field(min_length=1)
-    asset_facts: dict[str, AssetFacts]
+    seed: Whole
+    assets: Annotated[list[Asset], Field(min_length=1), Unique]
+    asset_facts: dict[Asset, AssetFacts]
     source: Source
     synthetic: Synthetic
     clean: Clean

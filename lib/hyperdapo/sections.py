@@ -3,28 +3,60 @@
 Every model forbids unknown keys; `schema.Parameters` puts the sections together.
 """
 
+import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-NonNegative = Annotated[float, Field(ge=0.0)]
-Count = Annotated[int, Field(gt=0)]
+from hyperdapo.paths import REPOSITORY
+
+_PERPETUAL = re.compile(r"([a-z0-9]+:)?[A-Za-z0-9]+")
+
+
+def _without_repetition(values: Sequence[Any]) -> Sequence[Any]:
+    repeated = [value for place, value in enumerate(values) if value in values[:place]]
+    if repeated:
+        raise ValueError(f"{repeated[0]!r} stands there twice")
+    return values
+
+
+def _perpetual(name: str) -> str:
+    """A name that is safe as a part of a path, a shell word and a pattern."""
+    if name.startswith("@") or "/" in name:
+        raise ValueError(f"{name!r} is a spot market: its prices are on another grid, only perpetuals are known here")
+    if not _PERPETUAL.fullmatch(name):
+        raise ValueError(f"{name!r} is no name of a perpetual, such as BTC, kPEPE or xyz:NVDA")
+    return name
+
+
+Share = Annotated[float, Field(ge=0.0, le=1.0, strict=True)]
+Positive = Annotated[float, Field(gt=0.0, strict=True)]
+NonNegative = Annotated[float, Field(ge=0.0, strict=True)]
+Confidence = Annotated[float, Field(gt=0.5, lt=1.0, strict=True)]
+Count = Annotated[int, Field(gt=0, strict=True)]
+Whole = Annotated[int, Field(ge=0, strict=True)]
+Asset = Annotated[str, AfterValidator(_perpetual)]
+Unique = AfterValidator(_without_repetition)
 Objective = Literal["patient", "balanced", "urgent"]
+Channel = Literal["l2Book", "bbo", "trades", "activeAssetCtx"]
 
 
 class Section(BaseModel):
     """Unknown keys are errors, values do not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 class AssetFacts(Section):
     """What the exchange says of a perpetual."""
 
-    sz_decimals: Annotated[int, Field(ge=0, le=6)]
+    sz_decimals: Annotated[int, Field(ge=0, le=6, strict=True)]
 
 
 class Source(Section):
@@ -33,17 +65,30 @@ class Source(Section):
     kind: Literal["synthetic", "tardis", "archive"]
     endpoint: str | None
     exchange: str
-    channels: list[str]
+    channels: Annotated[list[Channel], Field(min_length=1), Unique]
     start: datetime = Field(alias="from")
     end: datetime = Field(alias="to")
 
     @model_validator(mode="after")
     def _check(self) -> "Source":
+        for name, moment in (("from", self.start), ("to", self.end)):
+            if moment.second or moment.microsecond:
+                raise ValueError(f"{name}: {moment.isoformat()} is not a whole minute")
         if self.end_ns - self.start_ns < 60_000_000_000:
             raise ValueError(f"empty time span: from {self.start} to {self.end}; give at least one minute")
         if self.kind == "archive" and (not self.endpoint or self.channels != ["l2Book"]):
             raise ValueError("an archive is a folder with l2Book only: set endpoint to it, and channels: [l2Book]")
+        if self.kind != "archive" and "@" in urlsplit(self.endpoint or "").netloc:
+            raise ValueError(
+                "endpoint holds a user or password, and parameters are stored with every result: take it out of the "
+                "address and put it into ~/.netrc (machine HOST login USER password PASSWORD), which the client reads"
+            )
         return self
+
+    @property
+    def archive(self) -> Path | None:
+        """The folder of an archive."""
+        return _within_repository(self.endpoint) if self.kind == "archive" else None
 
     @property
     def start_ns(self) -> int:
@@ -69,7 +114,7 @@ class Synthetic(Section):
     """The synthetic exchange: its knob of predictability and its assets."""
 
     predictability: Share
-    assets: dict[str, SyntheticAsset]
+    assets: dict[Asset, SyntheticAsset]
 
 
 class Clean(Section):
@@ -106,7 +151,7 @@ class Facts(Section):
 
     impact_after_s: Positive
     block_s: Positive
-    confidence: Annotated[float, Field(gt=0.5, lt=1.0)]
+    confidence: Confidence
 
 
 class RewardWeights(Section):
@@ -133,14 +178,14 @@ class ObjectiveRules(Section):
 class Orders(Section):
     """The parent orders, from which every strategy starts."""
 
-    notional_usd: Annotated[float, Field(ge=10.0)]
+    notional_usd: Annotated[float, Field(ge=10.0, strict=True)]
     buy_share: Share
     most: Count | None
-    objectives: list[Objective] = Field(min_length=1)
+    objectives: Annotated[list[Objective], Field(min_length=1), Unique]
     rules: dict[Objective, ObjectiveRules]
     drawdown_threshold_bps: NonNegative
     weight_trials: Count
-    markouts_s: list[Positive]
+    markouts_s: Annotated[list[Positive], Field(min_length=1), Unique]
 
     @property
     def longest_horizon_s(self) -> float:
@@ -158,7 +203,7 @@ class Latency(Section):
 class Fees(Section):
     """The account's volume tier."""
 
-    tier: Annotated[int, Field(ge=0, le=6)]
+    tier: Annotated[int, Field(ge=0, le=6, strict=True)]
 
 
 class Execution(Section):
@@ -183,6 +228,15 @@ class Truth(Section):
     account: str | None
     node_fills: str | None
 
+    @property
+    def account_folder(self) -> Path | None:
+        """Where an account's `historicalOrders.json` and `userFills.json` lie."""
+        return _within_repository(self.account)
+
+    @property
+    def node_fills_file(self) -> Path | None:
+        return _within_repository(self.node_fills)
+
 
 class Inference(Section):
     """How decisions are taken."""
@@ -197,8 +251,13 @@ class Evidence(Section):
 
     block_s: Positive
     bootstrap: Count
-    confidence: Annotated[float, Field(gt=0.5, lt=1.0)]
+    confidence: Confidence
     verify_tolerance: NonNegative
+
+
+def _within_repository(path: str | None) -> Path | None:
+    """A relative path starts at the repository; `params.read` makes it so for a file of the command line."""
+    return None if path is None else REPOSITORY / path
 
 
 def _nanoseconds(moment: datetime) -> int:

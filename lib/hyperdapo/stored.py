@@ -1,36 +1,54 @@
-"""The tables that one stage leaves for the next: Parquet in an asset's data folder (DESIGN §3)."""
+"""What one stage leaves for the next in a data folder (DESIGN §3): Parquet and JSON whose every bit is accounted for.
 
-from collections.abc import Iterable, Sequence
+The writer of a file notes its SHA-256 in `checksums/NAME.sha256` beside it, one record a file, so that stages that run
+side by side never write to the same one (`sha256sum -c checksums/*` reads them too). A reader takes a file only if it
+is the one that was noted; a process reads each file once for that. Parquet pages carry checksums of their own, which
+are compared whenever a page is read.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hyperdapo.paths import Paths, atomic, require
+from hyperdapo.errors import DataError
+from hyperdapo.paths import Paths, atomic, data_root, require
 
 WRITTEN_BY = {
-    "quality": "02_preprocess",
-    "features": "03_features",
-    "laws": "03_features",
-    "outcomes": "04_preference_pairs",
-    "pairs": "04_preference_pairs",
-    "specialists": "06_convergence",
-    "decisions": "07_inference",
-    "calibration": "08_backtest",
-    "orders": "08_backtest",
+    "book.parquet": "02_preprocess",
+    "bbo.parquet": "02_preprocess",
+    "trades.parquet": "02_preprocess",
+    "context.parquet": "02_preprocess",
+    "quality.parquet": "02_preprocess",
+    "cleaning.json": "02_preprocess",
+    "split.json": "02_preprocess",
+    "features.parquet": "03_features",
+    "laws.parquet": "03_features",
+    "outcomes.parquet": "04_preference_pairs",
+    "pairs.parquet": "04_preference_pairs",
+    "specialists.parquet": "06_convergence",
+    "decisions.parquet": "07_inference",
+    "calibration.parquet": "08_backtest",
+    "orders.parquet": "08_backtest",
 }
+
+Version = tuple[Path, int, int, int]
+"""One version of a file: its path, size, time of change and inode."""
 
 
 def write_table(table: pd.DataFrame | Iterable[pd.DataFrame], folder: Path, name: str) -> Path:
     """Write `NAME.parquet` into an asset's data folder, whole or not at all; of several parts each is a row group."""
     parts = (pa.Table.from_pandas(part, preserve_index=False) for part in _parts(table))
     first = next(parts)
-    with (
-        atomic(folder / f"{name}.parquet") as temporary,
-        pq.ParquetWriter(temporary, first.schema, compression="zstd") as file,
-    ):
+    with parquet_writer(folder / f"{name}.parquet", first.schema) as file:
         for part in chain([first], parts):
             file.write_table(part, row_group_size=max(len(part), 1))
     return folder / f"{name}.parquet"
@@ -47,14 +65,19 @@ def read_table(folder: Path, name: str, columns: Sequence[str] | None = None) ->
     ------
     MissingInputError
         If the stage that writes it has not run.
+    DataError
+        If it is damaged, or not what that stage wrote.
     """
-    path = require(folder / f"{name}.parquet", WRITTEN_BY[name], folder.parent.name)
-    return pd.read_parquet(path, columns=None if columns is None else list(columns))
+    path = confirmed(folder / f"{name}.parquet")
+    wanted = None if columns is None else list(columns)
+    with _damage_told(path):
+        table = pq.read_table(path, columns=wanted, partitioning=None, page_checksum_verification=True)
+    return table.to_pandas()
 
 
 def read_evenly(folder: Path, name: str, columns: Sequence[str], most: int) -> pd.DataFrame:
     """Some columns of at most so many rows, evenly spaced over the table; raises as `read_table`."""
-    with pq.ParquetFile(require(folder / f"{name}.parquet", WRITTEN_BY[name], folder.parent.name)) as file:
+    with parquet_file(confirmed(folder / f"{name}.parquet")) as file:
         every = -(-file.metadata.num_rows // most)
         parts, passed = [], 0
         for group in range(file.num_row_groups):
@@ -67,3 +90,123 @@ def read_evenly(folder: Path, name: str, columns: Sequence[str], most: int) -> p
 def read_assets(paths: Paths, assets: Sequence[str], name: str) -> pd.DataFrame:
     """`NAME.parquet` of several assets, one below the other; raises as `read_table`."""
     return pd.concat([read_table(paths.of(asset).data, name) for asset in assets], ignore_index=True)
+
+
+def write_json(content: Mapping[str, Any], folder: Path, name: str) -> Path:
+    """Write `NAME` (such as `split.json`) into an asset's data folder, whole or not at all."""
+    with recorded(folder / name) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+    return folder / name
+
+
+def read_json(folder: Path, name: str) -> dict[str, Any]:
+    """Read what `write_json` wrote; raises as `read_table`."""
+    content: dict[str, Any] = json.loads(confirmed(folder / name).read_text())
+    return content
+
+
+@contextmanager
+def parquet_writer(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+    """Yield a writer of one table, which appears at `path`, with its record, when the block ends well."""
+    with (
+        recorded(path) as temporary,
+        pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as file,
+    ):
+        yield file
+
+
+@contextmanager
+def parquet_file(path: Path, metadata: pq.FileMetaData | None = None) -> Iterator[pq.ParquetFile]:
+    """Yield an open table; `metadata`, where its footer was read before, spares reading it again.
+
+    Raises
+    ------
+    DataError
+        If the file, or a page of it that the block reads, is damaged.
+    """
+    with _damage_told(path), pq.ParquetFile(path, metadata=metadata, page_checksum_verification=True) as file:
+        yield file
+
+
+@contextmanager
+def recorded(path: Path) -> Iterator[Path]:
+    """Yield a temporary path as `atomic`; the SHA-256 of what the block wrote there is noted when it ends well."""
+    with atomic(path) as temporary:
+        yield temporary
+        digest = _sha256(temporary)
+    with atomic(record_of(path)) as note:
+        note.write_text(f"{digest}  {path.name}\n")
+
+
+def confirmed(path: Path) -> Path:
+    """`path`, once it is known to hold what the stage that writes it recorded.
+
+    Raises
+    ------
+    MissingInputError
+        If that stage has not run.
+    DataError
+        If the file differs from its record, or has none.
+    """
+    stage = WRITTEN_BY[path.name]
+    require(path, stage, _origin(path)[0])
+    try:
+        noted = record_of(path).read_text().split()[:1]
+    except FileNotFoundError:
+        noted = []
+    except UnicodeDecodeError:
+        noted = ["damaged"]
+    if noted != [_digest(version(path))]:
+        what = "differs from its SHA-256 in" if noted else "has no SHA-256 in"
+        raise DataError(
+            f"{path} is not what {stage} wrote (it {what} {record_of(path)}): damaged, or changed by another hand. "
+            f"Run: {mending(path)}"
+        )
+    return path
+
+
+def record_of(path: Path) -> Path:
+    """Where the SHA-256 of a derived file is noted."""
+    return path.parent / "checksums" / f"{path.name}.sha256"
+
+
+def mending(path: Path) -> str:
+    """The command that makes a derived file anew."""
+    profile, *asset = _origin(path)
+    return force(profile, WRITTEN_BY[path.name], *asset)
+
+
+def force(profile: str, stage: str, asset: str = "") -> str:
+    """The command that runs a stage again, whatever is up to date."""
+    return f"hyperdapo run --profile {profile} --force {stage[:2]}" + (f" --asset {asset}" if asset else "")
+
+
+def version(path: Path) -> Version:
+    """What tells one version of a file from the next without reading it."""
+    status = path.stat()
+    return path, status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def _origin(path: Path) -> tuple[str, ...]:
+    """Profile, and asset where the file is of one."""
+    if path.is_relative_to(data_root()):
+        return path.parent.relative_to(data_root()).parts
+    return path.parent.parts[-2:]
+
+
+@lru_cache(maxsize=256)
+def _digest(file: Version) -> str:
+    return _sha256(file[0])
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _damage_told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path} is damaged ({error}). Run: {mending(path)}") from None

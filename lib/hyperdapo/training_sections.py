@@ -4,8 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from hyperdapo.sections import Count, NonNegative, Positive, Section, Share
+from hyperdapo.sections import Count, NonNegative, Positive, Section, Share, Unique, Whole
 
+Offset = Annotated[float, Field(gt=-10_000.0, lt=10_000.0, strict=True)]  # bps; at -10,000 the price is 0
 Algorithm = Literal["dapo", "dapo_sampled", "dpo", "listing_4_4", "dapo_preference", "reward_weighted"]
 
 
@@ -15,7 +16,7 @@ class Lora(Section):
     rank: Count
     alpha: Count
     dropout: Share
-    targets: list[str]
+    targets: Annotated[list[str], Field(min_length=1), Unique]
     layers: Count | None
 
 
@@ -23,10 +24,9 @@ class Policy(Section):
     """Base model, action set and prompt."""
 
     base_model: str
-    dtype: Literal["float32", "bfloat16"]
     four_bit: bool
     lora: Lora
-    offsets_bps: list[float] = Field(min_length=2, max_length=26)
+    offsets_bps: Annotated[list[Offset], Field(min_length=2, max_length=26), Unique]
     prompt_style: Literal["thesis", "anonymous"]
     max_length: Count
 
@@ -50,8 +50,8 @@ class Dapo(Clip):
 class DapoSampled(Dapo):
     """DAPO on sampled groups, by TRL."""
 
-    group_size: Annotated[int, Field(ge=2)]
-    refills: Annotated[int, Field(ge=2)]
+    group_size: Annotated[int, Field(ge=2, strict=True)]
+    refills: Annotated[int, Field(ge=2, strict=True)]
 
 
 class Dpo(Section):
@@ -85,8 +85,8 @@ class RewardWeighted(Section):
 class Training(Section):
     """Algorithms, seeds, their common budget, and how often the policy is looked at."""
 
-    algorithms: list[Algorithm] = Field(min_length=1)
-    seeds: list[int] = Field(min_length=1)
+    algorithms: Annotated[list[Algorithm], Field(min_length=1), Unique]
+    seeds: Annotated[list[Whole], Field(min_length=1), Unique]
     steps: Count
     states_per_update: Count
     gradient_accumulation: Count

@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import cache, reduce
@@ -129,9 +130,8 @@ def run(
     Stopped
         When a signal asks for the end; nothing that was started lives on.
     """
-    last = named(only or until or STAGES[-1])
-    stages = [last] if only else list(STAGES[: STAGES.index(last) + 1])
-    allowed = ["--allowed-rules", "all", rule(last)] if only else []
+    stages = wanted(until, only)
+    allowed = ["--allowed-rules", "all", rule(stages[0])] if only else []
     options = ["--cores", str(cores), "--resources", f"gpu={gpus() or cores}", "--rerun-incomplete", "--keep-going"]
     again, reasons = _again(parameters, stages, force)
     options += ["--forcerun", *again] if again else []
@@ -198,6 +198,12 @@ def _last_words(log: Path) -> str:
     return "\n".join(lines[-_LAST_LINES:])
 
 
+def wanted(until: str | None = None, only: str | None = None) -> list[str]:
+    """The stages up to `until`, or `only` one, or all; raises as `named`."""
+    last = named(only or until or STAGES[-1])
+    return [last] if only else list(STAGES[: STAGES.index(last) + 1])
+
+
 def named(stage: str) -> str:
     """The stage that a user means by `05` or `05_train`.
 
@@ -222,7 +228,9 @@ def snakemake(
     """The command that has Snakemake look at some stages of a profile, with more options and config values."""
     values = {
         "profile": parameters.profile,
-        "overrides": json.dumps(overrides, default=str),
+        "overrides": b64encode(
+            json.dumps(overrides, default=str).encode()
+        ).decode(),  # Snakemake makes words of numbers
         "stages": json.dumps(stages),
         **(config or {}),
     }

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from hyperdapo.errors import DataError
 from hyperdapo.evidence.metrics import Floats, block_bootstrap, learning_gap
 from hyperdapo.params import Parameters
+from hyperdapo.stored import force
 
 COLUMNS = [
     *("asset", "algorithm", "seed", "untrained_bps", "best_fixed_bps", "trained_bps", "oracle_bps", "gap_closed"),
@@ -143,11 +144,12 @@ def _judge(asset: str, outcomes: pd.DataFrame, decisions: pd.DataFrame, paramete
     rewards = test.pivot_table(index="order_id", columns="action", values="reward")
     blocks = test.groupby("order_id")["block"].first().to_numpy()
     earned, states = {}, np.arange(len(rewards))
+    again = force(parameters.profile, "07_inference", asset)
     for (policy, seed), taken in decisions.groupby(["policy", "seed"], sort=False):
         action = taken.set_index("order_id")["action"].reindex(rewards.index)
         if action.isna().any():
-            raise DataError(f"{asset}: {policy} has not decided every test order. Run 07_inference again")
+            raise DataError(f"{asset}: {policy} has not decided every test order. Run: {again}")
         earned[str(policy), int(str(seed))] = rewards.to_numpy()[states, action.to_numpy(int)]
     if absent := {"untrained", "boosting", *parameters.training.algorithms} - {policy for policy, _ in earned}:
-        raise DataError(f"{asset}: there are no decisions of {', '.join(sorted(absent))}. Run 07_inference again")
+        raise DataError(f"{asset}: there are no decisions of {', '.join(sorted(absent))}. Run: {again}")
     return _Judged(asset, rewards.to_numpy(), blocks, best_fixed, earned)

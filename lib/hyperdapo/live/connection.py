@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from hyperdapo.errors import HostError, HostUnreachableError
+from hyperdapo.errors import HostError, HostUnreachableError, ParameterError
 from hyperdapo.paths import full_disk
 
 PYTHONS = ("python3", "python3.13", "python3.12", "python3.11")
@@ -75,6 +75,10 @@ class Host:
     heard: float = 0.0
     """When it last answered, on the monotonic clock."""
 
+    def __post_init__(self) -> None:
+        if not self.name or self.name.startswith("-"):
+            raise ParameterError(f"{self.name!r} is no host: give user@host, or a name of ~/.ssh/config")
+
     @property
     def shell(self) -> list[str]:
         """The ssh command, without the host."""
@@ -113,7 +117,7 @@ class Host:
         HostError
             For what else goes wrong.
         """
-        return self._call([*self.shell, self.name, command], given)
+        return self._call([*self.shell, "--", self.name, command], given)
 
     def program(self, *arguments: str) -> str:
         """The shell command that calls `host.py` there."""
@@ -128,7 +132,7 @@ class Host:
     def stream(self, *arguments: str) -> Iterator[bytes]:
         """What `host.py` prints, as it comes; raises as `run` when it does not end well."""
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        command = [*self.shell, self.name, self.program(*arguments)]
+        command = [*self.shell, "--", self.name, self.program(*arguments)]
         with subprocess.Popen(command, env=environment(), **pipes) as process:
             assert process.stdout and process.stderr
             try:
@@ -176,9 +180,9 @@ class Host:
     ) -> bytes:
         listed = ["--files-from=-", "--from0"] if names is not None else []
         shown = shown and sys.stdout.isatty()
-        command = ["rsync", "-rlpt", "--compress", "-e", shlex.join(self.shell), *listed, *options]
+        command = ["rsync", "-rlpt", "--protect-args", "--compress", "-e", shlex.join(self.shell), *listed, *options]
         command += ["--info=progress2"] if shown else []
-        return self._call([*command, source, target], "\0".join(names or []).encode(), shown, into)
+        return self._call([*command, "--", source, target], "\0".join(names or []).encode(), shown, into)
 
     def patiently(self, action: Callable[Given, Answer], *given: Given.args, **named: Given.kwargs) -> Answer:
         """Do something that may be done again; while the host does not answer, wait longer and longer, and try again.

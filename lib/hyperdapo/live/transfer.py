@@ -12,6 +12,7 @@ from typing import Any
 from hyperdapo.errors import HostError
 from hyperdapo.live.connection import Host, say, secrets
 from hyperdapo.paths import REPOSITORY, atomic_folder, data_root, outputs_root, own_ending, writing_into
+from hyperdapo.stored import record_of
 
 _STAY = re.compile(r"^outputs/|^\.venv$|(^|/)(\.env(\..*)?|\.netrc|id_\w+|.*\.(pem|key))$")
 """Of what git lists: results (the host makes its own), an environment's link, and files that are secrets by name."""
@@ -66,13 +67,14 @@ def changed_since(host: Host, files: Iterable[Path]) -> list[str]:
 
 
 def beside(inputs: Iterable[Path]) -> list[Path]:
-    """The inputs, the whole adapter where one is its training log, and the manifests that every stamp names."""
+    """The inputs and their records, the whole adapter where one is its training log, the manifests of the stamps."""
     found: dict[Path, None] = {}
     for path in inputs:
         whole = path.parent.rglob("*") if path.name == "training_log.csv" else [path]
         found |= dict.fromkeys(file for file in whole if file.is_file())
         manifest = path.parent / "manifest.json"
-        found |= {manifest: None} if path.is_relative_to(data_root()) and manifest.is_file() else {}
+        for file in (manifest, record_of(path)):
+            found |= {file: None} if path.is_relative_to(data_root()) and file.is_file() else {}
     return list(found)
 
 
@@ -91,9 +93,8 @@ def bring_back(host: Host, profile: str, assets: Iterable[str], outputs: Iterabl
     if any(path.is_relative_to(models) for path in outputs):
         for folder in [kind / asset for kind in (models, runs) for asset in assets]:
             host.patiently(_bring_folder, host, folder)
-    tables = [
-        str(path.relative_to(here)) for path in outputs if path.is_relative_to(here) and models not in path.parents
-    ]
+    made = [path for path in outputs if path.is_relative_to(here) and models not in path.parents]
+    tables = [str(file.relative_to(here)) for path in made for file in (path, record_of(path))]
     if tables:
         host.patiently(host.fetch, f"data/{profile}", here, "--update", names=tables)
     shown = ("--update", "--exclude=.*")

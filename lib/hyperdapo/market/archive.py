@@ -51,7 +51,7 @@ def fetch(mirror: Path, asset: str, span: tuple[int, int], cache: Path, tick: Ca
         unasked = (local_ns // HOUR_NS == hour_ns // HOUR_NS) & ((local_ns < from_ns) | (local_ns >= to_ns))
         content = b"".join(compress(lines, ~unasked))
         with atomic(slice_path(cache, "archive", from_ns, to_ns)) as temporary:
-            temporary.write_bytes(zstandard.compress(content))
+            temporary.write_bytes(zstandard.ZstdCompressor(write_checksum=True).compress(content))
         tick((to_ns - from_ns) // MINUTE_NS, len(content))
 
 

@@ -4,7 +4,6 @@ Times are int64 nanoseconds UTC. What was known at t is asked of the messages re
 those the newest is the one with the greatest `exchange_ns`; of equals, the later received.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -30,7 +29,7 @@ from hyperdapo.market.columns import (
     take,
 )
 from hyperdapo.market.days import HOUR_NS, SECOND_NS, Span, by_day
-from hyperdapo.paths import atomic, require
+from hyperdapo.stored import read_json, write_json
 
 _BPS = 1e4
 _PART_NS = 6 * HOUR_NS
@@ -114,9 +113,9 @@ class Market:
         MissingInputError
             If the stage has not run.
         DataError
-            If a table is damaged.
+            If a file is damaged, or not what the stage wrote.
         """
-        report = json.loads(require(folder / "cleaning.json", "02_preprocess", folder.parent.name).read_text())
+        report = read_json(folder, "cleaning.json")
         return cls(
             asset=report["asset"],
             sz_decimals=report["sz_decimals"],
@@ -135,7 +134,7 @@ class Market:
 
         So memory does not grow with the span. Raises as `load`.
         """
-        report = json.loads(require(folder / "cleaning.json", "02_preprocess", folder.parent.name).read_text())
+        report = read_json(folder, "cleaning.json")
         parts = list(by_day(report["begins_ns"], report["ends_ns"] + 1, _PART_NS))
         for part in tqdm(parts, desc=f"{report['asset']} market", unit="part", delay=2, mininterval=2, leave=False):
             from_ns, to_ns = part[0] - round(before_s * SECOND_NS), part[1] + round(after_s * SECOND_NS)
@@ -149,8 +148,7 @@ class Market:
         span = {"begins_ns": first if self.begins_ns is None else self.begins_ns, "ends_ns": last}
         facts = {"asset": self.asset, "sz_decimals": self.sz_decimals, "daily_volume": self.daily_volume} | span
         facts["gaps"] = self.gaps.tolist()
-        with atomic(folder / "cleaning.json") as temporary:
-            temporary.write_text(json.dumps(facts | dict(report or {}), indent=1) + "\n")
+        write_json(facts | dict(report or {}), folder, "cleaning.json")
 
 
 @dataclass(frozen=True)

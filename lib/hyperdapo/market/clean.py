@@ -4,7 +4,6 @@ What was received in an hour is cleaned and written at once, one Parquet row gro
 the span; how the client happened to cut its slices does not show.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -15,17 +14,18 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from hyperdapo.errors import DataError
+from hyperdapo.market.ahead import ahead
 from hyperdapo.market.columns import BookSnapshots, Contexts, Nanoseconds, TopOfBook, Trades, take
 from hyperdapo.market.days import DAY_NS, HOUR_NS, SECOND_NS, date_of
-from hyperdapo.market.messages import Decoder, Slice
+from hyperdapo.market.messages import Decoder, Slice, scanned
 from hyperdapo.market.native import CHANNELS
 from hyperdapo.market.quality import by_minute, daily_volume
 from hyperdapo.market.slices import SliceFile
 from hyperdapo.market.storage import writer
 from hyperdapo.market.tardis import downloaded
 from hyperdapo.params import Parameters
-from hyperdapo.paths import Paths, atomic
-from hyperdapo.stored import write_table
+from hyperdapo.paths import Paths
+from hyperdapo.stored import write_json, write_table
 
 _FUNDING_CAP = 0.04  # a share per hour
 _CLOCK_TOLERANCE_NS = 60 * SECOND_NS  # the recorder's clock is usually half a second after the exchange's stamp
@@ -67,8 +67,7 @@ def preprocess(parameters: Parameters, asset: str, paths: Paths) -> dict[str, An
     facts: dict[str, Any] = {"asset": asset, "sz_decimals": parameters.asset_facts[asset].sz_decimals}
     facts["daily_volume"] = daily_volume(observed)
     for name, content in (("split.json", split), ("cleaning.json", facts | report)):
-        with atomic(paths.data / name) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n")
+        write_json(content, paths.data, name)
     return facts | report
 
 
@@ -105,8 +104,10 @@ def split_span(first_ns: int, last_ns: int, parameters: Parameters) -> dict[str,
 def _by_hour(slices: Sequence[SliceFile], decoder: Decoder) -> Iterator[Slice]:
     """What was received in each hour of `local_ns`, from slices in time order."""
     waiting: list[Slice] = []
-    for piece in tqdm(slices, desc=f"{decoder.coin} slices", delay=2, mininterval=2, leave=False):
-        waiting.append(decoder.decode(piece.read(), piece.start_ns, piece.end_ns))
+    shown = tqdm(slices, desc=f"{decoder.coin} slices", delay=2, mininterval=2, leave=False)
+    texts = ahead(lambda piece: scanned(piece.read(), decoder.coin), slices)
+    for piece, text in zip(shown, texts, strict=True):
+        waiting.append(decoder.judge(text, piece.start_ns, piece.end_ns))
         for end_ns in range((piece.start_ns // HOUR_NS + 1) * HOUR_NS, piece.end_ns + 1, HOUR_NS):
             hour, rest = _cut(Slice.joined(waiting), end_ns)
             yield hour

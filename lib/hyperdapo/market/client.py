@@ -1,24 +1,27 @@
-"""The client `tardis_dev.replay`: its patience bounded, its retries counted, its failures told as `EndpointError`."""
+"""The client `tardis_dev.replay`: its patience bounded, its retries counted, its failures told as `EndpointError`.
+
+Of `replay` we take the half that fills the cache (the client's own `_fetch_data_to_replay`). The other half unpacks
+every slice once more and makes a Python object of every line, which nobody here would read.
+"""
 
 import asyncio
-import gzip
 import logging
 import os
 import socket
 import urllib.error
 import urllib.request
-import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
-import zstandard
-from tardis_dev import DEFAULT_ENDPOINT, Channel, replay
+from tardis_dev import DEFAULT_ENDPOINT, Channel
+from tardis_dev.replay import _fetch_data_to_replay, _get_normalized_filters_hash, _normalize_filters
 
 from hyperdapo.errors import DiskFullError, EndpointError
 from hyperdapo.paths import disk_error
@@ -27,6 +30,7 @@ Tick = Callable[[int, int], object]
 """Told of the minutes and bytes that have come."""
 
 CONNECT_S = 5.0
+_SILENCE_S = 135  # of one connection, then the client tries again; its own default
 PATIENCE_S = 300.0  # without one more minute of data, then the endpoint counts as failed
 
 _OURS = ("localhost", "127.0.0.1", "::1")
@@ -46,10 +50,10 @@ class Feed:
 
 def fetch(feed: Feed, span: tuple[int, int], retries: "Retries", tick: Tick) -> None:
     """Let the client bring the whole minutes of a span (ns) into its cache; `tick` is called with the minutes
-    and bytes that came.
+    and bytes (compressed) that came.
 
     The client runs in a thread of its own, since a notebook's kernel already runs an event loop in this one. A slice
-    that came damaged is none of its concern: see `slices.cover` and `slices.damaged`.
+    that came damaged is none of its concern: see `slices.cover` and `slices.Description`.
 
     Raises
     ------
@@ -68,8 +72,6 @@ def fetch(feed: Feed, span: tuple[int, int], retries: "Retries", tick: Tick) -> 
             ) from None
         except KeyError as error:
             raise EndpointError(f"{feed.endpoint} answered without {error}; {_PROTOCOL}") from None
-        except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError):
-            return
         except urllib.error.HTTPError as error:
             raise _refusal(error, feed.endpoint) from None
         except (aiohttp.ClientError, OSError) as error:
@@ -79,21 +81,34 @@ def fetch(feed: Feed, span: tuple[int, int], retries: "Retries", tick: Tick) -> 
 
 
 async def _replay(feed: Feed, span: tuple[int, int], tick: Tick) -> None:
-    start, end = (datetime.fromtimestamp(ns / 1e9, UTC) for ns in span)
-    filters = [Channel(name, [feed.asset]) for name in feed.channels]
-    key = os.environ.get("TARDIS_API_KEY", "")
-    options = {"api_key": key, "cache_dir": str(feed.cache), "endpoint": feed.endpoint}
-    minute, size = b"", 0
+    filters = _normalize_filters([Channel(name, [feed.asset]) for name in feed.channels])
     async with asyncio.timeout(PATIENCE_S) as patience:
-        lines = replay(feed.exchange, start, end, filters, decode_response=False, with_disconnects=True, **options)
-        async for line in lines:
-            if line is not None:
-                size += len(line.local_timestamp) + len(line.message)
-                if line.local_timestamp[:16] != minute:
-                    minute = line.local_timestamp[:16]
-                    patience.reschedule(asyncio.get_running_loop().time() + PATIENCE_S)
-                    tick(1, size)
-                    size = 0
+        await _fetch_data_to_replay(
+            exchange=feed.exchange,
+            from_date=datetime.fromtimestamp(span[0] / 1e9, UTC),
+            to_date=datetime.fromtimestamp(span[1] / 1e9, UTC),
+            filters=filters,
+            endpoint=feed.endpoint,
+            cache_dir=str(feed.cache),
+            api_key=os.environ.get("TARDIS_API_KEY", ""),
+            timeout=_SILENCE_S,
+            http_proxy=None,
+            filters_hash=_get_normalized_filters_hash(filters),
+            cached_slices=_Arrivals(tick, patience),
+        )
+
+
+class _Arrivals(dict[datetime, Any]):
+    """Where the client notes each slice that has come: more patience for it, and a tick."""
+
+    def __init__(self, tick: Tick, patience: asyncio.Timeout) -> None:
+        super().__init__()
+        self.tick, self.patience = tick, patience
+
+    def __setitem__(self, start: datetime, arrived: Any) -> None:
+        super().__setitem__(start, arrived)
+        self.patience.reschedule(asyncio.get_running_loop().time() + PATIENCE_S)
+        self.tick(arrived.slice_size, os.path.getsize(arrived.path))
 
 
 class Retries(logging.Handler):

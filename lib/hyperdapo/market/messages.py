@@ -42,8 +42,9 @@ from hyperdapo.market.native import (
     local_times,
     native,
 )
-from hyperdapo.market.scanner import Scan, scan
+from hyperdapo.market.scanner import Scan, compact, scan
 
+_FEW_ODD = 20  # with less than one line of so many that is not regular, it is not looked into why
 _BATCH = 2**20  # bytes decoded at once: what is made of them stays in the processor's cache
 
 _Kind = TypeVar("_Kind", BookMessage, QuoteMessage, ContextMessage)
@@ -123,17 +124,20 @@ class Decoder:
         `outside_slice` (received at a time that the slice does not cover), `time_goes_back` (received before the line
         above it), `l2Book_too_deep` (more than 20 levels a side), `bbo_one_sided`.
         """
-        return Slice.joined([self._decode(text, start_ns, end_ns) for text in _batches(content)])
+        return self.judge(scanned(content, self.coin), start_ns, end_ns)
 
-    def _decode(self, text: bytes, start_ns: int, end_ns: int) -> Slice:
-        received = self._receive(text, start_ns, end_ns)
+    def judge(self, texts: Sequence[tuple[bytes, Scan]], start_ns: int, end_ns: int) -> Slice:
+        """The same of lines that `scanned` has read already."""
+        return Slice.joined([self._judge(*text, start_ns, end_ns) for text in texts])
+
+    def _judge(self, text: bytes, read: Scan, start_ns: int, end_ns: int) -> Slice:
+        received = self._receive(text, read, start_ns, end_ns)
         book, connection = self._books(received)
         trades, backfill = self._trades(received)
         return Slice(book, connection, self._quotes(received), trades, backfill, self._contexts(received))
 
-    def _receive(self, text: bytes, start_ns: int, end_ns: int) -> _Received:
+    def _receive(self, text: bytes, read: Scan, start_ns: int, end_ns: int) -> _Received:
         """Judge when each line came, count what is no message of ours, and follow the connection through it all."""
-        read = scan(text, self.coin)
         begin, local_ns, blank = read.begin, read.local_ns, np.diff(read.begin) <= 2  # its newline, and one byte
         odd = np.flatnonzero((local_ns < 0) & ~blank)
         lines = [
@@ -247,6 +251,23 @@ class Decoder:
         contexts = [message.data.ctx for message in messages]
         values = [(context.markPx, context.oraclePx, context.funding, context.openInterest) for context in contexts]
         return Contexts(received.local_ns[rows], *np.array(values, dtype=float).reshape(-1, 4).T.copy())
+
+
+def scanned(content: bytes, coin: str) -> list[tuple[bytes, Scan]]:
+    """Texts of whole lines, together the content, and what compiled code reads in them about a coin.
+
+    This is the part of decoding that needs to know nothing of the lines before, so slices may be scanned side by side.
+    """
+    return [_scanned(text, coin) for text in _batches(content)]
+
+
+def _scanned(text: bytes, coin: str) -> tuple[bytes, Scan]:
+    read = scan(text, coin)
+    odd = np.count_nonzero(read.local_ns < 0)
+    if odd * _FEW_ODD > len(read.local_ns) and b'": ' in text:  # a recorder that puts spaces between tokens
+        text = compact(text)
+        read = scan(text, coin)
+    return text, read
 
 
 def _batches(content: bytes) -> Iterator[bytes]:

@@ -107,6 +107,9 @@ class _AnyMessage(msgspec.Struct):
 
 
 Message = BookMessage | QuoteMessage | TradesMessage | ContextMessage
+_KINDS = (Level, BookData, QuoteData, Print, BookMessage, QuoteMessage, TradesMessage)
+FIELDS = ("channel", *sorted({field.encode_name for kind in _KINDS for field in msgspec.structs.fields(kind)}))
+"""Names of fields that mean something in a message of books, quotes or prints."""
 
 _decode = msgspec.json.Decoder(Message, strict=False).decode
 _decode_any = msgspec.json.Decoder(_AnyMessage).decode

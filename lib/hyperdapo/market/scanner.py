@@ -3,10 +3,12 @@
 There are two paths because two things are wanted. What is not exactly right must be told from what is, and counted by
 its cause: msgspec does that (`native`), at the price of an object for every level. And nearly all lines are spelled in
 one regular way, which needs no objects. So a line is read here only if each of its bytes is as Tardis and the exchange
-write it: no other space or order of fields, no other coin, no null side, sign, exponent or superfluous zero, at most 15
-digits in a decimal and 20 levels a side. Every other line is left to msgspec, and of a line that is read here msgspec
-would say the same to the bit: 15 digits are an integer below 2**53 and at most 10**15 divides them, both exact doubles,
-so their quotient is the double nearest to what is written, as that of `float` is.
+write it: no other order of fields, no other coin, no null side, sign, exponent or superfluous zero, at most 15 digits
+in a decimal and 20 levels a side. Further fields may follow at the end of any object, if they are scalars under names
+that mean nothing to us, and the spaces that JSON allows are taken out by `compact`. Every other line is left to
+msgspec, and of a line that is read here msgspec would say the same to the bit: 15 digits are an integer below 2**53 and
+at most 10**15 divides them, both exact doubles, so their quotient is the double nearest to what is written, as that of
+`float` is.
 
 All compiled code is in this module, because numba's cache watches only the file of the function that is called. A
 position `i` is an address in memory, and 8 bytes are compared, or become digits, at once. A parser gets the position
@@ -24,7 +26,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from hyperdapo.market.columns import LEVELS, Floats, Nanoseconds
-from hyperdapo.market.native import LAST_MS, LAST_SECOND, STAMP_LENGTH
+from hyperdapo.market.native import FIELDS, LAST_MS, LAST_SECOND, STAMP_LENGTH
 
 Integers = NDArray[np.int64]
 _Text = tuple[tuple[np.uint64, np.uint64, int], ...]
@@ -68,6 +70,12 @@ def scan(text: bytes, coin: str) -> Scan:
     return Scan(*(column[:count] for column, count in zip(columns, counts, strict=True)))
 
 
+def compact(text: bytes) -> bytes:
+    """The lines without the spaces that may follow `:`, `,`, `[` and `{` in JSON; those in strings and stamps stay."""
+    packed = np.empty(len(text), np.uint8)
+    return packed[: _compact(np.frombuffer(text, np.uint8), packed)].tobytes()
+
+
 def _text(text: str, least: int = 1) -> _Text:
     """The characters in eights, so many at least: bytes, all ones where there is one, how many they are."""
     encoded = text.encode()
@@ -81,9 +89,11 @@ def _uint64(text: bytes) -> np.uint64:
 
 _DASH, _T, _COLON, _POINT, _Z, _COMMA, _BRACKET, _BRACE, _ZERO, _NEWLINE = map(_text, "-T:.Z,]}0\n")
 _QUOTE, _BOOK = (_text(f' {{"channel":"{channel}","data":{{"coin":') for channel in ("bbo", "l2Book"))
-_TIME, _BBO, _BBO_END, _LEVELS = map(_text, (',"time":', ',"bbo":[', "]}}\n", ',"levels":[['))
-_ASKS, _LEVELS_END, _PX, _SZ, _N = map(_text, ("],[", "]]}}\n", '{"px":"', '","sz":"', '","n":'))
-_TRADES, _TRADES_END, _PRINT, _SIDE = map(_text, (' {"channel":"trades","data":[', "]}\n", '{"coin":', ',"side":"'))
+_TIME, _BBO, _LEVELS, _LEVELS_END, _ASKS = map(_text, (',"time":', ',"bbo":[', ',"levels":[[', "]]", "],["))
+_PX, _SZ, _N, _LINE_END = map(_text, ('{"px":"', '","sz":"', '","n":', "}\n"))
+_TRADES, _PRINT, _SIDE = map(_text, (' {"channel":"trades","data":[', '{"coin":', ',"side":"'))
+_FIELD, _VALUE, _NULL, _TRUE, _FALSE = map(_text, (',"', '":', "null", "true", "false"))
+_OURS = tuple(_text(f'{name}"', 2) for name in FIELDS)
 _BUYS, _SELLS, _TRADED, _HASH, _TID = map(_text, ('B","px":"', 'A","px":"', '","time":', ',"hash":"0x', '","tid":'))
 _USERS, _USER, _USERS_END = map(_text, (',"users":["0x', '","0x', '"]'))
 _1, _3, _7, _8, _10, _16, _32, _56, _64 = (np.uint64(number) for number in (1, 3, 7, 8, 10, 16, 32, 56, 64))
@@ -181,12 +191,51 @@ def _hexadecimal(i: int, count: int) -> int:
 
 
 @njit(cache=True)
+def _scalar(i: int) -> int:
+    """Where a plain value ends that begins at i: a string, an unsigned number, or a word of JSON."""
+    if i < 0:
+        return _ODD
+    if np.uint8(_eight(i)) == 34:  # "
+        i += 1
+        byte = np.uint8(_eight(i))
+        while 32 <= byte <= 126 and byte != 34 and byte != 92:  # printable, no quote, no backslash
+            i += 1
+            byte = np.uint8(_eight(i))
+        return i + 1 if byte == 34 else _ODD
+    number = _decimal(i)[1]
+    return max(number, _after(i, _NULL), _after(i, _TRUE), _after(i, _FALSE))
+
+
+@njit(cache=True)
+def _further(i: int) -> int:
+    """Where the fields end that begin at i and of which we know nothing; i itself where there are none."""
+    while i >= 0 and _after(i, _FIELD) >= 0:
+        name = i + 2
+        for ours in _OURS:
+            if _after(name, ours) >= 0:
+                return _ODD
+        i = name
+        byte = np.uint8(_eight(i))
+        while 48 <= byte <= 57 or 65 <= byte <= 90 or 97 <= byte <= 122 or byte == 95:  # 0-9, A-Z, a-z, _
+            i += 1
+            byte = np.uint8(_eight(i))
+        i = _scalar(_after(i, _VALUE))
+    return i
+
+
+@njit(cache=True)
+def _closed(i: int) -> int:
+    """Where a line ends whose `data` goes on at i with further fields only, and its message likewise."""
+    return _after(_further(_after(_further(i), _BRACE)), _LINE_END)
+
+
+@njit(cache=True)
 def _level(i: int) -> tuple[float, float, int]:
     """Price and size of the level at i, and where it ends."""
     price, i = _decimal(_after(i, _PX))
     size, i = _decimal(_after(i, _SZ))
     _, i = _integer(_after(i, _N), _LAST)
-    return price, size, _after(i, _BRACE)
+    return price, size, _after(_further(i), _BRACE)
 
 
 @njit(cache=True)
@@ -195,7 +244,7 @@ def _quote(i: int, top: Floats, row: int) -> tuple[int, int]:
     ms, i = _integer(_after(i, _TIME), LAST_MS)
     top[row, 0], top[row, 1], i = _level(_after(i, _BBO))
     top[row, 2], top[row, 3], i = _level(_after(i, _COMMA))
-    return ms, _after(i, _BBO_END)
+    return ms, _closed(_after(i, _BRACKET))
 
 
 @njit(cache=True)
@@ -212,7 +261,7 @@ def _book(i: int, levels: Floats, row: int) -> tuple[int, int]:
         for beyond in range(count, LEVELS if i >= 0 else count):
             levels[row, side, beyond], levels[row, side + 1, beyond] = np.nan, np.nan
         i = _after(i, _ASKS) if side == 0 else _after(i, _LEVELS_END)
-    return ms, i
+    return ms, _closed(i)
 
 
 @njit(cache=True)
@@ -230,9 +279,9 @@ def _trades(i: int, coin: _Text, print_: Integers, traded: Floats, row: int) -> 
         if _after(i, _USERS) >= 0:
             i = _hexadecimal(_after(i, _USERS), 40)
             i = _after(_hexadecimal(_after(i, _USER), 40), _USERS_END)
-        i, row = _after(i, _BRACE), row + 1
+        i, row = _after(_further(i), _BRACE), row + 1
         if _after(i, _BRACKET) >= 0:
-            return row, _after(i, _TRADES_END)
+            return row, _after(_further(_after(i, _BRACKET)), _LINE_END)
         i = _after(i, _COMMA)
     return row, _ODD
 
@@ -263,7 +312,7 @@ def _within(i: int) -> int:
     return second * 10**9 + fraction * 100 if second <= 59 and _after(i, _Z) >= 0 else _ODD
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _scan(first: int, size: int, coin: _Text, found: Scan) -> tuple[int, int, int, int]:
     """Fill `found` from the text of that size at `first`; how many lines, books, quotes and prints there are."""
     begin, local_ns, book, quote, print_, levels, top, traded = found
@@ -296,3 +345,21 @@ def _scan(first: int, size: int, coin: _Text, found: Scan) -> tuple[int, int, in
         i, lines = end, lines + 1
     begin[lines] = i - first
     return lines, books, quotes, prints
+
+
+@njit(cache=True, nogil=True)
+def _compact(text: NDArray[np.uint8], packed: NDArray[np.uint8]) -> int:
+    """Fill `packed` (as long as `text`); how many bytes there are. A line with a backslash stays as it is after it."""
+    used, column, quoted, verbatim, before = 0, 0, False, False, np.uint8(0)
+    for byte in text:
+        if byte == 10:  # a newline
+            column, quoted, verbatim = -1, False, False
+        elif column > STAMP_LENGTH and not verbatim:
+            if byte == 32 and not quoted and (before == 58 or before == 44 or before == 91 or before == 123):  # :,[{
+                continue
+            if byte == 34:  # "
+                quoted = not quoted
+            verbatim = byte == 92  # a backslash
+        packed[used], before = byte, byte
+        used, column = used + 1, column + 1
+    return used

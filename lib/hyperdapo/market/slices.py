@@ -9,28 +9,37 @@ import hashlib
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import zstandard
+from numpy.typing import NDArray
 
 from hyperdapo.errors import DataError
 from hyperdapo.market.days import DAY_NS, MINUTE_NS, moment
-from hyperdapo.market.native import STAMP_LENGTH, channel_of, local_time
+from hyperdapo.market.native import CHANNELS, STAMP_LENGTH, channel_of, local_time
 
 _NAME = re.compile(r"(\d{4})/(\d\d)/(\d\d)/(\d\d)/(\d\d)(?:\.size-(\d+))?\.json\.(?:zst|gz)$")
+_HEADS = (b' {"channel":"', b' {"channel": "')  # between stamp and name of a channel
+_PADDING = b"\n" * 64  # longer than stamp, head and name together
 
 
 @dataclass(frozen=True)
 class SliceFile:
-    """One slice on disk, which covers `start_ns` <= local_ns < `end_ns`."""
+    """One slice on disk, which covers `start_ns` <= local_ns < `end_ns`.
+
+    Where it is known what it must be, `sha256` is that of the file, and `mending` the command that brings it anew.
+    """
 
     path: Path
     start_ns: int
     end_ns: int
+    sha256: str = ""
+    mending: str = ""
 
     def read(self) -> bytes:
         """Decompressed lines.
@@ -38,15 +47,31 @@ class SliceFile:
         Raises
         ------
         DataError
-            If the file is truncated or corrupt.
+            If the file is lost, truncated, corrupt, or not the one that it must be.
         """
-        packed = self.path.read_bytes()
+        return self.unpack(self.pack())
+
+    def pack(self) -> bytes:
+        """The file as it is; raises as `read`."""
+        try:
+            packed = self.path.read_bytes()
+        except FileNotFoundError:
+            raise self._damage("it is not there") from None
+        if self.sha256 and hashlib.sha256(packed).hexdigest() != self.sha256:
+            raise self._damage("its SHA-256 is not the one that 01_download noted")
+        return packed
+
+    def unpack(self, packed: bytes) -> bytes:
+        """The lines of the file that `pack` gave; raises as `read`."""
         try:
             if not packed:
                 raise EOFError("it is empty")
             return _unpack_zstd(packed) if self.path.suffix == ".zst" else gzip.decompress(packed)
         except (EOFError, OSError, zlib.error, zstandard.ZstdError) as error:
-            raise DataError(f"{self.path} is damaged ({error}); delete it and run 01_download again") from None
+            raise self._damage(str(error)) from None
+
+    def _damage(self, how: str) -> DataError:
+        return DataError(f"{self.path} is damaged ({how}). Run: {self.mending or 'hyperdapo run --force 01'}")
 
 
 def slice_path(cache: Path, source: str, start_ns: int, end_ns: int) -> Path:
@@ -80,67 +105,138 @@ def cover(cache: Path, start_ns: int, end_ns: int) -> tuple[list[SliceFile], lis
     return taken, missing
 
 
-def damaged(slices: Sequence[SliceFile]) -> Iterator[SliceFile]:
-    """Those that do not decompress to their end."""
-    for piece in slices:
+class Description:
+    """What a span of whole minutes holds, slice by slice in time order; each is read and decompressed once."""
+
+    def __init__(self, start_ns: int, end_ns: int) -> None:
+        self.start_ns, self.minutes = start_ns, (end_ns - start_ns) // MINUTE_NS
+        self.files: list[tuple[Path, str]] = []
+        self._digest, self._counts = hashlib.sha256(), Counter[tuple[bytes, str]]()
+        self._bytes = self._content_bytes = self._disconnects = 0
+        self._connected, self._first, self._last = True, b"", b""
+
+    def add(self, piece: SliceFile) -> bool:
+        """Take the next slice in; False where it is damaged, and then not taken."""
         try:
-            piece.read()
+            packed = piece.pack()
+            content = piece.unpack(packed)
         except DataError:
-            yield piece
+            return False
+        self.files.append((piece.path, hashlib.sha256(packed).hexdigest()))
+        self._digest.update(content)
+        self._bytes += len(packed)
+        self._content_bytes += len(content)
+        self._count(content)
+        return True
+
+    def facts(self) -> dict[str, Any]:
+        """What was taken in.
+
+        Returns
+        -------
+        `sha256` of the lines in time order, `slices`, `bytes` (compressed), `content_bytes`, `messages` by channel,
+        `disconnects`, `first_ns` and `last_ns` (local time of the first and last message, 0 where there is none),
+        `empty_minutes`, and `by_minute`: for each channel the count of messages received in each minute of the span.
+        """
+        by_minute = {name: [0] * self.minutes for name in sorted({name for _, name in self._counts})}
+        for (stamp, name), count in self._counts.items():
+            minute = (local_time(stamp + b":00.0000000Z") - self.start_ns) // MINUTE_NS
+            if 0 <= minute < self.minutes:
+                by_minute[name][minute] += count
+        busy = [any(received) for received in zip(*by_minute.values(), strict=True)]
+        return {
+            "sha256": self._digest.hexdigest(),
+            "slices": len(self.files),
+            "bytes": self._bytes,
+            "content_bytes": self._content_bytes,
+            "messages": {name: sum(received) for name, received in by_minute.items()},
+            "disconnects": self._disconnects,
+            "first_ns": max(local_time(self._first), 0),
+            "last_ns": max(local_time(self._last), 0),
+            "empty_minutes": self.minutes - sum(busy),
+            "by_minute": by_minute,
+        }
+
+    def _count(self, content: bytes) -> None:
+        """Messages by minute and channel, first and last stamp, and disconnects: blank lines after a message."""
+        (begin, end), eights = _lines(content), _eights(content)
+        named, names = _channels(content, eights, begin, end)
+        blank = end - begin <= 1
+        told = named | blank
+        if not told.any():
+            return
+        before = np.concatenate([[not self._connected], blank[told][:-1]])
+        self._disconnects += int((blank[told] & ~before).sum())
+        self._connected = not blank[told][-1]
+        rows = begin[named].tolist()
+        if rows:
+            self._first = self._first or content[rows[0] : rows[0] + STAMP_LENGTH]
+            self._last = content[rows[-1] : rows[-1] + STAMP_LENGTH]
+        date, clock = eights[begin[named]], eights[begin[named] + 8]
+        moved = (date[1:] != date[:-1]) | (clock[1:] != clock[:-1])
+        firsts = np.concatenate([[0], np.flatnonzero(moved) + 1])[: len(rows)]
+        for first, last in zip(firsts, [*firsts[1:], len(rows)], strict=True):
+            stamp = content[rows[first] : rows[first] + 16]  # 2025-09-04T19:46
+            for name, count in Counter(names[first:last]).items():
+                self._counts[stamp, name] += count
 
 
-def describe(slices: Sequence[SliceFile], start_ns: int, end_ns: int) -> dict[str, Any]:
-    """What a span holds, read once from slices that cover it.
+def _lines(content: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where each line (n,) begins, and where it ends, its newline left out; the last newline may be missing."""
+    ends = np.flatnonzero(np.frombuffer(content, np.uint8) == ord("\n"))
+    if content and not content.endswith(b"\n"):
+        ends = np.append(ends, len(content))
+    return np.concatenate([[0], ends[:-1] + 1])[: len(ends)], ends
 
-    Returns
-    -------
-    `sha256` of the lines in time order, `slices`, `bytes` (compressed), `content_bytes`, `messages` by channel,
-    `disconnects`, `first_ns` and `last_ns` (local time of the first and last message, 0 where there is none),
-    `empty_minutes`, and `by_minute`: for each channel the count of messages received in each minute of the span.
+
+def _eights(content: bytes) -> NDArray[np.uint64]:
+    """The 8 bytes at every position of a text, the first lowest."""
+    padded = content + _PADDING
+    return np.ndarray(len(padded) - 7, np.dtype("<u8"), padded, strides=(1,))
+
+
+def _channels(
+    content: bytes, eights: NDArray[np.uint64], begin: NDArray[np.int64], end: NDArray[np.int64]
+) -> tuple[NDArray[np.bool_], list[str]]:
+    """Which of the lines (n,) name a channel, and the names (m,) of these."""
+    found = np.zeros(len(begin), dtype=np.int64)
+    for head in _HEADS:
+        for number, channel in enumerate(CHANNELS, start=1):
+            text = head + channel.encode() + b'"'
+            fits = np.flatnonzero((end - begin >= STAMP_LENGTH + len(text)) & (found == 0))
+            for first in (*range(0, len(text) - 8, 8), len(text) - 8):
+                fits = fits[
+                    eights[begin[fits] + (STAMP_LENGTH + first)] == int.from_bytes(text[first : first + 8], "little")
+                ]
+            found[fits] = number
+    names = ["", *CHANNELS]
+    told = [names[number] for number in found.tolist()]
+    for line in np.flatnonzero(found == 0).tolist():  # spelled otherwise, or another channel
+        told[line] = channel_of(content[begin[line] : end[line]])
+    return np.array([bool(name) for name in told], dtype=bool), [name for name in told if name]
+
+
+def file_at(path: Path) -> SliceFile:
+    """The slice whose place and name these are.
+
+    Raises
+    ------
+    DataError
+        If no slice has such a name.
     """
-    digest, counts = hashlib.sha256(), Counter[tuple[bytes, str]]()
-    minutes = (end_ns - start_ns) // MINUTE_NS
-    content_bytes = disconnects = 0
-    connected, first, last = True, b"", b""
-    for piece in slices:
-        content = piece.read()
-        digest.update(content)
-        content_bytes += len(content)
-        for line in content.splitlines():
-            if len(line) <= 1:
-                disconnects += connected
-                connected = False
-            elif channel := channel_of(line):
-                connected = True
-                first, last = first or line[:STAMP_LENGTH], line[:STAMP_LENGTH]
-                counts[line[:16] + b":00.0000000Z", channel] += 1
-    by_minute = {name: [0] * minutes for name in sorted({name for _, name in counts})}
-    for (stamp, name), count in counts.items():
-        minute = (local_time(stamp) - start_ns) // MINUTE_NS
-        if 0 <= minute < minutes:
-            by_minute[name][minute] += count
-    busy = [any(received) for received in zip(*by_minute.values(), strict=True)]
-    return {
-        "sha256": digest.hexdigest(),
-        "slices": len(slices),
-        "bytes": sum(piece.path.stat().st_size for piece in slices),
-        "content_bytes": content_bytes,
-        "messages": {name: sum(received) for name, received in by_minute.items()},
-        "disconnects": disconnects,
-        "first_ns": max(local_time(first), 0),
-        "last_ns": max(local_time(last), 0),
-        "empty_minutes": minutes - sum(busy),
-        "by_minute": by_minute,
-    }
+    match = _NAME.search(path.as_posix())
+    if match is None:
+        raise DataError(f"{path} is not the name of a slice")
+    *begin, minutes = map(int, match.groups(default="1"))
+    start = int(datetime(*begin, tzinfo=UTC).timestamp()) * 10**9  # type: ignore[misc, arg-type]
+    return SliceFile(path, start, start + minutes * MINUTE_NS)
 
 
 def _listed(cache: Path, start_ns: int, end_ns: int) -> Iterator[SliceFile]:
     for day_ns in range(start_ns // DAY_NS * DAY_NS, end_ns, DAY_NS):
         for path in sorted(cache.glob(f"*/*/*/{moment(day_ns):%Y/%m/%d}/*/*.json.*")):
-            if match := _NAME.search(path.as_posix()):
-                *begin, minutes = match.groups(default="1")
-                start = int(datetime(*map(int, begin), tzinfo=UTC).timestamp()) * 10**9  # type: ignore[misc, arg-type]
-                yield SliceFile(path, start, start + int(minutes) * MINUTE_NS)
+            if _NAME.search(path.as_posix()):
+                yield file_at(path)
 
 
 def _unpack_zstd(packed: bytes) -> bytes:

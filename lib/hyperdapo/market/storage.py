@@ -1,20 +1,32 @@
 """The clean messages of one asset on disk: a Parquet table for each channel, one row group for each hour."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from hyperdapo.errors import DataError
-from hyperdapo.market.columns import LEVELS, BookSnapshots, Columns, Contexts, TopOfBook, Trades, concatenate, empty
+from hyperdapo.market.ahead import threads
+from hyperdapo.market.columns import (
+    LEVELS,
+    BookSnapshots,
+    Columns,
+    Contexts,
+    Nanoseconds,
+    TopOfBook,
+    Trades,
+    concatenate,
+    empty,
+)
 from hyperdapo.market.days import Span
-from hyperdapo.paths import atomic
+from hyperdapo.stored import Version, confirmed, parquet_file, parquet_writer, version
 
 TABLES: dict[str, type] = {
     "book.parquet": BookSnapshots,
@@ -26,21 +38,33 @@ TABLES: dict[str, type] = {
 
 @contextmanager
 def writer(folder: Path) -> Iterator[Callable[[BookSnapshots, TopOfBook, Trades, Contexts], None]]:
-    """Yield a function that appends one row group to each table; all appear when the block ends well."""
-    with ExitStack() as stack:
-        writers = []
-        for name, kind in TABLES.items():
-            temporary = stack.enter_context(atomic(folder / name))
-            writers.append(
-                stack.enter_context(pq.ParquetWriter(temporary, _table(empty(kind)).schema, compression="zstd"))
-            )
+    """Yield a function that appends one row group to each table; all appear when the block ends well.
 
-        def append(*parts: BookSnapshots | TopOfBook | Trades | Contexts) -> None:
+    With more than one of `threads`, a part is written while the block makes the next.
+    """
+    with ExitStack() as stack:
+        schemas = {name: _table(empty(kind)).schema for name, kind in TABLES.items()}
+        writers = [stack.enter_context(parquet_writer(folder / name, schema)) for name, schema in schemas.items()]
+
+        def write(parts: Sequence[BookSnapshots | TopOfBook | Trades | Contexts]) -> None:
             for file, part in zip(writers, parts, strict=True):
                 if len(part.local_ns):
                     file.write_table(_table(part), row_group_size=len(part.local_ns))
 
-        yield append
+        if threads() == 1:
+            yield lambda *parts: write(parts)
+            return
+        written: list[Future[None]] = []
+        with ThreadPoolExecutor(1) as pool:
+
+            def append(*parts: BookSnapshots | TopOfBook | Trades | Contexts) -> None:
+                while written:
+                    written.pop().result()
+                written.append(pool.submit(write, parts))
+
+            yield append
+            while written:
+                written.pop().result()
 
 
 def read(kind: type[Columns], folder: Path, span: Span | None = None) -> Columns:
@@ -50,31 +74,46 @@ def read(kind: type[Columns], folder: Path, span: Span | None = None) -> Columns
 
     Raises
     ------
+    MissingInputError
+        If 02_preprocess has not run.
     DataError
-        If the file is damaged.
+        If the file is damaged, or not what 02_preprocess wrote.
     """
-    path = folder / next(name for name, kept in TABLES.items() if kept is kind)
-    try:
-        with pq.ParquetFile(path) as file:
-            groups = range(file.num_row_groups) if span is None else _groups(file.metadata, *span)
-            parts = [_columns(kind, file.read_row_group(group)) for group in groups]
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{path} is damaged ({error}); delete it and run 02_preprocess again") from None
+    path = confirmed(folder / next(name for name, kept in TABLES.items() if kept is kind))
+    index = _index(version(path))
+    with parquet_file(path, index.metadata) as file:
+        parts = [_columns(kind, file.read_row_group(group)) for group in index.groups(span)]
     rows = concatenate(parts) if parts else empty(kind)
     del parts
     pa.default_memory_pool().release_unused()  # or what Arrow keeps for later adds up over many parts
     return rows
 
 
-def _groups(metadata: pq.FileMetaData, from_ns: int, to_ns: int) -> range:
-    """Row groups that hold any of `from_ns` <= local_ns <= `to_ns`, and the one before them."""
-    if not metadata.num_row_groups:
-        return range(0)
-    names = [metadata.row_group(0).column(index).path_in_schema for index in range(metadata.num_columns)]
-    groups = [metadata.row_group(group).column(names.index("local_ns")) for group in range(metadata.num_row_groups)]
-    first = sum(group.statistics.max < from_ns for group in groups)
-    last = sum(group.statistics.min <= to_ns for group in groups)
-    return range(max(first - 1, 0), last)
+class _Index(NamedTuple):
+    """The footer of a table, and of each row group (n,) the first and last `local_ns`."""
+
+    metadata: pq.FileMetaData
+    first_ns: Nanoseconds
+    last_ns: Nanoseconds
+
+    def groups(self, span: Span | None) -> range:
+        """Row groups that hold any of from <= local_ns <= to, and the one before them; without a span, all."""
+        if span is None:
+            return range(len(self.first_ns))
+        first = int(np.searchsorted(self.last_ns, span[0], side="left"))
+        return range(max(first - 1, 0), int(np.searchsorted(self.first_ns, span[1], side="right")))
+
+
+@lru_cache(maxsize=64)
+def _index(file: Version) -> _Index:
+    """Read once for each version of a table: a span of many parts asks for it again and again."""
+    with parquet_file(file[0]) as table:
+        metadata = table.metadata
+    leaves = [metadata.schema.column(leaf).path for leaf in range(metadata.num_columns)]
+    column = leaves.index("local_ns")
+    ends = [metadata.row_group(group).column(column).statistics for group in range(metadata.num_row_groups)]
+    first, last = (np.array([getattr(end, name) for end in ends], dtype=np.int64) for name in ("min", "max"))
+    return _Index(metadata, first, last)
 
 
 def _table(columns: BookSnapshots | TopOfBook | Trades | Contexts) -> pa.Table:

@@ -1,7 +1,8 @@
 """Stage 01: the raw messages of one asset, from Tardis, the exchange's archive or the synthetic exchange, day by day.
 
 The client caches slices of some minutes each. Every slice is decompressed to its end, and fetched again where it is
-damaged; a day that is whole is marked, so that no later run asks for it again. A killed run costs what was on its way.
+damaged; a day that is whole is marked with the SHA-256 of each of its slices, so that no later run asks for it again
+unless one of them is lost or altered. A killed run costs what was on its way.
 """
 
 import hashlib
@@ -9,6 +10,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,11 @@ from tqdm import tqdm
 from hyperdapo.errors import DataError, EndpointError, MissingInputError
 from hyperdapo.market import archive
 from hyperdapo.market.client import Feed, Retries, Tick, check_connection, fetch
-from hyperdapo.market.days import MINUTE_NS, by_day, date_of
-from hyperdapo.market.slices import SliceFile, cover, damaged, describe
+from hyperdapo.market.days import MINUTE_NS, Span, by_day, date_of
+from hyperdapo.market.slices import Description, SliceFile, cover, file_at
 from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths, atomic, require
+from hyperdapo.stored import force
 
 SYNTHETIC_CODE = ("exchange", "matching", "layout", "recorder", "tape", "grid", "replay_server")
 """Modules that decide what the synthetic exchange sends; a change in one makes a new download."""
@@ -56,14 +59,15 @@ def download(parameters: Parameters, asset: str, paths: Paths) -> dict[str, Any]
     cache = paths.cache / _origin(parameters, asset)
     _forget_other_worlds(cache)
     spans = _days(parameters)
-    missing = [span for span in spans if _marked_day(paths, cache, span) is None]
-    if missing:
+    whole = {span: day for span in spans if (day := _whole_day(paths, cache, span))}
+    if len(whole) < len(spans):
         (paths.data / "manifest.json").unlink(missing_ok=True)
         with _source(parameters, asset, cache) as bring:
-            for span in missing:
-                label = f"{asset} {date_of(span[0])} ({spans.index(span) + 1}/{len(spans)})"
-                _mark_day(paths, cache, span, _fetch_day(bring, cache, span, label))
-    manifest = _manifest(parameters, asset, cache, [_marked_day(paths, cache, span) or {} for span in spans])
+            for number, span in enumerate(spans, start=1):
+                if span not in whole:
+                    label = f"{asset} {date_of(span[0])} ({number}/{len(spans)})"
+                    whole[span] = _mark_day(paths, cache, span, _fetch_day(bring, cache, span, label))
+    manifest = _manifest(parameters, asset, cache, [whole[span] for span in spans])
     if not sum(manifest["messages"].values()):
         source = parameters.source
         raise DataError(
@@ -76,19 +80,35 @@ def download(parameters: Parameters, asset: str, paths: Paths) -> dict[str, Any]
 
 
 def downloaded(parameters: Parameters, asset: str, paths: Paths) -> list[SliceFile]:
-    """The slices of the span in time order.
+    """The slices of the span in time order, each with the SHA-256 that 01_download noted of it.
 
     Raises
     ------
     MissingInputError
-        If 01_download has not run, or ran for another source.
+        If 01_download has not run, or ran for another source or span.
+    DataError
+        If a slice is lost, or what was noted of a day is damaged.
     """
-    manifest = json.loads(require(paths.data / "manifest.json", "01_download", paths.profile).read_text())
-    taken, missing = cover(paths.cache / manifest["cache"], parameters.source.start_ns, parameters.source.end_ns)
-    if manifest["asked"] != _asked(parameters, asset) or missing:
+    path, mending = paths.data / "manifest.json", force(paths.profile, "01_download", asset)
+    manifest, spans = _read(require(path, "01_download", paths.profile)) or {}, _days(parameters)
+    try:
+        asked, days = manifest["asked"], {tuple(day["span"]): day for day in manifest["days"]}
+        cache = paths.cache / manifest["cache"]
+    except (KeyError, TypeError):
+        raise DataError(f"{path} is damaged. Run: {mending}") from None
+    if asked != _asked(parameters, asset) or list(days) != spans:
         command = f"hyperdapo run --profile {paths.profile} --until 01"
         raise MissingInputError(f"what {paths.cache} holds is not what `source` asks for now. Run: {command}")
-    return taken
+    slices = []
+    for span in spans:
+        mark = _read(_mark(paths, span)) or {}
+        if _noted(mark) != days[span]:
+            raise DataError(f"{_mark(paths, span)} is lost, damaged, or not the day of {path}. Run: {mending}")
+        for name, sha256 in mark["files"].items():
+            slices.append(replace(file_at(cache / name), sha256=sha256, mending=mending))
+    if lost := [piece.path for piece in slices if not piece.path.exists()]:
+        raise DataError(f"{lost[0]} is lost ({len(lost)} of {len(slices)} slices are). Run: {mending}")
+    return slices
 
 
 def coverage(parameters: Parameters, paths: Paths) -> pd.DataFrame:
@@ -101,20 +121,24 @@ def coverage(parameters: Parameters, paths: Paths) -> pd.DataFrame:
     return counts.rename_axis("minute_ns").reset_index()
 
 
-def _fetch_day(bring: Bring, cache: Path, span: tuple[int, int], label: str) -> dict[str, Any]:
+def _fetch_day(bring: Bring, cache: Path, span: Span, label: str) -> dict[str, Any]:
     """Fetch what the cache lacks of a day until every slice is whole, and describe the day."""
     retries, refetched = Retries(cache), 0
     for _ in range(_ROUNDS):
-        for piece in damaged(cover(cache, *span)[0]):
-            piece.path.unlink()
-            refetched += 1
-        taken, missing = cover(cache, *span)
-        if not missing:
-            return {"retries": retries.count, "refetched": refetched} | describe(taken, *span)
+        missing = cover(cache, *span)[1]
         minutes = sum(end - start for start, end in missing) // MINUTE_NS
         with _DayBar(total=minutes, desc=label, unit="min", delay=2, mininterval=2, leave=False) as bar:
             for part in missing:
                 bring(part, retries, bar.received)
+        taken, missing = cover(cache, *span)
+        held = Description(*span)
+        damaged = [piece.path for piece in taken if not held.add(piece)]
+        if not damaged and not missing:
+            files = {path.relative_to(cache).as_posix(): sha256 for path, sha256 in held.files}
+            return {"retries": retries.count, "refetched": refetched} | held.facts() | {"files": files}
+        for path in damaged:
+            path.unlink()
+        refetched += len(damaged)
     raise EndpointError(
         f"the endpoint sent damaged slices {_ROUNDS} times over ({refetched} in all, {label}); "
         "try again later, or check the connection. What was whole is kept"
@@ -146,34 +170,61 @@ def _manifest(parameters: Parameters, asset: str, cache: Path, days: list[dict[s
         "first_ns": min((day["first_ns"] for day in days if day["first_ns"]), default=0),
         "last_ns": max(day["last_ns"] for day in days),
         **{name: sum(day[name] for day in days) for name in totals},
-        "days": [{name: value for name, value in day.items() if name != "by_minute"} for day in days],
+        "days": [_noted(day) for day in days],
     }
 
 
-def _days(parameters: Parameters) -> list[tuple[int, int]]:
+def _days(parameters: Parameters) -> list[Span]:
     """The span of `source`, cut at midnights UTC."""
     start_ns, end_ns = parameters.source.start_ns, parameters.source.end_ns
     start_ns, end_ns = start_ns - start_ns % MINUTE_NS, end_ns - end_ns % MINUTE_NS
     return by_day(start_ns, end_ns)
 
 
-def _mark(paths: Paths, span: tuple[int, int]) -> Path:
+def _mark(paths: Paths, span: Span) -> Path:
     return paths.data / "days" / f"{date_of(span[0])}.json"
 
 
-def _mark_day(paths: Paths, cache: Path, span: tuple[int, int], day: dict[str, Any]) -> None:
+def _mark_day(paths: Paths, cache: Path, span: Span, day: dict[str, Any]) -> dict[str, Any]:
+    """Write down what is known of a day that is whole, and return it."""
+    marked = {"date": date_of(span[0]), "span": list(span), "cache": cache.name} | day
     with atomic(_mark(paths, span)) as temporary:
-        temporary.write_text(json.dumps({"date": date_of(span[0]), "span": span, "cache": cache.name} | day) + "\n")
+        temporary.write_text(json.dumps(marked) + "\n")
+    return marked
 
 
-def _marked_day(paths: Paths, cache: Path, span: tuple[int, int]) -> dict[str, Any] | None:
-    """What is written of a day, if it was downloaded whole into this cache and its slices are still there."""
-    mark = _mark(paths, span)
-    if not mark.exists():
+def _whole_day(paths: Paths, cache: Path, span: Span) -> dict[str, Any] | None:
+    """What is written of a day, if it was downloaded whole into this cache and each slice is still what it was.
+
+    Slices that are not are deleted, so that they are fetched again.
+    """
+    day = _read(_mark(paths, span))
+    if day is None or not {"span", "cache", "files"} <= set(day):
         return None
-    day: dict[str, Any] = json.loads(mark.read_text())
-    same = day["span"] == list(span) and day["cache"] == cache.name and not cover(cache, *span)[1]
-    return day if same else None
+    if day["span"] != list(span) or day["cache"] != cache.name:
+        return None
+    altered = [cache / name for name, sha256 in day["files"].items() if not _holds(cache / name, sha256)]
+    for path in altered:
+        path.unlink(missing_ok=True)
+    return None if altered else day
+
+
+def _holds(path: Path, sha256: str) -> bool:
+    return path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256
+
+
+def _noted(day: dict[str, Any]) -> dict[str, Any]:
+    """Of what is written of a day, what the manifest repeats."""
+    return {name: value for name, value in day.items() if name not in ("by_minute", "files")}
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """A JSON object; None where there is none, or it is damaged."""
+    try:
+        content = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
 
 
 @contextmanager
@@ -181,7 +232,8 @@ def _source(parameters: Parameters, asset: str, cache: Path) -> Iterator[Bring]:
     """What brings a span into the cache; the synthetic exchange is served while the block runs."""
     source = parameters.source
     if source.kind == "archive":
-        mirror = Path(source.endpoint or "")
+        mirror = source.archive
+        assert mirror is not None
         yield lambda part, retries, tick: archive.fetch(mirror, asset, part, cache, tick)
         return
     channels = tuple(source.channels)

@@ -8,15 +8,25 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from hyperdapo.errors import ModelError
+from hyperdapo.errors import ModelError, nearest
 from hyperdapo.paths import require
 from hyperdapo.policy import bases, tiny
+from hyperdapo.policy.prompts import CUE, instruction
 from hyperdapo.policy.scoring import cue_ids
+from hyperdapo.policy.states import GENERALIST
 from hyperdapo.training_sections import Policy
 
-_CONFIG = "adapter_config.json"
+_CONFIG, _IDENTITY = "adapter_config.json", "policy.json"
+
+
+def precision() -> torch.dtype:
+    """In which the base computes: float32 on CPUs, so that every processor finds the same numbers; bfloat16 on GPUs.
+
+    A CPU without bfloat16 instructions takes six times as long in it, one that has them no less than in float32.
+    """
+    return torch.bfloat16 if torch.cuda.is_available() else torch.float32
 
 
 def load_base(policy: Policy) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -29,12 +39,34 @@ def load_base(policy: Policy) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]
     """
     if policy.base_model == "tiny-qwen2":
         tokenizer = tiny.tokenizer()
-        model = tiny.model(tokenizer).to(getattr(torch, policy.dtype))
+        model: PreTrainedModel = tiny.model(tokenizer, precision())
     else:
         model, tokenizer = _from_pretrained(policy), bases.load_tokenizer(policy.base_model)
     if not torch.cuda.is_available():
         model.set_attn_implementation("eager")  # twice as quick as the fused kernel where few tokens look back
     return model.eval().requires_grad_(False), tokenizer
+
+
+def check_targets(policy: Policy) -> None:
+    """Look a base up without its weights, and for the layers that the adapter is to act on.
+
+    Raises
+    ------
+    ModelError
+        If the base cannot be had, or has no layer of a name in `lora.targets`.
+    """
+    if policy.base_model == "tiny-qwen2":
+        model: Any = tiny.model(tiny.tokenizer())
+    else:
+        with bases.fetched(policy.base_model), torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(bases.weights(policy.base_model)))
+    known = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    for target in policy.lora.targets:
+        if target not in known:
+            raise ModelError(
+                f"policy.lora.targets: {policy.base_model} has no layer {target!r}{nearest(target, known)}; "
+                f"there are {', '.join(sorted(known))}"
+            )
 
 
 def lora_config(config: Any, policy: Policy) -> LoraConfig:
@@ -59,11 +91,16 @@ def add_adapter(model: PreTrainedModel, policy: Policy, seed: int) -> PeftModel:
     return adapted
 
 
-def save_adapter(adapted: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write the adapter as safetensors, as one that acts from the cue on (see `scoring`) wherever it is loaded."""
+def save_adapter(adapted: PeftModel, tokenizer: PreTrainedTokenizerBase, policy: Policy, folder: Path) -> None:
+    """Write the adapter as safetensors, as one that acts from the cue on (see `scoring`) wherever it is loaded.
+
+    `policy.json` beside it says what its letters mean and how its prompts read.
+    """
     adapted.save_pretrained(str(folder), save_embedding_layers=False)
     config = json.loads((folder / _CONFIG).read_text())
     (folder / _CONFIG).write_text(json.dumps(config | {"alora_invocation_tokens": cue_ids(tokenizer)}, indent=2))
+    written = _identity(policy) | {"dtype": str(adapted.dtype).removeprefix("torch.")}
+    (folder / _IDENTITY).write_text(json.dumps(written, indent=2))
 
 
 def load_adapter(base: PreTrainedModel, policy: Policy, folder: Path) -> PeftModel:
@@ -74,11 +111,11 @@ def load_adapter(base: PreTrainedModel, policy: Policy, folder: Path) -> PeftMod
     MissingInputError
         If no adapter is there.
     ModelError
-        If the adapter was trained on another base, or on other layers.
+        If the adapter was trained on another base, on other layers, for other offsets or for other prompts.
     """
     require(folder, "05_train", folder.parents[3].name)
     config = LoraConfig.from_pretrained(str(folder))
-    again = "or train again with: hyperdapo run --until 05"
+    again = f"or train again with: {_training_command(folder)}"
     if config.base_model_name_or_path != policy.base_model:
         raise ModelError(
             f"the adapter in {folder} was trained on {config.base_model_name_or_path!r}, and policy.base_model is "
@@ -89,8 +126,35 @@ def load_adapter(base: PreTrainedModel, policy: Policy, folder: Path) -> PeftMod
             f"the adapter in {folder} acts on {len(config.layers_to_transform)} layers, and policy.lora.layers is "
             f"{policy.lora.layers}: set policy.lora.layers back, {again}"
         )
+    _check_identity(folder, policy, again)
     config.alora_invocation_tokens = None  # the scorer gives it nothing before the cue
     return PeftModel.from_pretrained(base, str(folder), config=config).eval()
+
+
+def _identity(policy: Policy) -> dict[str, Any]:
+    """What a letter means to an adapter, and what the prompts look like that it has learned to read."""
+    own = policy.model_dump(mode="json", include={"four_bit", "offsets_bps", "prompt_style"})
+    return own | {"instruction": instruction(policy.offsets_bps), "cue": CUE}
+
+
+def _check_identity(folder: Path, policy: Policy, again: str) -> None:
+    try:
+        recorded = json.loads((folder / _IDENTITY).read_text())
+    except (FileNotFoundError, ValueError):
+        raise ModelError(f"{folder / _IDENTITY} is lost or damaged: copy it back, {again}") from None
+    for name, value in _identity(policy).items():
+        if recorded.get(name) != value:
+            raise ModelError(
+                f"the adapter in {folder} was trained with {name} {recorded.get(name)!r}, and now it is {value!r}: "
+                f"set policy.{name} back, {again}"
+            )
+
+
+def _training_command(folder: Path) -> str:
+    """What trains the adapters of data/PROFILE/models/ASSET/ALGORITHM/seed_N again."""
+    profile, asset = folder.parents[3].name, folder.parents[1].name
+    stage = "--force 06" if asset == GENERALIST else f"--asset {asset} --force 05"
+    return f"hyperdapo run --profile {profile} {stage}"
 
 
 def _adapted_layers(config: Any, policy: Policy) -> list[int]:
@@ -113,7 +177,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def _from_pretrained(policy: Policy) -> PreTrainedModel:
-    dtype = getattr(torch, policy.dtype)
+    dtype = precision()
     nf4 = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )

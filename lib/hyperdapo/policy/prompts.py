@@ -1,9 +1,9 @@
 """State and action as text (§4.8.1, Listing 4.8, DESIGN §6).
 
 A prompt is the constant instruction first and the changing numbers last, so that a model can keep the keys and values
-of the instruction. Each feature is a word beside a signed digit. What foretells the price is told relative to the
-order's side: positive where it drives the price away from the order (a buy sees it rise), negative where it brings the
-price to it.
+of the instruction. Each feature is a word and a digit from 1 to 9, two tokens; 5 is neutral. What predicts the price is
+told relative to the order's side: above 5 where it drives the price away from the order (a buy sees it rise), below 5
+where it brings the price to it.
 
 A letter stands for each candidate offset, so that an action is one token. The style `text` writes an order out.
 """
@@ -25,16 +25,16 @@ Style = Literal["thesis", "anonymous"]
 STYLES: tuple[Style, ...] = ("thesis", "anonymous")
 Floats = NDArray[np.float64]
 
-CUE = "\nAnswer:"
+CUE = " ->"
 
 _ORDER = re.compile(r"LIMIT (BUY|SELL) (\d+(?:\.\d+)?) \((-?\d+(?:\.\d+)?) bps\)")
-_MOST = 9
+_NEUTRAL, _MOST = 5, 4  # digits lie in 5 - 4 to 5 + 4
 _BATCH = 4096  # prompts that are tokenised at once
 
 
 @dataclass(frozen=True)
 class _Feature:
-    """One feature in the text: its word, its column, and the map from the column to [-9, 9]."""
+    """One feature in the text: its word, its column, and the map from the column to [-4, 4]."""
 
     word: str
     column: str
@@ -43,14 +43,14 @@ class _Feature:
 
 
 def _deviations(z: Floats) -> Floats:
-    return 2 * z
+    return _MOST / 3 * z
 
 
 def _shares(balance: Floats) -> Floats:
     return _MOST * balance
 
 
-# The eight that foretell a direction, positive when they push the price up, then the seven that have none.
+# The eight that predict a direction, positive when they push the price up, then the seven that have none.
 FEATURES = (
     _Feature("imbalance", "book_imbalance", _shares),
     _Feature("depth", "depth_ratio_10bps", lambda ratio: _shares((ratio - 1) / (ratio + 1))),
@@ -80,7 +80,7 @@ def instruction(offsets_bps: Sequence[float]) -> str:
     options = ", ".join(f"{letter} {bps:+g}" for letter, bps in zip(letters(offsets_bps), offsets_bps, strict=True))
     return (
         f"Choose a limit price, in bps through the mid: {options}. "
-        "Signals: -9 the price comes to the order, +9 it runs away.\n"
+        "Signals: 1 the price comes to the order, 5 neutral, 9 it runs away.\n"
     )
 
 
@@ -178,7 +178,7 @@ def parse_action(text: str) -> WrittenOrder:
 
 
 def _digits(feature: _Feature, states: pd.DataFrame, side: Floats) -> NDArray[np.int64]:
-    """(n,) signed digits in [-9, 9]; those that push the price are positive when they push it away from the order."""
+    """(n,) digits from 1 to 9; of what pushes the price, those above 5 push it away from the order."""
     scaled = feature.scale(states[feature.column].to_numpy(dtype=float))
     if not np.isfinite(scaled).all():
         position = int(np.flatnonzero(~np.isfinite(scaled))[0])
@@ -187,7 +187,7 @@ def _digits(feature: _Feature, states: pd.DataFrame, side: Floats) -> NDArray[np
             "take only rows with `warm`, or make the features again with: hyperdapo run --until 03"
         )
     signed = scaled * side if feature.pushes_price else scaled
-    return np.clip(np.rint(signed), -_MOST, _MOST).astype(np.int64)
+    return _NEUTRAL + np.clip(np.rint(signed), -_MOST, _MOST).astype(np.int64)
 
 
 def _heads(states: pd.DataFrame, parents: pd.DataFrame, style: Style) -> list[str]:
@@ -205,7 +205,7 @@ def _five_figures(price: float) -> str:
 
 
 def _signals(digits: NDArray[np.int64]) -> str:
-    return "".join(f" {feature.word} {digit:+d}" for feature, digit in zip(FEATURES, digits.tolist(), strict=True))
+    return "".join(f" {feature.word}{digit}" for feature, digit in zip(FEATURES, digits.tolist(), strict=True))
 
 
 def _verb(side: int) -> str:

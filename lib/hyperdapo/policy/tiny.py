@@ -32,8 +32,8 @@ def tokenizer() -> PreTrainedTokenizerBase:
     return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=_END, pad_token=_END)
 
 
-def model(tokenizer: PreTrainedTokenizerBase) -> Qwen2ForCausalLM:
-    """Four layers of width 64, always the same random weights, in float32.
+def model(tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype = torch.float32) -> Qwen2ForCausalLM:
+    """Four layers of width 64, always the same random weights.
 
     Weights are wide enough for attention to tell tokens apart, so that an adapter can learn to read a prompt.
     """
@@ -50,4 +50,6 @@ def model(tokenizer: PreTrainedTokenizerBase) -> Qwen2ForCausalLM:
     )
     with torch.random.fork_rng():
         torch.manual_seed(_SEED)
-        return Qwen2ForCausalLM(config)
+        made = Qwen2ForCausalLM(config)
+    made.to(dtype)  # type: ignore[arg-type]
+    return made

@@ -106,7 +106,7 @@ class Workbench:
             checkpoint = runs.newest_checkpoint(folder)
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if trainer.is_world_process_zero():
-            save_adapter(adapted, tokenizer, folder / runs.ADAPTER)
+            save_adapter(adapted, tokenizer, self.parameters.policy, folder / runs.ADAPTER)
             scribe.write(folder / runs.LOG, trainer.state)
         adapted.unload()
 
