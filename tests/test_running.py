@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from conftest import REPOSITORY
-from hyperdapo import engine, family, locks, lost, progress, rendering
+from hyperdapo import engine, family, locks, lost, progress, rendering, workflow
 from hyperdapo.errors import HyperdapoError
 from hyperdapo.params import load
 from hyperdapo.paths import Paths, own_ending, sweep
@@ -287,8 +287,9 @@ def test_lost_slices_adapters_and_empty_files_are_found(folders) -> None:
     (paths.model(algorithm)).mkdir(parents=True)
     (paths.model(algorithm) / "training_log.csv").write_text("x")
     (paths.data / "laws.parquet").touch()
-    found = {path.name: reason for path, reason in lost.lost_outputs(parameters).items()}
+    found = {path.name: reason for path, reason in lost.lost_outputs(parameters, workflow.STAGES).items()}
     assert set(found) == {"manifest.json", "training_log.csv", "laws.parquet"}
+    assert [path.name for path in lost.lost_outputs(parameters, ["03_features"])] == ["laws.parquet"]
     slice_ = (
         paths.cache
         / "c"
@@ -304,9 +305,9 @@ def test_lost_slices_adapters_and_empty_files_are_found(folders) -> None:
         adapter.parent.mkdir()
         adapter.write_bytes(b"x")
     (paths.data / "laws.parquet").write_bytes(b"x")
-    assert not lost.lost_outputs(parameters)
+    assert not lost.lost_outputs(parameters, workflow.STAGES)
     slice_.write_bytes(b"")
-    assert set(lost.lost_outputs(parameters)) == {paths.data / "manifest.json"}
+    assert set(lost.lost_outputs(parameters, workflow.STAGES)) == {paths.data / "manifest.json"}
 
 
 def test_the_mark_of_a_run_finds_its_processes_only() -> None:

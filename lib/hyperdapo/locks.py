@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
-from io import TextIOWrapper
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +37,15 @@ def run_lock() -> Iterator[list[int]]:
         yield [file.fileno() for file in files]
 
 
-def _opened(folder: Path, variable: str) -> TextIOWrapper:
+def _opened(folder: Path, variable: str) -> FileIO:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return (folder / ".lock").open("a+")
+        return (folder / ".lock").open("a+b", buffering=0)  # nothing is left to write when it closes
     except OSError as error:
         raise HyperdapoError(f"cannot write into {folder} ({error.strerror}); set {variable}") from None
 
 
-def _take(file: TextIOWrapper, folder: Path, variable: str) -> None:
+def _take(file: FileIO, folder: Path, variable: str) -> None:
     """Lock a file and write into it who did; wait where the holder was killed and its last processes are ending."""
     until = time.monotonic() + _ENDING_S
     while True:
@@ -61,11 +61,10 @@ def _take(file: TextIOWrapper, folder: Path, variable: str) -> None:
     with suppress(OSError):  # on a full disk there is still the lock itself
         file.truncate(0)
         started = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-        file.write(json.dumps({"pid": os.getpid(), "host": platform.node(), "started": started}))
-        file.flush()
+        file.write(json.dumps({"pid": os.getpid(), "host": platform.node(), "started": started}).encode())
 
 
-def _holder(file: TextIOWrapper) -> dict[str, Any]:
+def _holder(file: FileIO) -> dict[str, Any]:
     file.seek(0)
     try:
         found: dict[str, Any] = json.loads(file.read())

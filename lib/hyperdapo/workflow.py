@@ -26,7 +26,7 @@ import nbformat
 from hyperdapo import engine
 from hyperdapo.errors import HyperdapoError, ParameterError, nearest
 from hyperdapo.locks import run_lock
-from hyperdapo.lost import lost_outputs
+from hyperdapo.lost import ACROSS_ASSETS, lost_outputs
 from hyperdapo.params import Parameters
 from hyperdapo.paths import (
     NOTEBOOKS,
@@ -43,7 +43,6 @@ from hyperdapo.progress import Progress
 from hyperdapo.reasons import because
 
 STAGES = tuple(path.stem for path in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")))
-ACROSS_ASSETS = ("06_convergence", "09_significance")
 
 _PACKAGE = Path(__file__).parent
 _ROOM_FOR_NOTES = 1 << 20  # bytes; with less, a failed stage may not even have told why
@@ -153,7 +152,7 @@ def run(
 
 def _again(parameters: Parameters, stages: list[str], force: str | None) -> tuple[list[str], dict[str, str]]:
     """Rules and files that run again though Snakemake sees them up to date, and the reason of each file."""
-    lost = {str(path): reason for path, reason in lost_outputs(parameters).items()}
+    lost = {str(path): reason for path, reason in lost_outputs(parameters, stages).items()}
     forced = named(force) if force else None
     if forced and forced not in stages:
         raise ParameterError(f"--force {forced} is not among the stages that run: {', '.join(stages)}")
