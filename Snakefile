@@ -36,20 +36,23 @@ def for_all(*patterns):
     return [str(pattern).format(asset=asset) for pattern in patterns for asset in ASSETS]
 
 
+def former_kept(*files):
+    """Outputs that a stage writes whole or not at all: where it fails, the former ones come back."""
+    return [update(str(file)) for file in files]
+
+
 def execute(stage):
     asset = "" if stage in pipeline.ACROSS_ASSETS else " --asset {wildcards.asset:q}"
-    render = f"OMP_NUM_THREADS=1 {quote(sys.executable)} -m hyperdapo.cli render {stage} {{output.notebook:q}}"
+    render = f"OMP_NUM_THREADS=1 exec {quote(sys.executable)} -m hyperdapo.cli render {stage} {{output.notebook:q}}"
     return f"{render} --profile {PROFILE}{asset} --overrides \"$HYPERDAPO_OVERRIDES\""
+
+
+MARKET = [EACH.data / f"{name}.parquet" for name in ["book", "bbo", "trades", "context", "quality"]]
+MARKET += [EACH.data / "cleaning.json", EACH.data / "split.json"]
 
 
 wildcard_constraints:
     asset="|".join(map(re.escape, ASSETS)),
-
-
-rule all:
-    default_target: True
-    input:
-        [for_all(rendered(stage)) if stage not in pipeline.ACROSS_ASSETS else rendered(stage) for stage in STAGES_WANTED],
 
 
 rule download:
@@ -61,26 +64,21 @@ rule download:
 
 rule preprocess:
     input: CODE["02_preprocess"], EACH.data / "manifest.json",
-    output:
-        *(EACH.data / name for name in ["book.parquet", "bbo.parquet", "trades.parquet", "context.parquet", "quality.parquet", "cleaning.json", "split.json"]),
-        notebook=rendered("02_preprocess"),
+    output: *former_kept(*MARKET), notebook=rendered("02_preprocess"),
     params: values=VALUES["02_preprocess"],
     shell: execute("02_preprocess")
 
 
-MARKET = rules.preprocess.output[:7]
-
-
 rule features:
     input: CODE["03_features"], MARKET,
-    output: EACH.data / "features.parquet", EACH.data / "laws.parquet", notebook=rendered("03_features"),
+    output: *former_kept(EACH.data / "features.parquet", EACH.data / "laws.parquet"), notebook=rendered("03_features"),
     params: values=VALUES["03_features"],
     shell: execute("03_features")
 
 
 rule preference_pairs:
     input: CODE["04_preference_pairs"], MARKET, EACH.data / "features.parquet", EACH.data / "laws.parquet",
-    output: EACH.data / "outcomes.parquet", EACH.data / "pairs.parquet", notebook=rendered("04_preference_pairs"),
+    output: *former_kept(EACH.data / "outcomes.parquet", EACH.data / "pairs.parquet"), notebook=rendered("04_preference_pairs"),
     params: values=VALUES["04_preference_pairs"],
     shell: execute("04_preference_pairs")
 
@@ -103,7 +101,7 @@ rule convergence:
 
 rule inference:
     input: CODE["07_inference"], rules.train.output, EACH.data / "features.parquet", EACH.data / "outcomes.parquet",
-    output: EACH.data / "decisions.parquet", notebook=rendered("07_inference"),
+    output: *former_kept(EACH.data / "decisions.parquet"), notebook=rendered("07_inference"),
     params: values=VALUES["07_inference"],
     resources: gpu=1,
     shell: execute("07_inference")
@@ -111,7 +109,7 @@ rule inference:
 
 rule backtest:
     input: CODE["08_backtest"], MARKET, *(EACH.data / f"{name}.parquet" for name in ["features", "laws", "outcomes", "decisions"]),
-    output: EACH.data / "orders.parquet", EACH.data / "calibration.parquet", notebook=rendered("08_backtest"),
+    output: *former_kept(EACH.data / "orders.parquet", EACH.data / "calibration.parquet"), notebook=rendered("08_backtest"),
     params: values=VALUES["08_backtest"],
     shell: execute("08_backtest")
 
@@ -121,6 +119,15 @@ rule significance:
     output: PATHS.outputs / "numbers.tex", PATHS.outputs / "manifest.json", notebook=rendered("09_significance", PATHS),
     params: values=VALUES["09_significance"],
     shell: execute("09_significance")
+
+
+WANTED = [plain(str(name)) for stage in STAGES_WANTED for name in getattr(rules, pipeline.rule(stage)).output]
+
+
+rule all:  # every file of a wanted stage, not its notebook alone: a lost one is made again
+    default_target: True
+    input:
+        [name.format(asset=asset) for name in WANTED for asset in (ASSETS if "{asset}" in name else [""])],
 
 
 if "files" in config:  # `hyperdapo remote` asks what each stage reads and writes

@@ -33,6 +33,7 @@ FAULTS = {"server_error_every": 3, "truncate_every": 11, "rate_limit_every": 7}
 LAST_KILL = 0.72  # of the progress; a little later than the end of 02
 _MINUTE_NS = 60_000_000_000
 DOWNLOADED = ("slices", "days", "manifest.json")  # what 01 keeps: it counts retries, so it is not the same every time
+TOLD = ("failures", "progress")  # what a run says of itself while it is at work
 
 Day = tuple[str, str]  # asset, date
 
@@ -103,9 +104,9 @@ class Run:
         where = {"HYPERDAPO_DATA": str(self.data), "HYPERDAPO_OUTPUTS": str(self.outputs), "TARDIS_API_KEY": key}
         self.environment = os.environ | where | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
-    def start(self, until: str) -> subprocess.Popen[bytes]:
+    def start(self, until: str, *more: str) -> subprocess.Popen[bytes]:
         command = [*self.prefix, sys.executable, "-m", "hyperdapo.cli", "run", "--profile", PROFILE, "--cores", "2"]
-        command += ["--params", str(self.settings), "--until", until]
+        command += ["--params", str(self.settings), "--until", until, *more]
         where: dict[str, Any] = {"cwd": REPOSITORY, "env": self.environment, "start_new_session": True}
         with self.printed.open("wb") as printed:
             return subprocess.Popen(command, stdout=printed, stderr=subprocess.STDOUT, **where)
@@ -116,9 +117,9 @@ class Run:
         assert status == 0, self.printed.read_text()[-6000:]
         return self.printed.read_text()
 
-    def fail(self, until: str = "03", within_s: float = 150.0) -> str:
+    def fail(self, until: str = "03", *more: str, within_s: float = 150.0) -> str:
         """Run to the end, which must be a bad one and come in time, and return what was printed."""
-        process = self.start(until)
+        process = self.start(until, *more)
         try:
             status = process.wait(within_s)
         except subprocess.TimeoutExpired:
@@ -156,6 +157,7 @@ class Run:
     def leftovers(self) -> list[str]:
         """Files that no finished run should leave: unconfirmed ones, and hidden ones, whose names no glob shows."""
         files = [path for root in (self.data, self.outputs) for path in root.rglob("*")]
+        files = [path for path in files if path.name != ".lock"]
         ours = [path for path in files if ".snakemake" not in path.parts and path.parent != self.data]
         return sorted(str(path) for path in ours if "unconfirmed" in path.name or path.name.startswith("."))
 
@@ -170,9 +172,7 @@ def results(data: Path) -> dict[str, str]:
     """SHA-256 of every file below a folder of data that 02 and 03 made, by its path from the profile's folder."""
     root = data / PROFILE
     found = {path.relative_to(root): path for path in root.glob("*/**/*") if path.is_file()}
-    made = {
-        name: path for name, path in found.items() if name.parts[0] != "failures" and name.parts[1] not in DOWNLOADED
-    }
+    made = {name: path for name, path in found.items() if name.parts[0] not in TOLD and name.parts[1] not in DOWNLOADED}
     return {name.as_posix(): hashlib.sha256(made[name].read_bytes()).hexdigest() for name in sorted(made)}
 
 
@@ -192,7 +192,7 @@ class Kill:
 def kill(process: subprocess.Popen[bytes], everything: bool) -> None:
     """SIGKILL the run's group, as one who closes it, or `everything`, kernels too, as a power cut would.
 
-    A kernel has a session of its own; left alone, it notices within a second that its parent is gone.
+    Left alone, the workflow notices that its run is gone and ends all that it started.
     """
     family = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGKILL)

@@ -3,6 +3,7 @@
 import http.server
 import itertools
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -89,10 +90,10 @@ def _leave_unconfirmed(run: Run) -> None:
     data, outputs = run.data / PROFILE / "ETH", run.outputs / PROFILE
     for path in (
         next(data.glob("slices/*/feeds/*/*/2025/08/*/*")) / "00.json0123456789abcdef.unconfirmed",
-        data / f".book.parquet.{NO_PROCESS}.unconfirmed",
-        data / f".parts.{NO_PROCESS}.unconfirmed" / "0.parquet",
-        outputs / "figures" / f".coverage_ETH.pdf.{NO_PROCESS}.unconfirmed",
-        outputs / "notebooks" / f".01_download_ETH.ipynb.{NO_PROCESS}.unconfirmed",
+        data / f".book.parquet.{NO_PROCESS}@{platform.node()}.unconfirmed",
+        data / f".parts.{NO_PROCESS}@{platform.node()}.unconfirmed" / "0.parquet",
+        outputs / "figures" / f".coverage_ETH.pdf.{NO_PROCESS}@{platform.node()}.unconfirmed",
+        outputs / "notebooks" / f".01_download_ETH.ipynb.{NO_PROCESS}@{platform.node()}.unconfirmed",
     ):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"half")
@@ -121,6 +122,18 @@ def _parameters(place: Place, endpoint: str = "", **source: str) -> Parameters:
 def _last_words(printed: str) -> str:
     """The line in which a failed run says why."""
     return printed[printed.rindex("hyperdapo: ") :].splitlines()[0]
+
+
+def test_a_stage_that_fails_leaves_what_it_made_before(undisturbed: Timed, place: Place, tmp_path: Path) -> None:
+    run = Run(tmp_path, merge(place.settings, {"assets": ["ETH"]}))
+    _take_over(run, undisturbed[0], "01", "02")
+    before = run.results()
+    damaged = next(run.data.glob(f"{PROFILE}/ETH/slices/*/feeds/**/*.zst"))
+    damaged.write_bytes(damaged.read_bytes()[:-7])
+    printed = run.fail("02", "--force", "02")
+    assert printed.count("DataError") == 1 and "Traceback" not in printed and "02_preprocess ETH: " in printed
+    assert len(before) > 5 and run.results() == before
+    assert "02 ETH" not in run.rendered(), "it passes for done"
 
 
 # A full disk

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 
 from conftest import REPOSITORY
-from hyperdapo import cli, workflow
+from hyperdapo import cli, engine, rendering, workflow
 from hyperdapo.errors import HyperdapoError, ParameterError
 from hyperdapo.params import load
 from hyperdapo.paths import atomic
@@ -54,26 +54,20 @@ def _notebook(path, *cells: str):
 def test_a_misspelt_notebook_parameter_is_an_error(tmp_path) -> None:
     notebook = _notebook(tmp_path / "one.ipynb", 'profile = "smoke"')
     with pytest.raises(ParameterError, match=r"one\.ipynb has no parameter 'profil' .did you mean 'profile'"):
-        workflow.render(notebook, tmp_path / "out.ipynb", {"profil": "sample"})
+        rendering.render(notebook, tmp_path / "out.ipynb", {"profil": "sample"})
 
 
 def test_a_failed_render_keeps_the_notebook_and_leaves_no_output(tmp_path) -> None:
     notebook = _notebook(tmp_path / "one.ipynb", "x = 1", 'raise ValueError("mend this")')
     with pytest.raises(HyperdapoError, match="ValueError: mend this"):
-        workflow.render(notebook, tmp_path / "out.ipynb", {})
+        rendering.render(notebook, tmp_path / "out.ipynb", {})
     assert not (tmp_path / "out.ipynb").exists() and (tmp_path / "out.failed.ipynb").exists()
 
 
 def test_a_render_knows_nothing_of_the_machine(tmp_path) -> None:
-    workflow.render(_notebook(tmp_path / "one.ipynb", "x = 1", "x"), tmp_path / "out.ipynb", {"x": 2})
+    rendering.render(_notebook(tmp_path / "one.ipynb", "x = 1", "x"), tmp_path / "out.ipynb", {"x": 2})
     text = (tmp_path / "out.ipynb").read_text()
     assert str(tmp_path) not in text and "start_time" not in text and '"2"' in text
-
-
-def test_two_runs_do_not_share_a_folder(monkeypatch, tmp_path) -> None:
-    monkeypatch.setenv("HYPERDAPO_DATA", str(tmp_path))
-    with workflow.run_lock(), pytest.raises(HyperdapoError, match="another run is at work"), workflow.run_lock():
-        pass
 
 
 def test_a_failed_writer_leaves_the_old_file(tmp_path) -> None:
@@ -113,20 +107,13 @@ def test_a_date_of_a_params_file_reaches_the_workflow(tmp_path: Path, monkeypatc
     monkeypatch.setenv("HYPERDAPO_OUTPUTS", str(tmp_path / "outputs"))
     asked: list[list[str]] = []
 
-    def finished(command: list[str], **_: object) -> subprocess.CompletedProcess:
-        asked.append(command)
-        return subprocess.CompletedProcess(command, 0, stdout="")
+    def finished(arguments: list[str], *_: object) -> int:
+        asked.append(arguments)
+        return 0
 
-    monkeypatch.setattr(workflow.subprocess, "run", finished)
+    monkeypatch.setattr(engine, "run", finished)
     (tmp_path / "span.yaml").write_text("source: {from: 2025-08-01T06:00:00Z, to: 2025-08-01T07:00:00Z}\n")
     assert cli.main(["run", "--profile", "smoke", "--params", str(tmp_path / "span.yaml")]) == 0
     overrides = next(part for part in asked[-1] if part.startswith("overrides=")).removeprefix("overrides=")
     again = load("smoke", json.loads(b64decode(overrides)))
     assert again.source.end_ns - again.source.start_ns == 3600 * 10**9
-
-
-def test_a_data_folder_that_cannot_be_made_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("HYPERDAPO_DATA", str(tmp_path / "file" / "data"))
-    with pytest.raises(HyperdapoError, match=r"cannot write into .*set HYPERDAPO_DATA"), workflow.run_lock():
-        pass

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -21,9 +22,9 @@ def main(arguments: list[str] | None = None) -> int:
     except HyperdapoError as error:
         print(f"hyperdapo: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         print("hyperdapo: stopped; run the same command again to go on where it was", file=sys.stderr)
-        return 130
+        return 128 + getattr(stopped, "number", signal.SIGINT)
     return 0
 
 
@@ -41,25 +42,31 @@ def _run(options: argparse.Namespace) -> None:
     parameters = load(options.profile, overrides)
     preflight.check(parameters, workflow.wanted(options.until, options.only))
     begun = monotonic()
-    workflow.run(parameters, overrides, options.until, options.cores, options.only)
-    print(workflow.summary(Paths(options.profile), monotonic() - begun))
+    stages = (options.only, options.force, options.dry_run)
+    workflow.run(parameters, overrides, options.until, options.cores, *stages)
+    if not options.dry_run:
+        print(workflow.summary(Paths(options.profile), monotonic() - begun))
 
 
 def _render(options: argparse.Namespace) -> None:
-    from hyperdapo import workflow
+    from hyperdapo import family, rendering, workflow
     from hyperdapo.paths import NOTEBOOKS
 
     stage = workflow.named(options.stage)
+    bar = None
+    if family.MARK in os.environ:
+        family.die_with_parent()
+        bar = rendering.Bar(rendering.bar_file(options.profile, options.output))
     note = workflow.failures(options.profile) / f"{options.output.stem}.txt"
     given = {"profile": options.profile, "overrides": options.overrides}
     given |= {"asset": options.asset} if options.asset else {}
     try:
         with workflow.own_gpu():
-            workflow.render(NOTEBOOKS / f"{stage}.ipynb", options.output, given)
+            rendering.render(NOTEBOOKS / f"{stage}.ipynb", options.output, given, bar)
     except HyperdapoError as error:
         with suppress(OSError):  # a full disk must not hide the error itself
             note.parent.mkdir(parents=True, exist_ok=True)
-            note.write_text(f"{stage} {options.asset or ''}: {error}\n")
+            note.write_text(f"{' '.join(filter(None, [stage, options.asset]))}: {error}\n")
         raise
 
 
@@ -138,6 +145,8 @@ def _parser() -> argparse.ArgumentParser:
     which = run.add_mutually_exclusive_group()
     which.add_argument("--until", metavar="NN", help="stop after this notebook, for example 03")
     which.add_argument("--only", metavar="NN", help="this notebook alone; what it reads must be there")
+    run.add_argument("--force", metavar="NN", help="run this notebook again, and what depends on it")
+    run.add_argument("--dry-run", action="store_true", help="only say what would run, and why")
     run.add_argument(
         "--cores", type=_count, default=os.cpu_count() or 1, help="stages side by side (default: all cores)"
     )

@@ -5,8 +5,10 @@
 
 import errno
 import os
+import platform
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -104,6 +106,8 @@ def require(path: Path, stage: str, profile: str = "sample") -> Path:
 
 
 _UNCONFIRMED = ".unconfirmed"  # the ending of temporary names, which is also that of the Tardis client
+_HOST = platform.node()
+_FOREIGN_S = 86400.0  # after which another host's temporary counts as left behind
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
 
 
@@ -171,14 +175,24 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed writers left below a folder; what a living process writes stays."""
+    """Remove what killed writers left below a folder.
+
+    What a living process of this host writes stays, and what another host wrote within a day, whose processes cannot be
+    seen from here. What names no writer is the Tardis client's: the lock of a run keeps others from its folder.
+    """
     for left in folder.rglob(f"*{_UNCONFIRMED}*"):
-        owner = re.search(rf"\.(\d+){re.escape(_UNCONFIRMED)}", left.name)
-        if owner is None or not _lives(int(owner[1])):
+        owner = re.search(rf"\.(\d+)@(.+){re.escape(_UNCONFIRMED)}", left.name)
+        if owner is None:
+            _remove(left)
+        elif owner[2] == _HOST:
+            if not lives(int(owner[1])):
+                _remove(left)
+        elif time.time() - _last_change(left) > _FOREIGN_S:
             _remove(left)
 
 
-def _lives(process: int) -> bool:
+def lives(process: int) -> bool:
+    """Whether a process of this number is alive on this host."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -188,9 +202,22 @@ def _lives(process: int) -> bool:
     return True
 
 
+def _last_change(path: Path) -> float:
+    """Time of the last change of a file, or of anything in a folder; now, where it is gone meanwhile."""
+    try:
+        return max(found.stat().st_mtime for found in [path, *path.rglob("*")])
+    except FileNotFoundError:
+        return time.time()
+
+
 def _unconfirmed(path: Path, part: str = "") -> Path:
     """A temporary name beside `path` that is this process's own."""
-    return path.with_name(f".{path.name}.{part}{os.getpid()}{_UNCONFIRMED}")
+    return path.with_name(f".{path.name}{own_ending(part)}")
+
+
+def own_ending(part: str = "") -> str:
+    """The ending of a temporary name that is this process's own, on this host."""
+    return f".{part}{os.getpid()}@{_HOST}{_UNCONFIRMED}"
 
 
 def _remove(path: Path) -> None:

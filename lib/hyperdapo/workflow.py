@@ -1,4 +1,4 @@
-"""What the Snakefile and the command share: the stages, what each depends on, and how one notebook is rendered.
+"""What the Snakefile and the command share: the stages, what each depends on, and how they are brought up to date.
 
 A stage depends on its notebook, on every module that the notebook imports directly or through others, and on the
 parameters that any of them mentions. All three are read from the code, so no list can go stale.
@@ -14,26 +14,39 @@ import subprocess
 import sys
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import closing, contextmanager
 from functools import cache, reduce
 from operator import getitem
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import nbformat
-import papermill
-from papermill.exceptions import PapermillExecutionError
 
+from hyperdapo import engine
 from hyperdapo.errors import HyperdapoError, ParameterError, nearest
+from hyperdapo.locks import run_lock
+from hyperdapo.lost import ACROSS_ASSETS, lost_outputs
 from hyperdapo.params import Parameters
-from hyperdapo.paths import NOTEBOOKS, REPOSITORY, Paths, atomic, base_models, data_root, full_disk, outputs_root, sweep
+from hyperdapo.paths import (
+    NOTEBOOKS,
+    REPOSITORY,
+    Paths,
+    base_models,
+    data_root,
+    full_disk,
+    outputs_root,
+    sweep,
+    writing_into,
+)
+from hyperdapo.progress import Progress
+from hyperdapo.reasons import because
 
 STAGES = tuple(path.stem for path in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")))
-ACROSS_ASSETS = ("06_convergence", "09_significance")
 
 _PACKAGE = Path(__file__).parent
 _ROOM_FOR_NOTES = 1 << 20  # bytes; with less, a failed stage may not even have told why
-_QUIET_KERNEL = ["--IPKernelApp.log_level=ERROR"]
+_LAST_LINES = 3  # of the log of a workflow that did not even begin
 
 
 def dependencies(stage: str) -> tuple[list[Path], list[str]]:
@@ -84,120 +97,104 @@ def _imports(code: str) -> frozenset[Path]:
     return frozenset(path for path in candidates if path.is_file())
 
 
-def check_parameter_names(notebook: Path, given: Mapping[str, Any]) -> None:
-    """Papermill only warns of a parameter that a notebook does not have; this raises.
-
-    Raises
-    ------
-    ParameterError
-        Naming the unknown parameter and the nearest right one.
-    """
-    known = papermill.inspect_notebook(str(notebook))
-    for name in given:
-        if name not in known:
-            raise ParameterError(f"{notebook.name} has no parameter {name!r}{nearest(name, known)}")
-
-
-def render(notebook: Path, output: Path, given: Mapping[str, Any]) -> None:
-    """Execute a notebook by papermill; `output` appears only when every cell has run.
-
-    Raises
-    ------
-    ParameterError
-        For a parameter that the notebook does not have.
-    HyperdapoError
-        When a cell fails: its own error, and where the notebook was left as it stood then.
-    """
-    check_parameter_names(notebook, given)
-    failed = output.with_name(f"{output.stem}.failed.ipynb")
-    with atomic(output) as temporary:
-        unfinished = temporary.with_name(f"{temporary.name}.ipynb")
-        try:
-            settings = {"progress_bar": False, "extra_arguments": _QUIET_KERNEL}
-            papermill.execute_notebook(str(notebook), str(unfinished), parameters=dict(given), **settings)
-        except PapermillExecutionError as error:
-            os.replace(unfinished, failed)
-            raise HyperdapoError(f"{error.ename}: {error.evalue}\n  the notebook as it stopped: {failed}") from None
-        finally:
-            if unfinished.exists():
-                os.replace(unfinished, temporary)
-        _forget_machine(temporary)
-    failed.unlink(missing_ok=True)
-
-
-def _forget_machine(path: Path) -> None:
-    """Drop what papermill notes of this machine, and stderr (progress bars, libraries' notes with paths of theirs).
-
-    A render is the same everywhere; a notebook that failed keeps it all.
-    """
-    notebook = nbformat.read(path, as_version=4)
-    kept = notebook.metadata.get("papermill", {}).get("parameters", {})
-    notebook.metadata["papermill"] = {"parameters": kept}
-    for cell in notebook.cells:
-        cell.metadata.pop("execution", None)
-        cell.metadata.pop("papermill", None)
-        if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
-    nbformat.write(notebook, path)
-
-
 def failures(profile: str) -> Path:
     """Folder where a failed stage leaves its one clear error."""
     return data_root() / profile / "failures"
 
 
-@contextmanager
-def run_lock() -> Iterator[int]:
-    """Hold the data folder for one run; the kernel frees it when the run and its workflow are gone, even killed.
-
-    Raises
-    ------
-    HyperdapoError
-        If another run is at work in the same folder, or the folder cannot be written.
-    """
-    with ExitStack() as stack:
-        try:
-            data_root().mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context((data_root() / ".lock").open("w"))
-        except OSError as error:
-            raise HyperdapoError(f"cannot write into {data_root()} ({error.strerror}); set HYPERDAPO_DATA") from None
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise HyperdapoError(
-                f"another run is at work in {data_root()}; wait for it, or set HYPERDAPO_DATA to another folder"
-            ) from None
-        yield file.fileno()
-
-
 def run(
-    parameters: Parameters, overrides: Mapping[str, Any], until: str | None, cores: int, only: str | None = None
+    parameters: Parameters,
+    overrides: Mapping[str, Any],
+    until: str | None,
+    cores: int,
+    only: str | None = None,
+    force: str | None = None,
+    dry_run: bool = False,
 ) -> None:
     """Bring every stage of a profile (or those up to `until`, or `only` one) up to date by Snakemake.
 
+    Parameters
+    ----------
+    force : a stage that runs again though it is up to date, and with it what depends on it
+    dry_run : only print what would run, and why
+
     Raises
     ------
+    ParameterError
+        If a stage is unknown, or the forced one is not among those that run.
     DiskFullError
         If nothing is left of a disk that is written to.
     HyperdapoError
         With the own error of every stage that failed.
+    Stopped
+        When a signal asks for the end; nothing that was started lives on.
     """
     stages = wanted(until, only)
     allowed = ["--allowed-rules", "all", rule(stages[0])] if only else []
     options = ["--cores", str(cores), "--resources", f"gpu={gpus() or cores}", "--rerun-incomplete", "--keep-going"]
+    again, reasons = _again(parameters, stages, force)
+    options += ["--forcerun", *again] if again else []
+    if dry_run:
+        _explain(snakemake(parameters, overrides, stages, *options, *allowed, "--dry-run"), reasons)
+        return
     command = snakemake(parameters, overrides, stages, *options, *allowed)
-    with run_lock() as lock:
-        for old in failures(parameters.profile).glob("*.txt"):
-            old.unlink()
-        _sweep(parameters.profile)
-        finished = subprocess.run(command, pass_fds=[lock], check=False)
-        _sweep(parameters.profile)  # a kernel outlives its killed run by a moment
-    if finished.returncode:
-        reasons = [path.read_text() for path in sorted(failures(parameters.profile).glob("*.txt"))]
-        full = [folder for folder in (data_root(), outputs_root()) if shutil.disk_usage(folder).free < _ROOM_FOR_NOTES]
-        if full and not any(reasons):
-            raise full_disk(full[0])
-        raise HyperdapoError("\n".join(reasons) or f"the workflow stopped with exit code {finished.returncode}")
+    log, progress = data_root() / parameters.profile / "run.log", Progress(parameters.profile, _of_rules(), cores)
+    with run_lock() as locks, closing(progress):
+        _tidy(parameters.profile)
+        try:
+            with writing_into(log.parent):
+                status = engine.run(command[3:], log, progress, locks)
+        finally:
+            _tidy(parameters.profile, failures_too=False)
+    if status:
+        raise _failure(parameters.profile, progress.failed, status, log)
+
+
+def _again(parameters: Parameters, stages: list[str], force: str | None) -> tuple[list[str], dict[str, str]]:
+    """Rules and files that run again though Snakemake sees them up to date, and the reason of each file."""
+    lost = {str(path): reason for path, reason in lost_outputs(parameters, stages).items()}
+    forced = named(force) if force else None
+    if forced and forced not in stages:
+        raise ParameterError(f"--force {forced} is not among the stages that run: {', '.join(stages)}")
+    return [*([rule(forced)] if forced else []), *lost], lost
+
+
+def _of_rules() -> dict[str, str]:
+    return {rule(stage): stage for stage in STAGES}
+
+
+def _explain(command: list[str], lost: Mapping[str, str]) -> None:
+    """Print what a dry run of Snakemake says, one line for each job."""
+    jobs, stages = dict[str, str](), _of_rules()
+
+    def listen(event: engine.Event | None) -> None:
+        if event and event["event"] == "job_info" and event["rule_name"] in stages:
+            label = " ".join([stages[event["rule_name"]], *event.get("wildcards", {}).values()])
+            own = [lost[name] for name in event.get("output", []) if name in lost]
+            jobs[label] = "; ".join(own) or because(event["reason"])
+
+    with TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        if engine.run(command[3:], log, listen):
+            raise HyperdapoError(f"the workflow cannot be planned: {_last_words(log)}")
+    print("\n".join(f"{label}: {reason}" for label, reason in jobs.items()) or "nothing to run: all is up to date")
+
+
+def _failure(profile: str, failed: list[str], status: int, log: Path) -> HyperdapoError:
+    """Every stage that failed, each once; where none says why, what the workflow last printed."""
+    reasons = [path.read_text().strip() for path in sorted(failures(profile).glob("*.txt"))]
+    full = [folder for folder in (data_root(), outputs_root()) if shutil.disk_usage(folder).free < _ROOM_FOR_NOTES]
+    if full and not any(reasons):
+        return full_disk(full[0])
+    silent = [label for label in failed if not any(reason.startswith(label) for reason in reasons)]
+    reasons += [f"{label}: ended without a word (killed, or memory ran out): see {log}" for label in silent]
+    said = "\n".join(filter(None, reasons))
+    return HyperdapoError(said or f"the workflow stopped with exit code {status}: {_last_words(log)}\n  see {log}")
+
+
+def _last_words(log: Path) -> str:
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return "\n".join(lines[-_LAST_LINES:])
 
 
 def wanted(until: str | None = None, only: str | None = None) -> list[str]:
@@ -248,9 +245,13 @@ def rule(stage: str) -> str:
     return stage[3:]
 
 
-def _sweep(profile: str) -> None:
+def _tidy(profile: str, failures_too: bool = True) -> None:
+    """Remove what killed writers left, and what the last run told of itself."""
     for folder in (data_root() / profile, base_models(), Paths(profile).outputs):
         sweep(folder)
+    shutil.rmtree(data_root() / profile / "progress", ignore_errors=True)
+    for old in failures(profile).glob("*.txt") if failures_too else ():
+        old.unlink()
 
 
 def summary(paths: Paths, seconds: float) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from hyperdapo.errors import HostError
 from hyperdapo.live.connection import Host, say, secrets
-from hyperdapo.paths import REPOSITORY, atomic_folder, data_root, outputs_root, writing_into
+from hyperdapo.paths import REPOSITORY, atomic_folder, data_root, outputs_root, own_ending, writing_into
 from hyperdapo.stored import record_of
 
 _STAY = re.compile(r"^outputs/|^\.venv$|(^|/)(\.env(\..*)?|\.netrc|id_\w+|.*\.(pem|key))$")
@@ -103,7 +103,7 @@ def bring_back(host: Host, profile: str, assets: Iterable[str], outputs: Iterabl
 
 def _bring_folder(host: Host, here: Path) -> None:
     """Bring a folder of the data that holds one folder for each algorithm, and put each of these in its place whole."""
-    names: dict[str, Any] = {"dir": here.parent, "prefix": f".{here.name}.", "suffix": f".{os.getpid()}.unconfirmed"}
+    names: dict[str, Any] = {"dir": here.parent, "prefix": f".{here.name}.", "suffix": own_ending()}
     with writing_into(here.parent), TemporaryDirectory(**names) as staged:
         host.fetch(f"data/{here.relative_to(data_root())}", Path(staged), f"--link-dest={here}")
         for fetched in sorted(Path(staged).iterdir()):

@@ -33,6 +33,7 @@ CONNECT_S = 5.0
 _SILENCE_S = 135  # of one connection, then the client tries again; its own default
 PATIENCE_S = 300.0  # without one more minute of data, then the endpoint counts as failed
 
+_OURS = ("localhost", "127.0.0.1", "::1")
 _PROTOCOL = "does it speak Tardis's replay protocol (GET /data-feeds/EXCHANGE, header x-slice-size)?"
 
 
@@ -183,7 +184,8 @@ def check_connection(endpoint: str) -> None:
     try:
         socket.create_connection((address.hostname or "", port), timeout=CONNECT_S).close()
     except OSError as error:
-        raise EndpointError(
-            f"the endpoint {endpoint} is down ({error}): start it (hyperdapo serve-recordings DIR --port {port}), "
-            "or correct source.endpoint"
-        ) from None
+        if urlsplit(endpoint).hostname in _OURS:
+            mend = f"is down ({error}): start it (hyperdapo serve-recordings DIR --port {port})"
+        else:
+            mend = f"cannot be reached ({error}): check this machine's network and proxy"
+        raise EndpointError(f"the endpoint {endpoint} {mend}, or correct source.endpoint") from None

@@ -128,6 +128,7 @@ def launch(bench: tuple[Any, ...], job: tuple[Any, ...]) -> None:
     with atomic(file) as temporary:
         temporary.write_bytes(pickle.dumps((bench, job)))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    launcher = [sys.executable, "-m", "hyperdapo.family", *launcher]  # it ends when the notebook's kernel does
     finished = subprocess.run([*launcher, "-m", "hyperdapo.policy.worker", str(file)], check=False)
     if finished.returncode:
         raise TrainingError(f"one of {processes} processes that trained {folder} failed: the lines above say why")

@@ -1,0 +1,75 @@
+"""What is no longer there, or empty, though a stage made it: the parts of its outputs that the workflow does not see.
+
+Snakemake looks at whether the files that the rules name are there. The slices of the raw cache and the adapters are
+folders beside them, and an empty file is there too.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from hyperdapo.market.slices import cover
+from hyperdapo.params import Parameters
+from hyperdapo.paths import Paths
+from hyperdapo.stored import WRITTEN_BY
+
+ACROSS_ASSETS = {
+    "06_convergence": ("tables/convergence.csv", "dashboard.html", "notebooks/06_convergence.ipynb"),
+    "09_significance": ("numbers.tex", "manifest.json", "notebooks/09_significance.ipynb"),
+}
+"""What the stages across assets leave in the outputs of a profile."""
+
+_ADAPTER = "adapter_model.safetensors"
+
+Lost = Iterator[tuple[str, Path, str]]
+"""Stage, an output of it that the workflow names, and why it must be made again."""
+
+
+def lost_outputs(parameters: Parameters, stages: Sequence[str]) -> dict[Path, str]:
+    """Outputs of some stages that must be made again, each with the reason."""
+    found = list(_empty(parameters, stages))
+    for asset in parameters.assets:
+        paths = Paths(parameters.profile, asset)
+        found += [*_slices(paths), *_adapters(parameters, paths)]
+    return {path: reason for stage, path, reason in found if stage in stages}
+
+
+def _slices(paths: Paths) -> Lost:
+    manifest = paths.data / "manifest.json"
+    try:
+        content = json.loads(manifest.read_text())
+        cache, spans = paths.cache / content["cache"], [day["span"] for day in content["days"]]
+    except FileNotFoundError:
+        return  # Snakemake sees that
+    except (KeyError, TypeError, ValueError):
+        yield "01_download", manifest, f"{manifest.name} is damaged"
+        return
+    covers = [cover(cache, *span) for span in spans]
+    empty = [piece.path.name for taken, _ in covers for piece in taken if not piece.path.stat().st_size]
+    if any(missing for _, missing in covers) or empty:
+        yield "01_download", manifest, f"slices of {cache} are lost or empty"
+
+
+def _adapters(parameters: Parameters, paths: Paths) -> Lost:
+    for algorithm in parameters.training.algorithms:
+        folder = paths.model(algorithm)
+        adapters = [folder / f"seed_{seed}" / _ADAPTER for seed in parameters.training.seeds]
+        log = folder / "training_log.csv"
+        if log.exists() and not all(map(_holds, [log, *adapters])):
+            yield "05_train", log, f"an adapter or the log of {folder} is lost or empty"
+
+
+def _empty(parameters: Parameters, stages: Sequence[str]) -> Lost:
+    paths = Paths(parameters.profile)
+    files = [(stage, paths.outputs / name) for stage, names in ACROSS_ASSETS.items() for name in names]
+    for asset in parameters.assets:
+        files += [(stage, paths.of(asset).data / name) for name, stage in WRITTEN_BY.items()]
+        files += [(stage, paths.notebooks / f"{stage}_{asset}.ipynb") for stage in stages if stage not in ACROSS_ASSETS]
+    files += [(stage, paths.data / name) for name, stage in WRITTEN_BY.items() if stage in ACROSS_ASSETS]
+    for stage, path in files:
+        if path.exists() and not _holds(path):
+            yield stage, path, f"{path.name} is empty"
+
+
+def _holds(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0

@@ -1,0 +1,146 @@
+"""How one notebook is rendered: executed by papermill, whole or not at all, with the reason of a failure named."""
+
+import os
+import signal
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import nbformat
+import papermill
+from jupyter_client.manager import AsyncKernelManager
+from nbclient.exceptions import DeadKernelError
+from papermill.exceptions import PapermillExecutionError
+
+from hyperdapo.errors import DiskFullError, HyperdapoError, ParameterError, nearest
+from hyperdapo.paths import atomic, data_root
+
+START_S = 600
+"""For the start of a kernel, which takes minutes on a busy node or a cold disk."""
+
+_LIVES_WITH_US = "__import__('hyperdapo.family').family.die_with_parent()"
+_KERNEL = ["--IPKernelApp.log_level=ERROR", f"--IPKernelApp.exec_lines={_LIVES_WITH_US}"]
+_EVERY_S = 1.0  # a bar is passed on
+
+
+class KernelManager(AsyncKernelManager):
+    """A manager that remembers how its kernel died."""
+
+    status = 0
+    """Exit status of the last kernel that was found dead; negative where a signal killed it."""
+
+    async def is_alive(self) -> bool:  # type: ignore[override]
+        """Whether the kernel's process runs."""
+        alive: bool = await self._async_is_alive()
+        if not alive and self.provisioner is not None and self.provisioner.has_process:
+            KernelManager.status = await self.provisioner.poll() or 0
+        return alive
+
+
+class Bar:
+    """A stream to which a notebook's progress bars are written; their last state is kept in a file for others."""
+
+    def __init__(self, file: Path) -> None:
+        self._file, self._shown = file, 0.0
+
+    def write(self, text: str) -> None:
+        """Take what the kernel wrote."""
+        line = next((line for line in reversed(text.replace("\n", "\r").split("\r")) if "%|" in line), "")
+        if line and monotonic() > self._shown + _EVERY_S:
+            self._shown = monotonic()
+            with suppress(DiskFullError), atomic(self._file) as temporary:
+                temporary.write_text(line.strip())
+
+    def flush(self) -> None:
+        """Nothing: what is written is there."""
+
+
+def bar_file(profile: str, output: Path) -> Path:
+    """Where the progress bar of a notebook that is being rendered to `output` is kept."""
+    return data_root() / profile / "progress" / f"{output.stem}.txt"
+
+
+def check_parameter_names(notebook: Path, given: Mapping[str, Any]) -> None:
+    """Papermill only warns of a parameter that a notebook does not have; this raises.
+
+    Raises
+    ------
+    ParameterError
+        Naming the unknown parameter and the nearest right one.
+    """
+    known = papermill.inspect_notebook(str(notebook))
+    for name in given:
+        if name not in known:
+            raise ParameterError(f"{notebook.name} has no parameter {name!r}{nearest(name, known)}")
+
+
+def render(notebook: Path, output: Path, given: Mapping[str, Any], bar: Bar | None = None) -> None:
+    """Execute a notebook by papermill; `output` appears only when every cell has run.
+
+    Raises
+    ------
+    ParameterError
+        For a parameter that the notebook does not have.
+    HyperdapoError
+        When a cell fails: its own error, and where the notebook was left as it stood then; and when the kernel does
+        not start, or is killed.
+    """
+    check_parameter_names(notebook, given)
+    failed = output.with_name(f"{output.stem}.failed.ipynb")
+    with atomic(output) as temporary:
+        unfinished = temporary.with_name(f"{temporary.name}.ipynb")
+        try:
+            _execute(notebook, unfinished, given, bar)
+        except PapermillExecutionError as error:
+            os.replace(unfinished, failed)
+            raise HyperdapoError(f"{error.ename}: {error.evalue}\n  the notebook as it stopped: {failed}") from None
+        finally:
+            if unfinished.exists():
+                os.replace(unfinished, temporary)
+        _forget_machine(temporary)
+    failed.unlink(missing_ok=True)
+
+
+def _execute(notebook: Path, output: Path, given: Mapping[str, Any], bar: Bar | None) -> None:
+    settings = {"progress_bar": False, "extra_arguments": _KERNEL, "kernel_manager_class": KernelManager}
+    settings |= {"start_timeout": START_S, "stderr_file": bar}
+    try:
+        papermill.execute_notebook(str(notebook), str(output), parameters=dict(given), **settings)
+    except DeadKernelError:
+        raise HyperdapoError(f"{notebook.name} stopped: {_death(KernelManager.status)}") from None
+    except RuntimeError as error:
+        if "Kernel" not in str(error):
+            raise
+        why = _death(KernelManager.status) if "died" in str(error) else f"its kernel did not start in {START_S} s"
+        raise HyperdapoError(
+            f"{notebook.name} could not begin: {why}; run again when the machine is less busy, or with --cores 1"
+        ) from None
+
+
+def _death(status: int) -> str:
+    """How a kernel died, and what to do about it."""
+    if status == -signal.SIGKILL:
+        return (
+            "its kernel was killed (SIGKILL), most likely because memory ran out; run again with --cores 1, with a "
+            "shorter span in `source`, or on a machine with more memory"
+        )
+    how = f"by {signal.Signals(-status).name}" if status < 0 else f"with exit code {status}"
+    return f"its kernel died {how}"
+
+
+def _forget_machine(path: Path) -> None:
+    """Drop what papermill notes of this machine, and stderr (progress bars, libraries' notes with paths of theirs).
+
+    A render is the same everywhere; a notebook that failed keeps it all.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    kept = notebook.metadata.get("papermill", {}).get("parameters", {})
+    notebook.metadata["papermill"] = {"parameters": kept}
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+        cell.metadata.pop("papermill", None)
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    nbformat.write(notebook, path)

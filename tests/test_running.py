@@ -1,0 +1,319 @@
+"""A run that one can follow and stop: what it prints, how it ends, and who may run beside it."""
+
+import json
+import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+
+from conftest import REPOSITORY
+from hyperdapo import engine, family, locks, lost, progress, rendering, workflow
+from hyperdapo.errors import HyperdapoError
+from hyperdapo.params import load
+from hyperdapo.paths import Paths, own_ending, sweep
+
+NO_PROCESS = 2**30  # above what any kernel gives out
+
+# A workflow whose jobs are short, and the command that runs it as `hyperdapo run` does.
+SNAKEFILE = """
+rule all:
+    input: "fast.txt", "slow.txt"
+
+rule fast:
+    output: "fast.txt"
+    shell: "echo made > {output}"
+
+rule slow:
+    output: "slow.txt"
+    shell: "exec {sys_executable} {job} {output}"
+"""
+JOB = """
+import os, subprocess, sys
+from pathlib import Path
+from hyperdapo import family
+family.die_with_parent()
+kernel = [sys.executable, "-m", "hyperdapo.family", sys.executable, "-c", "import time; time.sleep(600)"]
+kernels = [subprocess.Popen(kernel, start_new_session=True) for _ in range(2)]
+Path("started").write_text("")
+kernels[0].wait()
+"""
+RUNNER = """
+import sys
+from pathlib import Path
+from hyperdapo import engine, family
+def listen(event):
+    if event: print(event, flush=True)
+try:
+    arguments = ["--snakefile", "Snakefile", "--cores", "2", "--nolock"]
+    sys.exit(engine.run(arguments, Path("run.log"), listen))
+except family.Stopped as stopped:
+    sys.exit(128 + stopped.number)
+"""
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen]]:
+    """Starts such a run; what it may leave is ended after the test."""
+    text = SNAKEFILE.replace("{sys_executable}", sys.executable).replace("{job}", str(tmp_path / "job.py"))
+    (tmp_path / "Snakefile").write_text(text)
+    (tmp_path / "job.py").write_text(JOB)
+    mine = f"test-{os.getpid()}-{time.monotonic()}"
+
+    def run() -> subprocess.Popen:
+        command = [sys.executable, "-c", RUNNER]
+        process = subprocess.Popen(
+            command,
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(REPOSITORY / "lib"), "STARTED_BY": mine},
+            stdout=(tmp_path / "printed").open("wb"),
+            start_new_session=True,
+        )
+        _wait(lambda: (tmp_path / "started").exists())
+        return process
+
+    run.living = lambda: _with(mine)  # type: ignore[attr-defined]
+    yield run
+    for process in _with(mine):
+        process.kill()
+
+
+def _with(value: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("STARTED_BY") == value and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def _wait(ready: Callable[[], bool], within_s: float = 60.0) -> None:
+    until = time.monotonic() + within_s
+    while not ready():
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
+def test_a_signal_ends_all_that_a_run_started(start, number: signal.Signals) -> None:
+    process = start()
+    _wait(lambda: len(start.living()) >= 5)  # the run, Snakemake, a job and its two kernels
+    process.send_signal(number)
+    assert process.wait(40) == (-number if number == signal.SIGKILL else 128 + number)
+    if number == signal.SIGKILL:
+        _wait(lambda: not start.living(), within_s=15)
+    assert not start.living()
+
+
+def test_nothing_lives_on_when_the_workflow_itself_is_killed(start) -> None:
+    process = start()
+    (driver,) = [child for child in psutil.Process(process.pid).children() if "hyperdapo.engine" in child.cmdline()]
+    driver.kill()
+    assert process.wait(40) != 0 and not start.living()
+
+
+def test_events_of_a_workflow_are_told(start, tmp_path: Path) -> None:
+    process = start()
+    _wait(lambda: "job_finished" in (tmp_path / "printed").read_text())
+    process.terminate()
+    process.wait(40)
+    printed = (tmp_path / "printed").read_text()
+    (stats,) = re.findall(r"'stats': \{(.*?)\}", printed)
+    assert sorted(stats.split(", ")) == ["'all': 1", "'fast': 1", "'slow': 1", "'total': 3"]
+    assert printed.index("'event': 'job_info'") < printed.index("'event': 'job_finished'")
+
+
+# Locks
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HYPERDAPO_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("HYPERDAPO_OUTPUTS", str(tmp_path / "outputs"))
+    return tmp_path
+
+
+@pytest.mark.parametrize(("variable", "other"), [("HYPERDAPO_OUTPUTS", "data"), ("HYPERDAPO_DATA", "outputs")])
+def test_two_runs_share_neither_data_nor_outputs(folders, monkeypatch, variable: str, other: str) -> None:
+    with locks.run_lock():
+        monkeypatch.setenv(variable, str(folders / "elsewhere"))
+        says = rf"at work in .*{other}: PID {os.getpid()} on {re.escape(platform.node())}, since \d{{4}}-"
+        with pytest.raises(HyperdapoError, match=says), locks.run_lock():
+            pass
+        monkeypatch.setenv(variable, str(folders / "elsewhere"))
+        monkeypatch.setenv(
+            "HYPERDAPO_DATA" if variable == "HYPERDAPO_OUTPUTS" else "HYPERDAPO_OUTPUTS", str(folders / "third")
+        )
+        with locks.run_lock():
+            pass
+
+
+def test_a_run_waits_for_the_last_processes_of_a_killed_one(folders) -> None:
+    hold = "import os, time; from hyperdapo import locks; lock = locks.run_lock(); fds = lock.__enter__()\n"
+    hold += "os.fork() or (time.sleep(2), os._exit(0)); print(flush=True); os._exit(0)"
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "lib")}
+    subprocess.run([sys.executable, "-c", hold], env=environment, stdout=subprocess.DEVNULL, check=True)
+    begun = time.monotonic()
+    with locks.run_lock():
+        assert time.monotonic() - begun > 0.5, "its child held the lock"
+
+
+def test_a_data_folder_that_cannot_be_made_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HYPERDAPO_DATA", str(tmp_path / "file" / "data"))
+    with pytest.raises(HyperdapoError, match=r"cannot write into .*set HYPERDAPO_DATA"), locks.run_lock():
+        pass
+
+
+def test_only_what_is_left_behind_is_swept(tmp_path: Path) -> None:
+    here, old = platform.node(), time.time() - 2 * 86400
+    names = {
+        f".a{own_ending()}": True,
+        f".b.{NO_PROCESS}@{here}.unconfirmed": False,
+        f".c.{NO_PROCESS}@another-host.unconfirmed": True,
+        f".d.{os.getpid()}@old-host.unconfirmed": False,
+        "00.json01ab.unconfirmed": False,
+    }
+    for name in names:
+        (tmp_path / name).write_text("half")
+    os.utime(tmp_path / f".d.{os.getpid()}@old-host.unconfirmed", (old, old))
+    sweep(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {name for name, stays in names.items() if stays}
+
+
+# What is printed
+
+
+def _events(count: int) -> Iterator[engine.Event]:
+    yield {"event": "run_info", "stats": {"all": 1, "train": count, "total": count + 1}}
+    for number in range(count):
+        output = [f"/x/05_train_A{number}.ipynb"]
+        yield {
+            "event": "job_info",
+            "jobid": number,
+            "rule_name": "train",
+            "wildcards": {"asset": f"A{number}"},
+            "output": output,
+        }
+
+
+def test_lines_name_stage_asset_count_and_time_left(folders, capsys, monkeypatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    for expected in ("", ", about 10 min left"):  # a first run, and one that knows what the first took
+        shown = progress.Progress("smoke", {"train": "05_train"}, cores=1)
+        info, first, second = _events(2)
+        shown(info)
+        shown(first)
+        now[0] += 300
+        shown({"event": "job_finished", "job_id": 0})
+        shown(second)
+        now[0] += 31
+        bar = rendering.bar_file("smoke", Path(second["output"][0]))
+        bar.parent.mkdir(parents=True, exist_ok=True)
+        bar.write_text("dapo 1:  30%|###       | 12/40 [00:30<08:20,  2.5s/step]")
+        shown(None)
+        shown({"event": "job_error", "jobid": 1})
+        shown.close()
+        bar.unlink()
+        lines = [line[10:] for line in capsys.readouterr().out.splitlines()]
+        assert lines == [
+            f"smoke: 2 to run{expected}",
+            f"05_train A0 started (0 of 2 done{expected})",
+            "05_train A0 done in 5 min (1 of 2 done, about 5 min left)",
+            "05_train A1 started (1 of 2 done, about 5 min left)",
+            "1 of 2 done, about 8 min left; 05_train A1 31 s (dapo 1 12/40, 2.5s/step)",
+            "05_train A1 failed after 31 s",
+        ]
+        assert shown.failed == ["05_train A1"]
+
+
+def test_the_bar_of_a_notebook_is_seen_while_it_runs(folders, tmp_path: Path) -> None:
+    cell = "from tqdm import tqdm\nimport sys\nbar = tqdm(total=9, desc='BTC day', file=sys.stderr)\nbar.update(4)"
+    file = rendering.bar_file("smoke", Path("one.ipynb"))
+    notebook = _notebook(tmp_path / "one.ipynb", cell + "\nbar.refresh()")
+    rendering.render(notebook, tmp_path / "out.ipynb", {}, rendering.Bar(file))
+    assert re.match(r"BTC day: +\d+%\|.*\| \d/9 \[", file.read_text())
+    assert "BTC day" not in (tmp_path / "out.ipynb").read_text().replace("desc='BTC day'", "")
+
+
+# Kernels
+
+
+def _notebook(path: Path, *cells: str) -> Path:
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
+    notebook.cells[0].metadata.tags = ["parameters"]
+    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, path)
+    return path
+
+
+def test_a_kernel_killed_for_memory_is_named(tmp_path: Path) -> None:
+    notebook = _notebook(tmp_path / "one.ipynb", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    with pytest.raises(HyperdapoError, match=r"one\.ipynb stopped: .*SIGKILL.*memory ran out.*--cores 1"):
+        rendering.render(notebook, tmp_path / "out.ipynb", {})
+    assert not (tmp_path / "out.ipynb").exists()
+
+
+def test_a_kernel_that_does_not_start_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert rendering.START_S >= 600
+    monkeypatch.setattr(rendering, "START_S", 1)
+    monkeypatch.setattr(rendering, "_KERNEL", ["--IPKernelApp.exec_lines=__import__('time').sleep(30)"])
+    with pytest.raises(HyperdapoError, match=r"one\.ipynb could not begin: its kernel did not start in 1 s"):
+        rendering.render(_notebook(tmp_path / "one.ipynb", "x = 1"), tmp_path / "out.ipynb", {})
+
+
+# What was lost
+
+
+def test_lost_slices_adapters_and_empty_files_are_found(folders) -> None:
+    parameters = load("smoke", {"assets": ["BTC"]})
+    paths = Paths("smoke", "BTC")
+    begin = parameters.source.start_ns
+    (paths.cache / "c").mkdir(parents=True)
+    manifest = {"cache": "c", "days": [{"span": [begin, begin + 60_000_000_000]}]}
+    (paths.data / "manifest.json").write_text(json.dumps(manifest))
+    algorithm, seed = parameters.training.algorithms[0], parameters.training.seeds[0]
+    (paths.model(algorithm)).mkdir(parents=True)
+    (paths.model(algorithm) / "training_log.csv").write_text("x")
+    (paths.data / "laws.parquet").touch()
+    found = {path.name: reason for path, reason in lost.lost_outputs(parameters, workflow.STAGES).items()}
+    assert set(found) == {"manifest.json", "training_log.csv", "laws.parquet"}
+    assert [path.name for path in lost.lost_outputs(parameters, ["03_features"])] == ["laws.parquet"]
+    slice_ = (
+        paths.cache
+        / "c"
+        / "feeds"
+        / "x"
+        / "all"
+        / f"{time.strftime('%Y/%m/%d/%H/%M', time.gmtime(begin / 1e9))}.json.zst"
+    )
+    slice_.parent.mkdir(parents=True)
+    slice_.write_bytes(b"x")
+    for seed in parameters.training.seeds:
+        adapter = paths.model(algorithm) / f"seed_{seed}" / "adapter_model.safetensors"
+        adapter.parent.mkdir()
+        adapter.write_bytes(b"x")
+    (paths.data / "laws.parquet").write_bytes(b"x")
+    assert not lost.lost_outputs(parameters, workflow.STAGES)
+    slice_.write_bytes(b"")
+    assert set(lost.lost_outputs(parameters, workflow.STAGES)) == {paths.data / "manifest.json"}
+
+
+def test_the_mark_of_a_run_finds_its_processes_only() -> None:
+    child = subprocess.Popen(["sleep", "600"], env=os.environ | {family.MARK: "a-mark-of-this-test"})
+    other = subprocess.Popen(["sleep", "600"], env=os.environ | {family.MARK: "another-mark"})
+    family.end("a-mark-of-this-test")
+    assert child.wait(5) == -signal.SIGTERM and other.poll() is None
+    other.kill()
+    other.wait()
