@@ -4,7 +4,8 @@ import argparse
 import json
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -40,24 +41,46 @@ def _run(options: argparse.Namespace) -> None:
     overrides = _overrides(options)
     parameters = load(options.profile, overrides)
     begun = monotonic()
-    workflow.run(parameters, overrides, options.until, options.cores, options.only)
+    workflow.run(parameters, overrides, options.until, options.cores, options.only, options.workflow_profile)
     print(workflow.summary(Paths(options.profile), monotonic() - begun))
 
 
 def _render(options: argparse.Namespace) -> None:
-    from hyperdapo import workflow
+    from hyperdapo import gpus, workflow
     from hyperdapo.paths import NOTEBOOKS
 
-    note = workflow.failures(options.profile) / f"{options.output.stem}.txt"
     given = {"profile": options.profile, "overrides": json.loads(options.overrides)}
     given |= {"asset": options.asset} if options.asset else {}
+    wanted = int(options.stage in workflow.WITH_MODEL)
+    with _noted(options, options.stage, options.output.stem), gpus.reserved(wanted):
+        workflow.render(NOTEBOOKS / f"{options.stage}.ipynb", options.output, given)
+
+
+def _train(options: argparse.Namespace) -> None:
+    from hyperdapo import gpus
+    from hyperdapo.evidence.progress import Watch
+    from hyperdapo.paths import Paths
+    from hyperdapo.policy import jobs
+
+    parameters = load(options.profile, json.loads(options.overrides))
+    chosen = jobs.runs_of(parameters, options.asset, options.algorithm, options.seed)
+    name = "_".join(str(part) for part in ("train", options.asset, options.algorithm, options.seed) if part is not None)
+    with _noted(options, "05_train", name), gpus.reserved(parameters.training.processes):
+        jobs.train_asset(parameters, options.asset, chosen, Watch(parameters, Paths(options.profile, options.asset)))
+
+
+@contextmanager
+def _noted(options: argparse.Namespace, stage: str, name: str) -> Iterator[None]:
+    """Leave the error of what the workflow calls where `workflow.run` finds it."""
+    from hyperdapo import workflow
+
     try:
-        with workflow.own_gpu():
-            workflow.render(NOTEBOOKS / f"{options.stage}.ipynb", options.output, given)
+        yield
     except HyperdapoError as error:
+        note = workflow.failures(options.profile) / f"{name}.txt"
         with suppress(OSError):  # a full disk must not hide the error itself
             note.parent.mkdir(parents=True, exist_ok=True)
-            note.write_text(f"{options.stage} {options.asset or ''}: {error}\n")
+            note.write_text(f"{stage} {options.asset or ''}: {error}\n")
         raise
 
 
@@ -114,6 +137,18 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--until", metavar="NN", help="stop after this notebook, for example 03")
     run.add_argument("--only", metavar="NN", help="this notebook alone; what it reads must be there")
     run.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="stages side by side (default: all cores)")
+
+    run.add_argument(
+        "--workflow-profile", metavar="NAME", help="have a cluster run the jobs: slurm, or a folder (docs/cluster.md)"
+    )
+
+    train = commands.add_parser("train", help="train runs of one asset (what the workflow calls before 05)")
+    train.set_defaults(call=_train)
+    train.add_argument("--profile", default="sample")
+    train.add_argument("--asset", required=True, help="or 'all': the generalist of 06")
+    train.add_argument("--algorithm", help="this one only (default: all)")
+    train.add_argument("--seed", type=int, help="this one only (default: all)")
+    train.add_argument("--overrides", default="{}", help="JSON of parameters laid on top of the profile")
 
     render = commands.add_parser("render", help="execute one notebook (what the workflow calls)")
     render.set_defaults(call=_render)

@@ -4,7 +4,6 @@ A stage depends on its notebook, on every module that the notebook imports direc
 parameters that any of them mentions. All three are read from the code, so no list can go stale.
 """
 
-import ast
 import fcntl
 import json
 import os
@@ -14,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from functools import cache, reduce
+from functools import reduce
 from operator import getitem
 from pathlib import Path
 from typing import Any
@@ -23,15 +22,31 @@ import nbformat
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
+from hyperdapo import gpus
 from hyperdapo.errors import HyperdapoError, ParameterError, nearest
+from hyperdapo.imports import modules
 from hyperdapo.params import Parameters
-from hyperdapo.paths import NOTEBOOKS, REPOSITORY, Paths, atomic, base_models, data_root, full_disk, outputs_root, sweep
+from hyperdapo.paths import (
+    NOTEBOOKS,
+    PROFILES,
+    REPOSITORY,
+    Paths,
+    atomic,
+    base_models,
+    data_root,
+    full_disk,
+    outputs_root,
+    sweep,
+)
 
 STAGES = tuple(path.stem for path in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")))
 ACROSS_ASSETS = ("06_convergence", "09_significance")
+WITH_MODEL = ("05_train", "06_convergence", "07_inference")
 
+_JOBS = {"05_train": ["adapters"], "06_convergence": ["generalist"]}  # the rules that train what a stage shows
 _PACKAGE = Path(__file__).parent
 _ROOM_FOR_NOTES = 1 << 20  # bytes; with less, a failed stage may not even have told why
+_RERUN = ["--rerun-incomplete", "--keep-going"]
 _QUIET_KERNEL = ["--IPKernelApp.log_level=ERROR"]
 
 
@@ -44,13 +59,22 @@ def dependencies(stage: str) -> tuple[list[Path], list[str]]:
     notebook = NOTEBOOKS / f"{stage}.ipynb"
     cells = nbformat.read(notebook, as_version=4).cells
     code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
-    modules, found = set[Path](), _imports(code)
-    while found:
-        modules |= found
-        found = frozenset().union(*(_imports(path.read_text()) for path in found)) - modules
-    text = "\n".join([code, *(path.read_text() for path in modules)])
+    files, mentioned = _needs(code)
+    return [notebook, *files], sorted(mentioned - {"" if stage in ACROSS_ASSETS else "assets"})
+
+
+def training_dependencies() -> tuple[list[Path], list[str]]:
+    """The same of the trainings that 05 and 06 show: they do not run again where a figure changes."""
+    files, mentioned = _needs(f"import {_PACKAGE.name}.policy.jobs")
+    return files, sorted(mentioned - {"assets"})
+
+
+def _needs(code: str) -> tuple[list[Path], set[str]]:
+    """The modules that code imports, directly or through others, and the parameters that any of them mentions."""
+    files = sorted(modules(code))
+    text = "\n".join([code, *(path.read_text() for path in files)])
     mentioned = {_parameter(*names) for names in re.findall(r"\bparameters\.(\w+)(?:\.(\w+))?", text)}
-    return [notebook, *sorted(modules)], sorted(mentioned - {"", "" if stage in ACROSS_ASSETS else "assets"})
+    return files, mentioned - {""}
 
 
 def section_values(parameters: Parameters, names: list[str]) -> str:
@@ -66,21 +90,6 @@ def _parameter(section: str, key: str) -> str:
         return ""
     keys = getattr(Parameters.model_fields[section].annotation, "model_fields", {})
     return f"{section}.{key}" if key in keys else section
-
-
-@cache
-def _imports(code: str) -> frozenset[Path]:
-    """Modules of this package that some code imports."""
-    names = set[str]()
-    for node in ast.walk(ast.parse(code)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    inside = [name.split(".")[1:] for name in names if name.split(".")[0] == _PACKAGE.name]
-    places = [_PACKAGE.joinpath(*parts) for parts in inside]
-    candidates = {place.with_suffix(".py") for place in places} | {place / "__init__.py" for place in places}
-    return frozenset(path for path in candidates if path.is_file())
 
 
 def check_parameter_names(notebook: Path, given: Mapping[str, Any]) -> None:
@@ -170,12 +179,22 @@ def run_lock() -> Iterator[int]:
 
 
 def run(
-    parameters: Parameters, overrides: Mapping[str, Any], until: str | None, cores: int, only: str | None = None
+    parameters: Parameters,
+    overrides: Mapping[str, Any],
+    until: str | None,
+    cores: int,
+    only: str | None = None,
+    workflow_profile: str | None = None,
 ) -> None:
     """Bring every stage of a profile (or those up to `until`, or `only` one) up to date by Snakemake.
 
+    With a `workflow_profile` (a folder of `profiles/`, or any other) Snakemake has a cluster run the jobs; each
+    training is then a job of its own.
+
     Raises
     ------
+    ParameterError
+        If there is no such stage or workflow profile.
     DiskFullError
         If nothing is left of a disk that is written to.
     HyperdapoError
@@ -183,9 +202,9 @@ def run(
     """
     last = named(only or until or STAGES[-1])
     stages = [last] if only else list(STAGES[: STAGES.index(last) + 1])
-    allowed = ["--allowed-rules", "all", rule(last)] if only else []
-    options = ["--cores", str(cores), "--resources", f"gpu={gpus() or cores}", "--rerun-incomplete", "--keep-going"]
-    command = snakemake(parameters, overrides, stages, *options, *allowed)
+    allowed = ["--allowed-rules", "all", *rules(last)] if only else []
+    options, config = cluster(workflow_profile) if workflow_profile else here(cores)
+    command = snakemake(parameters, overrides, stages, *options, *_RERUN, *allowed, config=config)
     with run_lock() as lock:
         for old in failures(parameters.profile).glob("*.txt"):
             old.unlink()
@@ -198,6 +217,25 @@ def run(
         if full and not any(reasons):
             raise full_disk(full[0])
         raise HyperdapoError("\n".join(reasons) or f"the workflow stopped with exit code {finished.returncode}")
+
+
+def here(cores: int) -> tuple[list[str], dict[str, str]]:
+    """Options and config values of Snakemake for jobs on this machine: its cores and GPUs are what there is."""
+    seen = len(gpus.visible())
+    return ["--cores", str(cores), "--resources", f"gpu={seen or cores}"], {"cores": str(cores), "gpus": str(seen)}
+
+
+def cluster(profile: str) -> tuple[list[str], dict[str, str]]:
+    """The same for jobs on a cluster: a profile of Snakemake says how. Raises ParameterError if there is none."""
+    places = [Path(profile), PROFILES / profile]
+    found = [place.resolve() for place in places if (place / "config.yaml").is_file()]
+    if not found:
+        known = sorted(path.parent.name for path in PROFILES.glob("*/config.yaml"))
+        raise ParameterError(
+            f"no workflow profile {profile!r}{nearest(profile, known)}: name a folder that has a config.yaml, "
+            f"or one of {', '.join(known)}"
+        )
+    return ["--workflow-profile", str(found[0])], {"each_run": "1"}
 
 
 def named(stage: str) -> str:
@@ -240,6 +278,11 @@ def rule(stage: str) -> str:
     return stage[3:]
 
 
+def rules(stage: str) -> list[str]:
+    """The rule of a stage, after those that train what it shows."""
+    return [*_JOBS.get(stage, []), rule(stage)]
+
+
 def _sweep(profile: str) -> None:
     for folder in (data_root() / profile, base_models(), Paths(profile).outputs):
         sweep(folder)
@@ -253,27 +296,3 @@ def summary(paths: Paths, seconds: float) -> str:
     results = paths.notebooks / f"{STAGES[-1]}.ipynb"
     first = f"; read first: {results.relative_to(paths.outputs)}" if results.exists() else ""
     return f"done in {seconds / 60:.1f} min: {counts} in {paths.outputs}{first}"
-
-
-def gpus() -> int:
-    """Number of NVIDIA GPUs, 0 without a driver."""
-    try:
-        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True).stdout
-    except (FileNotFoundError, subprocess.CalledProcessError):
-        return 0
-    return listing.count("GPU ")
-
-
-@contextmanager
-def own_gpu() -> Iterator[None]:
-    """Reserve one GPU that no other stage of this machine holds (Listing 4.7); without GPUs, nothing to reserve."""
-    for index in range(gpus()):
-        with (data_root() / f".gpu-{index}").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            os.environ["CUDA_VISIBLE_DEVICES"] = str(index)
-            yield
-            return
-    yield
