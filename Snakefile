@@ -62,9 +62,15 @@ def train(asset):
     return call(f"train --asset {asset}" + (" --algorithm {wildcards.algorithm} --seed {wildcards.seed}" if EACH_RUN else ""))
 
 
-def needs(minutes, mem_mb, gpus=0):
-    """Of a job: minutes for a market of eight hours, memory, and GPUs where the model wants one. With room to spare."""
-    return {"runtime": math.ceil(minutes * LENGTH), "mem_mb": math.ceil(mem_mb), "gpu": gpus if GPU else 0}
+def needs(minutes, mem_mb):
+    """Of a job that reads the market: minutes for each eight hours of it, and memory, with room to spare; no GPU."""
+    return {"runtime": max(15, math.ceil(minutes * LENGTH)), "mem_mb": mem_mb, "gpu": 0}
+
+
+def needs_model(minutes, gpus=1):
+    """Of a job with the model: minutes, six times as many for one of four bits; memory; GPUs where it wants one."""
+    runtime = minutes * (6 if PARAMETERS.policy.four_bit else 1)
+    return {"runtime": runtime, "mem_mb": math.ceil(MODEL_MB), "gpu": gpus if GPU else 0}
 
 
 wildcard_constraints:
@@ -85,7 +91,7 @@ rule download:
     output: EACH.data / "manifest.json", notebook=rendered("01_download"),
     params: values=VALUES["01_download"],
     threads: SHARE
-    resources: **needs(10, 2000),
+    resources: **needs(2, 2000),
     shell: execute("01_download")
 
 
@@ -96,7 +102,7 @@ rule preprocess:
         notebook=rendered("02_preprocess"),
     params: values=VALUES["02_preprocess"],
     threads: SHARE
-    resources: **needs(10, 2000),
+    resources: **needs(2, 2000),
     shell: execute("02_preprocess")
 
 
@@ -108,7 +114,7 @@ rule features:
     output: EACH.data / "features.parquet", EACH.data / "laws.parquet", notebook=rendered("03_features"),
     params: values=VALUES["03_features"],
     threads: SHARE
-    resources: **needs(10, 2000),
+    resources: **needs(2, 2000),
     shell: execute("03_features")
 
 
@@ -117,7 +123,7 @@ rule preference_pairs:
     output: EACH.data / "outcomes.parquet", EACH.data / "pairs.parquet", notebook=rendered("04_preference_pairs"),
     params: values=VALUES["04_preference_pairs"],
     threads: SHARE
-    resources: **needs(10, 3000),
+    resources: **needs(3, 3000),
     shell: execute("04_preference_pairs")
 
 
@@ -129,7 +135,7 @@ rule adapters:
     output: [directory(folder) for folder in ([EACH.adapter("{algorithm}", "{seed}")] if EACH_RUN else adapters(EACH, ALGORITHMS))],
     params: values=VALUES["training"],
     threads: SHARE
-    resources: **needs(240, MODEL_MB, PARAMETERS.training.processes),
+    resources: **needs_model(240, PARAMETERS.training.processes),
     shell: train("{wildcards.asset}")
 
 
@@ -138,7 +144,7 @@ rule train:
     output: [EACH.model(algorithm) / "training_log.csv" for algorithm in ALGORITHMS], notebook=rendered("05_train"),
     params: values=VALUES["05_train"],
     threads: SHARE
-    resources: **needs(30, MODEL_MB, 1),
+    resources: **needs_model(60),
     shell: execute("05_train")
 
 
@@ -147,7 +153,7 @@ rule generalist:
     output: [directory(folder) for folder in ([ALL.adapter("{algorithm}", "{seed}")] if EACH_RUN else TRAINED["06_convergence"])],
     params: values=VALUES["training"],
     threads: CORES
-    resources: **needs(240, MODEL_MB, PARAMETERS.training.processes),
+    resources: **needs_model(240, PARAMETERS.training.processes),
     shell: train(GENERALIST)
 
 
@@ -156,7 +162,7 @@ rule convergence:
     output: PATHS.tables / "convergence.csv", PATHS.data / "specialists.parquet", PATHS.outputs / "dashboard.html", notebook=rendered("06_convergence", PATHS),
     params: values=VALUES["06_convergence"],
     threads: CORES
-    resources: **needs(60, MODEL_MB, 1),
+    resources: **needs_model(120),
     shell: execute("06_convergence")
 
 
@@ -165,7 +171,7 @@ rule inference:
     output: EACH.data / "decisions.parquet", notebook=rendered("07_inference"),
     params: values=VALUES["07_inference"],
     threads: SHARE
-    resources: **needs(60, MODEL_MB, 1),
+    resources: **needs_model(120),
     shell: execute("07_inference")
 
 
@@ -174,7 +180,7 @@ rule backtest:
     output: EACH.data / "orders.parquet", EACH.data / "calibration.parquet", notebook=rendered("08_backtest"),
     params: values=VALUES["08_backtest"],
     threads: SHARE
-    resources: **needs(20, 4000),
+    resources: **needs(5, 4000),
     shell: execute("08_backtest")
 
 
@@ -183,7 +189,7 @@ rule significance:
     output: PATHS.outputs / "numbers.tex", PATHS.outputs / "manifest.json", notebook=rendered("09_significance", PATHS),
     params: values=VALUES["09_significance"],
     threads: CORES
-    resources: **needs(20, 4000),
+    resources: **needs(2, 4000),
     shell: execute("09_significance")
 
 
