@@ -83,6 +83,8 @@ def test_a_killed_job_and_the_same_command_again_end_as_a_run_without_a_cluster(
     (quick / "config.yaml").write_text(yaml.safe_dump(settings))
 
     spread = Place(tmp_path / "spread", cluster)
+    alone = Place(tmp_path / "alone", {})
+    here = alone.start("--cores", "1")
     first = spread.start("--workflow-profile", str(quick))
     killed = _first(lambda: _training(cluster, spread.data), first, spread)
     subprocess.run(["scancel", "--signal=KILL", "--full", killed], env=os.environ | cluster, check=True)
@@ -91,8 +93,7 @@ def test_a_killed_job_and_the_same_command_again_end_as_a_run_without_a_cluster(
     spread.finish("--workflow-profile", str(quick))
     assert list(spread.data.glob(".snakemake/slurm_logs/rule_adapters")), "the trainings were jobs of the cluster"
 
-    alone = Place(tmp_path / "alone", {})
-    alone.finish("--cores", "1")
+    assert here.wait() == 0, alone.printed()[-6000:]
     one, other = spread.tables(), alone.tables()
     assert len(one) > 12 and one.keys() == other.keys()
     assert [name for name in one if one[name] != other[name]] == []
@@ -128,12 +129,16 @@ def asked(folder: Path, options: list[str], config: dict[str, str], profile: str
     command[command.index("--directory") + 1] = str(folder / "data")
     done = subprocess.run(command, env=os.environ | where, capture_output=True, text=True, check=True)
     found: dict[str, list[dict]] = {}
-    for rule, text in re.findall(r"^(?:local)?rule (\w+):\n(.*?)^$", done.stdout, re.M | re.S):
+    for block in re.split(r"^\[", done.stdout, flags=re.M):
+        rule, text = re.search(r"^rule (\w+):\n    input", block, re.M), block
+        if rule is None:
+            continue
         resources = dict(re.findall(r"(runtime|mem_mb|gpu)=(\d+)", text))
         threads = re.search(r"threads: (\d+)", text)
         known = {name: int(value) for name, value in resources.items()}
-        found.setdefault(rule, []).append(known | {"threads": int(threads[1]) if threads else 1})
-    del found["all"]
+        found.setdefault(rule[1], []).append(known | {"threads": int(threads[1]) if threads else 1})
+    found.pop("all", None)
+    assert len(found) == 11, done.stdout[-3000:]
     return found
 
 
