@@ -142,14 +142,7 @@ def _parser() -> argparse.ArgumentParser:
         "--workflow-profile", metavar="NAME", help="have a cluster run the jobs: slurm, or a folder (docs/cluster.md)"
     )
 
-    train = commands.add_parser("train", help="train runs of one asset (what the workflow calls before 05)")
-    train.set_defaults(call=_train)
-    train.add_argument("--profile", default="sample")
-    train.add_argument("--asset", required=True, help="or 'all': the generalist of 06")
-    train.add_argument("--algorithm", help="this one only (default: all)")
-    train.add_argument("--seed", type=int, help="this one only (default: all)")
-    train.add_argument("--overrides", default="{}", help="JSON of parameters laid on top of the profile")
-
+    _add_train(commands)
     render = commands.add_parser("render", help="execute one notebook (what the workflow calls)")
     render.set_defaults(call=_render)
     render.add_argument("stage", help="for example 03_features")
@@ -185,6 +178,16 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--no-run", action="store_true", help="compare what is there, bring nothing up to date")
     verify.add_argument("--cores", type=int, default=os.cpu_count() or 1)
     return parser
+
+
+def _add_train(commands: Any) -> None:
+    train = commands.add_parser("train", help="train runs of one asset (what the workflow calls before 05)")
+    train.set_defaults(call=_train)
+    train.add_argument("--profile", default="sample")
+    train.add_argument("--asset", required=True, help="or 'all': the generalist of 06")
+    train.add_argument("--algorithm", help="this one only (default: all)")
+    train.add_argument("--seed", type=int, help="this one only (default: all)")
+    train.add_argument("--overrides", default="{}", help="JSON of parameters laid on top of the profile")
 
 
 if __name__ == "__main__":
