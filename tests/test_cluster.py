@@ -76,6 +76,7 @@ class Place:
         }
 
 
+@pytest.mark.timeout(1500)  # Snakemake asks SLURM less and less often for what a job does
 def test_a_killed_job_and_the_same_command_again_end_as_a_run_without_a_cluster(cluster, tmp_path: Path) -> None:
     quick = tmp_path / "quick"
     quick.mkdir()
