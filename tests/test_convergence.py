@@ -8,9 +8,9 @@ import pytest
 
 from hyperdapo.evidence import convergence_figures, figures, progress, specialists
 from hyperdapo.params import load
-from hyperdapo.paths import Paths
+from hyperdapo.paths import GENERALIST, Paths
 from hyperdapo.policy.decisions import decide_across
-from hyperdapo.policy.states import GENERALIST, States, pooled
+from hyperdapo.policy.states import States, pooled
 from hyperdapo.policy.training import train
 from planted import planted_splits, settings
 

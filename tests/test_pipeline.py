@@ -115,7 +115,7 @@ def test_a_lost_file_makes_the_right_stage_run_again(smoke: Run, tmp_path) -> No
     for path, away in lost.items():
         away.rename(path)
     assert re.search(r"^01_download BTC: slices of .* are lost or empty$", said, re.M)
-    assert re.search(r"^05_train ETH: an adapter .* is lost or empty", said, re.M)
+    assert re.search(r"^05_adapters ETH: an adapter .* is lost or empty", said, re.M)
     assert re.search(r"^03_features ETH: laws\.parquet not there$", said, re.M)
     assert re.search(r"^02_preprocess BTC: reads what a stage before it makes anew$", said, re.M)
     assert not re.search(r"^0[12]_\w+ ETH", said, re.M) and "Traceback" not in said

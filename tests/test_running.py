@@ -219,7 +219,7 @@ def test_lines_name_stage_asset_count_and_time_left(folders, capsys, monkeypatch
         shown({"event": "job_finished", "job_id": 0})
         shown(second)
         now[0] += 31
-        bar = rendering.bar_file("smoke", Path(second["output"][0]))
+        bar = rendering.bar_file("smoke", Path(second["output"][0]).stem)
         bar.parent.mkdir(parents=True, exist_ok=True)
         bar.write_text("dapo 1:  30%|###       | 12/40 [00:30<08:20,  2.5s/step]")
         shown(None)
@@ -240,7 +240,7 @@ def test_lines_name_stage_asset_count_and_time_left(folders, capsys, monkeypatch
 
 def test_the_bar_of_a_notebook_is_seen_while_it_runs(folders, tmp_path: Path) -> None:
     cell = "from tqdm import tqdm\nimport sys\nbar = tqdm(total=9, desc='BTC day', file=sys.stderr)\nbar.update(4)"
-    file = rendering.bar_file("smoke", Path("one.ipynb"))
+    file = rendering.bar_file("smoke", "one")
     notebook = _notebook(tmp_path / "one.ipynb", cell + "\nbar.refresh()")
     rendering.render(notebook, tmp_path / "out.ipynb", {}, rendering.Bar(file))
     assert re.match(r"BTC day: +\d+%\|.*\| \d/9 \[", file.read_text())
@@ -284,11 +284,11 @@ def test_lost_slices_adapters_and_empty_files_are_found(folders) -> None:
     manifest = {"cache": "c", "days": [{"span": [begin, begin + 60_000_000_000]}]}
     (paths.data / "manifest.json").write_text(json.dumps(manifest))
     algorithm, seed = parameters.training.algorithms[0], parameters.training.seeds[0]
-    (paths.model(algorithm)).mkdir(parents=True)
-    (paths.model(algorithm) / "training_log.csv").write_text("x")
+    adapter = paths.adapter(algorithm, seed)
+    adapter.mkdir(parents=True)
     (paths.data / "laws.parquet").touch()
     found = {path.name: reason for path, reason in lost.lost_outputs(parameters, workflow.STAGES).items()}
-    assert set(found) == {"manifest.json", "training_log.csv", "laws.parquet"}
+    assert set(found) == {"manifest.json", adapter.name, "laws.parquet"}
     assert [path.name for path in lost.lost_outputs(parameters, ["03_features"])] == ["laws.parquet"]
     slice_ = (
         paths.cache
@@ -300,10 +300,8 @@ def test_lost_slices_adapters_and_empty_files_are_found(folders) -> None:
     )
     slice_.parent.mkdir(parents=True)
     slice_.write_bytes(b"x")
-    for seed in parameters.training.seeds:
-        adapter = paths.model(algorithm) / f"seed_{seed}" / "adapter_model.safetensors"
-        adapter.parent.mkdir()
-        adapter.write_bytes(b"x")
+    for name in ("adapter_model.safetensors", "adapter_config.json", "training_log.csv", "training.json"):
+        (adapter / name).write_bytes(b"x")
     (paths.data / "laws.parquet").write_bytes(b"x")
     assert not lost.lost_outputs(parameters, workflow.STAGES)
     slice_.write_bytes(b"")

@@ -2,25 +2,32 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 from transformers import Trainer
 
+from hyperdapo import workflow
 from hyperdapo.errors import ModelError, ParameterError, TrainingError
+from hyperdapo.imports import modules
 from hyperdapo.params import Parameters, load
 from hyperdapo.paths import Paths
 from hyperdapo.policy import runs
 from hyperdapo.policy.models import load_adapter, load_base
 from hyperdapo.policy.states import States
-from hyperdapo.policy.training import Workbench, train
+from hyperdapo.policy.training import Workbench, train, train_runs
 from planted import planted_splits, planted_world, same_curve, settings
 
 PATHS = Paths("smoke", "BTC")
@@ -167,11 +174,91 @@ def test_gradient_accumulation_changes_no_number(splits: dict[str, States]) -> N
     np.testing.assert_allclose(parts[columns], once[columns], rtol=2e-3, atol=2e-3)
 
 
-def test_two_processes_share_an_update(splits: dict[str, States]) -> None:
-    """accelerate's launcher on CPU: the curve is that of one process but for rounding."""
-    alone, together = (trained(short(processes=count, steps=8), splits)["dapo"] for count in (1, 2))
+def test_two_processes_share_an_update_and_listen_on_loopback_only(
+    splits: dict[str, States], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """On CPU: the curve is that of one process but for rounding, and no other host could speak to them."""
+    alone = trained(short(steps=8), splits)["dapo"]
+    monkeypatch.setenv("HYPERDAPO_DATA", str(tmp_path / "other"))
+    with Listening() as listening:
+        together = trained(short(processes=2, steps=8), splits)["dapo"]
     columns = ["loss", "heldout_reward", "learning_rate"]
     np.testing.assert_allclose(together[columns], alone[columns], rtol=2e-3, atol=2e-3)
+    assert listening.addresses, "they speak by sockets: some were to be seen"
+    assert {address for address in listening.addresses if not ip_address(address).is_loopback} == set()
+
+
+class Listening:
+    """The addresses on which processes that this one has started listen while the block runs."""
+
+    def __init__(self) -> None:
+        self.addresses, self._done = set[str](), threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> "Listening":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.02):
+            for child in psutil.Process().children(recursive=True):
+                with suppress(psutil.Error):
+                    sockets = child.net_connections(kind="tcp")
+                    self.addresses |= {one.laddr.ip for one in sockets if one.status == psutil.CONN_LISTEN}
+
+
+def test_a_process_that_fails_says_why(splits: dict[str, States]) -> None:
+    with pytest.raises(TrainingError, match=r"one of 2 processes that trained .*dapo.seed_0 failed: .*wandb"):
+        trained(short(processes=2, report_to="wandb"), splits)
+
+
+def test_runs_apart_leave_what_runs_together_leave(
+    splits: dict[str, States], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A cluster trains each run in a process of its own, one machine all runs of an asset in one."""
+    parameters = short(algorithms=["dapo", "dpo", "dapo_sampled"], seeds=[0, 1], steps=8)
+    logs = trained(parameters, splits)
+    whole = {path.parent: path.read_bytes() for path in PATHS.models.rglob("adapter_model.safetensors")}
+    monkeypatch.setenv("HYPERDAPO_DATA", str(tmp_path / "other"))
+    chosen = [(algorithm, seed) for algorithm in logs for seed in (1, 0)]
+    for run in reversed(chosen):
+        train_runs(parameters, PATHS, splits["train"], splits["validation"], [run])
+    apart = [path.read_bytes() for path in sorted(PATHS.models.rglob("adapter_model.safetensors"))]
+    assert len(apart) == 6 and apart == [whole[place] for place in sorted(whole)]
+    steps = counted_steps(monkeypatch)
+    for algorithm, log in trained(parameters, splits).items():
+        same_curve(log, logs[algorithm])
+    assert not steps, "what stands is only gathered"
+
+
+def test_a_lost_or_half_lost_run_is_trained_again_and_no_other(splits: dict[str, States], monkeypatch) -> None:
+    parameters = short(seeds=[0, 1, 2], steps=8)
+    trained(parameters, splits)
+    (PATHS.adapter("dapo", 0) / "adapter_model.safetensors").unlink()
+    shutil.rmtree(PATHS.adapter("dapo", 2))
+    steps = counted_steps(monkeypatch)
+    assert trained(parameters, splits)["dapo"].groupby("seed").size().tolist() == [9, 9, 9]
+    assert len(steps) == 16
+
+
+def test_what_a_seed_left_that_is_no_more_goes(splits: dict[str, States]) -> None:
+    trained(short(seeds=[0, 1], steps=8), splits)
+    assert trained(short(seeds=[1], steps=8), splits)["dapo"]["seed"].unique().tolist() == [1]
+    assert not PATHS.adapter("dapo", 0).exists()
+
+
+def test_only_code_that_trains_is_part_of_a_run(splits: dict[str, States]) -> None:
+    files, sections = workflow.training_dependencies()
+    names = {path.name for path in files}
+    assert {"training.py", "trainer.py", "objectives.py", "states.py"} <= names
+    assert not names & {"decisions.py", "boosting.py", "figures.py", "progress.py", "cli.py"}
+    assert "training" in sections and "assets" not in sections
+    ours = {path for path in files if path.parent.name == "policy"}
+    assert {path for path in modules("import hyperdapo.policy.training") if path.parent.name == "policy"} <= ours
 
 
 def test_a_loss_that_is_not_finite_names_the_parameter(splits: dict[str, States], monkeypatch) -> None:

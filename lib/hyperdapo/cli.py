@@ -5,7 +5,8 @@ import json
 import os
 import signal
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, suppress
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -42,31 +43,58 @@ def _run(options: argparse.Namespace) -> None:
     parameters = load(options.profile, overrides)
     preflight.check(parameters, workflow.wanted(options.until, options.only))
     begun = monotonic()
-    stages = (options.only, options.force, options.dry_run)
-    workflow.run(parameters, overrides, options.until, options.cores, *stages)
+    more = (options.only, options.force, options.dry_run, options.workflow_profile)
+    workflow.run(parameters, overrides, options.until, options.cores, *more)
     if not options.dry_run:
         print(workflow.summary(Paths(options.profile), monotonic() - begun))
 
 
 def _render(options: argparse.Namespace) -> None:
-    from hyperdapo import family, rendering, workflow
+    from hyperdapo import gpus, rendering, workflow
     from hyperdapo.paths import NOTEBOOKS
 
     stage = workflow.named(options.stage)
+    given = {"profile": options.profile, "overrides": options.overrides}
+    given |= {"asset": options.asset} if options.asset else {}
+    label = " ".join(filter(None, [stage, options.asset]))
+    with _as_job(options.profile, label, options.output.stem) as bar, gpus.reserved(int(stage in workflow.WITH_MODEL)):
+        rendering.render(NOTEBOOKS / f"{stage}.ipynb", options.output, given, bar)
+
+
+def _train(options: argparse.Namespace) -> None:
+    from hyperdapo import gpus
+    from hyperdapo.evidence.progress import Watch
+    from hyperdapo.paths import GENERALIST, Paths
+    from hyperdapo.policy import jobs
+
+    parameters = load(options.profile, options.overrides)
+    chosen = jobs.runs_of(parameters, options.asset, options.algorithm, options.seed)
+    own = [str(part) for part in (options.asset, options.algorithm, options.seed) if part is not None]
+    label = " ".join(["06_generalist", *own[1:]] if options.asset == GENERALIST else ["05_adapters", *own])
+    with (
+        _as_job(options.profile, label, label.replace(" ", "_")) as bar,
+        gpus.reserved(parameters.training.processes),
+        redirect_stderr(bar or sys.stderr),
+    ):
+        jobs.train_asset(parameters, options.asset, chosen, Watch(parameters, Paths(options.profile, options.asset)))
+
+
+@contextmanager
+def _as_job(profile: str, label: str, name: str) -> Iterator[Any]:
+    """End with the workflow that called, yield where to write a progress bar for it, and leave it the own error."""
+    from hyperdapo import family, rendering, workflow
+
     bar = None
     if family.MARK in os.environ:
         family.die_with_parent()
-        bar = rendering.Bar(rendering.bar_file(options.profile, options.output))
-    note = workflow.failures(options.profile) / f"{options.output.stem}.txt"
-    given = {"profile": options.profile, "overrides": options.overrides}
-    given |= {"asset": options.asset} if options.asset else {}
+        bar = rendering.Bar(rendering.bar_file(profile, name), sys.stderr)
     try:
-        with workflow.own_gpu():
-            rendering.render(NOTEBOOKS / f"{stage}.ipynb", options.output, given, bar)
+        yield bar
     except HyperdapoError as error:
+        note = workflow.failures(profile) / f"{name}.txt"
         with suppress(OSError):  # a full disk must not hide the error itself
             note.parent.mkdir(parents=True, exist_ok=True)
-            note.write_text(f"{' '.join(filter(None, [stage, options.asset]))}: {error}\n")
+            note.write_text(f"{label}: {error}\n")
         raise
 
 
@@ -151,6 +179,11 @@ def _parser() -> argparse.ArgumentParser:
         "--cores", type=_count, default=os.cpu_count() or 1, help="stages side by side (default: all cores)"
     )
 
+    run.add_argument(
+        "--workflow-profile", metavar="NAME", help="have a cluster run the jobs: slurm, or a folder (docs/cluster.md)"
+    )
+
+    _add_train(commands)
     render = commands.add_parser("render", help="execute one notebook (what the workflow calls)")
     render.set_defaults(call=_render)
     render.add_argument("stage", help="for example 03_features")
@@ -186,6 +219,16 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--no-run", action="store_true", help="compare what is there, bring nothing up to date")
     verify.add_argument("--cores", type=_count, default=os.cpu_count() or 1)
     return parser
+
+
+def _add_train(commands: Any) -> None:
+    train = commands.add_parser("train", help="train runs of one asset (what the workflow calls before 05)")
+    train.set_defaults(call=_train)
+    train.add_argument("--profile", default="sample")
+    train.add_argument("--asset", required=True, help="or 'all': the generalist of 06")
+    train.add_argument("--algorithm", help="this one only (default: all)")
+    train.add_argument("--seed", type=int, help="this one only (default: all)")
+    train.add_argument("--overrides", type=_mapping, default={}, help="JSON of parameters laid on top of the profile")
 
 
 if __name__ == "__main__":

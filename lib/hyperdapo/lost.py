@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hyperdapo.market.slices import cover
 from hyperdapo.params import Parameters
-from hyperdapo.paths import Paths
+from hyperdapo.paths import GENERALIST, Paths
 from hyperdapo.stored import WRITTEN_BY
 
 ACROSS_ASSETS = {
@@ -19,7 +19,7 @@ ACROSS_ASSETS = {
 }
 """What the stages across assets leave in the outputs of a profile."""
 
-_ADAPTER = "adapter_model.safetensors"
+_OF_ADAPTER = ("adapter_model.safetensors", "adapter_config.json", "training_log.csv", "training.json")
 
 Lost = Iterator[tuple[str, Path, str]]
 """Stage, an output of it that the workflow names, and why it must be made again."""
@@ -31,6 +31,7 @@ def lost_outputs(parameters: Parameters, stages: Sequence[str]) -> dict[Path, st
     for asset in parameters.assets:
         paths = Paths(parameters.profile, asset)
         found += [*_slices(paths), *_adapters(parameters, paths)]
+    found += _adapters(parameters, Paths(parameters.profile, GENERALIST))
     return {path: reason for stage, path, reason in found if stage in stages}
 
 
@@ -51,12 +52,17 @@ def _slices(paths: Paths) -> Lost:
 
 
 def _adapters(parameters: Parameters, paths: Paths) -> Lost:
-    for algorithm in parameters.training.algorithms:
-        folder = paths.model(algorithm)
-        adapters = [folder / f"seed_{seed}" / _ADAPTER for seed in parameters.training.seeds]
-        log = folder / "training_log.csv"
-        if log.exists() and not all(map(_holds, [log, *adapters])):
-            yield "05_train", log, f"an adapter or the log of {folder} is lost or empty"
+    algorithms = parameters.training.algorithms
+    trained, shown = ("06_convergence", []) if paths.asset == GENERALIST else ("05_train", algorithms)
+    for algorithm in shown or algorithms[:1]:
+        for seed in parameters.training.seeds:
+            folder = paths.adapter(algorithm, seed)
+            if folder.exists() and not all(_holds(folder / name) for name in _OF_ADAPTER):
+                yield trained, folder, f"an adapter or its log in {folder} is lost or empty"
+    for algorithm in shown:
+        log = paths.model(algorithm) / "training_log.csv"
+        if log.exists() and not _holds(log):
+            yield trained, log, f"{log} is empty"
 
 
 def _empty(parameters: Parameters, stages: Sequence[str]) -> Lost:

@@ -19,6 +19,8 @@ from hyperdapo.errors import DiskFullError, MissingInputError
 REPOSITORY = Path(__file__).resolve().parents[2]
 PARAMS = REPOSITORY / "params"
 NOTEBOOKS = REPOSITORY / "notebooks"
+PROFILES = REPOSITORY / "profiles"
+GENERALIST = "all"  # stands for an asset where one adapter is trained on all
 
 
 def data_root() -> Path:
@@ -77,6 +79,10 @@ class Paths:
     def model(self, algorithm: str) -> Path:
         """Folder of the LoRA adapters that `algorithm` trained for this asset."""
         return self.models / algorithm
+
+    def adapter(self, algorithm: str, seed: int | str) -> Path:
+        """Folder of one finished training: the LoRA adapter, its log and its manifest."""
+        return self.model(algorithm) / f"seed_{seed}"
 
     @property
     def runs(self) -> Path:

@@ -21,7 +21,19 @@ from hyperdapo.errors import DiskFullError
 from hyperdapo.paths import atomic, data_root
 from hyperdapo.rendering import bar_file
 
-WEIGHTS = {"01": 20, "02": 10, "03": 15, "04": 20, "05": 360, "06": 120, "07": 70, "08": 60, "09": 15}
+WEIGHTS = {
+    "01_download": 20,
+    "02_preprocess": 10,
+    "03_features": 15,
+    "04_preference_pairs": 20,
+    "05_adapters": 340,
+    "05_train": 20,
+    "06_generalist": 80,
+    "06_convergence": 40,
+    "07_inference": 70,
+    "08_backtest": 60,
+    "09_significance": 15,
+}
 """Seconds of each stage and asset in `sample` (README); a first run scales them by what has ended so far."""
 
 _WIPE = "\r\x1b[K"  # back to the first column, clear the line
@@ -56,10 +68,10 @@ class Estimates:
         same = [seconds for name, seconds in self._known.items() if name.split()[0] == stage]
         if same:
             return fmean(same)
-        known = {name: seconds for name, seconds in self._known.items() if name[:2] in WEIGHTS}
-        if not known or stage[:2] not in WEIGHTS:
+        known = {name: seconds for name, seconds in self._known.items() if name.split()[0] in WEIGHTS}
+        if not known or stage not in WEIGHTS:
             return None
-        return WEIGHTS[stage[:2]] * sum(known.values()) / sum(WEIGHTS[name[:2]] for name in known)
+        return WEIGHTS[stage] * sum(known.values()) / sum(WEIGHTS[name.split()[0]] for name in known)
 
     def _all(self) -> dict[str, dict[str, float]]:
         try:
@@ -71,11 +83,11 @@ class Estimates:
 
 @dataclass
 class Job:
-    """One job at work: its stage, what it is called, its notebook, and since when (monotonic) it runs."""
+    """One job at work: its stage, what it is called, the name of its bar, and since when (monotonic) it runs."""
 
     stage: str
     label: str
-    notebook: Path | None
+    name: str
     begun: float = field(default_factory=lambda: time.monotonic())
 
     @property
@@ -87,7 +99,7 @@ class Progress:
     """Follows the events of a run and prints lines; `failed` holds the labels of jobs that did."""
 
     def __init__(self, profile: str, stages: Mapping[str, str], cores: int) -> None:
-        """`stages` maps each rule of the workflow to its stage."""
+        """`stages` maps each rule of the workflow to its stage, `cores` is how many jobs run side by side."""
         self._profile, self._stages, self._cores = profile, stages, cores
         self._estimates = Estimates(profile)
         self._running: dict[str, Job] = {}
@@ -164,9 +176,7 @@ class Progress:
 
     def _bar(self, job: Job) -> tuple[str, float] | None:
         """What the bar of a running notebook says, and the seconds that it takes to be left."""
-        if job.notebook is None:
-            return None
-        file = bar_file(self._profile, job.notebook)
+        file = bar_file(self._profile, job.name)
         with suppress(OSError):
             if time.time() - file.stat().st_mtime < _FRESH_S and (match := _BAR.match(file.read_text())):
                 label, now, total, left, rate = match.groups(default="")
@@ -199,9 +209,14 @@ class Progress:
 
 
 def _job(event: Event, stages: Mapping[str, str]) -> Job:
-    stage = stages[event["rule_name"]]
-    notebook = next((Path(name) for name in event.get("output", []) if name.endswith(".ipynb")), None)
-    return Job(stage, " ".join([stage, *event.get("wildcards", {}).values()]), notebook)
+    stage, label = stages[event["rule_name"]], label_of(event, stages)
+    notebooks = [Path(name).stem for name in event.get("output", []) if name.endswith(".ipynb")]
+    return Job(stage, label, notebooks[0] if notebooks else label.replace(" ", "_"))
+
+
+def label_of(event: Event, stages: Mapping[str, str]) -> str:
+    """What a job is called: its stage, and its asset where it has one."""
+    return " ".join([stages[event["rule_name"]], *event.get("wildcards", {}).values()])
 
 
 def _seconds(clock: str) -> float:

@@ -21,7 +21,7 @@ def because(reason: str) -> str:
     said = dict[str, str]()
     for part in reason.split("; "):
         kind, _, names = part.partition(": ")
-        files = sorted(Path(name).name for name in names.split(", ") if name)
+        files = sorted({Path(name).name for name in names.split(", ") if name})
         shown = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
         if not kind.startswith("Updated") or files:
             said[kind] = _REASONS.get(kind, part).format(shown)

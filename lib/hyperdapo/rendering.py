@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, TextIO
 
 import nbformat
 import papermill
@@ -40,13 +40,15 @@ class KernelManager(AsyncKernelManager):
 
 
 class Bar:
-    """A stream to which a notebook's progress bars are written; their last state is kept in a file for others."""
+    """A stream to which progress bars are written; their last state is kept in a file for others, all goes `on`."""
 
-    def __init__(self, file: Path) -> None:
-        self._file, self._shown = file, 0.0
+    def __init__(self, file: Path, on: TextIO | None = None) -> None:
+        self._file, self._on, self._shown = file, on, 0.0
 
     def write(self, text: str) -> None:
-        """Take what the kernel wrote."""
+        """Take what a kernel, or this process, wrote."""
+        if self._on is not None:
+            self._on.write(text)
         line = next((line for line in reversed(text.replace("\n", "\r").split("\r")) if "%|" in line), "")
         if line and monotonic() > self._shown + _EVERY_S:
             self._shown = monotonic()
@@ -54,12 +56,14 @@ class Bar:
                 temporary.write_text(line.strip())
 
     def flush(self) -> None:
-        """Nothing: what is written is there."""
+        """What is kept is there already."""
+        if self._on is not None:
+            self._on.flush()
 
 
-def bar_file(profile: str, output: Path) -> Path:
-    """Where the progress bar of a notebook that is being rendered to `output` is kept."""
-    return data_root() / profile / "progress" / f"{output.stem}.txt"
+def bar_file(profile: str, name: str) -> Path:
+    """Where the progress bar of a job is kept while it runs; a notebook's job has the name of its render."""
+    return data_root() / profile / "progress" / f"{name}.txt"
 
 
 def check_parameter_names(notebook: Path, given: Mapping[str, Any]) -> None:

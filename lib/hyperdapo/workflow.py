@@ -4,18 +4,14 @@ A stage depends on its notebook, on every module that the notebook imports direc
 parameters that any of them mentions. All three are read from the code, so no list can go stale.
 """
 
-import ast
-import fcntl
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
-from functools import cache, reduce
+from collections.abc import Mapping
+from contextlib import closing
+from functools import reduce
 from operator import getitem
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,13 +19,15 @@ from typing import Any
 
 import nbformat
 
-from hyperdapo import engine
+from hyperdapo import engine, gpus
 from hyperdapo.errors import HyperdapoError, ParameterError, nearest
+from hyperdapo.imports import modules
 from hyperdapo.locks import run_lock
 from hyperdapo.lost import ACROSS_ASSETS, lost_outputs
 from hyperdapo.params import Parameters
 from hyperdapo.paths import (
     NOTEBOOKS,
+    PROFILES,
     REPOSITORY,
     Paths,
     base_models,
@@ -39,14 +37,18 @@ from hyperdapo.paths import (
     sweep,
     writing_into,
 )
-from hyperdapo.progress import Progress
+from hyperdapo.progress import Progress, label_of
 from hyperdapo.reasons import because
 
 STAGES = tuple(path.stem for path in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")))
+WITH_MODEL = ("05_train", "06_convergence", "07_inference")
 
+_JOBS = {"05_train": ["adapters"], "06_convergence": ["generalist"]}  # the rules that train what a stage shows
 _PACKAGE = Path(__file__).parent
 _ROOM_FOR_NOTES = 1 << 20  # bytes; with less, a failed stage may not even have told why
 _LAST_LINES = 3  # of the log of a workflow that did not even begin
+_RERUN = ["--rerun-incomplete", "--keep-going"]
+_MANY = 10**6  # jobs side by side on a cluster
 
 
 def dependencies(stage: str) -> tuple[list[Path], list[str]]:
@@ -58,13 +60,22 @@ def dependencies(stage: str) -> tuple[list[Path], list[str]]:
     notebook = NOTEBOOKS / f"{stage}.ipynb"
     cells = nbformat.read(notebook, as_version=4).cells
     code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
-    modules, found = set[Path](), _imports(code)
-    while found:
-        modules |= found
-        found = frozenset().union(*(_imports(path.read_text()) for path in found)) - modules
-    text = "\n".join([code, *(path.read_text() for path in modules)])
+    files, mentioned = _needs(code)
+    return [notebook, *files], sorted(mentioned - {"" if stage in ACROSS_ASSETS else "assets"})
+
+
+def training_dependencies() -> tuple[list[Path], list[str]]:
+    """The same of the trainings that 05 and 06 show: they do not run again where a figure changes."""
+    files, mentioned = _needs(f"import {_PACKAGE.name}.policy.jobs")
+    return files, sorted(mentioned - {"assets"})
+
+
+def _needs(code: str) -> tuple[list[Path], set[str]]:
+    """The modules that code imports, directly or through others, and the parameters that any of them mentions."""
+    files = sorted(modules(code))
+    text = "\n".join([code, *(path.read_text() for path in files)])
     mentioned = {_parameter(*names) for names in re.findall(r"\bparameters\.(\w+)(?:\.(\w+))?", text)}
-    return [notebook, *sorted(modules)], sorted(mentioned - {"", "" if stage in ACROSS_ASSETS else "assets"})
+    return files, mentioned - {""}
 
 
 def section_values(parameters: Parameters, names: list[str]) -> str:
@@ -82,21 +93,6 @@ def _parameter(section: str, key: str) -> str:
     return f"{section}.{key}" if key in keys else section
 
 
-@cache
-def _imports(code: str) -> frozenset[Path]:
-    """Modules of this package that some code imports."""
-    names = set[str]()
-    for node in ast.walk(ast.parse(code)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    inside = [name.split(".")[1:] for name in names if name.split(".")[0] == _PACKAGE.name]
-    places = [_PACKAGE.joinpath(*parts) for parts in inside]
-    candidates = {place.with_suffix(".py") for place in places} | {place / "__init__.py" for place in places}
-    return frozenset(path for path in candidates if path.is_file())
-
-
 def failures(profile: str) -> Path:
     """Folder where a failed stage leaves its one clear error."""
     return data_root() / profile / "failures"
@@ -110,6 +106,7 @@ def run(
     only: str | None = None,
     force: str | None = None,
     dry_run: bool = False,
+    workflow_profile: str | None = None,
 ) -> None:
     """Bring every stage of a profile (or those up to `until`, or `only` one) up to date by Snakemake.
 
@@ -117,11 +114,13 @@ def run(
     ----------
     force : a stage that runs again though it is up to date, and with it what depends on it
     dry_run : only print what would run, and why
+    workflow_profile : a folder of `profiles/`, or any other, with which Snakemake has a cluster run the jobs; each
+        training is then a job of its own
 
     Raises
     ------
     ParameterError
-        If a stage is unknown, or the forced one is not among those that run.
+        If a stage is unknown, or the forced one is not among those that run; or there is no such workflow profile.
     DiskFullError
         If nothing is left of a disk that is written to.
     HyperdapoError
@@ -130,15 +129,16 @@ def run(
         When a signal asks for the end; nothing that was started lives on.
     """
     stages = wanted(until, only)
-    allowed = ["--allowed-rules", "all", rule(stages[0])] if only else []
-    options = ["--cores", str(cores), "--resources", f"gpu={gpus() or cores}", "--rerun-incomplete", "--keep-going"]
+    allowed = ["--allowed-rules", "all", *rules(stages[0])] if only else []
+    options, config = cluster(workflow_profile) if workflow_profile else here(cores)
     again, reasons = _again(parameters, stages, force)
-    options += ["--forcerun", *again] if again else []
+    options = [*options, *_RERUN, *(["--forcerun", *again] if again else []), *allowed]
     if dry_run:
-        _explain(snakemake(parameters, overrides, stages, *options, *allowed, "--dry-run"), reasons)
+        _explain(snakemake(parameters, overrides, stages, *options, "--dry-run", config=config), reasons)
         return
-    command = snakemake(parameters, overrides, stages, *options, *allowed)
-    log, progress = data_root() / parameters.profile / "run.log", Progress(parameters.profile, _of_rules(), cores)
+    command = snakemake(parameters, overrides, stages, *options, config=config)
+    log, beside = data_root() / parameters.profile / "run.log", _MANY if workflow_profile else cores
+    progress = Progress(parameters.profile, _of_rules(), min(beside, len(parameters.assets)))
     with run_lock() as locks, closing(progress):
         _tidy(parameters.profile)
         try:
@@ -156,11 +156,13 @@ def _again(parameters: Parameters, stages: list[str], force: str | None) -> tupl
     forced = named(force) if force else None
     if forced and forced not in stages:
         raise ParameterError(f"--force {forced} is not among the stages that run: {', '.join(stages)}")
-    return [*([rule(forced)] if forced else []), *lost], lost
+    return [*(rules(forced) if forced else []), *lost], lost
 
 
 def _of_rules() -> dict[str, str]:
-    return {rule(stage): stage for stage in STAGES}
+    """What the jobs of each rule are called: the stage, or the stage's number and the rule that trains for it."""
+    trained = {name: f"{stage[:2]}_{name}" for stage, names in _JOBS.items() for name in names}
+    return trained | {rule(stage): stage for stage in STAGES}
 
 
 def _explain(command: list[str], lost: Mapping[str, str]) -> None:
@@ -169,7 +171,7 @@ def _explain(command: list[str], lost: Mapping[str, str]) -> None:
 
     def listen(event: engine.Event | None) -> None:
         if event and event["event"] == "job_info" and event["rule_name"] in stages:
-            label = " ".join([stages[event["rule_name"]], *event.get("wildcards", {}).values()])
+            label = label_of(event, stages)
             own = [lost[name] for name in event.get("output", []) if name in lost]
             jobs[label] = "; ".join(own) or because(event["reason"])
 
@@ -201,6 +203,25 @@ def wanted(until: str | None = None, only: str | None = None) -> list[str]:
     """The stages up to `until`, or `only` one, or all; raises as `named`."""
     last = named(only or until or STAGES[-1])
     return [last] if only else list(STAGES[: STAGES.index(last) + 1])
+
+
+def here(cores: int) -> tuple[list[str], dict[str, str]]:
+    """Options and config values of Snakemake for jobs on this machine: its cores and GPUs are what there is."""
+    seen = len(gpus.visible())
+    return ["--cores", str(cores), "--resources", f"gpu={seen or cores}"], {"cores": str(cores), "gpus": str(seen)}
+
+
+def cluster(profile: str) -> tuple[list[str], dict[str, str]]:
+    """The same for jobs on a cluster: a profile of Snakemake says how. Raises ParameterError if there is none."""
+    places = [Path(profile), PROFILES / profile]
+    found = [place.resolve() for place in places if (place / "config.yaml").is_file()]
+    if not found:
+        known = sorted(path.parent.name for path in PROFILES.glob("*/config.yaml"))
+        raise ParameterError(
+            f"no workflow profile {profile!r}{nearest(profile, known)}: name a folder that has a config.yaml, "
+            f"or one of {', '.join(known)}"
+        )
+    return ["--workflow-profile", str(found[0])], {"each_run": "1"}
 
 
 def named(stage: str) -> str:
@@ -245,6 +266,11 @@ def rule(stage: str) -> str:
     return stage[3:]
 
 
+def rules(stage: str) -> list[str]:
+    """The rule of a stage, after those that train what it shows."""
+    return [*_JOBS.get(stage, []), rule(stage)]
+
+
 def _tidy(profile: str, failures_too: bool = True) -> None:
     """Remove what killed writers left, and what the last run told of itself."""
     for folder in (data_root() / profile, base_models(), Paths(profile).outputs):
@@ -262,27 +288,3 @@ def summary(paths: Paths, seconds: float) -> str:
     results = paths.notebooks / f"{STAGES[-1]}.ipynb"
     first = f"; read first: {results.relative_to(paths.outputs)}" if results.exists() else ""
     return f"done in {seconds / 60:.1f} min: {counts} in {paths.outputs}{first}"
-
-
-def gpus() -> int:
-    """Number of NVIDIA GPUs, 0 without a driver."""
-    try:
-        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True).stdout
-    except (FileNotFoundError, subprocess.CalledProcessError):
-        return 0
-    return listing.count("GPU ")
-
-
-@contextmanager
-def own_gpu() -> Iterator[None]:
-    """Reserve one GPU that no other stage of this machine holds (Listing 4.7); without GPUs, nothing to reserve."""
-    for index in range(gpus()):
-        with (data_root() / f".gpu-{index}").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            os.environ["CUDA_VISIBLE_DEVICES"] = str(index)
-            yield
-            return
-    yield

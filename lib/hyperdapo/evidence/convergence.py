@@ -20,12 +20,12 @@ def read_logs(files: Mapping[tuple[str, str], Path]) -> pd.DataFrame:
 
 
 def logs_so_far(paths: Paths, assets: Sequence[str]) -> pd.DataFrame:
-    """The training logs of these assets as far as they have got: finished algorithms, and runs that still train."""
+    """The training logs of these assets as far as they have got: finished runs, and those that still train."""
     found: list[tuple[str, str, Path]] = []
     for asset in assets:
         own = paths.of(asset)
-        found += [(asset, file.parent.name, file) for file in sorted(own.models.glob("*/training_log.csv"))]
-        found += [(asset, file.parents[1].name, file) for file in sorted(own.runs.glob("*/seed_*/progress.csv"))]
+        finished, unfinished = own.models.glob("*/seed_*/training_log.csv"), own.runs.glob("*/seed_*/progress.csv")
+        found += [(asset, file.parents[1].name, file) for file in [*sorted(finished), *sorted(unfinished)]]
     logs = [pd.read_csv(file).assign(asset=asset, algorithm=name) for asset, name, file in found]
     return pd.concat(logs, ignore_index=True).drop_duplicates(["asset", "algorithm", "seed", "step"], keep="last")
 

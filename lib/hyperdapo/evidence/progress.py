@@ -2,6 +2,7 @@
 
 from time import monotonic
 
+from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import HTML, display
 
 from hyperdapo.evidence import convergence_figures, policy_figures
@@ -19,15 +20,14 @@ class Watch:
     def __init__(self, parameters: Parameters, paths: Paths) -> None:
         self._parameters, self._paths = parameters, paths
         self._shown = monotonic()
-        self._place = display(HTML(""), display_id=True)
+        self._place = display(HTML(""), display_id=True) if InteractiveShell.initialized() else None
 
     def __call__(self) -> None:
         if monotonic() - self._shown < _REFRESH_S:
             return
-        log = logs_so_far(self._paths, self._parameters.assets)
-        own = log[log["asset"] == self._paths.asset]
         if self._place is not None:
-            self._place.update(preview(policy_figures.plot_training(own, self._paths.asset)))
+            log = logs_so_far(self._paths, [self._paths.asset])
+            self._place.update(preview(policy_figures.plot_training(log, self._paths.asset)))
         write_dashboard(self._parameters, self._paths, refresh_s=_REFRESH_S)
         self._shown = monotonic()
 

@@ -14,6 +14,8 @@ from hyperdapo.errors import HyperdapoError
 from hyperdapo.params import Parameters
 from hyperdapo.paths import require
 
+_STAMP = ".snakemake_timestamp"  # which Snakemake leaves in a folder that is an output, and whose time counts
+
 
 @dataclass(frozen=True)
 class StageFiles:
@@ -36,10 +38,7 @@ def stage_files(parameters: Parameters, overrides: Mapping[str, Any]) -> dict[st
         command = workflow.snakemake(parameters, overrides, [], "--list-rules", config={"files": str(listing)})
         _quietly(command, "Snakemake cannot read the workflow")
         rules = json.loads(listing.read_text())
-    return {
-        stage: StageFiles(*(_each(patterns, parameters) for patterns in rules[workflow.rule(stage)]))
-        for stage in workflow.STAGES
-    }
+    return {stage: _joined([rules[name] for name in workflow.rules(stage)], parameters) for stage in workflow.STAGES}
 
 
 def require_inputs(stage: str, files: Mapping[str, StageFiles], profile: str) -> list[Path]:
@@ -64,9 +63,10 @@ def mark_done(parameters: Parameters, overrides: Mapping[str, Any], stage: str, 
     HyperdapoError
         If Snakemake refuses.
     """
-    rule = workflow.rule(stage)
-    options = ["--touch", "--forcerun", rule, "--cores", "1", "--rerun-incomplete", "--allowed-rules", "all", rule]
-    times = {path: path.stat().st_mtime_ns for path in files.outputs}
+    rules = workflow.rules(stage)
+    options = ["--touch", "--forcerun", *rules, "--cores", "1", "--rerun-incomplete", "--allowed-rules", "all", *rules]
+    places = [path / _STAMP if path.is_dir() else path for path in files.outputs]
+    times = {path: path.stat().st_mtime_ns for path in places if path.exists()}
     _quietly(workflow.snakemake(parameters, overrides, [stage], *options), f"Snakemake does not take {stage}")
     newest_input = max(path.stat().st_mtime_ns for path in files.inputs)
     for path, time_ns in times.items():
@@ -78,6 +78,12 @@ def _quietly(command: list[str], failure: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise HyperdapoError(f"{failure}: {done.stderr.strip()}")
+
+
+def _joined(rules: list[list[list[str]]], parameters: Parameters) -> StageFiles:
+    """What the rules of a stage read and write together; what one writes for the next is written."""
+    read, written = ([path for rule in rules for path in _each(rule[side], parameters)] for side in (0, 1))
+    return StageFiles([path for path in dict.fromkeys(read) if path not in written], list(dict.fromkeys(written)))
 
 
 def _each(patterns: list[str], parameters: Parameters) -> list[Path]:

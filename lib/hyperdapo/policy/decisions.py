@@ -12,12 +12,12 @@ from tqdm import tqdm
 
 from hyperdapo.market.columns import Floats
 from hyperdapo.params import Parameters
-from hyperdapo.paths import Paths
+from hyperdapo.paths import GENERALIST, Paths
 from hyperdapo.policy import boosting
 from hyperdapo.policy.models import load_adapter, load_base
 from hyperdapo.policy.scoring import Encodings, Scorer
-from hyperdapo.policy.states import GENERALIST, States
-from hyperdapo.policy.training import make_scorer, score, seed_folder
+from hyperdapo.policy.states import States
+from hyperdapo.policy.training import make_scorer, score
 
 
 class Decider:
@@ -74,7 +74,7 @@ def decide_all(
     frames = [_frame(tested, "untrained", seeds[0], decider.probabilities(), parameters)]
     adapters = [(algorithm, seed) for algorithm in parameters.training.algorithms for seed in seeds]
     for algorithm, seed in tqdm(adapters, "deciding", delay=2, mininterval=5, leave=False):
-        probabilities = decider.probabilities(seed_folder(paths.model(algorithm), seed))
+        probabilities = decider.probabilities(paths.adapter(algorithm, seed))
         frames.append(_frame(tested, algorithm, seed, probabilities, parameters))
     regressors = boosting.fit(boosting.inputs(features, training.table), training.rewards, parameters.seed)
     chosen = boosting.decide(regressors, boosting.inputs(features, tested.table))
@@ -100,7 +100,7 @@ def decide_across(parameters: Parameters, paths: Paths, tested: Mapping[str, Sta
     adapters = [(source, seed) for source in [*tested, GENERALIST] for seed in parameters.training.seeds]
     frames = []
     for source, seed in tqdm(adapters, "deciding", delay=2, mininterval=5, leave=False):
-        action = decider.probabilities(seed_folder(paths.of(source).model(algorithm), seed)).argmax(axis=1)
+        action = decider.probabilities(paths.of(source).adapter(algorithm, seed)).argmax(axis=1)
         earned = together.table[["asset", "block"]].assign(reward=together.rewards[rows, action])
         frames.append(earned.assign(trained_on=source, seed=seed))
     return pd.concat(frames, ignore_index=True)

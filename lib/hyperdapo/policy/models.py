@@ -11,11 +11,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hyperdapo.errors import ModelError, nearest
-from hyperdapo.paths import require
+from hyperdapo.paths import GENERALIST, require
 from hyperdapo.policy import bases, tiny
 from hyperdapo.policy.prompts import CUE, instruction
 from hyperdapo.policy.scoring import cue_ids
-from hyperdapo.policy.states import GENERALIST
 from hyperdapo.training_sections import Policy
 
 _CONFIG, _IDENTITY = "adapter_config.json", "policy.json"

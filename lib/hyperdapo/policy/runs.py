@@ -2,39 +2,51 @@
 
 import hashlib
 import json
-import pickle
 import shutil
-import subprocess
-import sys
 import warnings
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, spawn
 
+from hyperdapo import gpus
 from hyperdapo.errors import TrainingError
+from hyperdapo.imports import modules
 from hyperdapo.paths import atomic, writing_into
+from hyperdapo.policy import worker
 from hyperdapo.policy.algorithms import ALGORITHMS, learning_rate
 from hyperdapo.policy.states import States
 from hyperdapo.schema import Parameters
 
 IDENTITY, LOG, PROGRESS, ADAPTER = "run.sha256", "training_log.csv", "progress.csv", "adapter"
+MANIFEST = "training.json"  # of a published run; its key `run` is the run's fingerprint
+_ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
 _KEPT = 2  # checkpoints: the newest, and the one before it in case that is damaged
 _NOT_OF_THE_RUN = {"algorithms", "seeds", "processes", "memory_gb", "report_to"}
 
 
 def fingerprint(parameters: Parameters, algorithm: str, seed: int, training: States) -> str:
-    """Of all that decides a run: its own parameters, its states, and the code of this room."""
+    """Of all that decides a run: its own parameters, its states, and the code of this room that trains."""
     own = parameters.training.model_dump(mode="json")
     settings = {name: value for name, value in own.items() if name not in _NOT_OF_THE_RUN.union(ALGORITHMS)}
     settings |= {"own": own[algorithm], "policy": parameters.policy.model_dump(mode="json"), "seed": seed}
     digest = hashlib.sha256(json.dumps([algorithm, settings, training.prompts], sort_keys=True).encode())
     digest.update(training.rewards.tobytes())
-    for module in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(module.read_bytes())
+    digest.update(_code())
     return digest.hexdigest()
+
+
+@cache
+def _code() -> bytes:
+    """The modules of this room that a training imports, in the order of their names."""
+    room = Path(__file__).parent
+    trained_by = modules(f"import {__package__}.training")
+    return b"".join(path.read_bytes() for path in sorted(trained_by) if path.parent == room)
 
 
 def open_run(folder: Path, identity: str) -> None:
@@ -45,6 +57,13 @@ def open_run(folder: Path, identity: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     with writing_into(folder), atomic(note) as temporary:
         temporary.write_text(identity)
+
+
+def is_published(folder: Path, identity: str) -> bool:
+    """Whether a finished run of this fingerprint lies in a folder, with its adapter and its log."""
+    if not all((folder / name).is_file() for name in (MANIFEST, LOG, *_ADAPTER_FILES)):
+        return False
+    return bool(json.loads((folder / MANIFEST).read_text())["run"] == identity)
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -113,22 +132,23 @@ def arguments(parameters: Parameters, algorithm: str, seed: int, folder: Path, n
     )
 
 
-def launch(bench: tuple[Any, ...], job: tuple[Any, ...]) -> None:
-    """Train in `training.processes` processes that share each update; torchrun starts them, accelerate leads.
+def launch(bench: tuple[Any, ...], job: tuple[str, int, Path]) -> None:
+    """Train in `training.processes` processes of this host that share each update; accelerate leads them.
 
-    `bench` is what a `Workbench` is made of, `job` what its `train` wants.
+    `bench` is what a `Workbench` is made of, `job` algorithm, seed and folder of the run. They meet by a file in that
+    folder and speak over loopback, so that nothing listens where another host could reach it.
 
     Raises
     ------
     TrainingError
-        If they fail; what they printed says why.
+        If there are GPUs, but not one for each; or if one process fails: the last line that it had to say.
     """
-    folder, processes = job[2], bench[0].training.processes
-    file = folder / "job.pickle"
-    with atomic(file) as temporary:
-        temporary.write_bytes(pickle.dumps((bench, job)))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    launcher = [sys.executable, "-m", "hyperdapo.family", *launcher]  # it ends when the notebook's kernel does
-    finished = subprocess.run([*launcher, "-m", "hyperdapo.policy.worker", str(file)], check=False)
-    if finished.returncode:
-        raise TrainingError(f"one of {processes} processes that trained {folder} failed: the lines above say why")
+    processes = bench[0].training.processes
+    if 0 < len(gpus.visible()) < processes:
+        raise TrainingError(f"training.processes is {processes}, and {len(gpus.visible())} GPUs are visible: lower it")
+    with TemporaryDirectory(dir=job[2], prefix="together") as meeting:
+        try:
+            spawn(worker.work, (processes, Path(meeting) / "store", bench, job), processes)
+        except (ProcessRaisedException, ProcessExitedException) as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise TrainingError(f"one of {processes} processes that trained {job[2]} failed: {reason}") from error

@@ -14,8 +14,6 @@ from hyperdapo.policy.bases import load_tokenizer
 from hyperdapo.policy.pairs import reward_matrix
 from hyperdapo.policy.prompts import check_lengths, encode_states
 
-GENERALIST = "all"  # stands for an asset where one adapter is trained on all
-
 
 @dataclass(frozen=True)
 class States:

@@ -8,6 +8,7 @@ import json
 import shutil
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -156,7 +157,7 @@ def train(
     watch: Callable[[], None] = lambda: None,
     algorithms: Sequence[str] | None = None,
 ) -> dict[str, pd.DataFrame]:
-    """Train every algorithm and seed of `parameters`, and leave adapters, logs and manifests in the models' folders.
+    """Train every algorithm and seed of `parameters` that is not trained yet, and gather their logs.
 
     Parameters
     ----------
@@ -166,7 +167,37 @@ def train(
     Returns
     -------
     The log of each algorithm, one row per gradient update, with `COLUMNS`; those of `heldout_*` every
-    `evaluate_every` steps.
+    `evaluate_every` steps. They are also left as `training_log.csv` in the algorithm's folder.
+
+    Raises
+    ------
+    As `train_runs`.
+    """
+    algorithms, seeds = algorithms or list(parameters.training.algorithms), parameters.training.seeds
+    train_runs(parameters, paths, training, held_out, [(name, seed) for name in algorithms for seed in seeds], watch)
+    logs = {}
+    for algorithm in algorithms:
+        folders = [paths.adapter(algorithm, seed) for seed in seeds]
+        logs[algorithm] = pd.concat([pd.read_csv(folder / runs.LOG) for folder in folders], ignore_index=True)
+        for former in set(paths.model(algorithm).glob("seed_*")) - set(folders):
+            shutil.rmtree(former)
+        with atomic(paths.model(algorithm) / runs.LOG) as temporary:
+            logs[algorithm].to_csv(temporary, index=False)
+    return logs
+
+
+def train_runs(
+    parameters: Parameters,
+    paths: Paths,
+    training: States,
+    held_out: States,
+    chosen: Sequence[tuple[str, int]],
+    watch: Callable[[], None] = lambda: None,
+) -> None:
+    """Train some runs (algorithm, seed) of an asset, and leave adapter, log and manifest in the folder of each.
+
+    The runs share one reading of the states, and none depends on which others are chosen. A run that stands trained as
+    it would be now (the same parameters, states and code) stays as it is.
 
     Raises
     ------
@@ -177,9 +208,8 @@ def train(
     TrainingError
         If a loss is not finite, or the GPU has no memory left.
     """
-    settings = parameters.training
-    algorithms = algorithms or list(settings.algorithms)
-    jobs = [(algorithm, seed) for algorithm in algorithms for seed in settings.seeds]
+    identities = {run: runs.fingerprint(parameters, *run, training) for run in chosen}
+    missing = [run for run, identity in identities.items() if not runs.is_published(paths.adapter(*run), identity)]
     bench = Workbench(parameters, paths.asset, training, held_out)
 
     def follow(looked: bool) -> None:
@@ -187,35 +217,34 @@ def train(
         if looked:
             watch()
 
-    with tqdm(total=len(jobs) * settings.steps, unit="step", delay=2, mininterval=5, leave=False) as bar:
-        for algorithm, seed in jobs:
+    with tqdm(total=len(missing) * parameters.training.steps, unit="step", delay=2, mininterval=5, leave=False) as bar:
+        for algorithm, seed in missing:
             bar.set_description(f"{algorithm} {seed}")
             folder = paths.run(algorithm, seed)
-            runs.open_run(folder, runs.fingerprint(parameters, algorithm, seed, training))
-            if not (folder / runs.LOG).exists() and settings.processes == 1:
+            runs.open_run(folder, identities[algorithm, seed])
+            if not (folder / runs.LOG).exists() and parameters.training.processes == 1:
                 bench.train(algorithm, seed, folder, follow)
             elif not (folder / runs.LOG).exists():
                 runs.launch((parameters, paths.asset, training, held_out), (algorithm, seed, folder))
-    logs = {algorithm: _publish(parameters, paths, algorithm) for algorithm in algorithms}
-    shutil.rmtree(paths.runs)
-    return logs
+    for run in missing:
+        _publish(parameters, paths, run)
 
 
-def _publish(parameters: Parameters, paths: Paths, algorithm: str) -> pd.DataFrame:
-    """Put what the runs of an algorithm left in its place: adapters, what TensorBoard reads, log and manifest."""
-    seeds = parameters.training.seeds
-    with atomic_folder(paths.model(algorithm)) as folder:
-        for seed in seeds:
-            run = paths.run(algorithm, seed)
-            shutil.copytree(run / runs.ADAPTER, seed_folder(folder, seed))
-            if (run / "runs").exists():
-                shutil.copytree(run / "runs", seed_folder(folder, seed) / "tensorboard")
-            manifest = {"algorithm": algorithm, "seed": seed, "asset": paths.asset}
-            manifest |= {"run": (run / runs.IDENTITY).read_text(), "parameters": parameters.model_dump(mode="json")}
-            (seed_folder(folder, seed) / "training.json").write_text(json.dumps(manifest, indent=1, default=str))
-        log = pd.concat([pd.read_csv(paths.run(algorithm, seed) / runs.LOG) for seed in seeds], ignore_index=True)
-        log.to_csv(folder / runs.LOG, index=False)
-    return log
+def _publish(parameters: Parameters, paths: Paths, run: tuple[str, int]) -> None:
+    """Put what a run left in its place: adapter, what TensorBoard reads, log and manifest."""
+    (algorithm, seed), left = run, paths.run(*run)
+    with atomic_folder(paths.adapter(*run)) as folder:
+        shutil.copytree(left / runs.ADAPTER, folder, dirs_exist_ok=True)
+        shutil.copy(left / runs.LOG, folder)
+        if (left / "runs").exists():
+            shutil.copytree(left / "runs", folder / "tensorboard")
+        manifest = {"algorithm": algorithm, "seed": seed, "asset": paths.asset}
+        manifest |= {"run": (left / runs.IDENTITY).read_text(), "parameters": parameters.model_dump(mode="json")}
+        (folder / runs.MANIFEST).write_text(json.dumps(manifest, indent=1, default=str))
+    shutil.rmtree(left)
+    for folder in (left.parent, paths.runs):
+        with suppress(OSError):  # another run of the asset is not finished
+            folder.rmdir()
 
 
 @torch.no_grad()
@@ -229,8 +258,3 @@ def make_scorer(model: Any, tokenizer: Any, parameters: Parameters) -> Scorer:
     """The scorer of a base model, with or without an adapter, for the action set of `parameters`."""
     policy = parameters.policy
     return Scorer(model, tokenizer, instruction(policy.offsets_bps), letters(policy.offsets_bps), policy.lora.layers)
-
-
-def seed_folder(folder: Path, seed: int) -> Path:
-    """Where the adapter of one seed lies in an algorithm's folder."""
-    return folder / f"seed_{seed}"
