@@ -47,7 +47,8 @@ def _run(options: argparse.Namespace) -> None:
 
 def _render(options: argparse.Namespace) -> None:
     from hyperdapo import workflow
-    from hyperdapo.paths import NOTEBOOKS
+    from hyperdapo.evidence import manifest
+    from hyperdapo.paths import NOTEBOOKS, Paths
 
     stage = workflow.named(options.stage)
     note = workflow.failures(options.profile) / f"{options.output.stem}.txt"
@@ -56,6 +57,10 @@ def _render(options: argparse.Namespace) -> None:
     try:
         with workflow.own_gpu():
             workflow.render(NOTEBOOKS / f"{stage}.ipynb", options.output, given)
+        paths = Paths(options.profile, options.asset or "")
+        manifest.record_render(paths, stage, options.output)
+        parameters = load(options.profile, options.overrides)
+        manifest.write(parameters, paths, workflow.units(parameters.assets))
     except HyperdapoError as error:
         with suppress(OSError):  # a full disk must not hide the error itself
             note.parent.mkdir(parents=True, exist_ok=True)
@@ -91,15 +96,16 @@ def _remote(options: argparse.Namespace) -> None:
 
 def _verify(options: argparse.Namespace) -> None:
     from hyperdapo import workflow
-    from hyperdapo.evidence.verification import committed_outputs, verify
+    from hyperdapo.evidence import verification
     from hyperdapo.paths import Paths
 
-    parameters = load(options.profile)
-    if not options.no_run:
+    parameters, paths = load(options.profile), Paths(options.profile)
+    verification.check_folders(options.run_folder, options.reference)
+    reference = options.reference or verification.keep_reference(paths)
+    if not options.no_run and not options.run_folder:
         workflow.run(parameters, {}, None, options.cores)
-    candidate = options.run_folder or Paths(options.profile).outputs
-    with committed_outputs(options.profile, options.reference) as reference:
-        verify(reference, candidate, parameters.evidence.verify_tolerance)
+    verification.verify(reference, options.run_folder or paths.outputs, None if options.run_folder else parameters)
+    verification.forget_reference(paths)
 
 
 def _count(text: str) -> int:

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cache, reduce
 from operator import getitem
@@ -198,6 +198,12 @@ def run(
         if full and not any(reasons):
             raise full_disk(full[0])
         raise HyperdapoError("\n".join(reasons) or f"the workflow stopped with exit code {finished.returncode}")
+
+
+def units(assets: Iterable[str]) -> list[str]:
+    """Every stage of a whole run, by asset where it is made for one: `05_train BTC`, `06_convergence`."""
+    names = (f"{stage} {asset}" for stage in STAGES for asset in assets if stage not in ACROSS_ASSETS)
+    return sorted([*names, *ACROSS_ASSETS])
 
 
 def wanted(until: str | None = None, only: str | None = None) -> list[str]:
