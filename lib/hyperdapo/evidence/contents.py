@@ -20,6 +20,8 @@ Items = dict[str, "Item"]
 _MACRO = re.compile(r"\\newcommand\{\\(\w+)\}\{(.*)\}")
 _NUMBER = re.compile(r"(?<![\w.])[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?(?![\w])")
 _UNSHOWN = re.compile(r"<tr>\s*<td>(?:commit|versions|files written)</td>.*?</tr>", re.DOTALL)
+_MACRO_DIGITS = 4  # as numbers.number prints
+_LEAST_ROUNDED = 10_000  # as tables.rounded prints
 _MARKUP = re.compile(r"<[^>]+>")
 _HTML_TABLE = re.compile(r"<table.*?</table>", re.DOTALL)
 _PATHS = re.compile(r"(?:/[\w.+-]+){2,}")
@@ -34,6 +36,20 @@ class Item:
     quantity: str
     row: str = ""
     printed: bool = False
+    digits: int = 0
+
+    @property
+    def unit(self) -> float:
+        """One unit of the last printed place: of `digits` significant ones, which may end in dropped zeros."""
+        value = number(self.text)
+        if not self.printed or value is None:
+            return 0.0
+        significant = bool(self.digits and value and np.isfinite(value))
+        return (
+            float(10.0 ** (np.floor(np.log10(abs(value))) + 1 - self.digits))
+            if significant
+            else printed_unit(self.text)
+        )
 
 
 def items(path: Path, tolerances: Tolerances) -> Items:
@@ -55,10 +71,11 @@ def number(text: str) -> float | None:
 
 
 def printed_unit(text: str) -> float:
-    """One unit of the last printed place: 0.01 of `3.14`, 10 of no number."""
+    """One unit of the last printed place: 0.01 of `3.14`; whole numbers below 10,000 are not rounded."""
     mantissa, _, exponent = text.replace(",", "").lower().partition("e")
     decimals = len(mantissa.partition(".")[2])
-    return 10.0 ** (int(exponent or 0) - decimals)
+    exact = not decimals and not exponent and abs(number(text) or 0.0) < _LEAST_ROUNDED
+    return 0.0 if exact else 10.0 ** (int(exponent or 0) - decimals)
 
 
 def _table(path: Path, tolerances: Tolerances) -> Items:
@@ -80,7 +97,8 @@ def _table(path: Path, tolerances: Tolerances) -> Items:
 
 def _macros(path: Path) -> Items:
     found = _MACRO.findall(path.read_text(encoding="utf-8"))
-    return {f"\\{name}": Item(text, re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower(), "", True) for name, text in found}
+    quantities = {name: re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower() for name, _ in found}
+    return {f"\\{name}": Item(text, quantities[name], "", True, _MACRO_DIGITS) for name, text in found}
 
 
 def _latex(path: Path, tolerances: Tolerances) -> Items:
@@ -88,7 +106,7 @@ def _latex(path: Path, tolerances: Tolerances) -> Items:
     if tolerances.is_time_table(path.stem):
         return {}
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if " & " not in line and line]
-    return _tokens("\n".join(line for line in lines if "\\caption" in line), "caption")
+    return _tokens("\n".join(line for line in lines if "\\caption" in line), "caption", "caption")
 
 
 def _render(path: Path, tolerances: Tolerances) -> Items:
@@ -132,12 +150,12 @@ def stamps(render: Path) -> dict[str, str]:
     return {name: unescape(value) for name, value in pairs}
 
 
-def _tokens(text: str, name: str) -> Items:
+def _tokens(text: str, name: str, quantity: str = "shown") -> Items:
     """The numbers of a text one by one, and the words between them."""
     text = _PATHS.sub("PATH", text.replace("−", "-"))
-    numbers = {f"{name}, number {i}": Item(n, "shown", "", True) for i, n in enumerate(_NUMBER.findall(text), 1)}
+    numbers = {f"{name}, number {i}": Item(n, quantity, "", True) for i, n in enumerate(_NUMBER.findall(text), 1)}
     words = _NUMBER.sub("#", text).split()
-    return numbers | {f"{name}, word {i}": Item(word, "shown words") for i, word in enumerate(words, 1)}
+    return numbers | {f"{name}, word {i}": Item(word, f"{quantity} words") for i, word in enumerate(words, 1)}
 
 
 def _page(path: Path, tolerances: Tolerances) -> Items:

@@ -219,7 +219,7 @@ def _item(
         first, second = (contents.number(str(text)) for text in texts)
         column = name.rsplit(", ", 1)[-1]
         if first is not None and second is not None:
-            unit = max(contents.printed_unit(str(text)) for text in texts) if item.printed and kind != "data" else 0.0
+            unit = max(side.unit for side in (one, other) if side) if kind != "data" else 0.0
             same = abs(first - second) <= bound.width(first, second) + unit * (1 + 1e-9)
             same = same or (np.isnan(first) and np.isnan(second))
         elif bound.may_be_empty and {"", "–"} & set(texts):
