@@ -1,8 +1,8 @@
 """How far trained numbers lie apart between instruction sets and thread counts, and between seeds: for tolerances.yaml.
 
-Stages 01 to 07 of one asset run on each setting, in data folders of their own; `python benchmarks/spread.py smoke BTC`
-names the profile and the asset (by default `sample BTC`, an hour or more on two cores). Not part of `make bench`'s targets:
-its one BENCH line holds the whole spread against the bounds (targets are met where every ratio is at least 1).
+Stages 01 to 07 of one asset run on each setting, in data folders of their own. `python benchmarks/spread.py smoke BTC`
+names the profile and the asset (by default `sample BTC`: an hour or more on two cores). Its one BENCH line holds the
+greatest spread between machines against the bounds; the ratio is that of the quantity nearest to its bound.
 """
 
 import os
@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pandas as pd
+
 from hyperdapo.evidence.tolerances import Tolerances
 
 SETTINGS: dict[str, dict[str, str]] = {
