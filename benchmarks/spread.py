@@ -1,6 +1,6 @@
 """How far trained numbers lie apart between instruction sets and thread counts, and between seeds: for tolerances.yaml.
 
-Stages 01 to 07 of one asset run on each setting, in data folders of their own. `python benchmarks/spread.py smoke BTC`
+All stages of one asset run on each setting, in data folders of their own. `python benchmarks/spread.py smoke BTC`
 names the profile and the asset (by default `sample BTC`: an hour or more on two cores). Its one BENCH line holds the
 greatest spread between machines against the bounds; the ratio is that of the quantity nearest to its bound.
 """
@@ -31,10 +31,10 @@ def trained(profile: str, asset: str, setting: dict[str, str], folder: Path) -> 
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HYPERDAPO_DATA": str(folder / "data")}
     environment |= {"HYPERDAPO_OUTPUTS": str(folder / "outputs")} | setting
     command = [sys.executable, "-m", "hyperdapo.cli", "run", "--profile", profile, "--asset", asset]
-    subprocess.run([*command, "--until", "07", "--cores", "1"], env=environment, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*command, "--cores", "1"], env=environment, check=True, stdout=subprocess.DEVNULL)
     tables = folder / "outputs" / profile / "tables"
     frames = []
-    for name in (f"training_{asset}", "convergence", f"decisions_{asset}"):
+    for name in (f"training_{asset}", "convergence", f"decisions_{asset}", "learning_gap"):
         table = pd.read_csv(tables / f"{name}.csv")
         words = [word for word in WORDS if word in table]
         long = table.drop(columns=["asset"], errors="ignore").melt(id_vars=words, var_name="quantity")
