@@ -104,8 +104,10 @@ def _verify(options: argparse.Namespace) -> None:
     reference = options.reference or verification.keep_reference(paths)
     if not options.no_run and not options.run_folder:
         workflow.run(parameters, {}, None, options.cores)
-    verification.verify(reference, options.run_folder or paths.outputs, None if options.run_folder else parameters)
-    verification.forget_reference(paths)
+    try:
+        verification.verify(reference, options.run_folder or paths.outputs, None if options.run_folder else parameters)
+    finally:
+        verification.forget_reference(paths)  # it has been compared with; the next run is held against the HEAD of then
 
 
 def _count(text: str) -> int:
