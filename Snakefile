@@ -12,6 +12,7 @@ from base64 import b64decode
 from shlex import quote
 
 from hyperdapo import workflow as pipeline
+from hyperdapo.evidence import manifest
 from hyperdapo.params import load
 from hyperdapo.paths import GENERALIST, Paths
 from snakemake.io import strip_wildcard_constraints as plain
@@ -39,6 +40,10 @@ MODEL_MB = 4000 + 1000 * PARAMETERS.training.memory_gb + (32000 if PARAMETERS.po
 def rendered(stage, paths=EACH):
     suffix = "" if stage in pipeline.ACROSS_ASSETS else f"_{paths.asset}"
     return paths.notebooks / f"{stage}{suffix}.ipynb"
+
+
+def record(stage):
+    return manifest.record_path(PATHS if stage in pipeline.ACROSS_ASSETS else EACH, stage)
 
 
 def for_all(*patterns):
@@ -93,7 +98,7 @@ wildcard_constraints:
 
 rule download:
     input: CODE["01_download"],
-    output: EACH.data / "manifest.json", notebook=rendered("01_download"),
+    output: EACH.data / "manifest.json", notebook=rendered("01_download"), record=record("01_download"),
     params: values=VALUES["01_download"],
     threads: SHARE
     resources: **needs(2, 2000),
@@ -102,7 +107,7 @@ rule download:
 
 rule preprocess:
     input: CODE["02_preprocess"], EACH.data / "manifest.json",
-    output: *former_kept(*MARKET), notebook=rendered("02_preprocess"),
+    output: *former_kept(*MARKET), notebook=rendered("02_preprocess"), record=record("02_preprocess"),
     params: values=VALUES["02_preprocess"],
     threads: SHARE
     resources: **needs(2, 2000),
@@ -111,7 +116,7 @@ rule preprocess:
 
 rule features:
     input: CODE["03_features"], MARKET,
-    output: *former_kept(EACH.data / "features.parquet", EACH.data / "laws.parquet"), notebook=rendered("03_features"),
+    output: *former_kept(EACH.data / "features.parquet", EACH.data / "laws.parquet"), notebook=rendered("03_features"), record=record("03_features"),
     params: values=VALUES["03_features"],
     threads: SHARE
     resources: **needs(2, 2000),
@@ -120,7 +125,7 @@ rule features:
 
 rule preference_pairs:
     input: CODE["04_preference_pairs"], MARKET, EACH.data / "features.parquet", EACH.data / "laws.parquet",
-    output: *former_kept(EACH.data / "outcomes.parquet", EACH.data / "pairs.parquet"), notebook=rendered("04_preference_pairs"),
+    output: *former_kept(EACH.data / "outcomes.parquet", EACH.data / "pairs.parquet"), notebook=rendered("04_preference_pairs"), record=record("04_preference_pairs"),
     params: values=VALUES["04_preference_pairs"],
     threads: SHARE
     resources: **needs(3, 3000),
@@ -141,7 +146,7 @@ rule adapters:
 
 rule train:
     input: CODE["05_train"], STATES, adapters(EACH, ALGORITHMS),
-    output: [EACH.model(algorithm) / "training_log.csv" for algorithm in ALGORITHMS], notebook=rendered("05_train"),
+    output: [EACH.model(algorithm) / "training_log.csv" for algorithm in ALGORITHMS], notebook=rendered("05_train"), record=record("05_train"),
     params: values=VALUES["05_train"],
     threads: SHARE
     resources: **needs_model(60),
@@ -159,7 +164,7 @@ rule generalist:
 
 rule convergence:
     input: CODE["06_convergence"], for_all(*rules.train.output[: len(ALGORITHMS)], *STATES), TRAINED["06_convergence"],
-    output: PATHS.tables / "convergence.csv", PATHS.data / "specialists.parquet", PATHS.outputs / "dashboard.html", notebook=rendered("06_convergence", PATHS),
+    output: PATHS.tables / "convergence.csv", PATHS.data / "specialists.parquet", PATHS.outputs / "dashboard.html", notebook=rendered("06_convergence", PATHS), record=record("06_convergence"),
     params: values=VALUES["06_convergence"],
     threads: CORES
     resources: **needs_model(120),
@@ -168,7 +173,7 @@ rule convergence:
 
 rule inference:
     input: CODE["07_inference"], rules.train.output, STATES,
-    output: *former_kept(EACH.data / "decisions.parquet"), notebook=rendered("07_inference"),
+    output: *former_kept(EACH.data / "decisions.parquet"), notebook=rendered("07_inference"), record=record("07_inference"),
     params: values=VALUES["07_inference"],
     threads: SHARE
     resources: **needs_model(120),
@@ -177,7 +182,7 @@ rule inference:
 
 rule backtest:
     input: CODE["08_backtest"], MARKET, *(EACH.data / f"{name}.parquet" for name in ["features", "laws", "outcomes", "decisions"]),
-    output: *former_kept(EACH.data / "orders.parquet", EACH.data / "calibration.parquet"), notebook=rendered("08_backtest"),
+    output: *former_kept(EACH.data / "orders.parquet", EACH.data / "calibration.parquet"), notebook=rendered("08_backtest"), record=record("08_backtest"),
     params: values=VALUES["08_backtest"],
     threads: SHARE
     resources: **needs(5, 4000),
@@ -186,7 +191,7 @@ rule backtest:
 
 rule significance:
     input: CODE["09_significance"], PATHS.tables / "convergence.csv", PATHS.data / "specialists.parquet", for_all(*(EACH.data / f"{name}.parquet" for name in ["orders", "calibration", "outcomes", "decisions"])),
-    output: PATHS.outputs / "numbers.tex", PATHS.outputs / "manifest.json", notebook=rendered("09_significance", PATHS),
+    output: PATHS.outputs / "numbers.tex", PATHS.outputs / "manifest.json", notebook=rendered("09_significance", PATHS), record=record("09_significance"),
     params: values=VALUES["09_significance"],
     threads: CORES
     resources: **needs(2, 4000),

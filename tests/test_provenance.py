@@ -5,8 +5,10 @@ import subprocess
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
-from hyperdapo.evidence import numbers, provenance, tables
+from hyperdapo.errors import MissingInputError
+from hyperdapo.evidence import figures, manifest, numbers, provenance, tables
 from hyperdapo.params import load
 from hyperdapo.paths import Paths
 
@@ -16,6 +18,17 @@ def paths(tmp_path, monkeypatch) -> Paths:
     monkeypatch.setenv("HYPERDAPO_OUTPUTS", str(tmp_path / "outputs"))
     monkeypatch.setenv("HYPERDAPO_DATA", str(tmp_path / "data"))
     return Paths("smoke", "BTC")
+
+
+def figure() -> Figure:
+    drawn = Figure(figsize=(2, 1))
+    drawn.subplots().plot([0, 1])
+    return drawn
+
+
+@pytest.fixture(autouse=True)
+def nothing_written(monkeypatch) -> None:
+    monkeypatch.setattr(manifest, "_written", {})
 
 
 @pytest.fixture
@@ -64,13 +77,30 @@ def test_the_data_hash_follows_every_slice(paths: Paths) -> None:
     assert provenance.data_hash(paths) != before
 
 
-def test_the_manifest_holds_the_hash_of_every_table(paths: Paths) -> None:
+def test_the_manifest_lists_what_each_stage_wrote(paths: Paths) -> None:
+    parameters = load("smoke")
     tables.save(pd.DataFrame({"a": [1.0]}), paths, "one", "One")
-    numbers.save({("a",): 1.0}, paths)
-    manifest = json.loads(provenance.write_manifest(load("smoke"), paths).read_text())
-    assert {"tables/one.csv", "tables/one.tex", "numbers.tex"} == set(manifest["files"])
-    assert manifest["parameters"] == load("smoke").fingerprint() and manifest["versions"]["torch"].startswith("2.13.0")
-    assert list(manifest) == sorted(manifest) and set(manifest["data"]) == set(load("smoke").assets)
+    figures.save(figure(), paths, "curve")
+    paths.data.mkdir(parents=True)
+    (paths.data / "split.json").write_text("{}")
+    render = paths.notebooks / "02_preprocess_BTC.ipynb"
+    provenance.stamp(parameters, paths, "02_preprocess", [paths.data / "split.json"])
+    render.parent.mkdir()
+    render.write_text("{}")
+    manifest.record_render(paths, "02_preprocess", render)
+    units = ["01_download BTC", "02_preprocess BTC"]
+    listed = json.loads(manifest.write(parameters, paths, units).read_text())
+    assert listed["parameters"] == parameters.model_dump(mode="json") and list(listed["stages"]) == units[1:]
+    entry = listed["stages"]["02_preprocess BTC"]
+    made = {"tables/one.csv", "tables/one.tex", "figures/curve.pdf", "figures/curve.png"}
+    assert set(entry["files"]) == made | {"notebooks/02_preprocess_BTC.ipynb"}
+    assert set(entry["derived"]) == {"BTC/split.json"} and entry["parameters"] == parameters.fingerprint()
+    assert entry["versions"]["torch"].startswith("2.13.0") and entry["data"] == {"BTC": "absent"}
+
+
+def test_a_render_without_a_stamp_is_refused(paths: Paths) -> None:
+    with pytest.raises(MissingInputError, match="last cell"):
+        manifest.record_render(paths, "02_preprocess", paths.notebooks / "02_preprocess_BTC.ipynb")
 
 
 def test_the_stamp_names_its_files(paths: Paths) -> None:

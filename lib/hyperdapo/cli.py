@@ -51,7 +51,8 @@ def _run(options: argparse.Namespace) -> None:
 
 def _render(options: argparse.Namespace) -> None:
     from hyperdapo import gpus, rendering, workflow
-    from hyperdapo.paths import NOTEBOOKS
+    from hyperdapo.evidence import manifest
+    from hyperdapo.paths import NOTEBOOKS, Paths
 
     stage = workflow.named(options.stage)
     given = {"profile": options.profile, "overrides": options.overrides}
@@ -59,6 +60,9 @@ def _render(options: argparse.Namespace) -> None:
     label = " ".join(filter(None, [stage, options.asset]))
     with _as_job(options.profile, label, options.output.stem) as bar, gpus.reserved(int(stage in workflow.WITH_MODEL)):
         rendering.render(NOTEBOOKS / f"{stage}.ipynb", options.output, given, bar)
+        paths, parameters = Paths(options.profile, options.asset or ""), load(options.profile, options.overrides)
+        manifest.record_render(paths, stage, options.output)
+        manifest.write(parameters, paths, workflow.units(parameters.assets))
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -126,15 +130,18 @@ def _remote(options: argparse.Namespace) -> None:
 
 def _verify(options: argparse.Namespace) -> None:
     from hyperdapo import workflow
-    from hyperdapo.evidence.verification import committed_outputs, verify
+    from hyperdapo.evidence import verification
     from hyperdapo.paths import Paths
 
-    parameters = load(options.profile)
-    if not options.no_run:
+    parameters, paths = load(options.profile), Paths(options.profile)
+    verification.check_folders(options.run_folder, options.reference)
+    reference = options.reference or verification.keep_reference(paths)
+    if not options.no_run and not options.run_folder:
         workflow.run(parameters, {}, None, options.cores)
-    candidate = options.run_folder or Paths(options.profile).outputs
-    with committed_outputs(options.profile, options.reference) as reference:
-        verify(reference, candidate, parameters.evidence.verify_tolerance)
+    try:
+        verification.verify(reference, options.run_folder or paths.outputs, None if options.run_folder else parameters)
+    finally:
+        verification.forget_reference(paths)  # it has been compared with; the next run is held against the HEAD of then
 
 
 def _count(text: str) -> int:

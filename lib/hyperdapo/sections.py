@@ -252,7 +252,6 @@ class Evidence(Section):
     block_s: Positive
     bootstrap: Count
     confidence: Confidence
-    verify_tolerance: NonNegative
 
 
 def _within_repository(path: str | None) -> Path | None:

@@ -9,7 +9,7 @@ import re
 import shutil
 import sys
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from functools import reduce
 from operator import getitem
@@ -197,6 +197,12 @@ def _failure(profile: str, failed: list[str], status: int, log: Path) -> Hyperda
 def _last_words(log: Path) -> str:
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return "\n".join(lines[-_LAST_LINES:])
+
+
+def units(assets: Iterable[str]) -> list[str]:
+    """Every stage of a whole run, by asset where it is made for one: `05_train BTC`, `06_convergence`."""
+    names = (f"{stage} {asset}" for stage in STAGES for asset in assets if stage not in ACROSS_ASSETS)
+    return sorted([*names, *ACROSS_ASSETS])
 
 
 def wanted(until: str | None = None, only: str | None = None) -> list[str]:

@@ -16,6 +16,7 @@ from IPython.display import Image
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from hyperdapo.evidence import manifest
 from hyperdapo.evidence.tables import heading
 from hyperdapo.paths import Paths, atomic
 
@@ -127,6 +128,8 @@ def save(figure: Figure, paths: Paths, name: str) -> Image:
     image = preview(figure)
     with atomic(paths.figures / f"{name}.png") as temporary:
         temporary.write_bytes(image.data)
+    for ending in ("pdf", "png"):
+        manifest.note(paths.figures / f"{name}.{ending}")
     return image
 
 

@@ -14,50 +14,42 @@ from typing import Any
 import pandas as pd
 from IPython.display import HTML
 
-from hyperdapo.evidence import tables
+from hyperdapo.evidence import manifest, tables
 from hyperdapo.params import Parameters
-from hyperdapo.paths import REPOSITORY, Paths, atomic
+from hyperdapo.paths import REPOSITORY, Paths
 
 PACKAGES = ("numpy", "pandas", "numba", "scipy", "statsmodels", "torch", "transformers", "peft", "trl", "tardis-dev")
 
 
 def stamp(parameters: Parameters, paths: Paths, stage: str, files: Iterable[Path]) -> HTML:
-    """The last cell of every notebook: what made this render, and the files it wrote with their sizes.
+    """The last cell of every notebook: show and record what made this render, and the files that it wrote.
 
     Raises
     ------
     FileNotFoundError
         If the stage claims a file that is not there.
     """
+    files = list(files)
     written = ", ".join(f"{path.parent.name}/{path.name} ({_size(path)})" for path in files)
+    stamps: dict[str, Any] = {
+        "commit": commit(),
+        "parameters": parameters.fingerprint(),
+        "data": {asset: data_hash(paths.of(asset)) for asset in _assets(parameters, paths)},
+        "seed": parameters.seed,
+        "versions": versions(),
+    }
+    manifest.record(paths, stage, stamps, files)
     rows = {
         "stage": f"{stage} {paths.asset}".strip(),
         "profile": parameters.profile,
         "commit": commit(),
         "parameters": parameters.fingerprint(),
-        "data": ", ".join(f"{asset} {data_hash(paths.of(asset))}" for asset in _assets(parameters, paths)),
+        "data": ", ".join(f"{asset} {digest}" for asset, digest in stamps["data"].items()),
         "seed": str(parameters.seed),
         "versions": ", ".join(f"{name} {number}" for name, number in versions().items()),
         "files written": written,
     }
     return tables.show(pd.DataFrame({"provenance": list(rows), "value": list(rows.values())}))
-
-
-def write_manifest(parameters: Parameters, paths: Paths) -> Path:
-    """Write `outputs/<profile>/manifest.json`: provenance, and the SHA-256 of every table and of `numbers.tex`."""
-    files = [*sorted(paths.tables.glob("*")), paths.outputs / "numbers.tex"]
-    manifest = {
-        "profile": parameters.profile,
-        "commit": commit(),
-        "parameters": parameters.fingerprint(),
-        "seed": parameters.seed,
-        "data": {asset: data_hash(paths.of(asset)) for asset in parameters.assets},
-        "versions": versions(),
-        "files": {path.relative_to(paths.outputs).as_posix(): _sha256(path.read_bytes()) for path in files},
-    }
-    with atomic(paths.outputs / "manifest.json") as temporary:
-        temporary.write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
-    return paths.outputs / "manifest.json"
 
 
 @cache
@@ -79,10 +71,10 @@ def commit() -> str:
 
 def data_hash(paths: Paths) -> str:
     """One hash, 16 hex digits, over the SHA-256 of every raw slice in the data manifest; `absent` without it."""
-    manifest = paths.data / "manifest.json"
-    if not manifest.exists():
+    listing = paths.data / "manifest.json"
+    if not listing.exists():
         return "absent"
-    slices = sorted(_listed_hashes(json.loads(manifest.read_text())))
+    slices = sorted(_listed_hashes(json.loads(listing.read_text())))
     return _sha256("\n".join(slices).encode())[:16]
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import HTML
 
+from hyperdapo.evidence import manifest
 from hyperdapo.paths import Paths, atomic, require
 
 CSV_FLOAT = "%.12g"
@@ -46,6 +47,8 @@ def save(frame: pd.DataFrame, paths: Paths, name: str, caption: str, rows: int =
         frame.to_csv(temporary, index=False, float_format=CSV_FLOAT, lineterminator="\n")
     with atomic(paths.tables / f"{name}.tex") as temporary:
         temporary.write_text(latex(frame, caption, label=f"tab:{name}"), encoding="utf-8")
+    for ending in ("csv", "tex"):
+        manifest.note(paths.tables / f"{name}.{ending}")
     return show(frame, caption, rows)
 
 

@@ -1,142 +1,263 @@
-"""Which numbers came back the same: a finished run against the committed one, number by number."""
+"""Whether a run came back: its outputs against the committed ones, within the bounds of `tolerances.yaml`."""
 
-import re
+import shutil
 import subprocess
 import tarfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from io import BytesIO
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import Any
 
+import numpy as np
 import pandas as pd
+import PIL.Image
 
-from hyperdapo.errors import DataError, HyperdapoError, MissingInputError
-from hyperdapo.paths import REPOSITORY
+from hyperdapo import workflow
+from hyperdapo.errors import HyperdapoError, MissingInputError
+from hyperdapo.evidence import contents, manifest
+from hyperdapo.evidence.tolerances import Tolerances
+from hyperdapo.params import Parameters
+from hyperdapo.paths import REPOSITORY, Paths, atomic_folder, data_root
 
-_TIME = re.compile(r"(_measured_(s|ms)|elapsed_s)$")
-_MACRO = re.compile(r"\\newcommand\{\\(\w+)\}\{(.*)\}")
-_NOISE = 1e-12  # two numbers below it are both a rounded zero
-_SHOWN = 20
+COLUMNS = ["file", "item", "row", "kind", "reference", "measured", "bound", "same", "verdict"]
+_SHOWN = 8  # differences of one file
 
 
-@contextmanager
-def committed_outputs(profile: str, reference: Path | None = None) -> Iterator[Path]:
-    """Yield a folder with the reference outputs: the one given, or `outputs/<profile>` as git has it at HEAD.
+def check_folders(*folders: Path | None) -> None:
+    """Refuse folders that were named and are not there.
 
     Raises
     ------
     MissingInputError
-        If neither is there.
+        Naming the folder.
     """
-    if reference is not None:
-        if not reference.is_dir():
-            raise MissingInputError(f"there is no folder {reference} to compare with")
-        yield reference
-        return
-    command = ["git", "-C", str(REPOSITORY), "archive", "HEAD", f"outputs/{profile}"]
-    try:
-        archive = subprocess.run(command, capture_output=True, check=True).stdout
-    except (FileNotFoundError, subprocess.CalledProcessError):
-        raise MissingInputError(
-            f"git has no committed outputs/{profile}; name a folder to compare with: hyperdapo verify --reference DIR"
-        ) from None
-    with TemporaryDirectory() as folder, tarfile.open(fileobj=BytesIO(archive)) as tree:
-        tree.extractall(folder, filter="data")
-        yield Path(folder) / "outputs" / profile
+    for folder in folders:
+        if folder is not None and not (folder / manifest.NAME).is_file():
+            what = "no manifest.json: it is no run's outputs" if folder.is_dir() else "no such folder"
+            raise MissingInputError(f"{folder}: {what}; name a folder like outputs/sample")
 
 
-def compare(reference: Path, candidate: Path, tolerance: float) -> pd.DataFrame:
-    """Every number of `tables/*.csv` and `numbers.tex` on both sides; measured times are left out.
+def keep_reference(paths: Paths) -> Path:
+    """Copy the reference into the data folder before a run writes over it: HEAD's outputs, or the shipped ones.
 
-    A number is known by its row's words and its column, so that a row that went or came is named as such.
-
-    Returns
-    -------
-    `file, item, reference, measured, relative_difference, same`: what stands on one side only is not the same.
+    A copy that an unfinished verification left is used again, as the outputs may be half of its run.
 
     Raises
     ------
-    DataError
-        If neither side holds a number.
+    MissingInputError
+        If git has none, and the outputs that are there are not whole by their own manifest.
     """
-    frames = []
-    for name in _on_either_side(reference, candidate):
-        ours, theirs = (_read(folder / name) for folder in (reference, candidate))
-        numeric = _numeric(ours) | _numeric(theirs)
-        both = {"reference": _values(ours, numeric), "measured": _values(theirs, numeric)}
-        frames.append(pd.concat(both, axis=1).rename_axis("item").reset_index().assign(file=name))
-    if not frames or all(frame.empty for frame in frames):
-        raise DataError(f"{reference} holds no table to compare with")
-    table = pd.concat(frames, ignore_index=True)
-    first, second = (pd.to_numeric(table[side], errors="coerce") for side in ("reference", "measured"))
-    difference, scale = (first - second).abs(), pd.concat([first.abs(), second.abs()], axis=1).max(axis=1)
-    known = first.notna() & second.notna()
-    table["relative_difference"] = (difference / scale.where(scale > _NOISE, 1.0)).where(known)
-    table["same"] = (table["relative_difference"] <= max(tolerance, _NOISE)) | (table["reference"] == table["measured"])
-    return table[["file", "item", "reference", "measured", "relative_difference", "same"]]
+    kept = _kept(paths)
+    if kept.is_dir():
+        return kept
+    command = ["git", "-C", str(REPOSITORY), "archive", "HEAD", f"outputs/{paths.profile}"]
+    try:
+        archive = subprocess.run(command, capture_output=True, check=True).stdout
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        _copy_shipped(REPOSITORY / "outputs" / paths.profile, kept)
+        return kept
+    with atomic_folder(kept) as temporary, tarfile.open(fileobj=BytesIO(archive)) as tree:
+        tree.extractall(temporary, filter="data")
+        for path in (temporary / "outputs" / paths.profile).iterdir():
+            path.rename(temporary / path.name)
+        shutil.rmtree(temporary / "outputs")
+    return kept
 
 
-def verify(reference: Path, candidate: Path, tolerance: float) -> None:
-    """Print a line per file and the numbers that differ, and end with how many match.
+def forget_reference(paths: Paths) -> None:
+    """Remove the copy: it has been compared with."""
+    shutil.rmtree(_kept(paths), ignore_errors=True)
+
+
+def _kept(paths: Paths) -> Path:
+    return data_root() / paths.profile / "reference"
+
+
+def _copy_shipped(shipped: Path, kept: Path) -> None:
+    how = "name a folder to compare with: hyperdapo verify --reference DIR"
+    if not (shipped / manifest.NAME).is_file():
+        raise MissingInputError(f"neither git nor {shipped} has reference outputs; {how}")
+    if found := manifest.faults(shipped, manifest.read(shipped / manifest.NAME), []):
+        raise MissingInputError(f"{shipped} is not as it was shipped ({found[0]}); {how}")
+    with atomic_folder(kept) as temporary:
+        shutil.copytree(shipped, temporary, dirs_exist_ok=True)
+
+
+def verify(reference: Path, candidate: Path, run: Parameters | None = None) -> None:
+    """Print a line per file, what differs with both values and the bound, changed verdicts, and the count.
+
+    Parameters
+    ----------
+    reference, candidate : outputs of one profile
+    run : parameters of this machine's run, whose records then say what it wrote; without them the manifest does
 
     Raises
     ------
     HyperdapoError
-        If a number did not come back.
+        If anything lies outside its bound, was altered after its run, is left over, or did not run.
     """
-    table = compare(reference, candidate, tolerance)
-    counts = table.groupby("file")["same"].agg(["size", "sum"])
-    times = [name for name in _on_either_side(reference, candidate) if name not in counts.index]
-    width = max(len(name) for name in [*counts.index, *times])
-    for name, size, same in counts.itertuples():
-        print(f"{name:<{width}}  {same:>6} of {size:>6}" + ("" if same == size else "   <- differs"))
-    for name in times:
-        print(f"{name:<{width}}  time, not compared")
-    different = table[~table["same"]]
-    for row in different.head(_SHOWN).to_dict("records"):
-        print(f"  {row['file']}: {row['item']}: {_told(row['reference'])} came back as {_told(row['measured'])}")
-    if len(different) > _SHOWN:
-        print(f"  and {len(different) - _SHOWN} more")
-    print(f"{int(table['same'].sum())} of {len(table)} numbers match (relative tolerance {tolerance:g})")
-    if len(different):
-        raise HyperdapoError(f"{len(different)} numbers of {candidate} differ from {reference}")
+    theirs, ours = (manifest.read(folder / manifest.NAME) for folder in (reference, candidate))
+    faults = [f"reference {fault}" for fault in manifest.faults(reference, theirs, [])]
+    if run is not None:
+        units = workflow.units(run.assets)
+        recorded = manifest.assembled(run, Paths(run.profile), units)
+        faults += ["manifest.json: not what the stages recorded"] * (recorded != ours)
+        faults += [f"{name}: did not run" for name in units if name not in recorded["stages"]]
+        ours = recorded if recorded["stages"] else ours
+    units = [*theirs["stages"], *workflow.units(theirs.get("parameters", {}).get("assets", []))]
+    faults += manifest.faults(candidate, ours, dict.fromkeys(units))
+    faults += stamp_faults(reference, theirs, candidate, ours)
+    faults += [f"{path.relative_to(candidate)}: {cell}" for path, cell in _untrue(candidate)]
+    table = compare(reference, candidate)
+    _tell(table)
+    faults = list(dict.fromkeys(faults))
+    print("\n".join(f"FAULT  {fault}" for fault in faults) or "manifest: whole, every stage ran, nothing left over")
+    outside = int((~table["same"]).sum())
+    verdicts = int(table["verdict"].sum())
+    print(f"{len(table) - outside} of {len(table)} values within tolerance; {verdicts} verdicts changed")
+    if outside or faults:
+        raise HyperdapoError(f"{outside} values outside their bounds and {len(faults)} faults of {candidate}")
 
 
-def _on_either_side(reference: Path, candidate: Path) -> list[str]:
-    """Files that hold numbers, by their names within a profile's outputs."""
-    folders = (reference, candidate)
-    found = {path.relative_to(folder).as_posix() for folder in folders for path in folder.glob("tables/*.csv")}
-    return sorted(found) + ["numbers.tex"] * any((folder / "numbers.tex").exists() for folder in folders)
+def stamp_faults(reference: Path, theirs: Mapping[str, Any], candidate: Path, ours: Mapping[str, Any]) -> list[str]:
+    """Stamps that differ between two runs, or from what the run's own renders show.
+
+    Another commit or other versions are told, and are no fault: the examiner's are rarely those of the reference.
+    """
+    found = [f"profile: {theirs.get('profile')} became {ours.get('profile')}"] * (
+        theirs.get("profile") != ours.get("profile")
+    )
+    found += _different(theirs.get("parameters", {}), ours.get("parameters", {}), "parameters")
+    for name, entry in ours["stages"].items():
+        other = theirs["stages"].get(name, {})
+        for stamp in ("data", "seed", "parameters"):
+            if other and other.get(stamp) != entry.get(stamp):
+                found.append(f"{name}: {stamp} {other.get(stamp)} became {entry.get(stamp)}")
+        found += [f"manifest.json: {name}: {fault}" for fault in _unlike_render(candidate, entry)]
+    for stamp in ("commit", "versions"):
+        pairs = [(e.get(stamp), ours["stages"].get(n, {}).get(stamp)) for n, e in theirs["stages"].items()]
+        if different := [pair for pair in pairs if pair[0] != pair[1]]:
+            print(f"note: {stamp} {different[0][0]} in the reference, {different[0][1]} here")
+    return found
 
 
-def _read(path: Path) -> pd.DataFrame:
-    """A file as text, without measured times; empty where it is absent or holds times only."""
-    if not path.exists() or path.name.startswith("latency"):
-        return pd.DataFrame()
-    if path.suffix == ".tex":
-        return pd.DataFrame(_MACRO.findall(path.read_text(encoding="utf-8")), columns=["macro", "value"])
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    return table[[name for name in table if not _TIME.search(str(name))]]
+def _different(one: Any, other: Any, name: str) -> list[str]:
+    """Values of two trees that differ, by their names."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return [text for key in {**one, **other} for text in _different(one.get(key), other.get(key), f"{name}.{key}")]
+    return [] if one == other else [f"{name}: {one} became {other}"]
 
 
-def _numeric(table: pd.DataFrame) -> set[str]:
-    """Columns that hold a number; the others are the words by which a row is known."""
-    return {str(name) for name in table if pd.to_numeric(table[name], errors="coerce").notna().any()}
+def _unlike_render(folder: Path, entry: Mapping[str, Any]) -> list[str]:
+    """Stamps of a record that its render does not show."""
+    renders = [folder / file for file in entry["files"] if file.endswith(".ipynb")]
+    if not renders:
+        return ["no render listed"]
+    if not renders[0].is_file():
+        return []
+    shown = contents.stamps(renders[0])
+    values = {stamp: entry.get(stamp) for stamp in manifest.STAMPS}
+    values["data"] = ", ".join(f"{asset} {digest}" for asset, digest in (entry.get("data") or {}).items())
+    return [
+        f"{name} {value}, where its render shows {shown.get(name)}"
+        for name, value in values.items()
+        if str(value) != shown.get(name)
+    ]
 
 
-def _values(table: pd.DataFrame, numeric: set[str]) -> pd.Series:
-    """Every number by its row's words and its column, or the words where the table holds no number at all."""
-    words = [table[name] for name in table if name not in numeric]
-    rows = [" ".join(row) for row in zip(*words, strict=True)] if words else [""] * len(table)
-    again = pd.Series(rows, dtype=object).to_frame("words").groupby("words").cumcount()
-    rows = [f"{row} #{count}".strip() if count or not row else row for row, count in zip(rows, again, strict=True)]
-    if not numeric:
-        return pd.Series(rows, index=rows, dtype=object)
-    columns = [name for name in table if name in numeric]
-    found = {f"{row}, {name}": text for name in columns for row, text in zip(rows, table[name], strict=True)}
-    return pd.Series(found, dtype=object)
+def _untrue(folder: Path) -> list[tuple[Path, str]]:
+    return [(path, cell) for path in sorted(folder.glob("tables/*.tex")) for cell in contents.untrue_cells(path)]
 
 
-def _told(value: object) -> str:
-    return "nothing" if pd.isna(value) else str(value) or "an empty cell"  # type: ignore[call-overload]
+def compare(reference: Path, candidate: Path, tolerances: Tolerances | None = None) -> pd.DataFrame:
+    """Every value of every file that the two runs' manifests list.
+
+    Returns
+    -------
+    `file, item, row, kind, reference, measured, bound, same, verdict`: what stands on one side only is not the same;
+    a changed `verdict` is the same where every number of its row lies within the bounds.
+    """
+    tolerances = tolerances or Tolerances()
+    listings = [manifest.stages_of(manifest.read(f / manifest.NAME), f / manifest.NAME) for f in (reference, candidate)]
+    stage_of = {file: name.split()[0] for stages in listings for name, e in stages.items() for file in e["files"]}
+    rows = []
+    for file, stage in sorted(stage_of.items()):
+        rows += _compared(reference / file, candidate / file, file, stage, tolerances)
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    numbers = table[~table["verdict"]].groupby(["file", "row"])["same"].all()
+    changed = table[table["verdict"]]
+    within = [bool(numbers.get(key, True)) for key in zip(changed["file"], changed["row"], strict=True)]
+    table.loc[changed.index, "same"] = (changed["kind"] == "trained") & np.array(within, dtype=bool)
+    return table
+
+
+def _compared(one: Path, other: Path, file: str, stage: str, tolerances: Tolerances) -> list[tuple[Any, ...]]:
+    there = [path.is_file() for path in (one, other)]
+    if not all(there):
+        said = ["a file" if is_there else "no file" for is_there in there]
+        return [(file, "the file", "", tolerances.kind(stage, file), *said, "exact", False, False)]
+    if one.suffix == ".png":
+        return [_pictures(one, other, file, tolerances.kind(stage, file), tolerances)]
+    first, second = (contents.items(path, tolerances) for path in (one, other))
+    if not first and not second:
+        return [(file, "the file", "", tolerances.kind(stage, file), "a file", "a file", "there", True, False)]
+    names = dict.fromkeys([*first, *second])
+    return [_item(file, name, first.get(name), second.get(name), stage, tolerances) for name in names]
+
+
+def _item(
+    file: str, name: str, one: contents.Item | None, other: contents.Item | None, stage: str, tolerances: Tolerances
+) -> tuple[Any, ...]:
+    item = one or other
+    assert item is not None
+    kind = tolerances.kind(stage, file, item.quantity)
+    bound = tolerances.bound(kind, item.quantity)
+    texts = [side.text if side else None for side in (one, other)]
+    said = ["nothing" if text is None else text or "an empty cell" for text in texts]
+    same, verdict = texts[0] == texts[1], False
+    if not same and None not in texts:
+        first, second = (contents.number(str(text)) for text in texts)
+        column = name.rsplit(", ", 1)[-1]
+        if first is not None and second is not None:
+            unit = max(side.unit for side in (one, other) if side) if kind != "data" else 0.0
+            same = abs(first - second) <= bound.width(first, second) + unit * (1 + 1e-9)
+            same = same or (np.isnan(first) and np.isnan(second))
+        elif bound.may_be_empty and {"", "–"} & set(texts):
+            same = True
+        verdict = column in tolerances.verdicts or (kind == "trained" and set(texts) == {"yes", "no"})
+    return (file, name, item.row, kind, *said, str(bound), same, verdict)
+
+
+def _pictures(one: Path, other: Path, file: str, kind: str, tolerances: Tolerances) -> tuple[Any, ...]:
+    """The share of pixels of two PNGs that differ visibly."""
+    pictures = [PIL.Image.open(path).convert("RGB") for path in (one, other)]
+    allowed = tolerances.figures[kind]
+    sizes = [" x ".join(map(str, picture.size)) for picture in pictures]
+    if sizes[0] != sizes[1]:
+        near = kind == "trained" and _close(pictures[0].size, pictures[1].size)
+        return (file, "size", "", kind, *sizes, "4 %" if kind == "trained" else "exact", near, False)
+    first, second = (np.asarray(picture, dtype=np.int16) for picture in pictures)
+    share = float((np.abs(first - second).max(axis=2) > tolerances.figures["levels"]).mean())
+    return (file, "pixels", "", kind, "0", f"{share:.4g}", f"{allowed:g} of all", share <= allowed, False)
+
+
+def _close(one: Iterable[int], other: Iterable[int]) -> bool:
+    return all(abs(a - b) <= 0.04 * max(a, b) for a, b in zip(one, other, strict=True))
+
+
+def _tell(table: pd.DataFrame) -> None:
+    """A line per file, with what differs in it."""
+    width = max((len(name) for name in table["file"]), default=0)
+    for file, own in table.groupby("file", sort=True):
+        kinds = ", ".join(sorted(set(own["kind"])))
+        same = int(own["same"].sum())
+        print(f"{file:<{width}}  {same:>6} of {len(own):>6}  {kinds}" + ("" if same == len(own) else "   <- differs"))
+        different = own[~own["same"] & ~own["verdict"]]
+        for row in different.head(_SHOWN).to_dict("records"):
+            both = f"{row['reference']} came back as {row['measured']}"
+            print(f"    {row['item']}: {both} ({row['kind']}, bound {row['bound']})")
+        if len(different) > _SHOWN:
+            print(f"    and {len(different) - _SHOWN} more")
+        for row in own[own["verdict"]].to_dict("records"):
+            where = "its numbers lie within the bounds" if row["same"] else "outside the bounds"
+            print(f"    VERDICT {row['item']}: {row['reference']} became {row['measured']}; {where}")

@@ -1,0 +1,204 @@
+"""What stands in each kind of file, as items with a name: what two runs are compared by."""
+
+import base64
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html import unescape
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+
+from hyperdapo.evidence.tolerances import Tolerances
+
+Items = dict[str, "Item"]
+
+_MACRO = re.compile(r"\\newcommand\{\\(\w+)\}\{(.*)\}")
+_NUMBER = re.compile(r"(?<![\w.])[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?(?![\w])")
+_UNSHOWN = re.compile(r"<tr>\s*<td>(?:commit|versions|files written)</td>.*?</tr>", re.DOTALL)
+_MACRO_DIGITS = 4  # as numbers.number prints
+_LEAST_ROUNDED = 10_000  # as tables.rounded prints
+_MARKUP = re.compile(r"<[^>]+>")
+_HTML_TABLE = re.compile(r"<table.*?</table>", re.DOTALL)
+_PATHS = re.compile(r"(?:/[\w.+-]+){2,}")
+_FIGURE = re.compile(r'Plotly\.newPlot\(\s*"[^"]*",\s*')
+
+
+@dataclass(frozen=True)
+class Item:
+    """One value: its text, the name by which its bound is found, its row, and whether it is printed rounded."""
+
+    text: str
+    quantity: str
+    row: str = ""
+    printed: bool = False
+    digits: int = 0
+
+    @property
+    def unit(self) -> float:
+        """One unit of the last printed place: of `digits` significant ones, which may end in dropped zeros."""
+        value = number(self.text)
+        if not self.printed or value is None:
+            return 0.0
+        significant = bool(self.digits and value and np.isfinite(value))
+        return (
+            float(10.0 ** (np.floor(np.log10(abs(value))) + 1 - self.digits))
+            if significant
+            else printed_unit(self.text)
+        )
+
+
+def items(path: Path, tolerances: Tolerances) -> Items:
+    """What a file holds, by name; a PNG or PDF holds none."""
+    if path.name == "numbers.tex":
+        return _macros(path)
+    readers = {".csv": _table, ".tex": _latex, ".ipynb": _render, ".html": _page}
+    reader = readers.get(path.suffix)
+    return reader(path, tolerances) if reader else {}
+
+
+def number(text: str) -> float | None:
+    """The number that a text is, thousands separated or not."""
+    plain = text.strip().replace(",", "").replace("−", "-").replace(r"$-$", "-")
+    try:
+        return float(plain)
+    except ValueError:
+        return None
+
+
+def printed_unit(text: str) -> float:
+    """One unit of the last printed place: 0.01 of `3.14`; whole numbers below 10,000 are not rounded."""
+    mantissa, _, exponent = text.replace(",", "").lower().partition("e")
+    decimals = len(mantissa.partition(".")[2])
+    exact = not decimals and not exponent and abs(number(text) or 0.0) < _LEAST_ROUNDED
+    return 0.0 if exact else 10.0 ** (int(exponent or 0) - decimals)
+
+
+def _table(path: Path, tolerances: Tolerances) -> Items:
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if tolerances.is_time_table(path.stem):
+        return {}
+    known = [str(name) for name in table if name in tolerances.identifying]
+    compared = [str(name) for name in table if name not in known and not tolerances.is_time(str(name))]
+    seen, found = Counter[str](), dict[str, Item]()
+    for row in table.to_dict("records"):
+        words = " ".join(f"{name} {row[name]}" if row[name].isdecimal() else row[name] for name in known)
+        seen[words] += 1
+        key = words if seen[words] == 1 else f"{words} #{seen[words]}"
+        found |= {f"{key}, {name}".strip(", "): Item(row[name], f"{words}, {name}", key) for name in compared}
+        if not compared:
+            found[key] = Item(key, key, key)
+    return found
+
+
+def _macros(path: Path) -> Items:
+    found = _MACRO.findall(path.read_text(encoding="utf-8"))
+    quantities = {name: re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower() for name, _ in found}
+    return {f"\\{name}": Item(text, quantities[name], "", True, _MACRO_DIGITS) for name, text in found}
+
+
+def _latex(path: Path, tolerances: Tolerances) -> Items:
+    """The words around the rows: what a row says stands in the CSV, against which `untrue_cells` holds it."""
+    if tolerances.is_time_table(path.stem):
+        return {}
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if " & " not in line and line]
+    return _tokens("\n".join(line for line in lines if "\\caption" in line), "caption", "caption")
+
+
+def _render(path: Path, tolerances: Tolerances) -> Items:
+    """Text and HTML outputs of a rendered notebook, without paths, times, and the rows that name another machine."""
+    found: Items = {}
+    code = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    outputs = [(f"output {place}.{i}", o) for place, cell in enumerate(code, 1) for i, o in enumerate(cell.outputs, 1)]
+    for name, output in outputs:
+        data = output.get("data", {})
+        html = _UNSHOWN.sub("", data.get("text/html", ""))
+        found |= _cells(html, name, tolerances)
+        text = _MARKUP.sub(" ", unescape(_MARKUP.sub(" ", _HTML_TABLE.sub("", html))))
+        if not data:
+            text = output.get("text", "")
+        elif not html and "image/png" not in data:
+            text = data.get("text/plain", "")
+        if not tolerances.is_time_text(text):
+            found |= _tokens(text, name)
+    return found
+
+
+def _cells(html: str, name: str, tolerances: Tolerances) -> Items:
+    """The cells of the tables that a render shows, by row, under the name of their column."""
+    heads = [unescape(head).lower().replace(" ", "_") for head in re.findall(r"<th[^>]*>(.*?)</th>", html, re.DOTALL)]
+    found: Items = {}
+    for i, row in enumerate(re.findall(r"<tr[^>]*>(.*?)</tr>", html, re.DOTALL), 1):
+        texts = [unescape(cell).replace("−", "-") for cell in re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL)]
+        texts = [_PATHS.sub("PATH", text) for text in texts]
+        words = " ".join(text for text in texts if number(text) is None)
+        for head, text in zip(heads, texts, strict=False):
+            if not tolerances.is_time_text(head.replace("_", " ")):
+                found[f"{name}, row {i}, {head}"] = Item(text, f"shown {words}, {head}", f"{name}, row {i}", True)
+    return found
+
+
+def stamps(render: Path) -> dict[str, str]:
+    """The provenance that a rendered notebook shows."""
+    code = [cell for cell in nbformat.read(render, as_version=4).cells if cell.cell_type == "code"]
+    html = "\n".join(output.get("data", {}).get("text/html", "") for cell in code for output in cell.outputs)
+    pairs = re.findall(r"<td>(\w[\w ]*)</td>\s*<td>(.*?)</td>", html[html.rfind("<th>Provenance") :], re.DOTALL)
+    return {name: unescape(value) for name, value in pairs}
+
+
+def _tokens(text: str, name: str, quantity: str = "shown") -> Items:
+    """The numbers of a text one by one, and the words between them."""
+    text = _PATHS.sub("PATH", text.replace("−", "-"))
+    numbers = {f"{name}, number {i}": Item(n, quantity, "", True) for i, n in enumerate(_NUMBER.findall(text), 1)}
+    words = _NUMBER.sub("#", text).split()
+    return numbers | {f"{name}, word {i}": Item(word, f"{quantity} words") for i, word in enumerate(words, 1)}
+
+
+def _page(path: Path, tolerances: Tolerances) -> Items:
+    """The values of every trace of the dashboard's figure, and its words."""
+    text = path.read_text(encoding="utf-8")
+    start = _FIGURE.search(text)
+    if start is None:
+        return _tokens(re.sub(r"<script.*?</script>|<[^>]+>", " ", text, flags=re.DOTALL), "page")
+    traces, end = json.JSONDecoder().raw_decode(text, start.end())
+    layout, _ = json.JSONDecoder().raw_decode(text, text.index("{", end))
+    leaves = [*_leaves(traces, "trace"), *_leaves(layout.get("title", {}), "title")]
+    return {name: Item(value, name) for name, value in leaves if not tolerances.is_time_text(name)}
+
+
+def _leaves(value: object, name: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict) and "bdata" in value:
+        value = np.frombuffer(base64.b64decode(value["bdata"]), dtype=value["dtype"]).tolist()
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{name} {key}")
+    elif isinstance(value, list):
+        for place, inner in enumerate(value):
+            yield from _leaves(inner, f"{name} {place}")
+    else:
+        yield name, str(value)
+
+
+def untrue_cells(table: Path) -> list[str]:
+    """Cells of a `.tex` table that do not show the value of their CSV, within one unit of the last printed place."""
+    source = table.with_suffix(".csv")
+    if not source.is_file():
+        return [f"{source.name} is not there to hold it against"]
+    values = pd.read_csv(source, dtype=str, keep_default_na=False).to_numpy()
+    lines = [line for line in table.read_text(encoding="utf-8").splitlines() if line.endswith(r"\\")]
+    rows = [re.split(r"(?<!\\) & ", line.removesuffix(r"\\").strip()) for line in lines if "\\label" not in line][1:]
+    if len(rows) != len(values):
+        return [f"{len(rows)} rows where {source.name} has {len(values)}"]
+    pairs = [(i, text, value) for i, row in enumerate(rows, 1) for text, value in zip(row, values[i - 1], strict=False)]
+    return [f"row {i}: {text} where {source.name} has {value}" for i, text, value in pairs if not _shows(text, value)]
+
+
+def _shows(text: str, value: str) -> bool:
+    shown, stored = number(text), number(value)
+    if shown is None or stored is None:
+        return (shown is None) == (stored is None) or not np.isfinite(stored or 0.0)
+    return abs(shown - stored) <= printed_unit(text.replace(r"$-$", "-"))
