@@ -238,6 +238,21 @@ def test_lines_name_stage_asset_count_and_time_left(folders, capsys, monkeypatch
         assert shown.failed == ["05_train A1"]
 
 
+def test_a_bar_that_has_hardly_begun_says_nothing_of_the_time_left(folders, capsys, monkeypatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    shown = progress.Progress("smoke", {"train": "05_train"}, cores=1)
+    for event in _events(1):
+        shown(event)
+    now[0] += 31
+    bar = rendering.bar_file("smoke", "05_train_A0")
+    bar.parent.mkdir(parents=True, exist_ok=True)
+    bar.write_text("dapo 0:   0%|          | 1/3600 [02:21<141:00:00,  141.00s/step]")
+    shown(None)
+    shown.close()
+    assert "0 of 1 done; 05_train A0 31 s (dapo 0 1/3600, 141.00s/step)" in capsys.readouterr().out
+
+
 def test_the_bar_of_a_notebook_is_seen_while_it_runs(folders, tmp_path: Path) -> None:
     cell = "from tqdm import tqdm\nimport sys\nbar = tqdm(total=9, desc='BTC day', file=sys.stderr)\nbar.update(4)"
     file = rendering.bar_file("smoke", "one")

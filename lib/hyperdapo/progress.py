@@ -39,8 +39,9 @@ WEIGHTS = {
 _WIPE = "\r\x1b[K"  # back to the first column, clear the line
 _EVERY_S = 30.0  # a plain line
 _MORE = 0.1  # of the time that a job took so far, it takes at least
+_TELLING = 3  # per cent of a bar, below which its rate is that of its beginning
 _FRESH_S = 120.0  # a bar that did not move for longer is not shown
-_BAR = re.compile(r"^(?:(.*?): +)?\d+%\|.*\| *(\S+?)/(\S+) \[\S+<((?:\d+:)?\d+:\d+|\?),? ?(.*)\]$")
+_BAR = re.compile(r"^(?:(.*?): +)?(\d+)%\|.*\| *(\S+?)/(\S+) \[\S+<((?:\d+:)?\d+:\d+|\?),? ?(.*)\]$")
 
 
 def durations_file(profile: str) -> Path:
@@ -179,10 +180,10 @@ class Progress:
         file = bar_file(self._profile, job.name)
         with suppress(OSError):
             if time.time() - file.stat().st_mtime < _FRESH_S and (match := _BAR.match(file.read_text())):
-                label, now, total, left, rate = match.groups(default="")
+                label, share, now, total, left, rate = match.groups(default="")
                 if now == total:  # what the notebook does next shows no bar
                     return None
-                return f"{label} {now}/{total}, {rate.strip()}".strip(" ,"), _seconds(left)
+                return f"{label} {now}/{total}, {rate.strip()}".strip(" ,"), _seconds(left) * (int(share) >= _TELLING)
         return None
 
     def _left(self) -> str:

@@ -64,6 +64,10 @@ class Workbench:
     def _held_out(self) -> Encodings:
         return Encodings(self.scorer, self._looked_at.prompts, self.parameters.training.memory_gb)
 
+    def read(self) -> None:
+        """Let the base read all states, if it has not yet."""
+        _ = self.states, self._held_out
+
     @cached_property
     def reference(self) -> Tensor:
         """(n, K) log-probabilities of the untrained base in the training states."""
@@ -211,6 +215,8 @@ def train_runs(
     identities = {run: runs.fingerprint(parameters, *run, training) for run in chosen}
     missing = [run for run, identity in identities.items() if not runs.is_published(paths.adapter(*run), identity)]
     bench = Workbench(parameters, paths.asset, training, held_out)
+    if missing and parameters.training.processes == 1:
+        bench.read()  # before the bar of the updates begins to count
 
     def follow(looked: bool) -> None:
         bar.update()
