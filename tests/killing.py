@@ -33,7 +33,7 @@ FAULTS = {"server_error_every": 3, "truncate_every": 11, "rate_limit_every": 7}
 LAST_KILL = 0.72  # of the progress; a little later than the end of 02
 _MINUTE_NS = 60_000_000_000
 DOWNLOADED = ("slices", "days", "manifest.json")  # what 01 keeps: it counts retries, so it is not the same every time
-TOLD = ("failures", "progress")  # what a run says of itself while it is at work
+TOLD = ("failures", "progress", "records")  # what a run says of itself, its retries included
 
 Day = tuple[str, str]  # asset, date
 

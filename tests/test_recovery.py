@@ -200,6 +200,9 @@ def _take_over(run: Run, done: Run, *stages: str) -> None:
     for notebook in (done.outputs / PROFILE / "notebooks").glob("*_ETH.ipynb"):
         if notebook.name[:2] in stages:
             _copy(notebook, run.outputs / PROFILE / "notebooks" / notebook.name)
+    for record in (done.data / PROFILE / "records").glob("*_ETH.json"):
+        if record.name[:2] in stages:
+            _copy(record, run.data / PROFILE / "records" / record.name)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -17,6 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hyperdapo.market import messages
+from hyperdapo.market import scanner
 from hyperdapo.market.columns import LEVELS
 from hyperdapo.market.exchange import simulate
 from hyperdapo.market.messages import AGGREGATED, FAST, WHOLE, Decoder, Slice
@@ -141,6 +142,10 @@ def test_the_corpus_takes_both_paths() -> None:
     assert decoder.messages == {"l2Book": 5, "bbo": 5, "trades": 6, "activeAssetCtx": 1}
     assert decoder.dropped == {"l2Book_too_deep": 1, "bbo_one_sided": 1, "other_coin": 2}
     assert decoder.connection == 1 and piece.backfill.tolist() == [True] * 2 + [False] + [True] + [False] * 5
+
+
+def test_the_compiled_code_knows_every_field_that_means_something() -> None:
+    assert sorted(scanner._NAMES) == sorted(FIELDS)
 
 
 @pytest.mark.parametrize("name", [*FIELDS, "p\\u0078", "a b", "é"])

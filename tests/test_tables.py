@@ -119,7 +119,7 @@ def test_seeds_are_summed_up_by_mean_and_range() -> None:
 def test_logs_are_found_whether_training_is_done_or_not(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HYPERDAPO_DATA", str(tmp_path))
     btc = Paths("smoke", "BTC")
-    for folder, name in ((btc.model("dapo"), "training_log"), (btc.run("dpo", 1), "progress")):
+    for folder, name in ((btc.adapter("dapo", 1), "training_log"), (btc.run("dpo", 1), "progress")):
         folder.mkdir(parents=True)
         pd.DataFrame({"step": [0, 1], "seed": 1}).to_csv(folder / f"{name}.csv", index=False)
     found = logs_so_far(Paths("smoke"), ["BTC", "ETH"])

@@ -26,7 +26,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from hyperdapo.market.columns import LEVELS, Floats, Nanoseconds
-from hyperdapo.market.native import FIELDS, LAST_MS, LAST_SECOND, STAMP_LENGTH
+from hyperdapo.market.native import LAST_MS, LAST_SECOND, STAMP_LENGTH
 
 Integers = NDArray[np.int64]
 _Text = tuple[tuple[np.uint64, np.uint64, int], ...]
@@ -93,7 +93,9 @@ _TIME, _BBO, _LEVELS, _LEVELS_END, _ASKS = map(_text, (',"time":', ',"bbo":[', '
 _PX, _SZ, _N, _LINE_END = map(_text, ('{"px":"', '","sz":"', '","n":', "}\n"))
 _TRADES, _PRINT, _SIDE = map(_text, (' {"channel":"trades","data":[', '{"coin":', ',"side":"'))
 _FIELD, _VALUE, _NULL, _TRUE, _FALSE = map(_text, (',"', '":', "null", "true", "false"))
-_OURS = tuple(_text(f'{name}"', 2) for name in FIELDS)
+_NAMES = ("bbo", "channel", "coin", "data", "fast", "levels", "px", "side", "spread", "sz", "tid", "time")
+"""`native.FIELDS`, written out: compiled code is cached until *this* file changes."""
+_OURS = tuple(_text(f'{name}"', 2) for name in _NAMES)
 _BUYS, _SELLS, _TRADED, _HASH, _TID = map(_text, ('B","px":"', 'A","px":"', '","time":', ',"hash":"0x', '","tid":'))
 _USERS, _USER, _USERS_END = map(_text, (',"users":["0x', '","0x', '"]'))
 _1, _3, _7, _8, _10, _16, _32, _56, _64 = (np.uint64(number) for number in (1, 3, 7, 8, 10, 16, 32, 56, 64))
