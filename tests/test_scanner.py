@@ -16,8 +16,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hyperdapo.market import messages
-from hyperdapo.market import scanner
+from hyperdapo.market import messages, scanner
 from hyperdapo.market.columns import LEVELS
 from hyperdapo.market.exchange import simulate
 from hyperdapo.market.messages import AGGREGATED, FAST, WHOLE, Decoder, Slice
