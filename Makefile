@@ -28,7 +28,7 @@ reproduce: setup  ## run the main job: PROFILE=sample, all nine notebooks, into 
 	@$(BIN)/hyperdapo run --profile $(PROFILE)
 
 test: setup  ## run all tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: setup  ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check lib tests benchmarks && $(BIN)/mypy lib

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 import pytest
@@ -33,12 +34,12 @@ SET_THREADS = ["adapters=1", "generalist=1", "convergence=1", "inference=1"]
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[dict[str, str]]:
+def cluster() -> Iterator[dict[str, str]]:
     if absent := slurm.missing():
         pytest.skip(f"no {', '.join(absent)}: apt-get install slurmctld slurmd slurm-client munge")
     if find_spec("snakemake_executor_plugin_slurm") is None:
         pytest.skip("no snakemake-executor-plugin-slurm: make setup")
-    with slurm.cluster(tmp_path / "cluster") as environment:
+    with TemporaryDirectory() as folder, slurm.cluster(Path(folder)) as environment:  # short: it holds sockets
         yield environment
 
 
