@@ -81,8 +81,8 @@ def _log(there: RentedHost) -> str:
     return "".join(path.read_text() for path in (there.folder / ".remote").glob("05_train-*.log"))
 
 
-def _kernel_runs() -> bool:
-    return bool(running(f"{MARK}05_train", "ipykernel"))
+def _trains() -> bool:
+    return bool(running(f"{MARK}05_train", "hyperdapo.cli train"))
 
 
 def test_a_training_comes_back_though_the_connection_drops(
@@ -91,7 +91,7 @@ def test_a_training_comes_back_though_the_connection_drops(
     client = _client(tmp_path / "client", inputs, rented)
     client.environment["TARDIS_API_KEY"] = KEY
     first = client.start(*TRAIN)
-    _until(_kernel_runs, first)
+    _until(_trains, first)
     assert not running(KEY) or {process.pid for process in running(KEY)} <= _family(first.pid)
     assert rented.drop_connections() >= 1
 
@@ -115,7 +115,7 @@ def _assert_followed_whole(there: RentedHost, client: Client, out: str) -> None:
     """One run, one log, every byte of it shown once and kept once."""
     (log,) = (there.folder / ".remote").glob("05_train-*.log")
     assert out == log.read_text() == (client.data / "smoke" / "remote" / log.name).read_text()
-    assert out.count("Finished jobid: 1 (Rule: train)") == 1
+    assert out.count("05_train BTC done in ") == 1
 
 
 def _assert_results(client: Client) -> None:
@@ -147,7 +147,7 @@ def _assert_nothing_is_done_twice(client: Client, there: RentedHost, monkeypatch
     client.adopt(monkeypatch)
     captured.readouterr()
     remote.run(_host(there), _request())
-    assert b"Nothing to be done" in captured.readouterr().out and "done at" in remote.status(_host(there))
+    assert b"nothing to run" in captured.readouterr().out and "done at" in remote.status(_host(there))
     assert render.stat().st_mtime_ns == made and not running(MARK)
     os.utime(client.data / "smoke/BTC/outcomes.parquet")
     remote.fetch(_host(there), None)
@@ -160,10 +160,10 @@ def test_a_run_can_be_left_looked_at_fetched_and_stopped(
     client, extra = _client(tmp_path / "client", inputs, rented), tmp_path / "long.yaml"
     extra.write_text(json.dumps({"training": {"seeds": list(range(500))}}))
     process = client.start(*TRAIN, "--params", str(extra))
-    _until(_kernel_runs, process)
+    _until(_trains, process)
     process.send_signal(signal.SIGINT)
     assert "run the same command again" in process.communicate(timeout=60)[1] and process.returncode == 130
-    assert _kernel_runs(), "the stage lives on when nobody follows it"
+    assert _trains(), "the stage lives on when nobody follows it"
 
     client.adopt(monkeypatch)
     shown = client.run("--status")[0]
@@ -189,7 +189,7 @@ def test_a_stage_that_fails_there_says_why_here(
     with pytest.raises(HostError, match="failed with exit code 1 in 05_train") as failure:
         remote.run(_host(rented), _request())
     _, reason, *_, last = str(failure.value).splitlines()
-    assert "05_train BTC" in reason and "features.parquet" in reason and "Traceback" not in str(failure.value)
+    assert "05_adapters BTC" in reason and "features.parquet" in reason and "Traceback" not in str(failure.value)
     whole = Path(last.removeprefix("  the whole log: "))
     assert whole.read_text() == _log(rented) and reason.strip() in whole.read_text()
 
@@ -346,7 +346,7 @@ def test_the_workflow_says_what_a_stage_reads_and_writes() -> None:
     files = _request().files
     tables = {path.name for path in files["05_train"].inputs if path.suffix == ".parquet"}
     assert tables == {"features.parquet", "outcomes.parquet"}
-    shown = {"training_log.csv", "05_train_BTC.ipynb"}
+    shown = {"training_log.csv", "05_train_BTC.ipynb", "05_train_BTC.json"}
     assert {path.name for path in files["05_train"].outputs} == shown | {"seed_0", "seed_1"}, "and what trains before"
     assert set(files) == set(workflow.STAGES)
 

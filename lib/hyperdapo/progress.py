@@ -97,7 +97,7 @@ class Job:
 
 
 class Progress:
-    """Follows the events of a run and prints lines; `failed` holds the labels of jobs that did."""
+    """Follows the events of a run and prints lines; `total` jobs are to run, `failed` names those that did."""
 
     def __init__(self, profile: str, stages: Mapping[str, str], cores: int) -> None:
         """`stages` maps each rule of the workflow to its stage, `cores` is how many jobs run side by side."""
@@ -105,7 +105,7 @@ class Progress:
         self._estimates = Estimates(profile)
         self._running: dict[str, Job] = {}
         self._waiting: Counter[str] = Counter()
-        self._total = self._done = 0
+        self._done, self.total = 0, 0
         self.failed: list[str] = []
         self._printed = time.monotonic()
 
@@ -116,9 +116,9 @@ class Progress:
             self._waiting = Counter(
                 {rule: count for rule, count in event["stats"].items() if rule in self._stages and count}
             )
-            self._total = sum(self._waiting.values())
-            if self._total:
-                self._say(f"{self._profile}: {self._total} to run{self._left()}")
+            self.total = sum(self._waiting.values())
+            if self.total:
+                self._say(f"{self._profile}: {self.total} to run{self._left()}")
         elif event and kind == "job_info" and event["rule_name"] in self._stages:
             self._start(event)
         elif event and kind in ("job_finished", "job_error"):
@@ -135,7 +135,7 @@ class Progress:
         job = _job(event, self._stages)
         self._running[str(event["jobid"])] = job
         self._waiting[event["rule_name"]] -= 1
-        self._say(f"{job.label} started ({self._done} of {self._total} done{self._left()})")
+        self._say(f"{job.label} started ({self._done} of {self.total} done{self._left()})")
 
     def _finish(self, job: Job, failed: bool) -> None:
         if failed:
@@ -144,7 +144,7 @@ class Progress:
             return
         self._done += 1
         self._estimates.learn(job.label, job.seconds)
-        self._say(f"{job.label} done in {_span(job.seconds)} ({self._done} of {self._total} done{self._left()})")
+        self._say(f"{job.label} done in {_span(job.seconds)} ({self._done} of {self.total} done{self._left()})")
 
     def _say(self, text: str) -> None:
         self._printed = time.monotonic()
@@ -162,7 +162,7 @@ class Progress:
         if not self._running:
             return
         jobs = ", ".join(self._describe(job) for job in self._running.values())
-        text = f"{self._done} of {self._total} done{self._left()}; {jobs}"
+        text = f"{self._done} of {self.total} done{self._left()}; {jobs}"
         if sys.stdout.isatty():
             width = shutil.get_terminal_size().columns
             self._wipe()

@@ -49,6 +49,7 @@ _ROOM_FOR_NOTES = 1 << 20  # bytes; with less, a failed stage may not even have 
 _LAST_LINES = 3  # of the log of a workflow that did not even begin
 _RERUN = ["--rerun-incomplete", "--keep-going"]
 _MANY = 10**6  # jobs side by side on a cluster
+_NOTHING = "nothing to run: all is up to date"
 
 
 def dependencies(stage: str) -> tuple[list[Path], list[str]]:
@@ -148,6 +149,8 @@ def run(
             _tidy(parameters.profile, failures_too=False)
     if status:
         raise _failure(parameters.profile, progress.failed, status, log)
+    if not progress.total:
+        print(_NOTHING)
 
 
 def _again(parameters: Parameters, stages: list[str], force: str | None) -> tuple[list[str], dict[str, str]]:
@@ -179,7 +182,7 @@ def _explain(command: list[str], lost: Mapping[str, str]) -> None:
         log = Path(folder) / "log"
         if engine.run(command[3:], log, listen):
             raise HyperdapoError(f"the workflow cannot be planned: {_last_words(log)}")
-    print("\n".join(f"{label}: {reason}" for label, reason in jobs.items()) or "nothing to run: all is up to date")
+    print("\n".join(f"{label}: {reason}" for label, reason in jobs.items()) or _NOTHING)
 
 
 def _failure(profile: str, failed: list[str], status: int, log: Path) -> HyperdapoError:
@@ -254,9 +257,7 @@ def snakemake(
     """The command that has Snakemake look at some stages of a profile, with more options and config values."""
     values = {
         "profile": parameters.profile,
-        "overrides": b64encode(
-            json.dumps(overrides, default=str).encode()
-        ).decode(),  # Snakemake makes words of numbers
+        "overrides": b64encode(json.dumps(overrides, default=str).encode()).decode(),  # else it makes words of numbers
         "stages": json.dumps(stages),
         **(config or {}),
     }
