@@ -130,13 +130,14 @@ def test_a_forced_stage_runs_again_with_what_depends_on_it(smoke: Run) -> None:
     assert "08_backtest ETH: forced" in of_one and "BTC" not in of_one
 
 
-def test_a_changed_parameter_reruns_what_depends_on_it(smoke: Run, tmp_path) -> None:
+def test_a_changed_parameter_reruns_what_depends_on_it_and_so_does_its_return(smoke: Run, tmp_path) -> None:
     extra = tmp_path / "my.yaml"
     extra.write_text(yaml.safe_dump({"inference": {"latency_decisions": 6}}))
-    before = smoke.times()
-    smoke.finish("--params", str(extra))
-    changed = {name[:2] for name, stamp in smoke.times().items() if stamp != before[name]}
-    assert changed == {"07", "08", "09"}
+    for more in (["--params", str(extra)], []):
+        before = smoke.times()
+        smoke.finish(*more)
+        changed = {name[:2] for name, stamp in smoke.times().items() if stamp != before[name]}
+        assert changed == {"07", "08", "09"}
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_numbers(smoke: Run, tmp_path) -> None:
@@ -153,7 +154,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_numbers(smoke: Run, tmp_pat
     assert {name: other.times()[name] for name in finished} == finished, "a finished stage was done again"
 
     differences = compare(other.outputs / "smoke", smoke.outputs / "smoke")
-    assert differences.same.all(), differences[~differences.same]
+    assert differences.same.all(), differences[~differences.same].to_string()
     exact = differences[differences["file"].str.startswith(("tables/", "numbers.tex"))]
     apart = exact[exact["reference"] != exact["measured"]]
     assert len(exact) > 100 and apart.empty, apart
