@@ -14,8 +14,8 @@ from conftest import REPOSITORY
 from hyperdapo.evidence import figures
 from hyperdapo.execution.strategies import STRATEGIES
 from hyperdapo.market.features import NAMES
-from hyperdapo.params import load
-from hyperdapo.paths import NOTEBOOKS
+from hyperdapo.params import load, read
+from hyperdapo.paths import NOTEBOOKS, PARAMS
 from hyperdapo.training_sections import Algorithm
 
 PACKAGE = REPOSITORY / "lib/hyperdapo"
@@ -29,6 +29,7 @@ SOURCES = sorted(
         *(REPOSITORY / name for name in OTHERS),
     ]
 )
+ENDINGS = {"cff", "csv", "html", "json", "jsonl", "log", "lock", "md", "parquet", "py", "tex", "toml", "yaml"}
 NOT_DOCUMENTS = {"notes.md"}  # tests of the rented host make it
 DOCUMENT = re.compile(r"(?<![\w/.:-])(?:[\w.-]+/)*[\w-]+\.md\b")
 HEADING = re.compile(r"((?:[\w.-]+/)*[\w-]+\.md), (?![\w./-]*\.md)([A-Z][^`.;:)\"]*)")
@@ -165,6 +166,22 @@ def test_code_that_the_map_names_is_there() -> None:
     for row in rows(_section("From the thesis to the code")):
         for name in re.findall(r"`([^`]+)`", row[3]):
             assert _resolves(name) or (REPOSITORY / name).is_file(), f"no {name}"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=_name)
+def test_dotted_names_are_code_or_parameters(path: Path) -> None:
+    for name in re.findall(r"`([a-z_]\w*(?:\.\w+)+)`", path.read_text()):
+        if name.rpartition(".")[2] not in ENDINGS:
+            assert name == "sys.path" or _resolves(name) or _is_parameter(name), f"{_name(path)} names {name}"
+
+
+def _is_parameter(name: str) -> bool:
+    values: object = read(PARAMS / "base.yaml")
+    for part in name.split("."):
+        if not isinstance(values, dict) or part not in values:
+            return False
+        values = values[part]
+    return True
 
 
 def test_files_that_contributing_names_are_there() -> None:
