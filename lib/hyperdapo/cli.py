@@ -51,9 +51,15 @@ def _run(options: argparse.Namespace) -> None:
 
 def _render(options: argparse.Namespace) -> None:
     from hyperdapo import gpus, rendering, workflow
-    from hyperdapo.evidence import manifest
+    from hyperdapo.evidence import manifest, prose
     from hyperdapo.paths import NOTEBOOKS, Paths
 
+    if options.text:
+        changed = prose.refresh(Paths(options.profile))
+        print(f"{len(changed)} renders reworded: {', '.join(changed)}" if changed else "no wording has changed")
+        return
+    if not (options.stage and options.output):
+        raise ParameterError("render: name a stage and where its render goes, or --text for the prose of all renders")
     stage = workflow.named(options.stage)
     given = {"profile": options.profile, "overrides": options.overrides}
     given |= {"asset": options.asset} if options.asset else {}
@@ -191,10 +197,15 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     _add_train(commands)
-    render = commands.add_parser("render", help="execute one notebook (what the workflow calls)")
+    render = commands.add_parser(
+        "render", help="execute one notebook (what the workflow calls), or refresh the prose of all renders (--text)"
+    )
     render.set_defaults(call=_render)
-    render.add_argument("stage", help="for example 03_features")
-    render.add_argument("output", type=Path, help="where the rendered notebook goes")
+    render.add_argument("stage", nargs="?", help="for example 03_features")
+    render.add_argument("output", type=Path, nargs="?", help="where the rendered notebook goes")
+    render.add_argument(
+        "--text", action="store_true", help="put the notebooks' present Markdown into the renders of the finished run"
+    )
     render.add_argument("--profile", default="sample")
     render.add_argument("--asset")
     render.add_argument("--overrides", type=_mapping, default={}, help="JSON of parameters laid on top of the profile")
