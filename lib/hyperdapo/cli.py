@@ -51,9 +51,15 @@ def _run(options: argparse.Namespace) -> None:
 
 def _render(options: argparse.Namespace) -> None:
     from hyperdapo import gpus, rendering, workflow
-    from hyperdapo.evidence import manifest
+    from hyperdapo.evidence import manifest, prose
     from hyperdapo.paths import NOTEBOOKS, Paths
 
+    if options.text:
+        changed = prose.refresh(Paths(options.profile))
+        print(f"{len(changed)} renders reworded: {', '.join(changed)}" if changed else "no wording has changed")
+        return
+    if not (options.stage and options.output):
+        raise ParameterError("render: name a stage and where its render goes, or --text for the prose of all renders")
     stage = workflow.named(options.stage)
     given = {"profile": options.profile, "overrides": options.overrides}
     given |= {"asset": options.asset} if options.asset else {}
@@ -169,12 +175,20 @@ def _mapping(text: str) -> dict[str, Any]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="hyperdapo", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
     chosen = argparse.ArgumentParser(add_help=False)
     chosen.add_argument("--profile", default="sample", help="params/PROFILE.yaml (default: sample)")
     chosen.add_argument("--params", type=Path, help="one more YAML file of parameters, laid on top of the profile")
     chosen.add_argument("--asset", nargs="+", metavar="A", help="only these assets")
+    _add_run(commands, chosen)
+    _add_train(commands)
+    _add_render(commands)
+    _add_serve_recordings(commands)
+    _add_remote(commands, chosen)
+    _add_verify(commands)
+    return parser
 
+
+def _add_run(commands: Any, chosen: argparse.ArgumentParser) -> None:
     run = commands.add_parser("run", parents=[chosen], help="bring a profile's notebooks up to date")
     run.set_defaults(call=_run)
     which = run.add_mutually_exclusive_group()
@@ -185,25 +199,44 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--cores", type=_count, default=os.cpu_count() or 1, help="stages side by side (default: all cores)"
     )
-
     run.add_argument(
         "--workflow-profile", metavar="NAME", help="have a cluster run the jobs: slurm, or a folder (docs/cluster.md)"
     )
 
-    _add_train(commands)
-    render = commands.add_parser("render", help="execute one notebook (what the workflow calls)")
+
+def _add_train(commands: Any) -> None:
+    train = commands.add_parser("train", help="train runs of one asset (what the workflow calls before 05)")
+    train.set_defaults(call=_train)
+    train.add_argument("--profile", default="sample")
+    train.add_argument("--asset", required=True, help="or 'all': the generalist of 06")
+    train.add_argument("--algorithm", help="this one only (default: all)")
+    train.add_argument("--seed", type=int, help="this one only (default: all)")
+    train.add_argument("--overrides", type=_mapping, default={}, help="JSON of parameters laid on top of the profile")
+
+
+def _add_render(commands: Any) -> None:
+    render = commands.add_parser(
+        "render", help="execute one notebook (what the workflow calls), or refresh the prose of all renders (--text)"
+    )
     render.set_defaults(call=_render)
-    render.add_argument("stage", help="for example 03_features")
-    render.add_argument("output", type=Path, help="where the rendered notebook goes")
+    render.add_argument("stage", nargs="?", help="for example 03_features")
+    render.add_argument("output", type=Path, nargs="?", help="where the rendered notebook goes")
+    render.add_argument(
+        "--text", action="store_true", help="put the notebooks' present Markdown into the renders of the finished run"
+    )
     render.add_argument("--profile", default="sample")
     render.add_argument("--asset")
     render.add_argument("--overrides", type=_mapping, default={}, help="JSON of parameters laid on top of the profile")
 
+
+def _add_serve_recordings(commands: Any) -> None:
     serve = commands.add_parser("serve-recordings", help="serve recorded *.ndjson.gz files as a Tardis endpoint")
     serve.set_defaults(call=_serve_recordings)
     serve.add_argument("folder", type=Path)
     serve.add_argument("--port", type=_port, default=8911)
 
+
+def _add_remote(commands: Any, chosen: argparse.ArgumentParser) -> None:
     remote = commands.add_parser(
         "remote", parents=[chosen], help="run one notebook on a rented host, over ssh (docs/a100.md)"
     )
@@ -218,6 +251,8 @@ def _parser() -> argparse.ArgumentParser:
     instead.add_argument("--fetch", action="store_true", help="bring what is there, checkpoints of a running stage too")
     instead.add_argument("--stop", action="store_true", help="end what runs there")
 
+
+def _add_verify(commands: Any) -> None:
     verify = commands.add_parser("verify", help="say, number by number, what came back the same")
     verify.set_defaults(call=_verify)
     verify.add_argument("--profile", default="sample")
@@ -225,17 +260,6 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--reference", type=Path, help="outputs to compare with (default: the committed ones)")
     verify.add_argument("--no-run", action="store_true", help="compare what is there, bring nothing up to date")
     verify.add_argument("--cores", type=_count, default=os.cpu_count() or 1)
-    return parser
-
-
-def _add_train(commands: Any) -> None:
-    train = commands.add_parser("train", help="train runs of one asset (what the workflow calls before 05)")
-    train.set_defaults(call=_train)
-    train.add_argument("--profile", default="sample")
-    train.add_argument("--asset", required=True, help="or 'all': the generalist of 06")
-    train.add_argument("--algorithm", help="this one only (default: all)")
-    train.add_argument("--seed", type=int, help="this one only (default: all)")
-    train.add_argument("--overrides", type=_mapping, default={}, help="JSON of parameters laid on top of the profile")
 
 
 if __name__ == "__main__":

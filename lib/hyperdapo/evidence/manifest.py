@@ -44,7 +44,7 @@ def record(paths: Paths, stage: str, stamps: Mapping[str, Any], files: Iterable[
             shown[path.relative_to(paths.outputs).as_posix()] = sha256(path)
         elif path.is_file() and path.is_relative_to(data_root() / paths.profile):
             derived[path.relative_to(data_root() / paths.profile).as_posix()] = sha256(path)
-    return _write(record_path(paths, stage), dict(stamps) | {"files": shown, "derived": derived})
+    return store(record_path(paths, stage), dict(stamps) | {"files": shown, "derived": derived})
 
 
 def record_render(paths: Paths, stage: str, render: Path) -> None:
@@ -61,7 +61,7 @@ def record_render(paths: Paths, stage: str, render: Path) -> None:
     entry = read(place)
     if render.resolve().is_relative_to(paths.outputs):
         entry["files"][render.resolve().relative_to(paths.outputs).as_posix()] = sha256(render)
-        _write(place, entry)
+        store(place, entry)
 
 
 def assembled(parameters: Parameters, paths: Paths, units: Iterable[str]) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def write(parameters: Parameters, paths: Paths, units: Iterable[str]) -> Path:
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        return _write(paths.outputs / NAME, assembled(parameters, paths, units))
+        return store(paths.outputs / NAME, assembled(parameters, paths, units))
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -142,7 +142,8 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write(path: Path, content: Mapping[str, Any]) -> Path:
+def store(path: Path, content: Mapping[str, Any]) -> Path:
+    """Write a manifest or a record, whole or not at all."""
     with atomic(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return path

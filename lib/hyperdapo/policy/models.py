@@ -41,8 +41,6 @@ def load_base(policy: Policy) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]
         model: PreTrainedModel = tiny.model(tokenizer, precision())
     else:
         model, tokenizer = _from_pretrained(policy), bases.load_tokenizer(policy.base_model)
-    if not torch.cuda.is_available():
-        model.set_attn_implementation("eager")  # twice as quick as the fused kernel where few tokens look back
     return model.eval().requires_grad_(False), tokenizer
 
 
