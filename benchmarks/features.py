@@ -1,7 +1,7 @@
 """The 15 features on a 1 s grid: a row of them, a full day in 15 s, and the same day against two peers in pandas.
 
 - `features_per_row`: a row of ours against a row of the oracle that the tests hold us to, which follows the table of
-  DESIGN §4 word by word and reads the whole past for each row. It is no tool that anybody would run.
+  docs/design.md, Features, word by word and reads the whole past for each row. It is no tool that anybody would run.
 - `features_day_in_15_s`: a full synthetic BTC day (sample parameters), against the 15 s that we allow it.
 - `features_day_pandas`: the same day, against what somebody at home in pandas writes (`_pandas_features`): vectorised,
   but for three features that take a `rolling.apply`.

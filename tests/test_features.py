@@ -1,4 +1,4 @@
-"""The 15 features against a slow oracle that follows the table of DESIGN §4 word by word."""
+"""The 15 features against a slow oracle that follows the table of docs/design.md, Features, word by word."""
 
 import gzip
 import math

@@ -194,7 +194,7 @@ def test_tiny_model_and_tokenizer_are_always_the_same() -> None:
     ],
 )
 def test_rank_16_on_qwen_trains_so_many_parameters(profile: str, shape: tuple, counts: tuple) -> None:
-    """§4.3.2 prints 10,100,736; rank 16 on q, k, v, o of Qwen2.5-7B gives 10,092,544 of 7,615,616,512 (DESIGN §5)."""
+    """§4.3.2 prints 10,100,736; rank 16 on q, k, v, o of Qwen2.5-7B gives 10,092,544 of 7,615,616,512."""
     names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     names += ("num_key_value_heads", "tie_word_embeddings")
     config = Qwen2Config(**dict(zip(names, shape, strict=True)))

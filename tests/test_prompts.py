@@ -47,7 +47,7 @@ def test_prompt_is_constant_instruction_then_state_then_cue() -> None:
 
 def test_all_fifteen_features_are_told() -> None:
     columns = {feature.column.removesuffix("_z") for feature in FEATURES}
-    assert columns == set(NAMES) and len(FEATURES) == 15
+    assert columns == set(NAMES) and len(FEATURES) == len(NAMES)
     text = body(encode_states(features(), parents([1]), OFFSETS)[0])
     assert all(f" {feature.word}5" in text for feature in FEATURES)
 

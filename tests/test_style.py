@@ -1,4 +1,4 @@
-"""The bounds of DESIGN §8, held by a test: short cells, short modules, one direction of imports, no paths in cells."""
+"""The bounds of CONTRIBUTING.md, Style: short cells, short modules, one direction of imports, no paths in cells."""
 
 import ast
 import itertools

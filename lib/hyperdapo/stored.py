@@ -1,9 +1,9 @@
-"""What one stage leaves for the next in a data folder (DESIGN §3): Parquet and JSON whose every bit is accounted for.
+"""What one stage leaves for the next in a data folder: Parquet and JSON whose every bit is accounted for.
 
-The writer of a file notes its SHA-256 in `checksums/NAME.sha256` beside it, one record a file, so that stages that run
-side by side never write to the same one (`sha256sum -c checksums/*` reads them too). A reader takes a file only if it
-is the one that was noted; a process reads each file once for that. Parquet pages carry checksums of their own, which
-are compared whenever a page is read.
+What the tables hold: docs/design.md, Data dictionary. The writer of a file notes its SHA-256 in
+`checksums/NAME.sha256` beside it, one record a file, so that stages that run side by side never write to the same one
+(`sha256sum -c checksums/*` reads them too). A reader takes a file only if it is the one that was noted; a process reads
+each file once for that. Parquet pages carry checksums of their own, which are compared whenever a page is read.
 """
 
 import hashlib

@@ -39,7 +39,7 @@ class Clip(Section):
 
 
 class Dapo(Clip):
-    """Full-information DAPO (DESIGN §6)."""
+    """Full-information DAPO (docs/design.md, Algorithms)."""
 
     learning_rate: Positive
     updates_per_rollout: Count

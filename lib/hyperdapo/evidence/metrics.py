@@ -1,4 +1,4 @@
-"""Execution metrics of §3.4 with intervals over independent blocks of time (DESIGN §7).
+"""Execution metrics of §3.4 with intervals over independent blocks of time (docs/design.md, Evidence).
 
 Orders of one block share the market's fate, so a block, not an order, is what a bootstrap draws (§3.5.3).
 Costs are in bps of the arrival mid, positive when worse for the trader.

@@ -2,7 +2,7 @@
 
 The efficient price is a martingale of jumps plus a drift that follows a latent signal. The signal always tilts resting
 depth and the sign of market orders; `predictability` sets only which share of the variance of the efficient price's
-60 s return is that drift. At 0 nothing visible foretells anything: the null world of DESIGN §7.
+60 s return is that drift. At 0 nothing visible predicts anything: the null world of docs/design.md, Evidence.
 """
 
 import zlib
@@ -86,7 +86,7 @@ def simulate(
 
 
 def ladder(price_usd: float, sz_decimals: int) -> Integers:
-    """Every valid price within a factor of four, ascending, in units of `10 ** (sz_decimals - 6)` USD (DESIGN §4)."""
+    """Every valid price within a factor of four, ascending, in units of `10 ** (sz_decimals - 6)` USD."""
     units = 10 ** (6 - sz_decimals)
     low, high = price_usd / LADDER_SPAN * units, price_usd * LADDER_SPAN * units
     decades = []

@@ -1,4 +1,4 @@
-"""The 15 microstructure features (§3.2.2, Listing 4.2; exact definitions in the table of DESIGN §4) and eq. 3.2.
+"""The 15 microstructure features (§3.2.2, Listing 4.2) and eq. 3.2; exact definitions: docs/design.md, Features.
 
 At a decision time t only messages with `local_ns` <= t count. Windows are (t - w, t]. What the visible book does not
 reach is not invented: sums run over visible levels, and `visible_depth_bps` says how far those reach. What is not

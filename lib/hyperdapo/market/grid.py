@@ -1,4 +1,4 @@
-"""The price and size grid of Hyperliquid perpetuals (DESIGN §4).
+"""The price and size grid of Hyperliquid perpetuals (docs/design.md, Market facts).
 
 A price has at most 5 significant figures and at most `6 - sz_decimals` decimals; integers are always valid.
 The tick therefore moves with the price. A size is a multiple of `10 ** -sz_decimals` coin, an order at least 10 USD.

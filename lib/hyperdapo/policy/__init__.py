@@ -1,1 +1,1 @@
-"""The policy: states as text, rewards, preference pairs, models, training and decisions (DESIGN §6)."""
+"""The policy: states as text, rewards, preference pairs, models, training and decisions."""

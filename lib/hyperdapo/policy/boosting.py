@@ -1,4 +1,4 @@
-"""A gradient-boosted policy on the same 15 features: the yardstick for a language model (DESIGN §7).
+"""A gradient-boosted policy on the same 15 features: the yardstick for a language model (docs/design.md, Algorithms).
 
 One regressor per action foretells its reward; the policy takes the action with the highest. Features that point to a
 direction of the price are also given relative to the side of the order, as the prompt gives them.

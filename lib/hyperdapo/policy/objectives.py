@@ -1,6 +1,6 @@
-"""Objective functions: tensors in, tensors out (DESIGN §6). A policy is (n, K) log-probabilities of K actions.
+"""Objective functions: tensors in, tensors out. A policy is (n, K) log-probabilities of K actions.
 
-How they differ from the papers:
+How they differ from the papers (all of them side by side: docs/design.md, Algorithms):
 
 `clipped_surrogate`, of `dapo` (DAPO, arXiv:2503.14476): the simulator replays all K candidate orders from each state,
 so the group of a state is its whole action set, known in full. The expectation over actions is exact: nothing is

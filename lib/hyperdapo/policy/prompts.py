@@ -1,4 +1,4 @@
-"""State and action as text (§4.8.1, Listing 4.8, DESIGN §6).
+"""State and action as text (§4.8.1, Listing 4.8; docs/design.md, State and action).
 
 A prompt is the constant instruction first and the changing numbers last, so that a model can keep the keys and values
 of the instruction. Each feature is a word and a digit from 1 to 9, two tokens; 5 is neutral. What predicts the price is

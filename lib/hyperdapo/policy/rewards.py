@@ -2,8 +2,9 @@
 
     R = alpha R_execution + beta R_risk + gamma R_cost,  all in bps of the arrival mid
 
-The draft's R_exec has no side, and an order that never fills costs it nothing (DESIGN §5). Here the side counts, and
-what it costs to complete the order at the horizon is slippage. With weights (1, 0, 1) the reward is minus the cost.
+The draft's R_exec has no side, and an order that never fills costs it nothing. Here the side counts, and what it
+costs to complete the order at the horizon is slippage. With weights (1, 0, 1) the reward is minus price and fees
+(docs/design.md, Rewards and objectives).
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The policy as a distribution over K letters: one forward pass, nothing generated (DESIGN §6).
+"""The policy as a distribution over K letters: one forward pass, nothing generated (docs/design.md, State and action).
 
 The adapter is an activated LoRA (arXiv:2504.12397): it acts from the cue at the end of the prompt on, so that all that
 comes before the cue is read by the frozen base alone. Its keys and values therefore never change: they are computed
