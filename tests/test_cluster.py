@@ -124,6 +124,7 @@ def asked(folder: Path, options: list[str], config: dict[str, str], profile: str
 MODEL_RULES = {"adapters", "generalist", "train", "convergence", "inference"}
 
 
+@pytest.mark.slow
 def test_every_job_asks_for_time_and_memory_and_none_for_a_gpu_on_cpus(tmp_path: Path) -> None:
     found = asked(tmp_path, ["--cores", "4"], {"each_run": "1"}, "smoke")
     for rule, wanted in found.items():
@@ -132,6 +133,7 @@ def test_every_job_asks_for_time_and_memory_and_none_for_a_gpu_on_cpus(tmp_path:
     assert len(found["adapters"]) == 2 * runs and len(found["generalist"]) == 2, "a training is a job"
 
 
+@pytest.mark.slow
 def test_a_model_in_four_bits_asks_for_a_gpu_and_a_training_for_one_a_process(tmp_path: Path) -> None:
     changes = {"assets": ["BTC"], "training": {"processes": 2}}
     found = asked(tmp_path, ["--cores", "4"], {"each_run": "1"}, "thesis", **changes)
@@ -141,6 +143,7 @@ def test_a_model_in_four_bits_asks_for_a_gpu_and_a_training_for_one_a_process(tm
     assert max(job["runtime"] for jobs in found.values() for job in jobs) <= 2 * 24 * 60
 
 
+@pytest.mark.slow
 def test_here_an_asset_is_one_job_and_cores_and_gpus_are_shared_out(tmp_path: Path, monkeypatch) -> None:
     seen = [workflow.gpus.Gpu("0", "GPU-0"), workflow.gpus.Gpu("1", "GPU-1")]
     monkeypatch.setattr(workflow.gpus, "visible", lambda: seen)

@@ -64,6 +64,7 @@ def test_an_endpoint_that_is_down_is_one_clear_error(tmp_path) -> None:
     assert "Traceback" not in printed.split("hyperdapo: ")[-1]
 
 
+@pytest.mark.slow
 def test_a_stage_before_its_inputs_says_what_makes_them(tmp_path) -> None:
     run = Run(tmp_path)
     command = [*HYPERDAPO, "render", "03_features", str(tmp_path / "out.ipynb"), "--profile", "smoke", "--asset", "ETH"]

@@ -103,6 +103,7 @@ def counted_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return taken
 
 
+@pytest.mark.slow
 def test_sigkill_and_the_same_command_again_give_the_same_curve(tmp_path: Path) -> None:
     """The process is killed once its first checkpoints are written, and once more."""
     changes = {"training": {**short().training.model_dump(mode="json"), "steps": 64, "seeds": [0, 1]}}
@@ -174,6 +175,7 @@ def test_gradient_accumulation_changes_no_number(splits: dict[str, States]) -> N
     np.testing.assert_allclose(parts[columns], once[columns], rtol=2e-3, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_two_processes_share_an_update_and_listen_on_loopback_only(
     splits: dict[str, States], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -211,6 +213,7 @@ class Listening:
                     self.addresses |= {one.laddr.ip for one in sockets if one.status == psutil.CONN_LISTEN}
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_says_why(splits: dict[str, States]) -> None:
     with pytest.raises(TrainingError, match=r"one of 2 processes that trained .*dapo.seed_0 failed: .*wandb"):
         trained(short(processes=2, report_to="wandb"), splits)
