@@ -20,7 +20,7 @@ from hyperdapo.params import load
 from hyperdapo.paths import GENERALIST, PROFILES
 from hyperdapo.policy import jobs
 from planted import same_curve
-from smoke import SMALL, Run, assert_same_numbers, take_over
+from smoke import ITS_OWN, SMALL, Run, assert_same_numbers, take_over
 
 QUICK = {
     "slurm-init-seconds-before-status-checks": 1,
@@ -79,7 +79,7 @@ def test_a_killed_job_and_the_same_command_again_end_as_a_run_without_a_cluster(
     assert ours.keys() == theirs.keys()
     for name, log in ours.items():
         same_curve(log, theirs[name])
-    assert_same_numbers(small.kept.outputs, spread.outputs, workflow.units(["BTC"])[3:])
+    assert_same_numbers(small.kept.outputs, spread.outputs, ITS_OWN)
 
 
 def _training(cluster: dict[str, str], data: Path) -> str | None:
