@@ -186,6 +186,7 @@ def test_a_stage_that_fails_there_says_why_here(
     assert whole.read_text() == _log(rented) and reason.strip() in whole.read_text()
 
 
+@pytest.mark.slow
 def test_an_input_that_is_not_here_names_the_command(rented: RentedHost, tmp_path: Path) -> None:
     printed = Client(tmp_path / "client", rented).run(*TRAIN, code=1)[1]
     assert "features.parquet is not there" in printed and "hyperdapo run --profile smoke --until 03" in printed
