@@ -37,7 +37,7 @@ def small(common: Path, smoke: Run) -> Run:
     """A run of `SMALL`, which reads what the first four stages of `smoke` made: they know nothing of the difference."""
 
     def make(folder: Path) -> Run:
-        run = Run(folder, SMALL)
+        run = Run(folder, SMALL, cores=1)  # a training rounds otherwise on more threads
         if not run.data.exists():
             take_over(smoke.kept, run.data, run.outputs, "BTC", "01", "02", "03", "04")
         return run

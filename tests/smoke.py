@@ -30,11 +30,15 @@ class Run:
     """One place of data and outputs, and the command run in it, with some parameters and variables of its own."""
 
     def __init__(
-        self, place: Path, settings: Mapping[str, Any] | None = None, environment: Mapping[str, str] | None = None
+        self,
+        place: Path,
+        settings: Mapping[str, Any] | None = None,
+        environment: Mapping[str, str] | None = None,
+        cores: int = 2,
     ) -> None:
         place.mkdir(parents=True, exist_ok=True)
         self.place, self.data, self.outputs = place, place / "data", place / "outputs"
-        self._log, self._own = place / "printed.txt", list[str]()
+        self._log, self._own, self._cores = place / "printed.txt", list[str](), str(cores)
         if settings:
             own = place / "settings.yaml"
             self._own = ["--params", str(own)]
@@ -45,7 +49,7 @@ class Run:
         self.environment = os.environ | path | where | (environment or {})
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "hyperdapo.cli", "run", "--profile", PROFILE, "--cores", "2"]
+        command = [sys.executable, "-m", "hyperdapo.cli", "run", "--profile", PROFILE, "--cores", self._cores]
         where: dict[str, Any] = {"cwd": REPOSITORY, "env": self.environment, "start_new_session": True}
         with self._log.open("wb") as log:
             return subprocess.Popen([*command, *self._own, *arguments], stdout=log, stderr=log, **where)
