@@ -30,7 +30,7 @@ reproduce: setup  ## run the main job: PROFILE=sample, all nine notebooks, into 
 test: setup  ## run all tests
 	@$(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder
 
-test-fast: setup  ## run the tests that take no run of the pipeline, no training and no cluster: under 2 minutes
+test-fast: setup  ## run the tests that take no run of the pipeline, no training and no cluster
 	@$(BIN)/python -m pytest -n auto --dist loadgroup -m "not slow"
 
 lint: setup  ## ruff and mypy
