@@ -3,11 +3,11 @@ PYTHON ?= python3
 PROFILE ?= sample
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test lint lab verify bench lock clean
+.PHONY: help setup reproduce test test-fast lint lab verify bench lock clean
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
 setup:  ## build or repair .venv from requirements.lock
 	@if ! { $(BIN)/python .ci/check_env.py; } 2>/dev/null; then $(MAKE) --no-print-directory .venv-anew; fi
@@ -28,7 +28,10 @@ reproduce: setup  ## run the main job: PROFILE=sample, all nine notebooks, into 
 	@$(BIN)/hyperdapo run --profile $(PROFILE)
 
 test: setup  ## run all tests
-	@$(BIN)/python -m pytest -n auto --dist loadfile
+	@$(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder
+
+test-fast: setup  ## run the tests that take no run of the pipeline, no training and no cluster
+	@$(BIN)/python -m pytest -n auto --dist loadgroup -m "not slow"
 
 lint: setup  ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check lib tests benchmarks && $(BIN)/mypy lib

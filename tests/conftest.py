@@ -1,8 +1,11 @@
-"""Shared places. Tests that use the real recordings skip where `../shared/data` is absent."""
+"""Shared places, and the order of the tests. What uses the real recordings skips where `../shared/data` is absent."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+from smoke import SMALL, Run, shared, take_over
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RECORDINGS = REPOSITORY.parent / "shared" / "data"
@@ -14,3 +17,42 @@ def recordings() -> Path:
     if not RECORDINGS.is_dir():
         pytest.skip(f"no recordings at {RECORDINGS}")
     return RECORDINGS
+
+
+@pytest.fixture(scope="session")
+def common(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A temporary folder that all workers of pytest-xdist share."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def smoke(common: Path) -> Run:
+    """A run of the profile `smoke`, all stages and assets."""
+    return shared(common / "smoke", Run)
+
+
+@pytest.fixture(scope="session")
+def small(common: Path, smoke: Run) -> Run:
+    """A run of `SMALL`, which reads what the first four stages of `smoke` made: they know nothing of the difference."""
+
+    def make(folder: Path) -> Run:
+        run = Run(folder, SMALL, cores=1)  # a training rounds otherwise on more threads
+        if not run.data.exists():
+            take_over(smoke.kept, run.data, run.outputs, "BTC", "01", "02", "03", "04")
+        return run
+
+    return shared(common / "small", make)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests first, so that no worker begins one when the others are done. A worker takes a whole file.
+
+    A long one is marked `slow`. It goes to a worker by itself, unless its mark `xdist_group` says with which others.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            alone = item.get_closest_marker("slow") is not None
+            item.add_marker(pytest.mark.xdist_group(item.nodeid if alone else item.path.stem))

@@ -21,18 +21,17 @@ from typing import Any
 
 import psutil
 
-from conftest import REPOSITORY
 from hyperdapo.market.replay_server import Faults, Filters, serve, synthetic_market
 from hyperdapo.params import Parameters, load, merge
+from hyperdapo.paths import REPOSITORY
+from smoke import DOWNLOADED, PROFILE
 
-PROFILE = "smoke"
 KEY = "TD.a-key-that-no-file-may-hold"
 RESULTS = ("book", "bbo", "trades", "features", "cleaning", "split")
 FAULTS = {"server_error_every": 3, "truncate_every": 11, "rate_limit_every": 7}
 
 LAST_KILL = 0.72  # of the progress; a little later than the end of 02
 _MINUTE_NS = 60_000_000_000
-DOWNLOADED = ("slices", "days", "manifest.json")  # what 01 keeps: it counts retries, so it is not the same every time
 TOLD = ("failures", "progress", "records")  # what a run says of itself, its retries included
 
 Day = tuple[str, str]  # asset, date

@@ -66,6 +66,7 @@ def test_a_line_of_the_archive_is_a_replay_line() -> None:
     assert replay_line(b"not of an archive") == b"not of an archive\n"
 
 
+@pytest.mark.slow
 def test_hours_become_slices_and_nothing_is_lost(tmp_path: Path, paths: Paths) -> None:
     noise = b"what is this\n"
     hours = {12: b"".join(archived(second) for second in range(1, 3600)) + noise}

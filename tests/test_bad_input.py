@@ -270,6 +270,7 @@ def test_a_perpetual_of_any_name_is_accepted(name: str) -> None:
     assert load("smoke", added, name).assets == [name]
 
 
+@pytest.mark.slow
 def test_a_name_with_a_colon_goes_through_the_workflow(tmp_path: Path) -> None:
     """01 to 03, as a command: paths, wildcards, shell words and the endpoint's address all carry the name."""
     described = load("smoke").synthetic.assets["ETH"].model_dump()
@@ -279,6 +280,8 @@ def test_a_name_with_a_colon_goes_through_the_workflow(tmp_path: Path) -> None:
                 "assets": ["xyz:NVDA"],
                 "asset_facts": {"xyz:NVDA": {"sz_decimals": 3}},
                 "synthetic": {"assets": {"xyz:NVDA": described}},
+                "source": {"to": "2025-08-01T00:15:00Z"},
+                "features": {"warmup_s": 60, "window_s": 60},
             }
         )
     )

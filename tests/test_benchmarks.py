@@ -16,6 +16,7 @@ from hyperdapo.policy import tiny
 from markets import random_market
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["by_apply", "by_pairs"])
 def test_the_pandas_peer_computes_the_same_features(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")

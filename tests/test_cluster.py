@@ -3,7 +3,6 @@
 import os
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -15,13 +14,13 @@ import pytest
 import yaml
 
 import slurm
-from conftest import REPOSITORY
 from hyperdapo import workflow
 from hyperdapo.errors import ParameterError
 from hyperdapo.params import load
 from hyperdapo.paths import GENERALIST, PROFILES
 from hyperdapo.policy import jobs
 from planted import same_curve
+from smoke import ITS_OWN, SMALL, Run, assert_same_numbers, take_over
 
 QUICK = {
     "slurm-init-seconds-before-status-checks": 1,
@@ -29,7 +28,6 @@ QUICK = {
     "latency-wait": 10,
     "retries": 0,
 }
-SMALL = {"assets": ["BTC"], "training": {"algorithms": ["dapo", "dpo"], "seeds": [0]}}
 SET_THREADS = ["adapters=1", "generalist=1", "convergence=1", "inference=1"]
 
 
@@ -43,50 +41,29 @@ def cluster() -> Iterator[dict[str, str]]:
         yield environment
 
 
-class Place:
-    """A place of data and outputs, and `hyperdapo run` of a small `smoke` there."""
-
-    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
-        folder.mkdir()
-        self.data, self._log, self._params = folder / "data", folder / "run.log", folder / "small.yaml"
-        self._params.write_text(yaml.safe_dump(SMALL))
-        where = {"HYPERDAPO_DATA": str(self.data), "HYPERDAPO_OUTPUTS": str(folder / "outputs")}
-        self._environment = os.environ | where | environment
-
-    def start(self, *arguments: str) -> subprocess.Popen:
-        command = [sys.executable, "-m", "hyperdapo.cli", "run", "--profile", "smoke", "--params", str(self._params)]
-        with self._log.open("ab") as log:
-            options = {"cwd": REPOSITORY, "env": self._environment, "stdout": log, "stderr": log}
-            return subprocess.Popen([*command, *arguments], **options)
-
-    def printed(self) -> str:
-        return self._log.read_text()
-
-    def finish(self, *arguments: str) -> None:
-        assert self.start(*arguments).wait() == 0, self.printed()[-6000:]
-
-    def tables(self) -> dict[str, bytes]:
-        """The bytes of every table and adapter."""
-        found = sorted(path for ending in ("parquet", "safetensors") for path in self.data.glob(f"smoke/**/*.{ending}"))
-        return {str(path.relative_to(self.data)): path.read_bytes() for path in found}
-
-    def logs(self) -> dict[str, pd.DataFrame]:
-        return {
-            str(path.relative_to(self.data)): pd.read_csv(path)
-            for path in sorted(self.data.glob("smoke/models/**/training_log.csv"))
-        }
+def tables(data: Path) -> dict[str, bytes]:
+    """The bytes of every table and adapter."""
+    found = sorted(path for ending in ("parquet", "safetensors") for path in data.glob(f"smoke/**/*.{ending}"))
+    return {str(path.relative_to(data)): path.read_bytes() for path in found}
 
 
+def logs(data: Path) -> dict[str, pd.DataFrame]:
+    found = sorted(data.glob("smoke/models/**/training_log.csv"))
+    return {str(path.relative_to(data)): pd.read_csv(path) for path in found}
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(1500)  # Snakemake asks SLURM less and less often for what a job does
-def test_a_killed_job_and_the_same_command_again_end_as_a_run_without_a_cluster(cluster, tmp_path: Path) -> None:
+def test_a_killed_job_and_the_same_command_again_end_as_a_run_without_a_cluster(
+    cluster, smoke: Run, small: Run, tmp_path: Path
+) -> None:
     quick = tmp_path / "quick"
     quick.mkdir()
     settings = yaml.safe_load((PROFILES / "slurm" / "config.yaml").read_text()) | QUICK | {"set-threads": SET_THREADS}
     (quick / "config.yaml").write_text(yaml.safe_dump(settings))
 
-    spread = Place(tmp_path / "spread", cluster)
-    alone = Place(tmp_path / "alone", {})
-    here = alone.start("--cores", "1")
+    spread = Run(tmp_path / "spread", SMALL, cluster)
+    take_over(smoke.kept, spread.data, spread.outputs, "BTC", "01", "02", "03")
     first = spread.start("--workflow-profile", str(quick))
     killed = _first(lambda: _training(cluster, spread.data), first, spread)
     subprocess.run(["scancel", "--signal=KILL", "--full", killed], env=os.environ | cluster, check=True)
@@ -95,14 +72,14 @@ def test_a_killed_job_and_the_same_command_again_end_as_a_run_without_a_cluster(
     spread.finish("--workflow-profile", str(quick))
     assert list(spread.data.glob(".snakemake/slurm_logs/rule_adapters")), "the trainings were jobs of the cluster"
 
-    assert here.wait() == 0, alone.printed()[-6000:]
-    one, other = spread.tables(), alone.tables()
+    one, other = tables(spread.data), tables(small.kept.data)
     assert len(one) > 12 and one.keys() == other.keys()
     assert [name for name in one if one[name] != other[name]] == []
-    ours, theirs = spread.logs(), alone.logs()
+    ours, theirs = logs(spread.data), logs(small.kept.data)
     assert ours.keys() == theirs.keys()
     for name, log in ours.items():
         same_curve(log, theirs[name])
+    assert_same_numbers(small.kept.outputs, spread.outputs, ITS_OWN)
 
 
 def _training(cluster: dict[str, str], data: Path) -> str | None:
@@ -113,7 +90,7 @@ def _training(cluster: dict[str, str], data: Path) -> str | None:
     return next((number for name, number in running.items() if any(f"_{part}_" in f"{name}_" for part in names)), None)
 
 
-def _first(find: Callable[[], str | None], process: subprocess.Popen, place: Place) -> str:
+def _first(find: Callable[[], str | None], process: subprocess.Popen, place: Run) -> str:
     deadline = time.monotonic() + 400
     while (found := find()) is None:
         assert process.poll() is None and time.monotonic() < deadline, place.printed()[-6000:]
@@ -147,6 +124,7 @@ def asked(folder: Path, options: list[str], config: dict[str, str], profile: str
 MODEL_RULES = {"adapters", "generalist", "train", "convergence", "inference"}
 
 
+@pytest.mark.slow
 def test_every_job_asks_for_time_and_memory_and_none_for_a_gpu_on_cpus(tmp_path: Path) -> None:
     found = asked(tmp_path, ["--cores", "4"], {"each_run": "1"}, "smoke")
     for rule, wanted in found.items():
@@ -155,6 +133,7 @@ def test_every_job_asks_for_time_and_memory_and_none_for_a_gpu_on_cpus(tmp_path:
     assert len(found["adapters"]) == 2 * runs and len(found["generalist"]) == 2, "a training is a job"
 
 
+@pytest.mark.slow
 def test_a_model_in_four_bits_asks_for_a_gpu_and_a_training_for_one_a_process(tmp_path: Path) -> None:
     changes = {"assets": ["BTC"], "training": {"processes": 2}}
     found = asked(tmp_path, ["--cores", "4"], {"each_run": "1"}, "thesis", **changes)
@@ -164,6 +143,7 @@ def test_a_model_in_four_bits_asks_for_a_gpu_and_a_training_for_one_a_process(tm
     assert max(job["runtime"] for jobs in found.values() for job in jobs) <= 2 * 24 * 60
 
 
+@pytest.mark.slow
 def test_here_an_asset_is_one_job_and_cores_and_gpus_are_shared_out(tmp_path: Path, monkeypatch) -> None:
     seen = [workflow.gpus.Gpu("0", "GPU-0"), workflow.gpus.Gpu("1", "GPU-1")]
     monkeypatch.setattr(workflow.gpus, "visible", lambda: seen)

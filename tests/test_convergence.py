@@ -84,6 +84,7 @@ def test_a_generalist_has_a_specialists_budget() -> None:
     assert both.rewards.shape == (len(both), 6) and len(both.table) == len(both)
 
 
+@pytest.mark.slow
 def test_specialists_decide_on_every_asset() -> None:
     """Two assets in which opposite actions are best: a specialist loses on the other what it earns on its own."""
     parameters, splits = quick(steps=60, checkpoint_every=20, evaluate_every=60), planted_splits(quick())

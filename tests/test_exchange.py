@@ -17,6 +17,8 @@ from hyperdapo.market.layout import ASK, BID, empty_book
 from hyperdapo.market.tape import CHANNELS, Tape
 from hyperdapo.params import load
 
+pytestmark = pytest.mark.xdist_group("exchange")  # of all that look at the same markets
+
 PARAMETERS = load("sample")
 START = PARAMETERS.source.start_ns
 SECOND, HOUR = 10**9, 3600 * 10**9
@@ -108,6 +110,7 @@ def test_seed_and_asset_each_make_another_market() -> None:
     assert not np.array_equal(first.bbo.bid_size, other_name.bbo.bid_size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asset", ASSETS)
 def test_book_is_whole(asset: str) -> None:
     tape = play(asset, 0.8)
@@ -122,6 +125,7 @@ def test_book_is_whole(asset: str) -> None:
     assert on_grid(tape.trades.price, tape.sz_decimals).all() and (tape.book_orders[tape.book_orders >= 0] > 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asset", ASSETS)
 def test_feed_is_like_the_real_one(asset: str) -> None:
     tape = play(asset, 0.8)
@@ -136,6 +140,7 @@ def test_feed_is_like_the_real_one(asset: str) -> None:
     assert (tape.trades.exchange_ns[: tape.backfilled] < START).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("predictability", [0.0, 0.8])
 @pytest.mark.parametrize("asset", ASSETS)
 def test_market_is_as_described(asset: str, predictability: float) -> None:
@@ -199,6 +204,7 @@ def _correlations(asset: str, predictability: float, seeds: range) -> tuple[np.n
     return each.mean(0), each.mean(0) / (each.std(0, ddof=1) / math.sqrt(len(each)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asset", ASSETS)
 def test_planted_world_foretells_half_of_the_variance(asset: str) -> None:
     correlation, t_value = _correlations(asset, 0.8, range(7, 8))
@@ -209,6 +215,7 @@ def test_planted_world_foretells_half_of_the_variance(asset: str) -> None:
     assert 1 - residual.var() / following.var() > 0.48
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asset", ASSETS)
 def test_null_world_foretells_nothing(asset: str) -> None:
     correlation, t_value = _correlations(asset, 0.0, range(7, 10))

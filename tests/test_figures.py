@@ -46,6 +46,7 @@ def orders() -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
+@pytest.mark.slow
 def test_figures_are_the_same_in_every_process(paths: Paths) -> None:
     files = [paths.figures / "line.pdf", paths.figures / "line.png"]
     contents = []

@@ -165,6 +165,7 @@ def test_a_model_that_is_nowhere_names_the_command_that_fetches_it(monkeypatch: 
         load_base(absent)
 
 
+@pytest.mark.slow
 def test_a_tokenizer_is_had_without_the_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HYPERDAPO_DATA", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

@@ -27,7 +27,6 @@ from hyperdapo.market.slices import MINUTE_NS, SliceFile, cover
 from hyperdapo.params import Parameters, load, merge
 from hyperdapo.paths import Paths
 from killing import (
-    DOWNLOADED,
     FAULTS,
     KEY,
     PROFILE,
@@ -40,9 +39,12 @@ from killing import (
     results,
     served,
 )
+from smoke import stage_of, take_over
+
+pytestmark = pytest.mark.xdist_group("recovery")  # of all that share the undisturbed run
 
 START, MIDNIGHT, END = "2025-08-01T22:50:00Z", "2025-08-02T00:00:00Z", "2025-08-02T00:20:00Z"
-ASSETS = ("BTC", "ETH")
+ASSETS = ("ETH",)
 KILLS = 4
 NO_PROCESS = 2**30  # above what any kernel gives out
 
@@ -51,7 +53,7 @@ Timed = tuple[Run, float]
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """Two assets over a midnight, and over an hour within a day."""
+    """An asset over a midnight, and over an hour within a day."""
     with served(tmp_path_factory.mktemp("world") / "slices", ASSETS, START, END) as place:
         yield place
 
@@ -67,6 +69,7 @@ def undisturbed(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Timed
 # SIGKILL
 
 
+@pytest.mark.slow
 def test_a_run_killed_again_and_again_ends_with_the_same_files(
     undisturbed: Timed, place: Place, tmp_path: Path
 ) -> None:
@@ -116,7 +119,7 @@ def test_the_tables_do_not_depend_on_how_the_slices_were_cut(
 def _parameters(place: Place, endpoint: str = "", **source: str) -> Parameters:
     """Those of a run of ETH alone, of another span or through another endpoint."""
     source |= {"endpoint": endpoint} if endpoint else {}
-    return load(PROFILE, merge(place.settings, {"assets": ["ETH"], "source": source}))
+    return load(PROFILE, merge(place.settings, {"source": source}))
 
 
 def _last_words(printed: str) -> str:
@@ -124,9 +127,10 @@ def _last_words(printed: str) -> str:
     return printed[printed.rindex("hyperdapo: ") :].splitlines()[0]
 
 
+@pytest.mark.slow
 def test_a_stage_that_fails_leaves_what_it_made_before(undisturbed: Timed, place: Place, tmp_path: Path) -> None:
-    run = Run(tmp_path, merge(place.settings, {"assets": ["ETH"]}))
-    _take_over(run, undisturbed[0], "01", "02")
+    run = Run(tmp_path, place.settings)
+    take_over(undisturbed[0], run.data, run.outputs, "ETH", "01", "02")
     before = run.results()
     damaged = next(run.data.glob(f"{PROFILE}/ETH/slices/*/feeds/**/*.zst"))
     damaged.write_bytes(damaged.read_bytes()[:-7])
@@ -181,41 +185,15 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
 @pytest.fixture
 def cramped(disk: SmallDisk, place: Place, tmp_path: Path) -> Run:
     """A run of ETH with its data on the small disk."""
-    run = Run(tmp_path / "run", merge(place.settings, {"assets": ["ETH"]}), data=disk.mount, prefix=disk.prefix)
+    run = Run(tmp_path / "run", place.settings, data=disk.mount, prefix=disk.prefix)
     run.data = disk.seen
     return run
 
 
-def _stage(name: str) -> str:
-    """The stage that makes a file or folder of an asset."""
-    return "01" if name in DOWNLOADED else "03" if name.startswith(("features", "laws")) else "02"
-
-
-def _take_over(run: Run, done: Run, *stages: str) -> None:
-    """Lay into a run what some stages of a done one made for ETH, with the times at which they did."""
-    folder = done.data / PROFILE / "ETH"
-    for source in [path for path in folder.iterdir() if path.name != "checksums"] + [*folder.glob("checksums/*")]:
-        if _stage(source.name) in stages:
-            _copy(source, run.data / PROFILE / "ETH" / source.relative_to(folder))
-    for notebook in (done.outputs / PROFILE / "notebooks").glob("*_ETH.ipynb"):
-        if notebook.name[:2] in stages:
-            _copy(notebook, run.outputs / PROFILE / "notebooks" / notebook.name)
-    for record in (done.data / PROFILE / "records").glob("*_ETH.json"):
-        if record.name[:2] in stages:
-            _copy(record, run.data / PROFILE / "records" / record.name)
-
-
-def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    (shutil.copytree if source.is_dir() else shutil.copy2)(source, target)
-
-
 def _results_of_eth(run: Run, *stages: str) -> dict[str, str]:
     """Digests of the files of ETH that some stages made."""
-    found = {name: name.split("/") for name in run.results()}
-    return {
-        name: run.results()[name] for name, parts in found.items() if parts[0] == "ETH" and _stage(parts[-1]) in stages
-    }
+    made = run.results().items()
+    return {name: digest for name, digest in made if name.startswith("ETH/") and stage_of(Path(name).name) in stages}
 
 
 def _days_of_eth(run: Run) -> dict[Day, str]:
@@ -229,6 +207,7 @@ def _assert_says_full(printed: str, disk: SmallDisk) -> None:
     assert "EndpointError" not in last and "OSError" not in last, last
 
 
+@pytest.mark.slow
 def test_a_download_onto_a_full_disk_ends_at_once_and_goes_on_later(
     undisturbed: Timed, disk: SmallDisk, cramped: Run
 ) -> None:
@@ -244,11 +223,12 @@ def test_a_download_onto_a_full_disk_ends_at_once_and_goes_on_later(
     assert cramped.day_digests() == whole and not cramped.leftovers()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "before"), [("02", ["01"]), ("03", ["01", "02"])])
 def test_a_stage_on_a_full_disk_says_so_and_goes_on_later(
     undisturbed: Timed, disk: SmallDisk, cramped: Run, stage: str, before: list[str]
 ) -> None:
-    _take_over(cramped, undisturbed[0], *before)
+    take_over(undisturbed[0], cramped.data, cramped.outputs, "ETH", *before)
     made = _results_of_eth(undisturbed[0], stage)
     disk.leave(_size(undisturbed[0].data / PROFILE / name for name in made) // 2)
     printed = cramped.fail(stage)
@@ -262,8 +242,9 @@ def test_a_stage_on_a_full_disk_says_so_and_goes_on_later(
     assert _results_of_eth(cramped, stage) == made and not cramped.leftovers()
 
 
+@pytest.mark.slow
 def test_a_disk_without_a_byte_left_is_named_too(undisturbed: Timed, disk: SmallDisk, cramped: Run) -> None:
-    _take_over(cramped, undisturbed[0], "01", "02")
+    take_over(undisturbed[0], cramped.data, cramped.outputs, "ETH", "01", "02")
     disk.leave(0)
     _assert_says_full(cramped.fail("03"), disk)
     disk.make_room()
@@ -445,15 +426,17 @@ def test_an_endpoint_that_comes_back_is_waited_for(place: Place, eth: Paths) -> 
 # The key
 
 
+@pytest.mark.slow
 def test_the_key_is_written_nowhere(undisturbed: Timed) -> None:
     run = undisturbed[0]
     assert run.holding("hyperliquid"), "the search finds nothing at all"
     assert not run.holding(KEY)
 
 
+@pytest.mark.slow
 def test_a_refused_key_is_written_nowhere(place: Place, tmp_path: Path) -> None:
     wrong = "TD.a-wrong-key"
-    run = Run(tmp_path, merge(place.settings, {"assets": ["ETH"]}), key=wrong)
+    run = Run(tmp_path, place.settings, key=wrong)
     printed = run.fail("01")
     assert "TARDIS_API_KEY" in _last_words(printed) and wrong not in printed
     assert run.holding("TARDIS_API_KEY") and not run.holding(wrong) and not run.holding(KEY)

@@ -25,6 +25,7 @@ from hyperdapo.live import connection, host, remote, transfer
 from hyperdapo.live.connection import Host
 from hyperdapo.live.remote import Request
 from rented import SSHD, Client, RentedHost, free_port, running
+from smoke import Run, take_over
 
 KEY = f"TD.{uuid4()}"
 MARK = "HYPERDAPO_RUN="
@@ -34,19 +35,6 @@ pytestmark = pytest.mark.skipif(
     not (SSHD and shutil.which("ssh") and shutil.which("rsync")),
     reason="no sshd or rsync: apt-get install openssh-server rsync",
 )
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data of `smoke` up to 04, for one asset."""
-    place = tmp_path_factory.mktemp("inputs")
-    where = {"HYPERDAPO_DATA": str(place / "data"), "HYPERDAPO_OUTPUTS": str(place / "outputs")}
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    command = [sys.executable, "-m", "hyperdapo.cli", "run", "--profile", "smoke", "--asset", "BTC", "--until", "04"]
-    environment = os.environ | where | {"PATH": path}
-    made = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
-    assert made.returncode == 0, made.stdout[-3000:] + made.stderr[-3000:]
-    return place
 
 
 @pytest.fixture
@@ -59,9 +47,10 @@ def rented(tmp_path: Path) -> Iterator[RentedHost]:
     there.close()
 
 
-def _client(place: Path, inputs: Path, there: RentedHost) -> Client:
+def _client(place: Path, smoke: Run, there: RentedHost) -> Client:
+    """A client that has what 05 reads of one asset."""
     client = Client(place, there)
-    shutil.copytree(inputs / "data", client.data)
+    take_over(smoke.kept, client.data, client.outputs, "BTC", "01", "02", "03", "04")
     return client
 
 
@@ -85,10 +74,11 @@ def _trains() -> bool:
     return bool(running(f"{MARK}05_train", "hyperdapo.cli train"))
 
 
+@pytest.mark.slow
 def test_a_training_comes_back_though_the_connection_drops(
-    inputs: Path, rented: RentedHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary
+    smoke: Run, rented: RentedHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary
 ) -> None:
-    client = _client(tmp_path / "client", inputs, rented)
+    client = _client(tmp_path / "client", smoke, rented)
     client.environment["TARDIS_API_KEY"] = KEY
     first = client.start(*TRAIN)
     _until(_trains, first)
@@ -154,10 +144,11 @@ def _assert_nothing_is_done_twice(client: Client, there: RentedHost, monkeypatch
     assert b"changed here since it was sent: smoke/BTC/outcomes.parquet" in captured.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_can_be_left_looked_at_fetched_and_stopped(
-    inputs: Path, rented: RentedHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    smoke: Run, rented: RentedHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client, extra = _client(tmp_path / "client", inputs, rented), tmp_path / "long.yaml"
+    client, extra = _client(tmp_path / "client", smoke, rented), tmp_path / "long.yaml"
     extra.write_text(json.dumps({"training": {"seeds": list(range(500))}}))
     process = client.start(*TRAIN, "--params", str(extra))
     _until(_trains, process)
@@ -180,10 +171,11 @@ def test_a_run_can_be_left_looked_at_fetched_and_stopped(
     assert "nothing runs on rented" in remote.stop(_host(rented)) and "stopped at" in remote.status(_host(rented))
 
 
+@pytest.mark.slow
 def test_a_stage_that_fails_there_says_why_here(
-    inputs: Path, rented: RentedHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    smoke: Run, rented: RentedHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = _client(tmp_path / "client", inputs, rented)
+    client = _client(tmp_path / "client", smoke, rented)
     (client.data / "smoke/BTC/features.parquet").write_bytes(b"cut in half")
     client.adopt(monkeypatch)
     with pytest.raises(HostError, match="failed with exit code 1 in 05_train") as failure:
@@ -194,6 +186,7 @@ def test_a_stage_that_fails_there_says_why_here(
     assert whole.read_text() == _log(rented) and reason.strip() in whole.read_text()
 
 
+@pytest.mark.slow
 def test_an_input_that_is_not_here_names_the_command(rented: RentedHost, tmp_path: Path) -> None:
     printed = Client(tmp_path / "client", rented).run(*TRAIN, code=1)[1]
     assert "features.parquet is not there" in printed and "hyperdapo run --profile smoke --until 03" in printed

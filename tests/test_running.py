@@ -219,7 +219,7 @@ def test_lines_name_stage_asset_count_and_time_left(folders, capsys, monkeypatch
         shown({"event": "job_finished", "job_id": 0})
         shown(second)
         now[0] += 31
-        bar = rendering.bar_file("smoke", Path(second["output"][0]).stem)
+        bar = progress.bar_file("smoke", Path(second["output"][0]).stem)
         bar.parent.mkdir(parents=True, exist_ok=True)
         bar.write_text("dapo 1:  30%|###       | 12/40 [00:30<08:20,  2.5s/step]")
         shown(None)
@@ -245,7 +245,7 @@ def test_a_bar_that_has_hardly_begun_says_nothing_of_the_time_left(folders, caps
     for event in _events(1):
         shown(event)
     now[0] += 31
-    bar = rendering.bar_file("smoke", "05_train_A0")
+    bar = progress.bar_file("smoke", "05_train_A0")
     bar.parent.mkdir(parents=True, exist_ok=True)
     bar.write_text("dapo 0:   0%|          | 1/3600 [02:21<141:00:00,  141.00s/step]")
     shown(None)
@@ -255,7 +255,7 @@ def test_a_bar_that_has_hardly_begun_says_nothing_of_the_time_left(folders, caps
 
 def test_the_bar_of_a_notebook_is_seen_while_it_runs(folders, tmp_path: Path) -> None:
     cell = "from tqdm import tqdm\nimport sys\nbar = tqdm(total=9, desc='BTC day', file=sys.stderr)\nbar.update(4)"
-    file = rendering.bar_file("smoke", "one")
+    file = progress.bar_file("smoke", "one")
     notebook = _notebook(tmp_path / "one.ipynb", cell + "\nbar.refresh()")
     rendering.render(notebook, tmp_path / "out.ipynb", {}, rendering.Bar(file))
     assert re.match(r"BTC day: +\d+%\|.*\| \d/9 \[", file.read_text())

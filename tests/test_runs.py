@@ -1,16 +1,16 @@
 """Trainings that are killed, cut, continued, shared by processes, or belong to another run."""
 
-import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from contextlib import suppress
 from ipaddress import ip_address
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,23 +28,11 @@ from hyperdapo.policy import runs
 from hyperdapo.policy.models import load_adapter, load_base
 from hyperdapo.policy.states import States
 from hyperdapo.policy.training import Workbench, train, train_runs
-from planted import planted_splits, planted_world, same_curve, settings
+from planted import planted_splits, same_curve, settings
+
+pytestmark = pytest.mark.slow
 
 PATHS = Paths("smoke", "BTC")
-SCRIPT = """
-import sys
-from pathlib import Path
-import pandas as pd
-from hyperdapo.params import load
-from hyperdapo.paths import Paths
-from hyperdapo.policy.states import read_states
-from hyperdapo.policy.training import train
-import json
-folder = Path(sys.argv[1])
-parameters = load("smoke", json.loads((folder / "parameters.json").read_text()))
-world = [pd.read_parquet(folder / f"{name}.parquet") for name in ("features", "outcomes")]
-train(parameters, Paths("smoke", "BTC"), *(read_states(*world, parameters, name) for name in ("train", "validation")))
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -106,28 +94,39 @@ def counted_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_sigkill_and_the_same_command_again_give_the_same_curve(tmp_path: Path) -> None:
     """The process is killed once its first checkpoints are written, and once more."""
     changes = {"training": {**short().training.model_dump(mode="json"), "steps": 64, "seeds": [0, 1]}}
-    (tmp_path / "parameters.json").write_text(json.dumps(changes))
-    for name, table in zip(("features", "outcomes"), planted_world(short()), strict=True):
-        table.to_parquet(tmp_path / f"{name}.parquet")
+    fresh = get_context("forkserver")  # a process that has imported all and done nothing, as that of the command
+    fresh.set_forkserver_preload(["hyperdapo.policy.training"])
 
-    def start(folder: str) -> subprocess.Popen:
-        environment = os.environ | {"HYPERDAPO_DATA": str(tmp_path / folder)}
-        return subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(tmp_path)], env=environment, stderr=subprocess.DEVNULL
-        )
+    def start(folder: str) -> BaseProcess:
+        process = fresh.Process(target=train_planted, args=(changes, tmp_path / folder))
+        process.start()
+        return process
 
-    assert start("undisturbed").wait() == 0
+    assert ended(start("undisturbed")) == 0
     for seed in (0, 1):
         process = start("killed")
         run = tmp_path / "killed/smoke/runs/BTC/dapo" / f"seed_{seed}"
-        while process.poll() is None and not list(run.glob("checkpoint-*/trainer_state.json")):
+        while process.is_alive() and not list(run.glob("checkpoint-*/trainer_state.json")):
             time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, "it must die before it is done"
-    assert start("killed").wait() == 0
+        process.kill()
+        assert ended(process) == -signal.SIGKILL, "it must die before it is done"
+    assert ended(start("killed")) == 0
     logs = [tmp_path / folder / "smoke/models/BTC/dapo/training_log.csv" for folder in ("undisturbed", "killed")]
     same_curve(*(pd.read_csv(log) for log in logs))
     assert not (tmp_path / "killed/smoke/runs/BTC").exists()
+
+
+def train_planted(changes: dict[str, Any], data: Path) -> None:
+    """What `hyperdapo train` does, on the planted world, with its data in a folder of its own."""
+    os.environ["HYPERDAPO_DATA"] = str(data)
+    parameters = load("smoke", changes)
+    splits = planted_splits(parameters)
+    train(parameters, PATHS, splits["train"], splits["validation"])
+
+
+def ended(process: BaseProcess) -> int | None:
+    process.join()
+    return process.exitcode
 
 
 @pytest.mark.parametrize("file", ["adapter_model.safetensors", "optimizer.pt", "trainer_state.json"])

@@ -231,6 +231,7 @@ def test_a_loss_that_is_not_finite_ends_the_training(tmp_path: Path) -> None:
         trainer(tmp_path, rewards).train()
 
 
+@pytest.mark.slow
 def test_it_learns_more_than_the_best_fixed_action_and_clips(tmp_path: Path) -> None:
     """In the planted world no fixed action earns anything: what is earned comes from the state."""
     parameters = settings(steps=60, dapo_sampled=OWN)

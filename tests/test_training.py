@@ -20,6 +20,8 @@ from hyperdapo.policy.training import make_scorer, train
 from hyperdapo.stored import write_table
 from planted import planted_splits, planted_world, same_curve, settings
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("training")]  # most look at the same trainings
+
 
 @pytest.fixture(scope="module")
 def parameters() -> Parameters:

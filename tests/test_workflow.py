@@ -37,6 +37,13 @@ def test_a_stage_depends_on_the_keys_it_names_and_no_more() -> None:
         assert same == (stage not in ("08_backtest", "09_significance"))
 
 
+def test_the_workflow_starts_without_what_only_a_render_needs() -> None:
+    """Every job and every run imports it; papermill takes as long as all the rest."""
+    heavy = "{'papermill', 'nbformat', 'torch'} & set(sys.modules)"
+    check = f"import hyperdapo.cli, hyperdapo.workflow, sys; sys.exit({heavy} or 0)"
+    subprocess.run([sys.executable, "-c", check], check=True, capture_output=True)
+
+
 def test_section_values_move_with_their_sections_only() -> None:
     changed = load("smoke", {"training": {"steps": 9}})
     assert workflow.section_values(changed, ["training"]) != workflow.section_values(load("smoke"), ["training"])

@@ -14,6 +14,10 @@ from typing import Any
 from hyperdapo.errors import HyperdapoError, ParameterError
 from hyperdapo.params import load, merge, portable, read
 
+# jsonschema, with which papermill comes, would build a grammar of web addresses at each start: a second of every job,
+# for a format that no notebook has. It does without where this package is not installed.
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and call what it names; a user's mistake ends in one line, never in a traceback."""
@@ -92,12 +96,12 @@ def _train(options: argparse.Namespace) -> None:
 @contextmanager
 def _as_job(profile: str, label: str, name: str) -> Iterator[Any]:
     """End with the workflow that called, yield where to write a progress bar for it, and leave it the own error."""
-    from hyperdapo import family, rendering, workflow
+    from hyperdapo import family, progress, rendering, workflow
 
     bar = None
     if family.MARK in os.environ:
         family.die_with_parent()
-        bar = rendering.Bar(rendering.bar_file(profile, name), sys.stderr)
+        bar = rendering.Bar(progress.bar_file(profile, name), sys.stderr)
     try:
         yield bar
     except HyperdapoError as error:

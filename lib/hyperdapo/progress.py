@@ -19,7 +19,6 @@ from statistics import fmean
 from hyperdapo.engine import Event
 from hyperdapo.errors import DiskFullError
 from hyperdapo.paths import atomic, data_root
-from hyperdapo.rendering import bar_file
 
 WEIGHTS = {
     "01_download": 20,
@@ -47,6 +46,11 @@ _BAR = re.compile(r"^(?:(.*?): +)?(\d+)%\|.*\| *(\S+?)/(\S+) \[\S+<((?:\d+:)?\d+
 def durations_file(profile: str) -> Path:
     """Where the durations of a profile's stages on each host are kept."""
     return data_root() / profile / "durations.json"
+
+
+def bar_file(profile: str, name: str) -> Path:
+    """Where the progress bar of a job is kept while it runs; a notebook's job has the name of its render."""
+    return data_root() / profile / "progress" / f"{name}.txt"
 
 
 class Estimates:

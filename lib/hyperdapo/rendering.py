@@ -15,7 +15,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from hyperdapo.errors import DiskFullError, HyperdapoError, ParameterError, nearest
-from hyperdapo.paths import atomic, data_root
+from hyperdapo.paths import atomic
 
 START_S = 600
 """For the start of a kernel, which takes minutes on a busy node or a cold disk."""
@@ -59,11 +59,6 @@ class Bar:
         """What is kept is there already."""
         if self._on is not None:
             self._on.flush()
-
-
-def bar_file(profile: str, name: str) -> Path:
-    """Where the progress bar of a job is kept while it runs; a notebook's job has the name of its render."""
-    return data_root() / profile / "progress" / f"{name}.txt"
 
 
 def check_parameter_names(notebook: Path, given: Mapping[str, Any]) -> None:

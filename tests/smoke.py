@@ -1,0 +1,143 @@
+"""Runs of the profile `smoke`: a place and the command in it, and runs that one worker of pytest makes for all."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+import yaml
+from filelock import FileLock
+
+from hyperdapo import workflow
+from hyperdapo.evidence import manifest
+from hyperdapo.evidence.verification import compare
+from hyperdapo.paths import REPOSITORY
+from hyperdapo.stored import WRITTEN_BY
+
+PROFILE = "smoke"
+SMALL: dict[str, Any] = {"assets": ["BTC"], "training": {"algorithms": ["dapo", "dpo"], "seeds": [0]}}
+ITS_OWN = workflow.units(SMALL["assets"])[4:]  # the stages that a run of SMALL makes, after those that it takes over
+DOWNLOADED = ("slices", "days", "manifest.json")  # what 01 keeps: it counts retries, so it is not the same every time
+
+
+class Run:
+    """One place of data and outputs, and the command run in it, with some parameters and variables of its own."""
+
+    def __init__(
+        self,
+        place: Path,
+        settings: Mapping[str, Any] | None = None,
+        environment: Mapping[str, str] | None = None,
+        cores: int = 2,
+    ) -> None:
+        place.mkdir(parents=True, exist_ok=True)
+        self.place, self.data, self.outputs = place, place / "data", place / "outputs"
+        self._log, self._own, self._cores = place / "printed.txt", list[str](), str(cores)
+        if settings:
+            own = place / "settings.yaml"
+            self._own = ["--params", str(own)]
+            if not own.exists():
+                own.write_text(yaml.safe_dump(settings))
+        where = {"HYPERDAPO_DATA": str(self.data), "HYPERDAPO_OUTPUTS": str(self.outputs)}
+        path = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        self.environment = os.environ | path | where | (environment or {})
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "hyperdapo.cli", "run", "--profile", PROFILE, "--cores", self._cores]
+        where: dict[str, Any] = {"cwd": REPOSITORY, "env": self.environment, "start_new_session": True}
+        with self._log.open("wb") as log:
+            return subprocess.Popen([*command, *self._own, *arguments], stdout=log, stderr=log, **where)
+
+    def printed(self) -> str:
+        """What the last command has printed so far."""
+        return self._log.read_text()
+
+    def finish(self, *arguments: str) -> str:
+        """Run to the end and return what was printed; the run must succeed."""
+        status = self.start(*arguments).wait()
+        assert status == 0, self.printed()[-6000:]
+        return self.printed()
+
+    def renders(self) -> list[Path]:
+        return sorted((self.outputs / PROFILE / "notebooks").glob("*.ipynb"))
+
+    def times(self) -> dict[str, int]:
+        return {path.name: path.stat().st_mtime_ns for path in self.renders()}
+
+    @cached_property
+    def kept(self) -> "Run":
+        """A shared run as it stood when it was done, for those that only read it, while others work in its place."""
+        return Run(self.place / "kept")
+
+
+def shared(folder: Path, make: Callable[[Path], Run]) -> Run:
+    """A run that the first worker to ask for it makes in `folder`, and that the others wait for."""
+    with FileLock(folder.with_suffix(".lock")):
+        begun = folder.exists()
+        run = make(folder)
+        if not begun:
+            run.finish()
+            for place in (run.data, run.outputs):  # no file is ever written in place
+                shutil.copytree(place, folder / "kept" / place.name, copy_function=os.link)
+        elif not (folder / "kept" / "outputs").exists():
+            pytest.fail(f"the run in {folder} failed, in this worker or another: {run.printed()[-3000:]}")
+    return run
+
+
+def take_over(done: Run, data: Path, outputs: Path, asset: str, *stages: str) -> None:
+    """Copy what some stages (`01`, ...) of a done run made for an asset, with the times at which they did."""
+    folder = done.data / PROFILE / asset
+    for source in [path for path in folder.iterdir() if path.name != "checksums"] + [*folder.glob("checksums/*")]:
+        if stage_of(source.name) in stages:
+            _copy(source, data / PROFILE / asset / source.relative_to(folder))
+    for notebook in (done.outputs / PROFILE / "notebooks").glob(f"*_{asset}.ipynb"):
+        if notebook.name[:2] in stages:
+            _copy(notebook, outputs / PROFILE / "notebooks" / notebook.name)
+    for record in (done.data / PROFILE / "records").glob(f"*_{asset}.json"):
+        if record.name[:2] in stages:
+            _copy(record, data / PROFILE / "records" / record.name)
+
+
+def stage_of(name: str) -> str:
+    """The stage (`01`, ...) that makes a file or folder of an asset, or the record of its checksum."""
+    return "01" if name in DOWNLOADED else WRITTEN_BY[name.removesuffix(".sha256")][:2]
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    (shutil.copytree if source.is_dir() else shutil.copy2)(source, target)
+
+
+def assert_whole(run: Run, assets: int) -> None:
+    """Every stage is rendered, without an error and with a figure."""
+    across = len(workflow.ACROSS_ASSETS)
+    assert len(run.renders()) == (len(workflow.STAGES) - across) * assets + across
+    for path in run.renders():
+        outputs = [output for cell in nbformat.read(path, as_version=4).cells for output in cell.get("outputs", [])]
+        assert not [output for output in outputs if output.output_type == "error"], path.name
+        images = [output for output in outputs if "image/png" in output.get("data", {})]
+        assert images, f"{path.name} shows no figure"
+
+
+def assert_same_numbers(expected: Path, found: Path, units: Sequence[str]) -> None:
+    """Some stages (`01_download BTC`, ...) wrote the same to two folders of outputs, numbers to the last digit.
+
+    Only the stamp of the parameters may be another, as that of a run of fewer assets is.
+    """
+    stages = [manifest.read(folder / PROFILE / manifest.NAME)["stages"] for folder in (expected, found)]
+    wanted = {file for one in stages for unit in units for file in one[unit]["files"]}
+    table = compare(expected / PROFILE, found / PROFILE)
+    table = table[table["file"].isin(wanted)]
+    assert set(table["file"]) == wanted
+    stamps = {one[unit]["parameters"] for one in stages for unit in units}
+    differ = table[~table["same"] & ~(table["reference"].isin(stamps) & table["measured"].isin(stamps))]
+    assert differ.empty, differ.to_string()
+    exact = table[table["file"].str.startswith(("tables/", "numbers.tex"))]
+    apart = exact[exact["reference"] != exact["measured"]]
+    assert len(exact) > 100 and apart.empty, apart
