@@ -44,7 +44,8 @@ def test_the_results_are_those_of_the_committed_run() -> None:
 def test_a_committed_render_is_of_the_notebook_as_it_stands(render: Path) -> None:
     """A reviewer reads the render alone: one left over from an earlier notebook tells another story."""
     ran, written = (_sources(path) for path in (render, _notebook_of(render)))
-    assert ran == written, f"{render.name} is of another version: `hyperdapo render --text` (prose) or make reproduce, and commit"
+    how = "`hyperdapo render --text` where only prose changed, else make reproduce, and commit outputs/sample"
+    assert ran == written, f"{render.name} is of another version: {how}"
 
 
 def test_every_notebook_of_every_asset_is_rendered() -> None:
