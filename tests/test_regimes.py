@@ -46,6 +46,14 @@ def test_the_cheapest_rule_is_the_yardstick_and_the_oracle_is_not() -> None:
     assert row.ci_low < 1.0 < row.ci_high
 
 
+def test_the_cheapest_stands_among_the_others() -> None:
+    """So that a run in which another of two equals is cheapest has the same rows."""
+    orders = orders_frame()
+    orders["total_cost_bps"] -= 100 * (orders["strategy"] == "dapo")
+    row = significance.against_the_cheapest(orders, ["dapo"], EVIDENCE, 0).iloc[0]
+    assert (row.cheapest, row.difference_bps, row.ci_low, row.ci_high, row.blocks) == ("dapo", 0.0, 0.0, 0.0, 3)
+
+
 @pytest.fixture
 def compared() -> pd.DataFrame:
     """Orders whose chances fall with their distance; one model knows which were filled, the other fills all."""

@@ -14,7 +14,7 @@ import pytest
 
 from hyperdapo.cli import main
 from hyperdapo.errors import DataError, HyperdapoError, MissingInputError
-from hyperdapo.evidence import convergence_figures, manifest, numbers, provenance, tables, verification
+from hyperdapo.evidence import contents, convergence_figures, manifest, numbers, provenance, tables, verification
 from hyperdapo.evidence.tolerances import Tolerances
 from hyperdapo.evidence.verification import compare, keep_reference, verify
 from hyperdapo.params import load
@@ -171,6 +171,29 @@ def test_a_changed_stamp_is_named(finished, capsys, stamp: str) -> None:
     )
 
 
+def test_the_data_of_several_assets_may_be_listed_in_any_order(finished) -> None:
+    folder = finished[1]
+    entry = json.loads((folder / "manifest.json").read_text())["stages"]["09_significance"]
+    digests = {"BTC": "0" * 16, "HYPE": "1" * 16, "SOL": "2" * 16}
+    shown = ", ".join(f"{asset} {digest}" for asset, digest in reversed(digests.items()))
+    render = folder / "notebooks/09_significance.ipynb"
+    data = ", ".join(f"{asset} {digest}" for asset, digest in entry["data"].items())
+    _edit(render, f"<td>{data}</td>", f"<td>{shown}</td>")
+    assert verification._unlike_render(folder, entry | {"data": digests}) == []
+    assert verification._unlike_render(folder, entry | {"data": digests | {"SOL": "3" * 16}})
+
+
+def test_a_column_that_is_printed_in_whole_numbers_is_true_within_one(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HYPERDAPO_OUTPUTS", str(tmp_path))
+    table = pd.DataFrame({"feature": ["a", "b"], "max": [2.06, 12345.6]})
+    paths = Paths("smoke")
+    tables.save(table, paths, "features_HYPE", "Features")
+    tex = paths.tables / "features_HYPE.tex"
+    assert " 2 " in tex.read_text() and contents.untrue_cells(tex) == []
+    _edit(tex, " 2 ", " 4 ")
+    assert contents.untrue_cells(tex) == ["row 1: 4 where features_HYPE.csv has 2.06"]
+
+
 def test_a_changed_parameter_value_is_named(finished, capsys) -> None:
     listing = json.loads((finished[1] / "manifest.json").read_text())
     listing["parameters"]["training"]["steps"] = 9
@@ -228,7 +251,7 @@ def test_what_is_trained_may_differ_within_its_bound(finished, capsys) -> None:
     verify(*finished)
     tables.save(LEARNING.assign(gap_closed=[0.8, 0.1]), Paths("smoke"), "learning_gap", "The gap")
     _sign(finished[1])
-    assert "BTC dapo seed 1, gap_closed: 0.7 came back as 0.1 (trained, bound 0.15)" in _fails(
+    assert "BTC dapo seed 1, gap_closed: 0.7 came back as 0.1 (trained, bound 0.06)" in _fails(
         finished, capsys
     ).replace("learning_gap ", "")
 

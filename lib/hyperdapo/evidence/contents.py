@@ -201,4 +201,5 @@ def _shows(text: str, value: str) -> bool:
     shown, stored = number(text), number(value)
     if shown is None or stored is None:
         return (shown is None) == (stored is None) or not np.isfinite(stored or 0.0)
-    return abs(shown - stored) <= printed_unit(text.replace(r"$-$", "-"))
+    unit = printed_unit(text.replace(r"$-$", "-")) or float(not stored.is_integer())  # a column may be rounded to units
+    return abs(shown - stored) <= unit

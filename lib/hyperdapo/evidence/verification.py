@@ -156,12 +156,12 @@ def _unlike_render(folder: Path, entry: Mapping[str, Any]) -> list[str]:
     if not renders[0].is_file():
         return []
     shown = contents.stamps(renders[0])
-    values = {stamp: entry.get(stamp) for stamp in manifest.STAMPS}
+    values = {stamp: str(entry.get(stamp)) for stamp in manifest.STAMPS}
     values["data"] = ", ".join(f"{asset} {digest}" for asset, digest in (entry.get("data") or {}).items())
     return [
         f"{name} {value}, where its render shows {shown.get(name)}"
         for name, value in values.items()
-        if str(value) != shown.get(name)
+        if sorted(value.split(", ")) != sorted(shown.get(name, "").split(", "))  # assets in any order
     ]
 
 
