@@ -28,10 +28,10 @@ reproduce: setup  ## run the main job: PROFILE=sample, all nine notebooks, into 
 	@$(BIN)/hyperdapo run --profile $(PROFILE)
 
 test: setup  ## run all tests
-	@$(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test-fast: setup  ## run the tests that take no run of the pipeline, no training and no cluster
-	@$(BIN)/python -m pytest -n auto --dist loadgroup -m "not slow"
+	@$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
 
 lint: setup  ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check lib tests benchmarks && $(BIN)/mypy lib

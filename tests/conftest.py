@@ -45,14 +45,6 @@ def small(common: Path, smoke: Run) -> Run:
     return shared(common / "small", make)
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long tests first, so that no worker begins one when the others are done. A worker takes a whole file.
-
-    A long one is marked `slow`. It goes to a worker by itself, unless its mark `xdist_group` says with which others.
-    """
+    """Files with long tests first, so that none begins when the other workers are done: a worker takes a whole file."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            alone = item.get_closest_marker("slow") is not None
-            item.add_marker(pytest.mark.xdist_group(item.nodeid if alone else item.path.stem))

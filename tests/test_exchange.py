@@ -17,8 +17,6 @@ from hyperdapo.market.layout import ASK, BID, empty_book
 from hyperdapo.market.tape import CHANNELS, Tape
 from hyperdapo.params import load
 
-pytestmark = pytest.mark.xdist_group("exchange")  # of all that look at the same markets
-
 PARAMETERS = load("sample")
 START = PARAMETERS.source.start_ns
 SECOND, HOUR = 10**9, 3600 * 10**9

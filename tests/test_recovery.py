@@ -41,8 +41,6 @@ from killing import (
 )
 from smoke import stage_of, take_over
 
-pytestmark = pytest.mark.xdist_group("recovery")  # of all that share the undisturbed run
-
 START, MIDNIGHT, END = "2025-08-01T22:50:00Z", "2025-08-02T00:00:00Z", "2025-08-02T00:20:00Z"
 ASSETS = ("ETH",)
 KILLS = 4

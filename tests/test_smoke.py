@@ -13,7 +13,7 @@ from hyperdapo.execution.validation import SCORES
 from hyperdapo.params import load
 from smoke import Run, assert_whole
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("smoke")]  # some change its place for a while
+pytestmark = pytest.mark.slow
 
 
 def test_every_stage_is_rendered_without_an_error_cell(smoke: Run) -> None:

@@ -20,7 +20,7 @@ from hyperdapo.policy.training import make_scorer, train
 from hyperdapo.stored import write_table
 from planted import planted_splits, planted_world, same_curve, settings
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("training")]  # most look at the same trainings
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -104,7 +104,7 @@ def render(notebook: Path, output: Path, given: Mapping[str, Any], bar: Bar | No
 
 def _execute(notebook: Path, output: Path, given: Mapping[str, Any], bar: Bar | None) -> None:
     settings = {"progress_bar": False, "extra_arguments": _KERNEL, "kernel_manager_class": KernelManager}
-    settings |= {"start_timeout": START_S, "stderr_file": bar}
+    settings |= {"start_timeout": START_S, "iopub_timeout": START_S, "stderr_file": bar}
     try:
         papermill.execute_notebook(str(notebook), str(output), parameters=dict(given), **settings)
     except DeadKernelError:
