@@ -7,6 +7,7 @@ import nbformat
 import pytest
 
 from conftest import REPOSITORY
+from hyperdapo import locks
 from hyperdapo.cli import main
 from hyperdapo.errors import DataError, MissingInputError
 from hyperdapo.evidence import manifest, prose
@@ -91,6 +92,12 @@ def test_changed_code_is_refused_and_nothing_changes(finished, capsys) -> None:
     assert main(["render", "--text"]) == 1
     assert "06_convergence.ipynb is of another notebook" in capsys.readouterr().err
     assert (finished.notebooks / "01_download_BTC.ipynb").read_bytes() == before
+
+
+def test_nothing_is_reworded_while_a_run_is_at_work(finished, capsys) -> None:
+    with locks.run_lock():
+        assert main(["render", "--text"]) == 1
+    assert "another run" in capsys.readouterr().err
 
 
 def test_an_altered_render_is_not_made_true(finished) -> None:

@@ -54,12 +54,13 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _render(options: argparse.Namespace) -> None:
-    from hyperdapo import gpus, rendering, workflow
+    from hyperdapo import gpus, locks, rendering, workflow
     from hyperdapo.evidence import manifest, prose
     from hyperdapo.paths import NOTEBOOKS, Paths
 
     if options.text:
-        changed = prose.refresh(Paths(options.profile))
+        with locks.run_lock():
+            changed = prose.refresh(Paths(options.profile))
         print(f"{len(changed)} renders reworded: {', '.join(changed)}" if changed else "no wording has changed")
         return
     if not (options.stage and options.output):
