@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 from _synthetic import ASSET, tape
 
+from hyperdapo.days import HOUR_NS
 from hyperdapo.execution.measured import as_measured
 from hyperdapo.execution.parents import evenly_spaced, life_s, parent_orders, replay_candidates
 from hyperdapo.execution.queue_fit import fit_queue, observe_makers
@@ -34,7 +35,6 @@ from hyperdapo.market import facts, tardis
 from hyperdapo.market.book import Market
 from hyperdapo.market.clean import preprocess
 from hyperdapo.market.columns import take
-from hyperdapo.market.days import HOUR_NS
 from hyperdapo.market.features import features_in_parts
 from hyperdapo.market.quality import daily_volume
 from hyperdapo.market.replay_server import Filters, serve

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from hyperdapo.days import DAY_NS, MINUTE_NS
 from hyperdapo.market.clean import Cleaner, context_faults
 from hyperdapo.market.columns import Contexts, take
-from hyperdapo.market.days import DAY_NS, MINUTE_NS
 from hyperdapo.market.exchange import play
 from hyperdapo.market.messages import Decoder
 from hyperdapo.market.quality import by_minute, feed_name, level_counts

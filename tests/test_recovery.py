@@ -21,9 +21,10 @@ from typing import Any
 import pytest
 
 from hyperdapo import errors
+from hyperdapo.days import MINUTE_NS
 from hyperdapo.errors import EndpointError
 from hyperdapo.market import clean, client, tardis
-from hyperdapo.market.slices import MINUTE_NS, SliceFile, cover
+from hyperdapo.market.slices import SliceFile, cover
 from hyperdapo.params import Parameters, load, merge
 from hyperdapo.paths import Paths
 from killing import (

@@ -19,11 +19,12 @@ import numpy as np
 import pytest
 import zstandard
 
+from hyperdapo.days import MINUTE_NS
 from hyperdapo.errors import DataError, EndpointError, MissingInputError, ParameterError
 from hyperdapo.market import client, tardis
 from hyperdapo.market.native import local_time
 from hyperdapo.market.replay_server import EXCHANGE, Faults, RecordedSlices, serve
-from hyperdapo.market.slices import MINUTE_NS, Description, SliceFile, cover
+from hyperdapo.market.slices import Description, SliceFile, cover
 from hyperdapo.params import Parameters, load
 from hyperdapo.paths import Paths
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from hyperdapo.days import SECOND_NS
 from hyperdapo.errors import MissingInputError, ParameterError
 from hyperdapo.params import Parameters
 from hyperdapo.training_sections import Policy
@@ -41,7 +42,7 @@ def _check_source(parameters: Parameters) -> None:
         raise MissingInputError(
             f"source.endpoint: there is no folder {source.archive}; copy the archive's days into it"
         )
-    if source.kind == "tardis" and source.end_ns > datetime.now(UTC).timestamp() * 1e9:
+    if source.kind == "tardis" and source.end_ns > datetime.now(UTC).timestamp() * SECOND_NS:
         raise ParameterError(f"source.to: {source.end.isoformat()} has not come yet; nobody has recorded it")
 
 
@@ -52,7 +53,7 @@ def _check_room(parameters: Parameters) -> None:
             "source.kind archive has books only, and an order cannot be replayed without trades: run --until 02"
         )
     features, horizon_s = parameters.features, parameters.orders.longest_horizon_s
-    span_s = (parameters.source.end_ns - parameters.source.start_ns) / 1e9
+    span_s = (parameters.source.end_ns - parameters.source.start_ns) / SECOND_NS
     least_s = features.warmup_s + 2 * (features.window_s + horizon_s)
     if span_s <= least_s:
         raise ParameterError(

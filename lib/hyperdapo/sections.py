@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from hyperdapo.days import MINUTE_NS, SECOND_NS
 from hyperdapo.paths import REPOSITORY
 
 _PERPETUAL = re.compile(r"([a-z0-9]+:)?[A-Za-z0-9]+")
@@ -74,7 +75,7 @@ class Source(Section):
         for name, moment in (("from", self.start), ("to", self.end)):
             if moment.second or moment.microsecond:
                 raise ValueError(f"{name}: {moment.isoformat()} is not a whole minute")
-        if self.end_ns - self.start_ns < 60_000_000_000:
+        if self.end_ns - self.start_ns < MINUTE_NS:
             raise ValueError(f"empty time span: from {self.start} to {self.end}; give at least one minute")
         if self.kind == "archive" and (not self.endpoint or self.channels != ["l2Book"]):
             raise ValueError("an archive is a folder with l2Book only: set endpoint to it, and channels: [l2Book]")
@@ -260,4 +261,4 @@ def _within_repository(path: str | None) -> Path | None:
 
 
 def _nanoseconds(moment: datetime) -> int:
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()) * 1_000_000_000
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()) * SECOND_NS

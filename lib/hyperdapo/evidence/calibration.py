@@ -5,6 +5,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from hyperdapo import sections
+from hyperdapo.days import SECOND_NS, block_of
 from hyperdapo.evidence import figures
 from hyperdapo.evidence.metrics import block_bootstrap
 from hyperdapo.evidence.tables import heading
@@ -27,7 +28,7 @@ def brier_differences(compared: pd.DataFrame, evidence: sections.Evidence, seed:
     """
     squared = compared.assign(error=(compared["filled"] - compared["true_filled"]) ** 2)
     errors = squared.pivot_table(index=["placed_ns", "order_id"], columns="queue_model", values="error", sort=False)
-    blocks = errors.index.get_level_values("placed_ns").to_numpy() // round(evidence.block_s * 1e9)
+    blocks = block_of(errors.index.get_level_values("placed_ns"), evidence.block_s)
     first, *others = compared["queue_model"].unique()
     rows: list[tuple[str, float, float, float]] = [(str(first), 0.0, np.nan, np.nan)]
     for name in others:
@@ -47,13 +48,15 @@ def reliability(compared: pd.DataFrame, evidence: sections.Evidence, seed: int) 
     `queue_model`, `group`, `orders`, `predicted`, `observed` and its interval over blocks of time, `ci_low`, `ci_high`
     """
     distance_bps = compared["side"] * (1 - compared["limit_price"] / compared["arrival_mid"]) * 1e4
-    waits_s = (compared["cancel_ns"] - compared["placed_ns"]) / 1e9
+    waits_s = (compared["cancel_ns"] - compared["placed_ns"]) / SECOND_NS
     need = distance_bps / np.sqrt(waits_s.clip(lower=0.1))
     group = pd.qcut(need, GROUPS, labels=False, duplicates="drop")
-    blocks = compared["placed_ns"] // round(evidence.block_s * 1e9)
+    blocks = block_of(compared["placed_ns"], evidence.block_s)
     rows = []
     for (name, number), orders in compared.groupby(["queue_model", group], sort=False):
-        truth = block_bootstrap(orders["true_filled"].to_numpy(), blocks[orders.index].to_numpy(), evidence, seed)
+        truth = block_bootstrap(
+            orders["true_filled"].to_numpy(), blocks[compared.index.get_indexer(orders.index)], evidence, seed
+        )
         rows.append((name, number, len(orders), orders["filled"].mean(), truth.value, truth.low, truth.high))
     names = ["queue_model", "group", "orders", "predicted", "observed", "ci_low", "ci_high"]
     return pd.DataFrame(rows, columns=names).sort_values(["queue_model", "group"], ignore_index=True)

@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from hyperdapo.days import SECOND_NS
 from hyperdapo.evidence import figures
 from hyperdapo.evidence.metrics import FEES, PRICE, TOTAL
 from hyperdapo.evidence.tables import heading
@@ -26,7 +27,7 @@ def plot_order_life(trace: pd.DataFrame, order: pd.Series, asset: str) -> Figure
     order : its decision_ns, arrival_ns, side, size, limit_price, arrival_mid
     """
     figure, (price, queue, filled) = figures.new(3, 1, height=0.78, sharex=True, height_ratios=[3, 1.4, 1])
-    seconds = (trace["exchange_ns"] - order["decision_ns"]) / 1e9
+    seconds = (trace["exchange_ns"] - order["decision_ns"]) / SECOND_NS
     _draw_market(price, trace, seconds, order)
     queue.fill_between(seconds, trace["queue_ahead"], step="post", color="#7A7A7A", alpha=0.35, linewidth=0)
     queue.step(seconds, trace["queue_ahead"], where="post", color="#7A7A7A")
@@ -35,7 +36,7 @@ def plot_order_life(trace: pd.DataFrame, order: pd.Series, asset: str) -> Figure
     filled.set_ylabel("filled")
     filled.set_ylim(-0.05, 1.1)
     filled.set_xlabel("seconds after the decision")
-    arrival = (order["arrival_ns"] - order["decision_ns"]) / 1e9
+    arrival = (order["arrival_ns"] - order["decision_ns"]) / SECOND_NS
     for axis in (price, queue, filled):
         axis.axvspan(0, arrival, color="#E69F00", alpha=0.25, linewidth=0)
     queue.set_ylim(bottom=0)

@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.dates import ConciseDateFormatter
 from matplotlib.figure import Figure
 
+from hyperdapo.days import MINUTE_NS
 from hyperdapo.evidence import figures
 
-MINUTE_NS = 60_000_000_000
 _MISSING = "#D55E00"
 _QUALITY = {
     "spread_bps": "spread (bps)",

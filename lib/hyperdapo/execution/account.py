@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hyperdapo.days import SECOND_NS
 from hyperdapo.errors import DataError
 from hyperdapo.execution.records import read_historical_orders, read_user_fills
 from hyperdapo.market.probes import Executions
@@ -58,7 +59,7 @@ def read_account(
         raise DataError(f"{orders.name} holds no resting order of {coin} whose fate is known: {dict(left_out)}")
     mine = rows.assign(status=status)[kept]
     lives = (mine["status_ns"] - mine["placed_ns"])[mine["status"] == "canceled"]
-    patience_ns = round(patience_s * 1e9) if patience_s is not None else int(lives.max()) if len(lives) else 0
+    patience_ns = round(patience_s * SECOND_NS) if patience_s is not None else int(lives.max()) if len(lives) else 0
     cancel_ns = np.where(mine["status"] == "filled", mine["placed_ns"] + patience_ns, mine["status_ns"])
     cancel_ns = np.maximum(cancel_ns, mine["status_ns"] + (mine["status"] == "filled"))  # after the fill at least
     columns = ["order_id", "side", "size", "limit_price", "placed_ns", "status"]

@@ -6,15 +6,13 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from hyperdapo.days import DAY_NS, SECOND_NS
 from hyperdapo.errors import ParameterError
 from hyperdapo.execution.costs import fee_rates, square_root_impact
 from hyperdapo.execution.events import Arrivals, Events, Fills, funding_paid
 from hyperdapo.market.book import Market
 from hyperdapo.market.columns import Floats, Nanoseconds
 from hyperdapo.sections import Execution
-
-SECOND = 1_000_000_000
-_DAY = 86_400 * SECOND
 
 
 class Life(NamedTuple):
@@ -97,7 +95,7 @@ def markouts(events: Events, ended: Nanoseconds, side: Floats, horizons_s: Seque
         return np.where(ns <= events.ns[-1], known, np.nan)
 
     start = mid_at(ended)
-    later = {horizon: mid_at(ended + round(horizon * SECOND)) for horizon in horizons_s}
+    later = {horizon: mid_at(ended + round(horizon * SECOND_NS)) for horizon in horizons_s}
     return {f"markout_{horizon:g}s_bps": side * (mids / start - 1) * 1e4 for horizon, mids in later.items()}
 
 
@@ -163,4 +161,4 @@ def _daily_volume(market: Market) -> float:
     if market.daily_volume is not None:
         return market.daily_volume
     span = int(market.top.local_ns[-1] - market.top.local_ns[0])
-    return float(market.trades.size.sum()) * _DAY / max(span, 1)
+    return float(market.trades.size.sum()) * DAY_NS / max(span, 1)

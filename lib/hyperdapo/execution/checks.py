@@ -3,10 +3,10 @@
 import numpy as np
 import pandas as pd
 
+from hyperdapo.days import SECOND_NS
 from hyperdapo.errors import OrderError
 from hyperdapo.market.book import Market
 from hyperdapo.market.columns import Floats, take
-from hyperdapo.market.days import SECOND_NS as SECOND
 from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD, on_grid
 
 ORDER_COLUMNS = ("order_id", "decision_ns", "side", "size", "horizon_s", "limit_price", "post_only")
@@ -42,7 +42,7 @@ def checked_mid(market: Market, orders: pd.DataFrame) -> Floats:
     priced, steps, rest = ~np.isnan(limit), size * 10.0**market.sz_decimals, "until_ns" in orders
     with np.errstate(invalid="ignore", divide="ignore"):
         span_s = np.nan_to_num(horizon).clip(0, _LONGEST_S)
-        ends = decision_ns + np.rint(span_s * SECOND).astype(np.int64)
+        ends = decision_ns + np.rint(span_s * SECOND_NS).astype(np.int64)
         faults = {
             "no time or no order_id": ~(whole[0] & whole[1]),
             "a size that is not above zero": ~((size > 0) & np.isfinite(size)),

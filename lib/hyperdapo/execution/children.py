@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from hyperdapo.days import SECOND_NS
 from hyperdapo.execution.kernel import DUST
 from hyperdapo.execution.parents import replay
 from hyperdapo.execution.simulator import lives
 from hyperdapo.market.book import Market
 from hyperdapo.market.columns import Floats
-from hyperdapo.market.days import SECOND_NS as SECOND
 from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD, snap_size
 from hyperdapo.schema import Parameters
 
@@ -31,7 +31,7 @@ def take_slices(market: Market, parents: pd.DataFrame, weights: Floats, paramete
     sizes, bounds = slice_sizes(parents, weights, market.sz_decimals), slice_ns(parents, weights.shape[1])
     row, column = np.nonzero(sizes)
     child_size, decision_ns = sizes[row, column], bounds[row, column]
-    fixed = {"horizon_s": (bounds[row, -1] - decision_ns) / SECOND, "limit_price": np.nan, "post_only": False}
+    fixed = {"horizon_s": (bounds[row, -1] - decision_ns) / SECOND_NS, "limit_price": np.nan, "post_only": False}
     children = parents.iloc[row].reset_index(drop=True).assign(decision_ns=decision_ns, size=child_size, **fixed)
     return _together(parents, replay(market, children.assign(completes=True), parameters), row)
 
@@ -50,7 +50,9 @@ def requote(market: Market, parents: pd.DataFrame, quote: Quote, parameters: Par
     """All that is left as one post-only order, whose price is chosen anew every `execution.requote_s`."""
     every_s = parameters.execution.requote_s
     rounds = int(np.ceil(parents["horizon_s"].max() / every_s)) if len(parents) else 0
-    starts = parents["decision_ns"].to_numpy()[:, None] + np.rint(np.arange(rounds) * every_s * SECOND).astype(np.int64)
+    starts = parents["decision_ns"].to_numpy()[:, None] + np.rint(np.arange(rounds) * every_s * SECOND_NS).astype(
+        np.int64
+    )
     due = np.repeat(parents["size"].to_numpy(float)[:, None], rounds, axis=1)
     return _quoted(market, parents, starts, due, quote, parameters)
 
@@ -58,7 +60,7 @@ def requote(market: Market, parents: pd.DataFrame, quote: Quote, parameters: Par
 def slice_ns(parents: pd.DataFrame, slices: int) -> NDArray[np.int64]:
     """(n, slices + 1) bounds of the slices of each horizon."""
     share = np.arange(slices + 1) / slices
-    since = np.rint(parents["horizon_s"].to_numpy(float)[:, None] * share * SECOND).astype(np.int64)
+    since = np.rint(parents["horizon_s"].to_numpy(float)[:, None] * share * SECOND_NS).astype(np.int64)
     bounds: NDArray[np.int64] = parents["decision_ns"].to_numpy(np.int64)[:, None] + since
     return bounds
 
@@ -91,7 +93,7 @@ def _quoted(
     life = lives(market.asset, unpriced, latency, seed)
     arrives = [lives(market.asset, unpriced.assign(decision_ns=ns), latency, seed).arrival_ns for ns in starts.T]
     arrives_ns = np.maximum.accumulate(np.array(arrives), axis=0).T
-    end_ns = parents["decision_ns"].to_numpy() + np.rint(parents["horizon_s"].to_numpy() * SECOND).astype(np.int64)
+    end_ns = parents["decision_ns"].to_numpy() + np.rint(parents["horizon_s"].to_numpy() * SECOND_NS).astype(np.int64)
     live = starts < end_ns[:, None]
     last = live.sum(axis=1) - 1
     size, done = parents["size"].to_numpy(float), np.zeros(len(parents))
@@ -103,7 +105,7 @@ def _quoted(
         final, left = last[row] == column, due[row, column] - done[row]
         until_ns = np.where(final, life.cancel_ns[row], arrives_ns[row, min(column + 1, starts.shape[1] - 1)])
         child = parents.iloc[row].reset_index(drop=True).assign(decision_ns=starts[row, column], size=left)
-        seconds = (end_ns[row] - starts[row, column]) / SECOND
+        seconds = (end_ns[row] - starts[row, column]) / SECOND_NS
         priced = child.assign(limit_price=quote(child, seconds, (size[row] - done[row]) / size[row]), post_only=True)
         times = {"horizon_s": seconds, "arrives_ns": arrives_ns[row, column], "until_ns": until_ns, "completes": final}
         replayed = replay(market, priced.assign(**times), parameters)

@@ -5,13 +5,14 @@ from datetime import UTC, datetime
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hyperdapo.days import SECOND_NS
 from hyperdapo.errors import ParameterError
 
 HIGHEST_TIER = 6
 
 
 def _ns(year: int, month: int, day: int, hour: int = 0) -> int:
-    return int(datetime(year, month, day, hour, tzinfo=UTC).timestamp()) * 1_000_000_000
+    return int(datetime(year, month, day, hour, tzinfo=UTC).timestamp()) * SECOND_NS
 
 
 # From when, and for each tier (taker, maker) in bps; a maker fee is paid by the maker, negative is a rebate.

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from hyperdapo.days import SECOND_NS
 from hyperdapo.errors import DataError
 from hyperdapo.execution.costs import HIGHEST_TIER, fee_rates
 
@@ -178,7 +179,7 @@ def resting_times(fills: pd.DataFrame) -> pd.DataFrame:
     before = blocks[np.maximum(position - 1, 0)]
     return makers[["order_id", "coin", "price", "size", "block_ns"]].assign(
         since_ns=since,
-        resting_s=(makers["block_ns"].to_numpy(np.int64) - since) / 1e9,
-        bracket_s=np.where(older, np.inf, (since - before) / 1e9),
+        resting_s=(makers["block_ns"].to_numpy(np.int64) - since) / SECOND_NS,
+        bracket_s=np.where(older, np.inf, (since - before) / SECOND_NS),
         older=older,
     )

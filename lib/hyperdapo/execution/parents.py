@@ -4,22 +4,22 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from hyperdapo.days import SECOND_NS, block_of
 from hyperdapo.errors import DataError
 from hyperdapo.execution.draws import uniform
 from hyperdapo.execution.simulator import replay_orders
 from hyperdapo.market.book import Market
-from hyperdapo.market.days import SECOND_NS as SECOND
 from hyperdapo.market.grid import snap_price, snap_size
 from hyperdapo.schema import Parameters
 from hyperdapo.sections import Orders
 
 STATE = ("volatility_5m_bps", "bid_ask_spread_bps")  # features that a parent remembers, for strategies and regimes
-LATE_S = 10.0  # what latencies may add to an order's life
+LATENCY_S = 10.0  # what latencies may add to an order's life: a parent needs so much uninterrupted market more
 
 
 def life_s(orders: Orders) -> float:
     """How long after a decision the market must be known: horizon, latencies and mark-outs."""
-    return orders.longest_horizon_s + max(orders.markouts_s) + LATE_S
+    return orders.longest_horizon_s + max(orders.markouts_s) + LATENCY_S
 
 
 def evenly_spaced(features: pd.DataFrame, most: int | None) -> pd.DataFrame:
@@ -72,11 +72,11 @@ def parent_orders(features: pd.DataFrame, parameters: Parameters, market: Market
             "horizon_s": horizon_s,
             "arrival_mid": features["mid"].to_numpy(float),
             "split": features["split"].to_numpy(str),
-            "block": decision_ns // round(parameters.evidence.block_s * SECOND),
+            "block": block_of(decision_ns, parameters.evidence.block_s),
             **{name: features[name].to_numpy(float) for name in STATE},
         }
     )
-    life_ns = np.rint((horizon_s + max(rules.markouts_s) + LATE_S) * SECOND).astype(np.int64)
+    life_ns = np.rint((horizon_s + max(rules.markouts_s) + LATENCY_S) * SECOND_NS).astype(np.int64)
     usable &= ~market.interrupted(decision_ns, decision_ns + life_ns)
     return parents[usable].reset_index(drop=True)
 

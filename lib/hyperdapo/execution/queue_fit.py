@@ -25,12 +25,12 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import brentq
 
+from hyperdapo.days import block_of
 from hyperdapo.execution import kernel
 from hyperdapo.execution.events import PRINT, Events, stream
 from hyperdapo.execution.kernel import Resting
 from hyperdapo.market.book import Market
 from hyperdapo.market.columns import Floats
-from hyperdapo.market.days import SECOND_NS
 
 FEWEST = 30  # makers that a fit rests on
 HEAVIEST = 20.0
@@ -104,7 +104,7 @@ def fit_queue(makers: pd.DataFrame, block_s: float, confidence: float, seed: int
     weight, printed, needs = (makers[name].to_numpy() for name in ("weight", "printed", list(EXPONENTS)))
     excess = needs - printed[:, None]
     exponent = _root(weight @ excess)
-    block = np.unique(makers["first_ns"] // round(block_s * SECOND_NS), return_inverse=True)[1]
+    block = np.unique(block_of(makers["first_ns"], block_s), return_inverse=True)[1]
     sums = np.stack([np.bincount(block, weights=weight * column) for column in excess.T])
     drawn = np.random.default_rng(seed).integers(0, sums.shape[1], (_DRAWS, sums.shape[1]))
     tails = [(1 - confidence) / 2, (1 + confidence) / 2]

@@ -14,9 +14,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from hyperdapo.days import SECOND_NS
 from hyperdapo.errors import OrderError, ParameterError
 from hyperdapo.execution import kernel
-from hyperdapo.execution.accounting import SECOND, Life, account, markouts
+from hyperdapo.execution.accounting import Life, account, markouts
 from hyperdapo.execution.checks import checked_mid
 from hyperdapo.execution.draws import uniform
 from hyperdapo.execution.events import PRINT, Arrivals, Events, Fills, Queue, Records, stream
@@ -28,7 +29,7 @@ MARKOUTS_S = (1.0, 5.0, 10.0, 60.0)
 _THESIS_MS = (5.0, 50.0)  # §3.5.1
 _MEDIAN_MS, _P99_MS = 200.0, 900.0  # order to fill of a near client
 _NOTHING = np.zeros(0)
-_LATE_S = 60.0  # what latencies may add to an order's life
+_MARGIN_S = 60.0  # market kept in memory after the last horizon and mark-out, for orders that arrive late
 
 
 def replay_orders(
@@ -102,7 +103,7 @@ def replay_in_parts(
     Returns the rows in the order of `orders`, and raises as `replay_orders` and `Market.in_parts`.
     """
     decision_ns = orders["decision_ns"].to_numpy(float)
-    after_s = float(orders["horizon_s"].max()) + max(markouts_s, default=0.0) + _LATE_S if len(orders) else 0.0
+    after_s = float(orders["horizon_s"].max()) + max(markouts_s, default=0.0) + _MARGIN_S if len(orders) else 0.0
     parts, begins = [], -np.inf
     for (_, ends), market in Market.in_parts(folder, after_s=after_s):
         rows = np.flatnonzero((decision_ns >= begins) & (decision_ns < ends))
@@ -182,7 +183,7 @@ def lives(asset: str, orders: pd.DataFrame, latency: Latency, seed: int) -> Life
         arrival_ns, cancel_ns = (orders[name].to_numpy(np.int64) for name in ("arrives_ns", "until_ns"))
         return Life(arrival_ns, cancel_ns, cancel_ns, cancel_ns + leg_ns("completion"))
     arrival_ns = decision_ns + leg_ns("entry", policy_ms)
-    expiry_ns = arrival_ns + np.rint(orders["horizon_s"].to_numpy(float) * SECOND).astype(np.int64)
+    expiry_ns = arrival_ns + np.rint(orders["horizon_s"].to_numpy(float) * SECOND_NS).astype(np.int64)
     at_once = orders["limit_price"].isna().to_numpy()
     cancel_ns = np.where(at_once, arrival_ns, expiry_ns + leg_ns("cancel"))
     completion_ns = np.where(at_once, arrival_ns, cancel_ns + leg_ns("completion"))

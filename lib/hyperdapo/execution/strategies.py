@@ -6,13 +6,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from hyperdapo.days import SECOND_NS, Span
 from hyperdapo.errors import DataError
 from hyperdapo.execution.children import quote_slices, requote, slice_ns, take_slices
 from hyperdapo.execution.parents import STATE, offset_orders, replay
 from hyperdapo.market.book import Market
 from hyperdapo.market.columns import Floats, take
-from hyperdapo.market.days import SECOND_NS as SECOND
-from hyperdapo.market.days import Span
 from hyperdapo.market.grid import snap_price, tick_size
 from hyperdapo.schema import Parameters
 
@@ -69,7 +68,7 @@ def train(parts: Iterable[tuple[Span, Market]], outcomes: pd.DataFrame) -> Train
     for (from_ns, to_ns), market in parts:
         known = np.searchsorted(market.trades.local_ns, [max(from_ns, ns.min()), min(to_ns, ns.max() + 1)])
         trades = take(market.trades, slice(*known))
-        volume += np.bincount(trades.local_ns // SECOND % _MINUTE, weights=trades.size, minlength=_MINUTE)
+        volume += np.bincount(trades.local_ns // SECOND_NS % _MINUTE, weights=trades.size, minlength=_MINUTE)
         depth_bps += float(np.nansum(np.abs(trades.price / market.mid_at(trades.local_ns) - 1)) * 1e4)
         prints += len(trades.price)
     return Trained(best, volume / volume.sum(), depth_bps / max(prints, 1))
@@ -218,9 +217,9 @@ def policy_offsets(decisions: pd.DataFrame) -> dict[str, pd.Series]:
 
 def volume_weights(profile: Floats, parents: pd.DataFrame, slices: int) -> Floats:
     """(n, slices) shares of volume that a profile by second of the minute (60,) puts into each slice of a horizon."""
-    minute_ns, curve = _MINUTE * SECOND, np.append(0.0, np.cumsum(profile))
+    minute_ns, curve = _MINUTE * SECOND_NS, np.append(0.0, np.cumsum(profile))
     bounds = slice_ns(parents, slices)
-    volume = bounds // minute_ns + np.interp(bounds % minute_ns / SECOND, np.arange(_MINUTE + 1), curve)
+    volume = bounds // minute_ns + np.interp(bounds % minute_ns / SECOND_NS, np.arange(_MINUTE + 1), curve)
     weights = np.diff(volume, axis=1)
     return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 

@@ -8,18 +8,18 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
+from hyperdapo.days import SECOND_NS
 from hyperdapo.errors import DataError
 from hyperdapo.execution.costs import fee_rates
 from hyperdapo.execution.simulator import replay_orders
 from hyperdapo.market.book import Market
 from hyperdapo.market.columns import Floats
-from hyperdapo.market.days import SECOND_NS
 from hyperdapo.market.probes import Executions
 from hyperdapo.sections import Execution
 
 NO_LATENCY = {"preset": "empirical", "policy_ms": 0.0, "empirical_ms": [0.0]}
 SCORES = ("asset", "queue_model", "orders", "brier", "auc", "fill_time_error_s", "cost_error_bps")
-_LATE_S = 1.0
+_CANCEL_S = 1.0  # within which a cancel has landed
 
 
 def queue_models(execution: Execution) -> dict[str, Execution]:
@@ -49,7 +49,7 @@ def compare(market: Market, executions: Executions, execution: Execution) -> pd.
         If no order was accepted within the data.
     """
     orders = executions.orders[executions.orders["status"] != "rejected"]
-    late_ns = orders["cancel_ns"].to_numpy() + round(_LATE_S * SECOND_NS)
+    late_ns = orders["cancel_ns"].to_numpy() + round(_CANCEL_S * SECOND_NS)
     orders = orders[~market.interrupted(orders["placed_ns"].to_numpy(), late_ns)].reset_index(drop=True)
     if orders.empty:
         raise DataError(f"{market.asset}: no order was accepted within the span of the market data")

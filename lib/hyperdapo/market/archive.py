@@ -14,8 +14,8 @@ import msgspec
 import pyarrow as pa
 import zstandard
 
+from hyperdapo.days import HOUR_NS, MINUTE_NS, moment
 from hyperdapo.errors import DataError, MissingInputError
-from hyperdapo.market.days import HOUR_NS, MINUTE_NS, moment
 from hyperdapo.market.native import STAMP_LENGTH, local_times
 from hyperdapo.market.slices import slice_path
 from hyperdapo.paths import atomic

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
+from hyperdapo.days import HOUR_NS, SECOND_NS, Span, by_day
 from hyperdapo.errors import DataError
 from hyperdapo.market import storage
 from hyperdapo.market.columns import (
@@ -28,7 +29,6 @@ from hyperdapo.market.columns import (
     first_level,
     take,
 )
-from hyperdapo.market.days import HOUR_NS, SECOND_NS, Span, by_day
 from hyperdapo.stored import read_json, write_json
 
 _BPS = 1e4

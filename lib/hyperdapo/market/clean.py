@@ -13,10 +13,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from hyperdapo.days import DAY_NS, HOUR_NS, SECOND_NS, date_of
 from hyperdapo.errors import DataError
 from hyperdapo.market.ahead import ahead
 from hyperdapo.market.columns import BookSnapshots, Contexts, Nanoseconds, TopOfBook, Trades, take
-from hyperdapo.market.days import DAY_NS, HOUR_NS, SECOND_NS, date_of
 from hyperdapo.market.messages import Decoder, Slice, scanned
 from hyperdapo.market.native import CHANNELS
 from hyperdapo.market.quality import by_minute, daily_volume

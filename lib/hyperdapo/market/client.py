@@ -23,6 +23,7 @@ import aiohttp
 from tardis_dev import DEFAULT_ENDPOINT, Channel
 from tardis_dev.replay import _fetch_data_to_replay, _get_normalized_filters_hash, _normalize_filters
 
+from hyperdapo.days import SECOND_NS
 from hyperdapo.errors import DiskFullError, EndpointError
 from hyperdapo.paths import disk_error
 
@@ -85,8 +86,8 @@ async def _replay(feed: Feed, span: tuple[int, int], tick: Tick) -> None:
     async with asyncio.timeout(PATIENCE_S) as patience:
         await _fetch_data_to_replay(
             exchange=feed.exchange,
-            from_date=datetime.fromtimestamp(span[0] / 1e9, UTC),
-            to_date=datetime.fromtimestamp(span[1] / 1e9, UTC),
+            from_date=datetime.fromtimestamp(span[0] / SECOND_NS, UTC),
+            to_date=datetime.fromtimestamp(span[1] / SECOND_NS, UTC),
             filters=filters,
             endpoint=feed.endpoint,
             cache_dir=str(feed.cache),

@@ -11,9 +11,9 @@ from math import exp, log, sqrt
 
 import numpy as np
 
+from hyperdapo.days import HOUR_NS, MINUTE_NS, by_day
 from hyperdapo.errors import ParameterError
 from hyperdapo.market import matching
-from hyperdapo.market.days import HOUR_NS, by_day
 from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD, tick_size
 from hyperdapo.market.layout import BID, Integers, Probes, Rules, State, empty_book, empty_record, no_probes
 from hyperdapo.market.recorder import Recorder
@@ -24,7 +24,7 @@ PLAYED_NS = 6 * HOUR_NS  # the length of a tape
 RETURN_S = 60.0  # horizon of `volatility_bps` and of `predictability`
 NEWS_RATE = 0.4  # jumps of the efficient price per second
 LADDER_SPAN = 4.0  # how far the price may go, as a factor
-WARMUP_NS = 60_000_000_000  # played before the recorder connects
+WARMUP_NS = MINUTE_NS  # played before the recorder connects
 RESTING_ORDERS = 1 << 14  # at most; a block can print each of them
 PRINTS_PER_MARKET_ORDER = 2.75  # measured on long runs of the four assets
 ORDERS_AT_TOUCH = 5.7  # mean number at a best level; measured likewise

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq, minimize_scalar
 from statsmodels.api import GLM, OLS, families
 
+from hyperdapo.days import SECOND_NS, block_of
 from hyperdapo.errors import DataError, ParameterError
 from hyperdapo.market.book import Market
 from hyperdapo.market.columns import Floats, Nanoseconds, TopOfBook, take
@@ -20,7 +21,7 @@ from hyperdapo.market.columns import Floats, Nanoseconds, TopOfBook, take
 IMPACT_EXPONENT, FILL_EXPONENT = 0.5, 1.5  # the draft's: of eq. 2.4, and alpha of eq. 2.5
 DISTANCES_BPS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 _ESTIMATES = ["parameter", "value", "ci_low", "ci_high", "draft"]
-_SECOND, _BPS, _FEWEST_BLOCKS = 1_000_000_000, 1e4, 5
+_BPS, _FEWEST_BLOCKS = 1e4, 5
 _EXPONENTS = (-1.0, 2.0)  # where the free exponent of eq. 2.4 is looked for
 _SIZE_QUANTILES = (0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.98, 0.99, 1)  # of the bins, finer towards the largest orders
 
@@ -52,7 +53,7 @@ def aggressive_orders(market: Market, from_ns: int, to_ns: int, after_s: float =
     _, first, order = np.unique(block_and_side, return_index=True, return_inverse=True)
     top, local_ns, side = _quotes(market), prints.local_ns[first], prints.side[first]
     row = np.searchsorted(top.exchange_ns, prints.exchange_ns[first], side="left") - 1
-    before, later_ns = take(top, np.maximum(row, 0)), local_ns + round(after_s * _SECOND)
+    before, later_ns = take(top, np.maximum(row, 0)), local_ns + round(after_s * SECOND_NS)
     impact = side * (market.mid_at(later_ns) / before.mid - 1) * _BPS
     size = np.bincount(order, weights=prints.size, minlength=len(first))
     orders = pd.DataFrame({"local_ns": local_ns, "side": side, "size": size, "impact_bps": impact})
@@ -98,7 +99,7 @@ def fit_impact(orders: pd.DataFrame, daily_volume: float, block_s: float, confid
     if known.empty or not daily_volume > 0:
         raise DataError(f"{len(known)} aggressive orders and {daily_volume:g} coin a day: no impact can be measured")
     share, impact = known["size"].to_numpy() / daily_volume, known["impact_bps"].to_numpy()
-    blocks = np.unique(known["local_ns"] // round(block_s * _SECOND), return_inverse=True)[1]
+    blocks = np.unique(block_of(known["local_ns"], block_s), return_inverse=True)[1]
     root, free = np.sqrt(share), np.full((2, 3), np.nan)
     law = _clustered(OLS(impact, root), blocks, confidence)
     if np.ptp(share) > 0 and (law[0, 1] > 0 or law[0, 2] < 0):
@@ -134,7 +135,7 @@ def reaches(market: Market, decision_ns: Nanoseconds, horizon_s: float) -> pd.Da
     highest print minus mid; no print: -inf). No t whose window touches a gap or leaves the data. `DataError` as above.
     """
     _quotes(market)
-    windows = np.column_stack([decision_ns, decision_ns + round(horizon_s * _SECOND)])
+    windows = np.column_stack([decision_ns, decision_ns + round(horizon_s * SECOND_NS)])
     windows = windows[~market.interrupted(*windows.T)]
     prints, start_ns = np.searchsorted(market.trades.local_ns, windows, side="right"), windows[:, 0]
     price, mid = np.append(market.trades.price, np.nan), market.mid_at(start_ns)
@@ -162,7 +163,7 @@ def fit_fill_curve(reaches: pd.DataFrame, distances_bps: ArrayLike, block_s: flo
         raise ParameterError(f"distances from the mid must be above 0 bps, not {delta.tolist()}")
     if reaches.empty:
         raise DataError("no decision with an uninterrupted horizon: fills cannot be measured")
-    blocks = np.unique(reaches["decision_ns"] // round(block_s * _SECOND), return_inverse=True)[1]
+    blocks = np.unique(block_of(reaches["decision_ns"], block_s), return_inverse=True)[1]
     filled = np.array([np.bincount(blocks, weights=reaches["reach_bps"] > distance) for distance in delta])
     orders, design = np.bincount(blocks), np.column_stack([np.ones_like(delta), -np.log(delta)])
     each = [_binomial(row[None], orders, design[:1, :1], confidence)[0] for row in filled]

@@ -13,11 +13,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hyperdapo import sections
+from hyperdapo.days import SECOND_NS, Span
 from hyperdapo.errors import DataError
 from hyperdapo.market import windows
 from hyperdapo.market.book import Market
 from hyperdapo.market.columns import BookSnapshots, Floats, Nanoseconds, take
-from hyperdapo.market.days import SECOND_NS, Span
 from hyperdapo.market.usable import PARTS
 from hyperdapo.params import Parameters
 

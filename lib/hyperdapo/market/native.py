@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import msgspec
 import numpy as np
 
+from hyperdapo.days import SECOND_NS
 from hyperdapo.market.columns import Nanoseconds
 
 CHANNELS = ("l2Book", "bbo", "trades", "activeAssetCtx")
@@ -21,8 +22,7 @@ STAMP_LENGTH = 28  # of 2025-09-04T19:46:56.8699350Z, as Tardis writes it
 NS_PER_MS = 1_000_000
 LAST_MS = (2**63 - 1) // NS_PER_MS
 
-_SECOND = 1_000_000_000
-LAST_SECOND = (2**63 - 1) // _SECOND  # the first that no longer fits nanoseconds as a whole
+LAST_SECOND = (2**63 - 1) // SECOND_NS  # the first that no longer fits nanoseconds as a whole
 _CHANNEL = re.compile(rb'"channel"\s*:\s*"(\w+)"')
 _STAMP = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?Z(?: |$)")
 _POWERS = 100 * 10 ** np.arange(6, -1, -1)  # ns of the seven decimals of a stamp
@@ -162,7 +162,7 @@ def local_times(lines: Sequence[bytes]) -> Nanoseconds:
     begins = np.flatnonzero(np.append(True, seconds[1:] != seconds[:-1])[: len(lines)])
     known = np.array([_whole_second(bytes(seconds[row])) for row in begins], dtype=np.int64)
     second = np.repeat(known, np.diff(begins, append=len(lines)))
-    times = np.where(valid & (second >= 0), second * _SECOND + fraction @ _POWERS, -1)
+    times = np.where(valid & (second >= 0), second * SECOND_NS + fraction @ _POWERS, -1)
     for row in np.flatnonzero(~valid).tolist():
         times[row] = _other_time(lines[row])
     return times
@@ -177,7 +177,7 @@ def _other_time(line: bytes) -> int:
     """The same of a stamp that has not seven decimals."""
     found = _STAMP.match(line)
     second = _whole_second(found[1]) if found else -1
-    return second * _SECOND + int((found[2] or b"0").ljust(9, b"0")) if found and second >= 0 else -1
+    return second * SECOND_NS + int((found[2] or b"0").ljust(9, b"0")) if found and second >= 0 else -1
 
 
 @lru_cache(maxsize=1024)

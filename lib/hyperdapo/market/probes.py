@@ -11,10 +11,10 @@ from math import ceil, log
 import numpy as np
 import pandas as pd
 
+from hyperdapo.days import HOUR_NS, SECOND_NS
 from hyperdapo.market import layout
 from hyperdapo.market.book import Market
 from hyperdapo.market.columns import Floats, take
-from hyperdapo.market.days import HOUR_NS, SECOND_NS
 from hyperdapo.market.exchange import ladder, simulate
 from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD
 from hyperdapo.market.layout import Probes

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from hyperdapo.days import MINUTE_NS, SECOND_NS
 from hyperdapo.market.book import Book, Market
 from hyperdapo.market.columns import BookSnapshots, Contexts, Floats, Nanoseconds, TopOfBook, Trades
 from hyperdapo.market.streams import FAST_LEVELS
@@ -13,7 +14,7 @@ from hyperdapo.market.streams import FAST_LEVELS
 LISTING_4_8 = {"BTC": 0.71, "ETH": 0.65, "SOL": 0.68, "HYPE": 0.62}
 """Share of buys from which the draft's Listing 4.8 draws its training states."""
 
-_MINUTE, _BPS, _NS_PER_S = 60_000_000_000, 1e4, 1e9
+_BPS = 1e4
 _MINUTES_OF_A_DAY = 1440
 
 
@@ -34,7 +35,7 @@ def by_minute(book: BookSnapshots, bbo: TopOfBook, trades: Trades, context: Cont
         "spread_bps": (book.ask_price[:, 0] - book.bid_price[:, 0]) / mid * _BPS,
         "depth_usd": (book.bid_size[:, 0] + book.ask_size[:, 0]) * mid,
         "reach_bps": np.minimum(*ends) / mid * _BPS,
-        "delay_s": (book.local_ns - book.exchange_ns) / _NS_PER_S,
+        "delay_s": (book.local_ns - book.exchange_ns) / SECOND_NS,
     }
     updates = {"mark_price": context.mark_price, "oracle_price": context.oracle_price, "funding": context.funding}
     updates["mark_error_bps"] = _mark_error_bps(bbo, context)
@@ -88,7 +89,7 @@ def _mark_error_bps(bbo: TopOfBook, context: Contexts) -> Floats:
 
 
 def _of_minute(local_ns: Nanoseconds, columns: Mapping[str, Any]) -> "pd.api.typing.DataFrameGroupBy":
-    return pd.DataFrame(columns, index=pd.Index(local_ns, dtype="int64")).groupby(local_ns // _MINUTE * _MINUTE)
+    return pd.DataFrame(columns, index=pd.Index(local_ns, dtype="int64")).groupby(local_ns // MINUTE_NS * MINUTE_NS)
 
 
 def visible_levels(market: Market, ns: int) -> pd.DataFrame:

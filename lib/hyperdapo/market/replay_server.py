@@ -22,8 +22,8 @@ from typing import Protocol
 import zstandard
 from aiohttp import web
 
+from hyperdapo.days import DAY_NS, MINUTE_NS
 from hyperdapo.errors import DataError, EndpointError, nearest
-from hyperdapo.market.days import DAY_NS
 from hyperdapo.market.exchange import play
 from hyperdapo.market.native import STAMP_LENGTH, channel_of
 from hyperdapo.market.tape import CHANNELS, Tape
@@ -32,7 +32,6 @@ from hyperdapo.schema import Parameters
 EXCHANGE = "hyperliquid"
 SUGGESTED_SLICE_MINUTES = 10
 MAX_SLICE_MINUTES = 60
-_MINUTE_NS = 60_000_000_000
 _STAMP = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?Z ")
 _FAST = 1  # compression level: the reader is on this machine
 
@@ -96,7 +95,7 @@ class RecordedSlices:
         for asset, minutes in self._minutes.items():
             channels = None if filters is None else _channels(filters, asset)
             if channels is None or channels:
-                for minute in range(from_ns // _MINUTE_NS, to_ns // _MINUTE_NS):
+                for minute in range(from_ns // MINUTE_NS, to_ns // MINUTE_NS):
                     for block in minutes.get(minute, ()):
                         kept += _let_through(zlib.decompress(block), channels)
         kept.sort(key=lambda line: line[0])
@@ -185,7 +184,7 @@ class _Endpoint:
             from_ns, minutes, filters = _read(request)
         except ValueError as error:
             return _refuse(400, str(error))
-        lines = self.slices.lines(filters, from_ns, from_ns + minutes * _MINUTE_NS)
+        lines = self.slices.lines(filters, from_ns, from_ns + minutes * MINUTE_NS)
         accepts_zstd = "zstd" in request.headers.get("Accept-Encoding", "")
         zstd = zstandard.ZstdCompressor(_FAST, write_checksum=True)
         body = zstd.compress(lines) if accepts_zstd else gzip.compress(lines, _FAST, mtime=0)
@@ -214,7 +213,7 @@ def _read(request: web.Request) -> tuple[int, int, Filters | None]:
     if offset < 0 or not 1 <= minutes <= MAX_SLICE_MINUTES:
         raise ValueError(f"offset must not be negative, and sliceSize within 1 and {MAX_SLICE_MINUTES}")
     start = start if start.tzinfo else start.replace(tzinfo=UTC)
-    return (int(start.timestamp()) // 60 + offset) * _MINUTE_NS, minutes, _read_filters(query.get("filters"))
+    return (int(start.timestamp()) // 60 + offset) * MINUTE_NS, minutes, _read_filters(query.get("filters"))
 
 
 def _read_filters(text: str | None) -> Filters | None:

@@ -25,6 +25,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from hyperdapo.days import SECOND_NS
 from hyperdapo.market.columns import LEVELS, Floats, Nanoseconds
 from hyperdapo.market.native import LAST_MS, LAST_SECOND, STAMP_LENGTH
 
@@ -303,7 +304,7 @@ def _minute(i: int) -> int:
     leaps = (year - 1) // 4 - (year - 1) // 100 + (year - 1) // 400
     days = year * 365 + leaps + before + day - _DAYS_TO_1970
     second = ((days * 24 + hour) * 60 + minute) * 60
-    return second * 10**9 if 1 <= day <= through - before and second + 60 <= LAST_SECOND else _ODD
+    return second * SECOND_NS if 1 <= day <= through - before and second + 60 <= LAST_SECOND else _ODD
 
 
 @njit(cache=True)
@@ -311,7 +312,7 @@ def _within(i: int) -> int:
     """Nanoseconds since its minute began of the stamp that goes on at i (:56.8699350Z), `_ODD` where it does not."""
     second, i = _number(_after(i, _COLON), 2)
     fraction, i = _number(_after(i, _POINT), 7)
-    return second * 10**9 + fraction * 100 if second <= 59 and _after(i, _Z) >= 0 else _ODD
+    return second * SECOND_NS + fraction * 100 if second <= 59 and _after(i, _Z) >= 0 else _ODD
 
 
 @njit(cache=True, nogil=True)

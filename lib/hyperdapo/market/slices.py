@@ -19,8 +19,8 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
+from hyperdapo.days import DAY_NS, MINUTE_NS, SECOND_NS, moment
 from hyperdapo.errors import DataError
-from hyperdapo.market.days import DAY_NS, MINUTE_NS, moment
 from hyperdapo.market.native import CHANNELS, STAMP_LENGTH, channel_of, local_time
 
 _NAME = re.compile(r"(\d{4})/(\d\d)/(\d\d)/(\d\d)/(\d\d)(?:\.size-(\d+))?\.json\.(?:zst|gz)$")
@@ -225,7 +225,7 @@ def file_at(path: Path) -> SliceFile:
     if match is None:
         raise DataError(f"{path} is not the name of a slice")
     *begin, minutes = map(int, match.groups(default="1"))
-    start = int(datetime(*begin, tzinfo=UTC).timestamp()) * 10**9  # type: ignore[misc, arg-type]
+    start = int(datetime(*begin, tzinfo=UTC).timestamp()) * SECOND_NS  # type: ignore[misc, arg-type]
     return SliceFile(path, start, start + minutes * MINUTE_NS)
 
 

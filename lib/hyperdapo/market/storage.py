@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from hyperdapo.days import Span
 from hyperdapo.market.ahead import threads
 from hyperdapo.market.columns import (
     LEVELS,
@@ -25,7 +26,6 @@ from hyperdapo.market.columns import (
     concatenate,
     empty,
 )
-from hyperdapo.market.days import Span
 from hyperdapo.stored import Version, confirmed, parquet_file, parquet_writer, version
 
 TABLES: dict[str, type] = {

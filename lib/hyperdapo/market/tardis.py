@@ -19,10 +19,10 @@ import pandas as pd
 from tardis_dev import DEFAULT_ENDPOINT
 from tqdm import tqdm
 
+from hyperdapo.days import MINUTE_NS, Span, by_day, date_of
 from hyperdapo.errors import DataError, EndpointError, MissingInputError
 from hyperdapo.market import archive
 from hyperdapo.market.client import Feed, Retries, Tick, check_connection, fetch
-from hyperdapo.market.days import MINUTE_NS, Span, by_day, date_of
 from hyperdapo.market.slices import Description, SliceFile, cover, file_at
 from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths, atomic, require

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hyperdapo.days import SECOND_NS, Span
 from hyperdapo.errors import DataError
 from hyperdapo.market.columns import Nanoseconds
-from hyperdapo.market.days import SECOND_NS, Span
 from hyperdapo.params import Parameters
 
 PARTS = ("train", "validation", "test")

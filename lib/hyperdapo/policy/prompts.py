@@ -20,10 +20,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hyperdapo.errors import DataError, OrderError
+from hyperdapo.market.columns import Floats
 
 Style = Literal["thesis", "anonymous"]
 STYLES: tuple[Style, ...] = ("thesis", "anonymous")
-Floats = NDArray[np.float64]
 
 CUE = " ->"
 

@@ -1,7 +1,10 @@
-"""Days and hours of UTC, in nanoseconds."""
+"""Seconds, hours and days of UTC in nanoseconds, and the blocks of time that intervals are clustered on."""
 
 from datetime import UTC, datetime
 from itertools import pairwise
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 SECOND_NS = 1_000_000_000
 MINUTE_NS = 60 * SECOND_NS
@@ -15,6 +18,12 @@ Span = tuple[int, int]
 def by_day(start_ns: int, end_ns: int, part_ns: int = DAY_NS) -> list[Span]:
     """A span cut at midnights, or into smaller parts of the day."""
     return list(pairwise([start_ns, *range((start_ns // part_ns + 1) * part_ns, end_ns, part_ns), end_ns]))
+
+
+def block_of(ns: ArrayLike, block_s: float) -> NDArray[np.int64]:
+    """The number, counted from 1970, of the block of `block_s` seconds in which each of n times lies, (n,)."""
+    block: NDArray[np.int64] = np.asarray(ns, dtype=np.int64) // round(block_s * SECOND_NS)
+    return block
 
 
 def date_of(ns: int) -> str:
