@@ -11,8 +11,9 @@ import sys
 from base64 import b64decode
 from shlex import quote
 
-from hyperdapo import workflow as pipeline
-from hyperdapo.evidence import manifest
+from hyperdapo import plan as pipeline
+from hyperdapo.evidence import provenance as manifest
+from hyperdapo.workflow import dependencies as needs_of
 from hyperdapo.params import load
 from hyperdapo.paths import GENERALIST, Paths
 from snakemake.io import strip_wildcard_constraints as plain
@@ -25,9 +26,9 @@ os.environ["HYPERDAPO_OVERRIDES"] = OVERRIDES  # not in the rules: a rule depend
 ASSETS, ALGORITHMS, SEEDS = PARAMETERS.assets, PARAMETERS.training.algorithms, PARAMETERS.training.seeds
 
 PATHS, EACH, ALL = Paths(PROFILE), Paths(PROFILE, "{asset}"), Paths(PROFILE, GENERALIST)
-NEEDS = {stage: pipeline.dependencies(stage) for stage in pipeline.STAGES} | {"training": pipeline.training_dependencies()}
+NEEDS = {stage: needs_of.dependencies(stage) for stage in pipeline.STAGES} | {"training": needs_of.training_dependencies()}
 CODE = {stage: files for stage, (files, _) in NEEDS.items()}
-VALUES = {stage: pipeline.section_values(PARAMETERS, names) for stage, (_, names) in NEEDS.items()}
+VALUES = {stage: needs_of.section_values(PARAMETERS, names) for stage, (_, names) in NEEDS.items()}
 
 EACH_RUN = bool(config.get("each_run"))
 CORES = int(config.get("cores", 1))  # of this machine; on a cluster the workflow profile sets threads

@@ -25,26 +25,26 @@ import numpy as np
 import pandas as pd
 from _synthetic import ASSET, tape
 
-from hyperdapo.days import HOUR_NS
-from hyperdapo.execution.measured import as_measured
+from hyperdapo.execution import laws
+from hyperdapo.execution.laws import as_measured
 from hyperdapo.execution.parents import evenly_spaced, life_s, parent_orders, replay_candidates
 from hyperdapo.execution.queue_fit import fit_queue, observe_makers
-from hyperdapo.execution.sensitivity import sensitivity
-from hyperdapo.execution.strategies import backtest, best_fixed_offset, train
-from hyperdapo.market import facts, tardis
+from hyperdapo.execution.strategies import backtest, best_fixed_offset, sensitivity, train
+from hyperdapo.feed import download
+from hyperdapo.feed.clean import preprocess
+from hyperdapo.files import read_json, read_table, write_table
 from hyperdapo.market.book import Market
-from hyperdapo.market.clean import preprocess
 from hyperdapo.market.columns import take
 from hyperdapo.market.features import features_in_parts
 from hyperdapo.market.quality import daily_volume
-from hyperdapo.market.replay_server import Filters, serve
-from hyperdapo.market.tape import Tape
 from hyperdapo.params import Parameters, load
 from hyperdapo.paths import Paths
-from hyperdapo.policy.pairs import build_pairs
 from hyperdapo.policy.prompts import encode_states
 from hyperdapo.policy.rewards import with_rewards
-from hyperdapo.stored import read_json, read_table, write_table
+from hyperdapo.policy.states import build_pairs
+from hyperdapo.synthetic.replay_server import Filters, serve
+from hyperdapo.synthetic.tape import Tape
+from hyperdapo.times import HOUR_NS
 
 START = datetime(2025, 8, 1, tzinfo=UTC)
 PATHS = Paths("sample", ASSET)
@@ -108,9 +108,9 @@ def parameters(endpoint: str, days: int, interval_s: float) -> Parameters:
     return load("sample", {"assets": [ASSET], "source": source, "features": {"decision_interval_s": interval_s}})
 
 
-def download(wanted: Parameters) -> None:
+def receive(wanted: Parameters) -> None:
     """01."""
-    tardis.download(wanted, ASSET, PATHS)
+    download.download(wanted, ASSET, PATHS)
 
 
 def clean(wanted: Parameters) -> None:
@@ -123,15 +123,15 @@ def features(wanted: Parameters) -> None:
     split, law, horizon_s = read_json(PATHS.data, "split.json"), wanted.facts, wanted.orders.longest_horizon_s
     write_table(features_in_parts(PATHS.data, wanted, split), PATHS.data, "features")
     decision_ns = read_table(PATHS.data, "features", ["decision_ns"])["decision_ns"]
-    orders, reaches, makers = facts.Thinned(), [], []
+    orders, reaches, makers = laws.Thinned(), [], []
     for part, market in Market.in_parts(PATHS.data, after_s=max(horizon_s, law.impact_after_s)):
-        orders.add(facts.aggressive_orders(market, *part, law.impact_after_s))
+        orders.add(laws.aggressive_orders(market, *part, law.impact_after_s))
         instants = decision_ns[decision_ns.between(*part, inclusive="left")].to_numpy()
-        reaches.append(facts.reaches(market, instants, horizon_s))
+        reaches.append(laws.reaches(market, instants, horizon_s))
         makers.append(observe_makers(market, max(part[0], split["train"][0]), min(part[1], split["train"][1])))
     volume = daily_volume(read_table(PATHS.data, "quality", ["volume"]))
-    impact = facts.fit_impact(orders.joined(), volume, law.block_s, law.confidence).parameters
-    fills = facts.fit_fill_curve(pd.concat(reaches), facts.DISTANCES_BPS, law.block_s, law.confidence).parameters
+    impact = laws.fit_impact(orders.joined(), volume, law.block_s, law.confidence).parameters
+    fills = laws.fit_fill_curve(pd.concat(reaches), laws.DISTANCES_BPS, law.block_s, law.confidence).parameters
     queue = fit_queue(pd.concat(makers), law.block_s, law.confidence, wanted.seed)
     exponent = ("queue_exponent", queue.exponent, queue.exponent_low, queue.exponent_high, None)
     measured = [impact, fills, pd.DataFrame([exponent], columns=impact.columns)]

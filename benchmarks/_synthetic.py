@@ -4,9 +4,9 @@ import numpy as np
 
 from hyperdapo.market.book import Market
 from hyperdapo.market.columns import take
-from hyperdapo.market.exchange import simulate
-from hyperdapo.market.tape import Tape
 from hyperdapo.params import load
+from hyperdapo.synthetic.exchange import simulate
+from hyperdapo.synthetic.tape import Tape
 
 ASSET = "BTC"
 CHANNELS = ("l2Book", "bbo", "trades")

@@ -18,7 +18,7 @@ from _hftbacktest import run
 from _synthetic import ASSET, CHANNELS, SZ_DECIMALS, tape
 from _timing import best_of, one_core
 
-from hyperdapo.market.messages import Decoder, Slice
+from hyperdapo.feed.messages import Decoder, Slice
 
 TARGET = 8.0
 TARGET_MB_PER_S = 120.0

@@ -19,7 +19,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 from hyperdapo.params import load
-from hyperdapo.policy import tiny
+from hyperdapo.policy import models
 from hyperdapo.policy.models import lora_config, parameter_counts
 from hyperdapo.policy.prompts import CUE
 from hyperdapo.policy.scoring import Scorer
@@ -77,7 +77,7 @@ def plain_step(model: Any, checkpointing: bool, vocabulary: int) -> Callable[[],
 
 def our_step(model: Any) -> Callable[[], None]:
     """Reading as many tokens, then the letters after the cue with the adapter of the thesis."""
-    tokenizer, policy = tiny.tokenizer(), load("thesis").policy
+    tokenizer, policy = models.tokenizer(), load("thesis").policy
     adapted = get_peft_model(model, lora_config(model.config, policy))
     opening = "Choose:"
     scorer = Scorer(adapted, tokenizer, opening, ["A", "B", "C", "D", "E", "F"])

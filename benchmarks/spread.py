@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 
-from hyperdapo.evidence.tolerances import Tolerances
+from hyperdapo.evidence.contents import Tolerances
 
 SETTINGS: dict[str, dict[str, str]] = {
     "default, 1 thread": {},

@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hyperdapo.market import tardis
+from hyperdapo.feed import download
+from hyperdapo.feed.clean import preprocess
 from hyperdapo.market.book import Market
-from hyperdapo.market.clean import preprocess
-from hyperdapo.market.replay_server import RecordedSlices, serve
 from hyperdapo.params import Parameters, load
 from hyperdapo.paths import Paths
+from hyperdapo.synthetic.replay_server import RecordedSlices, serve
 
 START_MS = 1_756_980_000_000  # 2025-09-04 10:00 UTC
 SECOND = 1_000_000_000
@@ -75,5 +75,5 @@ def cleaned(
     (folder / "ETH.ndjson.gz").write_bytes(gzip.compress(text.encode()))
     with serve(RecordedSlices(folder)) as endpoint:
         wanted = parameters(endpoint, minutes)
-        tardis.download(wanted, "ETH", paths)
+        download.download(wanted, "ETH", paths)
     return preprocess(wanted, "ETH", paths), Market.load(paths.data)

@@ -22,10 +22,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from hyperdapo import stored
+from hyperdapo import files
 from hyperdapo.errors import HyperdapoError
-from hyperdapo.market import storage, tardis
-from hyperdapo.market.slices import Description, SliceFile
+from hyperdapo.feed import download
+from hyperdapo.feed.slices import Description, SliceFile
+from hyperdapo.market import storage
 from hyperdapo.params import Parameters, load
 from hyperdapo.paths import Paths
 
@@ -51,7 +52,7 @@ def flips(path: Path, read: Read, times: int, seed: int = 0) -> Counter[str]:
 
 
 def _values(read: Read) -> bytes:
-    stored._digest.cache_clear()
+    files._digest.cache_clear()
     storage._index.cache_clear()
     return pickle.dumps(read())
 
@@ -61,14 +62,14 @@ def reader_of(path: Path) -> Read:
     if path.name in storage.TABLES:
         return lambda: storage.read(storage.TABLES[path.name], path.parent)
     if path.suffix == ".json":
-        return lambda: stored.read_json(path.parent, path.name)
-    return lambda: stored.read_table(path.parent, path.stem).to_dict("list")
+        return lambda: files.read_json(path.parent, path.name)
+    return lambda: files.read_table(path.parent, path.stem).to_dict("list")
 
 
 def pages_alone(path: Path) -> Any:
     """A Parquet file by its pages' checksums only."""
     try:
-        with stored.parquet_file(path) as file:
+        with files.parquet_file(path) as file:
             return file.read().to_pylist()
     except (MemoryError, UnicodeDecodeError, pa.ArrowException) as error:
         raise HyperdapoError(str(error)) from None
@@ -76,7 +77,7 @@ def pages_alone(path: Path) -> Any:
 
 def slice_lines(parameters: Parameters, asset: str, paths: Paths) -> Read:
     """How 02 reads all slices of an asset."""
-    return lambda: [piece.read() for piece in tardis.downloaded(parameters, asset, paths)]
+    return lambda: [piece.read() for piece in download.downloaded(parameters, asset, paths)]
 
 
 def arrival(path: Path) -> Read:
@@ -94,7 +95,7 @@ def arrival(path: Path) -> Read:
 def experiment(data: Path, parameters: Parameters, times: int) -> Iterator[tuple[str, Counter[str]]]:
     """Every kind of file of the first asset of a finished run, and how the flips in it ended."""
     paths = Paths(parameters.profile, parameters.assets[0])
-    slices = [piece.path for piece in tardis.downloaded(parameters, paths.asset, paths)]
+    slices = [piece.path for piece in download.downloaded(parameters, paths.asset, paths)]
     lines, rng = slice_lines(parameters, paths.asset, paths), random.Random(0)
     chosen = Counter(rng.choices(slices, k=times))
     yield "slices, read by 02", sum((flips(path, lines, count) for path, count in chosen.items()), Counter())
@@ -102,11 +103,11 @@ def experiment(data: Path, parameters: Parameters, times: int) -> Iterator[tuple
     yield "slices, as they arrive in 01", fresh
     yield "manifest.json", flips(paths.data / "manifest.json", lines, times)
     yield "days/DATE.json", flips(next((paths.data / "days").glob("*.json")), lines, times)
-    found = [path for path in sorted(data.rglob("*")) if path.name in stored.WRITTEN_BY and path.is_file()]
+    found = [path for path in sorted(data.rglob("*")) if path.name in files.WRITTEN_BY and path.is_file()]
     for path in found:
         if path.parent in (paths.data, Paths(parameters.profile).data):
             yield path.name, flips(path, reader_of(path), times)
-            yield f"checksums/{path.name}.sha256", flips(stored.record_of(path), reader_of(path), times)
+            yield f"checksums/{path.name}.sha256", flips(files.record_of(path), reader_of(path), times)
             if path.suffix == ".parquet":
                 yield f"{path.name}, pages alone", flips(path, lambda path=path: pages_alone(path), times)
 

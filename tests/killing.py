@@ -21,9 +21,9 @@ from typing import Any
 
 import psutil
 
-from hyperdapo.market.replay_server import Faults, Filters, serve, synthetic_market
 from hyperdapo.params import Parameters, load, merge
 from hyperdapo.paths import REPOSITORY
+from hyperdapo.synthetic.replay_server import Faults, Filters, serve, synthetic_market
 from smoke import DOWNLOADED, PROFILE
 
 KEY = "TD.a-key-that-no-file-may-hold"

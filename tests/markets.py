@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
+from hyperdapo.feed.clean import Cleaner
+from hyperdapo.feed.messages import Decoder
 from hyperdapo.market.book import Market
-from hyperdapo.market.clean import Cleaner
 from hyperdapo.market.columns import LEVELS, BookSnapshots, TopOfBook, Trades
 from hyperdapo.market.grid import tick_size
-from hyperdapo.market.messages import Decoder
 from hyperdapo.params import load
 
 SECOND = 1_000_000_000

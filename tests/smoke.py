@@ -14,15 +14,15 @@ import pytest
 import yaml
 from filelock import FileLock
 
-from hyperdapo import workflow
-from hyperdapo.evidence import manifest
+from hyperdapo import plan
+from hyperdapo.evidence import provenance
 from hyperdapo.evidence.verification import compare
+from hyperdapo.files import WRITTEN_BY
 from hyperdapo.paths import REPOSITORY
-from hyperdapo.stored import WRITTEN_BY
 
 PROFILE = "smoke"
 SMALL: dict[str, Any] = {"assets": ["BTC"], "training": {"algorithms": ["dapo", "dpo"], "seeds": [0]}}
-ITS_OWN = workflow.units(SMALL["assets"])[4:]  # the stages that a run of SMALL makes, after those that it takes over
+ITS_OWN = plan.units(SMALL["assets"])[4:]  # the stages that a run of SMALL makes, after those that it takes over
 DOWNLOADED = ("slices", "days", "manifest.json")  # what 01 keeps: it counts retries, so it is not the same every time
 
 
@@ -116,8 +116,8 @@ def _copy(source: Path, target: Path) -> None:
 
 def assert_whole(run: Run, assets: int) -> None:
     """Every stage is rendered, without an error and with a figure."""
-    across = len(workflow.ACROSS_ASSETS)
-    assert len(run.renders()) == (len(workflow.STAGES) - across) * assets + across
+    across = len(plan.ACROSS_ASSETS)
+    assert len(run.renders()) == (len(plan.STAGES) - across) * assets + across
     for path in run.renders():
         outputs = [output for cell in nbformat.read(path, as_version=4).cells for output in cell.get("outputs", [])]
         assert not [output for output in outputs if output.output_type == "error"], path.name
@@ -130,7 +130,7 @@ def assert_same_numbers(expected: Path, found: Path, units: Sequence[str]) -> No
 
     Only the stamp of the parameters may be another, as that of a run of fewer assets is.
     """
-    stages = [manifest.read(folder / PROFILE / manifest.NAME)["stages"] for folder in (expected, found)]
+    stages = [provenance.read(folder / PROFILE / provenance.NAME)["stages"] for folder in (expected, found)]
     wanted = {file for one in stages for unit in units for file in one[unit]["files"]}
     table = compare(expected / PROFILE, found / PROFILE)
     table = table[table["file"].isin(wanted)]

@@ -8,10 +8,10 @@ import pyarrow as pa
 import pytest
 
 from hyperdapo.errors import DataError, MissingInputError, ParameterError
-from hyperdapo.market import tardis
-from hyperdapo.market.archive import replay_line
+from hyperdapo.feed import download
+from hyperdapo.feed.archive import replay_line
+from hyperdapo.feed.clean import preprocess
 from hyperdapo.market.book import Market
-from hyperdapo.market.clean import preprocess
 from hyperdapo.params import Parameters, load
 from hyperdapo.paths import Paths
 
@@ -72,12 +72,12 @@ def test_hours_become_slices_and_nothing_is_lost(tmp_path: Path, paths: Paths) -
     hours = {12: b"".join(archived(second) for second in range(1, 3600)) + noise}
     hours[13] = b"".join(archived(second) for second in range(3600, 7200, 2)) + archived(7200.5)
     wanted = parameters(mirror(tmp_path / "mirror", hours), "12:10", "14:00")
-    manifest = tardis.download(wanted, "BTC", paths)
+    manifest = download.download(wanted, "BTC", paths)
     assert manifest["messages"] == {"l2Book": 3000 + 1800} and manifest["slices"] == 2
     report = preprocess(wanted, "BTC", paths)
     assert report["kept"]["l2Book"] == 3000 + 1800 and report["dropped"] == {"malformed": 1, "outside_slice": 1}
     assert [day["date"] for day in report["days"]] == ["2024-01-01"] and report["gaps"] == []
-    asked = tardis.download(wanted, "BTC", paths)
+    asked = download.download(wanted, "BTC", paths)
     assert asked == manifest, "a day that is whole was read again and differs"
 
 
@@ -86,7 +86,7 @@ def test_a_missing_hour_says_how_to_copy_it(tmp_path: Path, paths: Paths) -> Non
     with pytest.raises(
         MissingInputError, match=r"20240101/13/l2Book/BTC\.lz4 is not there.*aws s3 cp s3://hyperliquid"
     ):
-        tardis.download(wanted, "BTC", paths)
+        download.download(wanted, "BTC", paths)
     assert not (paths.data / "manifest.json").exists()
 
 
@@ -98,7 +98,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, paths: Paths, damage: str) -> N
     if damage != "half a line":
         path.write_bytes(path.read_bytes()[:-9] if damage == "cut" else b"")
     with pytest.raises(DataError, match=r"BTC\.lz4"):
-        tardis.download(parameters(folder), "BTC", paths)
+        download.download(parameters(folder), "BTC", paths)
 
 
 def test_an_archive_has_books_only() -> None:
@@ -110,7 +110,7 @@ def test_an_archive_has_books_only() -> None:
 def test_the_archived_hour(recordings: Path, tmp_path: Path, paths: Paths) -> None:
     shutil.copytree(recordings / "hyperliquid-archive", tmp_path / "mirror")
     wanted = parameters(tmp_path / "mirror")
-    manifest = tardis.download(wanted, "BTC", paths)
+    manifest = download.download(wanted, "BTC", paths)
     report = preprocess(wanted, "BTC", paths)
     assert manifest["messages"] == {"l2Book": 5587} and report["kept"]["l2Book"] == 5587 and report["dropped"] == {}
     market = Market.load(paths.data)

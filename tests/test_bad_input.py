@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from conftest import REPOSITORY
-from hyperdapo import workflow
+from hyperdapo import plan
 from hyperdapo.cli import main
 from hyperdapo.errors import MissingInputError
 from hyperdapo.params import load, portable, read
 from hyperdapo.paths import PARAMS
+from hyperdapo.workflow import run
 
 ARCHIVE = "source: {kind: archive, channels: [l2Book], endpoint: "
 
@@ -22,7 +23,7 @@ ARCHIVE = "source: {kind: archive, channels: [l2Book], endpoint: "
 @pytest.fixture(autouse=True)
 def nothing_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A run that gets so far as to run has let the mistake pass."""
-    monkeypatch.setattr(workflow, "run", lambda *_, **__: pytest.fail("the run began"))
+    monkeypatch.setattr(run, "run", lambda *_, **__: pytest.fail("the run began"))
     monkeypatch.setenv("HYPERDAPO_DATA", str(tmp_path / "data"))
     monkeypatch.chdir(tmp_path)
 
@@ -240,7 +241,7 @@ def test_the_readme_s_archive_recipe_finds_the_folder_beside_the_user(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    monkeypatch.setattr(workflow, "run", lambda parameters, *_, **__: seen.append(parameters.source.archive))
+    monkeypatch.setattr(run, "run", lambda parameters, *_, **__: seen.append(parameters.source.archive))
     (tmp_path / "mirror").mkdir()
     (tmp_path / "my.yaml").write_text(
         ARCHIVE + 'mirror, from: "2024-01-01T12:00:00Z", to: "2024-01-01T13:00:00Z"}\nassets: [BTC]'
@@ -299,7 +300,7 @@ def test_a_name_with_a_colon_goes_through_the_workflow(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_is_a_missing_input(tmp_path: Path) -> None:
-    from hyperdapo import preflight
+    from hyperdapo.workflow import preflight
 
     with pytest.raises(MissingInputError, match=r"userFills|historicalOrders"):
-        preflight.check(load("smoke", {"truth": {"account": str(tmp_path)}}), workflow.STAGES)
+        preflight.check(load("smoke", {"truth": {"account": str(tmp_path)}}), plan.STAGES)

@@ -12,7 +12,7 @@ import torch
 from conftest import REPOSITORY
 from hyperdapo.market.features import NAMES, compute_features, decision_grid
 from hyperdapo.params import load
-from hyperdapo.policy import tiny
+from hyperdapo.policy import models
 from markets import random_market
 
 
@@ -53,7 +53,7 @@ def test_the_ways_of_the_gpu_benchmark_run_on_a_small_model(monkeypatch: pytest.
 
     monkeypatch.setattr(gpu_memory, "TOKENS", 48)
     monkeypatch.setattr(gpu_memory, "STEPS", 1)
-    small = tiny.model(tiny.tokenizer()).config
+    small = models.model(models.tokenizer()).config
     found = gpu_memory.compare(small, "cpu")
     assert len(found) == 5 and all(speed > 0 for _, speed in found.values())
     packed = gpu_memory.build(small, True, "cpu").model.layers[0].mlp.up_proj.weight

@@ -10,13 +10,13 @@ import pandas as pd
 import pytest
 
 import hand_built
-from hyperdapo.days import DAY_NS, HOUR_NS, SECOND_NS
 from hyperdapo.errors import DataError
 from hyperdapo.market.book import Book, Market
 from hyperdapo.market.columns import Contexts, take
 from hyperdapo.market.features import compute_features, decision_grid, features_in_parts
 from hyperdapo.market.storage import writer
 from hyperdapo.params import load
+from hyperdapo.times import DAY_NS, HOUR_NS, SECOND_NS
 from markets import random_market
 
 Side = list[tuple[float, float]]

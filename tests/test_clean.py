@@ -9,13 +9,13 @@ import pytest
 
 from feeds import MINUTES, SECOND, START_MS, book, cleaned, prints, quiet, quote, stamped, trickle
 from hyperdapo.errors import DataError, MissingInputError
-from hyperdapo.market import tardis
+from hyperdapo.feed import download
+from hyperdapo.feed.clean import preprocess
 from hyperdapo.market.book import Book, Market
-from hyperdapo.market.clean import preprocess
-from hyperdapo.market.replay_server import RecordedSlices, serve
 from hyperdapo.market.usable import merge, split_span
 from hyperdapo.params import load
 from hyperdapo.paths import Paths
+from hyperdapo.synthetic.replay_server import RecordedSlices, serve
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def real(
             span = {"from": "2025-09-04T19:46:00Z", "to": "2025-09-04T20:22:00Z"}
             wanted = load("smoke", {"assets": [asset], "source": {"kind": "tardis", "endpoint": endpoint} | span})
             paths = Paths("smoke", asset)
-            tardis.download(wanted, asset, paths)
+            download.download(wanted, asset, paths)
             markets[asset] = preprocess(wanted, asset, paths), Market.load(paths.data)
     yield markets
     patch.undo()

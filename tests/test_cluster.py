@@ -14,11 +14,12 @@ import pytest
 import yaml
 
 import slurm
-from hyperdapo import workflow
+from hyperdapo import plan
 from hyperdapo.errors import ParameterError
 from hyperdapo.params import load
 from hyperdapo.paths import GENERALIST, PROFILES
-from hyperdapo.policy import jobs
+from hyperdapo.policy import training
+from hyperdapo.workflow import run
 from planted import same_curve
 from smoke import ITS_OWN, SMALL, Run, assert_same_numbers, take_over
 
@@ -101,7 +102,7 @@ def _first(find: Callable[[], str | None], process: subprocess.Popen, place: Run
 def asked(folder: Path, options: list[str], config: dict[str, str], profile: str, **overrides) -> dict[str, list[dict]]:
     """Threads and resources of every job that Snakemake would run in an empty place, by rule."""
     parameters = load(profile, overrides)
-    command = workflow.snakemake(parameters, overrides, list(workflow.STAGES), *options, "--dry-run", config=config)
+    command = run.snakemake(parameters, overrides, list(plan.STAGES), *options, "--dry-run", config=config)
     command.remove("rules")  # not quiet about them
     where = {"HYPERDAPO_DATA": str(folder / "data"), "HYPERDAPO_OUTPUTS": str(folder / "outputs")}
     (folder / "data").mkdir(exist_ok=True)
@@ -145,9 +146,9 @@ def test_a_model_in_four_bits_asks_for_a_gpu_and_a_training_for_one_a_process(tm
 
 @pytest.mark.slow
 def test_here_an_asset_is_one_job_and_cores_and_gpus_are_shared_out(tmp_path: Path, monkeypatch) -> None:
-    seen = [workflow.gpus.Gpu("0", "GPU-0"), workflow.gpus.Gpu("1", "GPU-1")]
-    monkeypatch.setattr(workflow.gpus, "visible", lambda: seen)
-    options, config = workflow.here(5)
+    seen = [run.gpus.Gpu("0", "GPU-0"), run.gpus.Gpu("1", "GPU-1")]
+    monkeypatch.setattr(run.gpus, "visible", lambda: seen)
+    options, config = run.here(5)
     assert "gpu=2" in options
     found = asked(tmp_path, options, config, "smoke")
     assert len(found["adapters"]) == 2 and len(found["generalist"]) == 1
@@ -157,19 +158,19 @@ def test_here_an_asset_is_one_job_and_cores_and_gpus_are_shared_out(tmp_path: Pa
 
 
 def test_a_workflow_profile_is_a_name_or_a_folder(tmp_path: Path) -> None:
-    assert workflow.cluster("slurm")[0] == ["--workflow-profile", str(PROFILES / "slurm")]
+    assert run.cluster("slurm")[0] == ["--workflow-profile", str(PROFILES / "slurm")]
     assert yaml.safe_load((PROFILES / "slurm" / "config.yaml").read_text())["executor"] == "slurm"
     (tmp_path / "config.yaml").write_text("executor: slurm\n")
-    assert workflow.cluster(str(tmp_path))[0] == ["--workflow-profile", str(tmp_path)]
+    assert run.cluster(str(tmp_path))[0] == ["--workflow-profile", str(tmp_path)]
     with pytest.raises(ParameterError, match=r"no workflow profile 'slrum' .did you mean 'slurm'.*config\.yaml"):
-        workflow.cluster("slrum")
+        run.cluster("slrum")
 
 
 def test_a_job_has_the_runs_that_it_names(capsys: pytest.CaptureFixture) -> None:
     parameters = load("smoke", {"training": {"algorithms": ["dapo", "dpo"]}})
-    assert jobs.runs_of(parameters, "BTC") == [("dapo", 0), ("dapo", 1), ("dpo", 0), ("dpo", 1)]
-    assert jobs.runs_of(parameters, "BTC", "dpo", 1) == [("dpo", 1)]
-    assert jobs.runs_of(parameters, GENERALIST) == [("dapo", 0), ("dapo", 1)]
+    assert training.runs_of(parameters, "BTC") == [("dapo", 0), ("dapo", 1), ("dpo", 0), ("dpo", 1)]
+    assert training.runs_of(parameters, "BTC", "dpo", 1) == [("dpo", 1)]
+    assert training.runs_of(parameters, GENERALIST) == [("dapo", 0), ("dapo", 1)]
     for arguments, message in [
         (("BTX",), "did you mean 'BTC'"),
         (("BTC", "dop"), "no algorithm 'dop' .did you mean 'dpo'"),
@@ -177,4 +178,4 @@ def test_a_job_has_the_runs_that_it_names(capsys: pytest.CaptureFixture) -> None
         ((GENERALIST, "dpo"), "no algorithm 'dpo'"),
     ]:
         with pytest.raises(ParameterError, match=message):
-            jobs.runs_of(parameters, *arguments)
+            training.runs_of(parameters, *arguments)

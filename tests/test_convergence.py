@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hyperdapo.evidence import convergence_figures, figures, progress, specialists
+from hyperdapo.evidence import specialists
+from hyperdapo.evidence.figures import convergence, style
+from hyperdapo.evidence.figures import convergence as convergence_figures
 from hyperdapo.params import load
 from hyperdapo.paths import GENERALIST, Paths
 from hyperdapo.policy.decisions import decide_across
@@ -30,8 +32,8 @@ def quick(**changes):
 def test_training_shows_how_far_it_has_got(monkeypatch: pytest.MonkeyPatch) -> None:
     """The page is there, and loads itself again, before the first algorithm is done."""
     parameters, paths, splits = quick(), Paths("smoke", "BTC"), planted_splits(quick())
-    monkeypatch.setattr(progress, "_REFRESH_S", 0.0)
-    watch, pages = progress.Watch(parameters, paths), []
+    monkeypatch.setattr(convergence, "_REFRESH_S", 0.0)
+    watch, pages = convergence.Watch(parameters, paths), []
 
     def look() -> None:
         watch()
@@ -41,24 +43,24 @@ def test_training_shows_how_far_it_has_got(monkeypatch: pytest.MonkeyPatch) -> N
     watch.close()
     assert len(pages) == 2 and not any(done for _, done in pages)
     assert all('http-equiv="refresh"' in page for page, _ in pages)
-    progress.write_dashboard(parameters, paths)
+    convergence.write_dashboard(parameters, paths)
     assert "http-equiv" not in (paths.outputs / "dashboard.html").read_text()
 
 
 def test_news_is_shown_only_so_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    watch = progress.Watch(quick(), Paths("smoke", "BTC"))
-    monkeypatch.setattr(progress, "write_dashboard", lambda *_, **__: pytest.fail("too early"))
+    watch = convergence.Watch(quick(), Paths("smoke", "BTC"))
+    monkeypatch.setattr(convergence, "write_dashboard", lambda *_, **__: pytest.fail("too early"))
     watch()
 
 
 def test_a_band_is_the_range_of_the_seeds() -> None:
     runs = pd.DataFrame({"step": [0, 1, 0, 1], "seed": [0, 0, 1, 1], "loss": [1.0, 3.0, 2.0, 5.0]})
-    _, axis = figures.new()
-    figures.band(axis, runs, "loss", "dapo")
+    _, axis = style.new()
+    style.band(axis, runs, "loss", "dapo")
     assert axis.lines[0].get_ydata().tolist() == [1.5, 4.0]
     bounds = axis.collections[0].get_paths()[0].get_extents()
     assert (bounds.y0, bounds.y1) == (1.0, 5.0)
-    figures.band(axis, runs.assign(loss=np.nan), "loss", "dapo")
+    style.band(axis, runs.assign(loss=np.nan), "loss", "dapo")
     assert len(axis.lines) == 1
 
 
@@ -66,10 +68,10 @@ def test_a_long_band_averages_each_run_over_stretches() -> None:
     """Of 100 steps every fourth is 4, as a clip fraction that begins anew with each rollout: 25 points at 1."""
     steps = np.arange(1, 101)
     runs = pd.DataFrame({"step": steps, "seed": 0, "clip_fraction": np.where(steps % 4 == 0, 4.0, 0.0)})
-    _, axis = figures.new()
-    figures.band(axis, pd.concat([runs, runs.assign(seed=1, clip_fraction=3.0)]), "clip_fraction", "listing_4_4")
+    _, axis = style.new()
+    style.band(axis, pd.concat([runs, runs.assign(seed=1, clip_fraction=3.0)]), "clip_fraction", "listing_4_4")
     assert axis.lines[0].get_xdata().tolist() == list(range(4, 101, 4)) and axis.lines[0].get_label() == "Listing 4.4"
-    assert axis.lines[0].get_ydata().tolist() == [2.0] * figures.STRETCHES
+    assert axis.lines[0].get_ydata().tolist() == [2.0] * style.STRETCHES
     bounds = axis.collections[0].get_paths()[0].get_extents()
     assert (bounds.y0, bounds.y1) == (1.0, 3.0)
 
@@ -100,7 +102,7 @@ def test_specialists_decide_on_every_asset() -> None:
     for asset, other in (("BTC", "ETH"), ("ETH", "BTC")):
         assert table.loc[(asset, asset), "minus_specialist_bps"] == 0 and table.loc[(asset, asset), "reward_bps"] > 4
         assert table.loc[(asset, other), "ci_high"] < -4
-    assert figures.save(specialists.plot_specialists(table.reset_index()), paths, "specialists").data
+    assert style.save(specialists.plot_specialists(table.reset_index()), paths, "specialists").data
 
 
 def turned(states: States) -> States:

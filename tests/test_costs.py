@@ -8,7 +8,7 @@ import pytest
 
 from hyperdapo.errors import ParameterError
 from hyperdapo.execution.costs import fee_rates, square_root_impact
-from hyperdapo.execution.measured import as_measured
+from hyperdapo.execution.laws import as_measured
 from hyperdapo.params import load
 
 

@@ -11,21 +11,21 @@ import pyarrow as pa
 import pytest
 
 from hyperdapo.evidence.calibration import brier_differences
-from hyperdapo.execution import strategies, validation
+from hyperdapo.execution import laws, strategies, validation
 from hyperdapo.execution.parents import parent_orders, replay_candidates
-from hyperdapo.market import facts, storage
+from hyperdapo.files import WRITTEN_BY, parquet_file, write_table
+from hyperdapo.market import storage
 from hyperdapo.market.book import Market
 from hyperdapo.market.columns import Contexts
 from hyperdapo.market.features import NAMES, compute_features, decision_grid
-from hyperdapo.market.probes import play_probes
 from hyperdapo.market.quality import by_minute
 from hyperdapo.params import Parameters, load
 from hyperdapo.paths import GENERALIST, Paths
 from hyperdapo.policy.decisions import decide_across, decide_all
-from hyperdapo.policy.pairs import build_pairs
 from hyperdapo.policy.rewards import with_rewards
+from hyperdapo.policy.states import build_pairs
 from hyperdapo.policy.training import COLUMNS, train
-from hyperdapo.stored import WRITTEN_BY, parquet_file, write_table
+from hyperdapo.synthetic.probes import play_probes
 from markets import SECOND, random_market
 from planted import planted_splits, planted_world, settings
 from test_docs import DESIGN, rows
@@ -84,10 +84,10 @@ def _of_the_market(market: Market, parameters: Parameters, place: Path) -> dict[
     grid = decision_grid(market, 5.0)
     bounds = np.quantile(grid, [0, 0.5, 0.6, 1]).astype(np.int64).tolist()
     split = dict(zip(("train", "validation", "test"), pairwise(bounds), strict=True))
-    orders = facts.aggressive_orders(market, *EVER, 1.0)
+    orders = laws.aggressive_orders(market, *EVER, 1.0)
     law = parameters.facts
-    impact = facts.fit_impact(orders, 1000.0, law.block_s, law.confidence).parameters
-    fills = facts.fit_fill_curve(facts.reaches(market, grid, 60.0), [0.25, 1.0], law.block_s, law.confidence).parameters
+    impact = laws.fit_impact(orders, 1000.0, law.block_s, law.confidence).parameters
+    fills = laws.fit_fill_curve(laws.reaches(market, grid, 60.0), [0.25, 1.0], law.block_s, law.confidence).parameters
     queue = pd.DataFrame([("queue_exponent", 1.0, 0.5, 2.0, None)], columns=impact.columns)
     return {
         "quality": by_minute(market.book, market.bbo, market.trades, context),

@@ -11,12 +11,12 @@ import pytest
 import yaml
 
 from conftest import REPOSITORY
-from hyperdapo.evidence import figures
+from hyperdapo.evidence.figures import style
 from hyperdapo.execution.strategies import STRATEGIES
 from hyperdapo.market.features import NAMES
 from hyperdapo.params import load, read
 from hyperdapo.paths import NOTEBOOKS, PARAMS
-from hyperdapo.training_sections import Algorithm
+from hyperdapo.sections import Algorithm
 
 PACKAGE = REPOSITORY / "lib/hyperdapo"
 DESIGN = REPOSITORY / "docs/design.md"
@@ -194,7 +194,7 @@ def test_files_that_contributing_names_are_there() -> None:
 
 def test_every_strategy_and_algorithm_has_a_colour() -> None:
     """Figures of several strategies go through the list of colours: one that is not in it would not be shown."""
-    assert {*STRATEGIES, *get_args(Algorithm), "untrained", "boosting"} == set(figures.STRATEGY_COLOURS)
+    assert {*STRATEGIES, *get_args(Algorithm), "untrained", "boosting"} == set(style.STRATEGY_COLOURS)
 
 
 def test_every_algorithm_is_compared_as_what_is_trained() -> None:

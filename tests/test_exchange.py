@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyperdapo.errors import ParameterError
-from hyperdapo.market import matching
-from hyperdapo.market.exchange import ladder, simulate
 from hyperdapo.market.grid import on_grid
-from hyperdapo.market.layout import ASK, BID, empty_book
-from hyperdapo.market.tape import CHANNELS, Tape
 from hyperdapo.params import load
+from hyperdapo.synthetic import matching
+from hyperdapo.synthetic.exchange import ladder, simulate
+from hyperdapo.synthetic.matching import ASK, BID, empty_book
+from hyperdapo.synthetic.tape import CHANNELS, Tape
 
 PARAMETERS = load("sample")
 START = PARAMETERS.source.start_ns

@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 
 from hyperdapo.errors import DataError
+from hyperdapo.feed.clean import Cleaner
+from hyperdapo.feed.messages import Decoder
 from hyperdapo.market.book import Market
-from hyperdapo.market.clean import Cleaner
 from hyperdapo.market.columns import Columns, take
 from hyperdapo.market.features import NAMES, Normaliser, compute_features, decision_grid
-from hyperdapo.market.messages import Decoder
 from hyperdapo.params import load
 from markets import SECOND, random_market
 

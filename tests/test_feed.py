@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 
 from feeds import MINUTES, SECOND, START_MS, book, cleaned, levels, line, prints, quote, stamped, trickle
 from hyperdapo.errors import DataError, nearest
+from hyperdapo.feed.clean import Cleaner, book_faults
+from hyperdapo.feed.messages import Decoder, in_order
 from hyperdapo.market.book import Market
-from hyperdapo.market.clean import Cleaner, book_faults
 from hyperdapo.market.columns import LEVELS
-from hyperdapo.market.exchange import simulate
 from hyperdapo.market.features import compute_features, decision_grid, decisions
-from hyperdapo.market.messages import Decoder, in_order
 from hyperdapo.market.usable import cannot_follow, require, split_span
 from hyperdapo.params import load
 from hyperdapo.paths import Paths
+from hyperdapo.synthetic.exchange import simulate
 
 SMOKE = load("smoke")
 START_NS = START_MS * 1_000_000

@@ -11,7 +11,11 @@ import pytest
 from matplotlib.collections import LineCollection
 from PIL import Image
 
-from hyperdapo.evidence import convergence_figures, figures, metrics, pair_figures, results_figures, significance
+from hyperdapo.evidence import metrics, significance
+from hyperdapo.evidence.figures import convergence as convergence_figures
+from hyperdapo.evidence.figures import pairs as pair_figures
+from hyperdapo.evidence.figures import significance as results_figures
+from hyperdapo.evidence.figures import style
 from hyperdapo.paths import Paths
 from test_metrics import EVIDENCE, orders_frame
 from test_tables import training_log
@@ -21,10 +25,10 @@ import sys
 from io import BytesIO
 from hyperdapo.evidence import figures
 from hyperdapo.paths import Paths
-figure, axis = figures.new()
+figure, axis = style.new()
 axis.plot([1, 2, 3], label="a − b §")
 axis.legend()
-figures.save(figure, Paths("smoke"), "line")
+style.save(figure, Paths("smoke"), "line")
 assert "matplotlib.pyplot" not in sys.modules, "a figure without pyplot is shown once"
 """
 
@@ -59,17 +63,17 @@ def test_figures_are_the_same_in_every_process(paths: Paths) -> None:
 
 
 def test_every_figure_is_as_wide_as_the_text(paths: Paths) -> None:
-    figure, axes = figures.new(2, 3, height=0.5, sharey=True)
-    assert axes.shape == (2, 3) and figure.get_figwidth() == figures.TEXT_WIDTH_IN
-    shown = figures.save(figure, paths, "grid")
+    figure, axes = style.new(2, 3, height=0.5, sharey=True)
+    assert axes.shape == (2, 3) and figure.get_figwidth() == style.TEXT_WIDTH_IN
+    shown = style.save(figure, paths, "grid")
     assert shown.data == (paths.figures / "grid.png").read_bytes()
     box = re.search(rb"/MediaBox \[ ?0 0 ([\d.]+)", (paths.figures / "grid.pdf").read_bytes())
-    assert box and float(box[1]) == pytest.approx(72 * figures.TEXT_WIDTH_IN, abs=0.01)
+    assert box and float(box[1]) == pytest.approx(72 * style.TEXT_WIDTH_IN, abs=0.01)
 
 
 def test_an_unknown_asset_always_has_the_same_colour() -> None:
-    assert figures.ASSET_COLOURS["DOGE"] == figures.ASSET_COLOURS["DOGE"] != figures.ASSET_COLOURS["BTC"]
-    assert "DOGE" not in figures.ASSET_COLOURS
+    assert style.ASSET_COLOURS["DOGE"] == style.ASSET_COLOURS["DOGE"] != style.ASSET_COLOURS["BTC"]
+    assert "DOGE" not in style.ASSET_COLOURS
 
 
 def test_results_are_drawn(paths: Paths, orders: pd.DataFrame) -> None:
@@ -82,7 +86,7 @@ def test_results_are_drawn(paths: Paths, orders: pd.DataFrame) -> None:
     decomposition = results_figures.plot_decomposition(parts, strategies, "best_fixed")
     independence = results_figures.plot_independence(tests)
     for name, figure in {"forest": forest, "parts": decomposition, "independence": independence}.items():
-        assert figures.save(figure, paths, name).data
+        assert style.save(figure, paths, name).data
 
 
 def test_the_learning_gap_shows_its_intervals(paths: Paths) -> None:
@@ -99,14 +103,14 @@ def test_the_learning_gap_shows_its_intervals(paths: Paths) -> None:
     drawn = [line.get_segments()[0] for line in figure.axes[1].collections if isinstance(line, LineCollection)]
     shares = [segment for segment in drawn if segment[0, 1] == segment[1, 1]]
     assert len(shares) == 3 and np.allclose(shares[0][:, 0], [30, 60])
-    assert figures.save(figure, paths, "gap").data
+    assert style.save(figure, paths, "gap").data
 
 
 def test_convergence_is_drawn(paths: Paths) -> None:
     log = pd.concat([training_log(asset) for asset in ("BTC", "ETH", "SOL")], ignore_index=True)
     log = log.assign(entropy=1.0, clip_fraction=0.1, filtered_groups=2.0, heldout_best_fixed=-4.0)
-    assert figures.save(convergence_figures.plot_learning(log), paths, "learning").data
-    assert figures.save(convergence_figures.plot_training(log), paths, "training").data
+    assert style.save(convergence_figures.plot_learning(log), paths, "learning").data
+    assert style.save(convergence_figures.plot_training(log), paths, "training").data
     page = convergence_figures.dashboard(log)
     assert len(page.data) == 4 * 6 and sum(trace.showlegend for trace in page.data) == 6
     html = [page.to_html(include_plotlyjs=False, div_id="training") for _ in range(2)]
@@ -124,14 +128,14 @@ def test_trials_lie_in_the_triangle_of_their_weights(paths: Paths) -> None:
     np.testing.assert_allclose(points.get_offsets(), [[0.5, high], [1, 0], [0, 0], [0.5, high / 3]], atol=1e-12)
     np.testing.assert_allclose(best.get_offsets(), [[0.5, high / 3]])
     assert points.get_array().tolist() == [3.0, 2.0, 1.0, 0.5]
-    assert figures.save(figure, paths, "weights").data
+    assert style.save(figure, paths, "weights").data
 
 
 def test_the_palette_keeps_the_colours_of_a_whole_scale(paths: Paths) -> None:
-    figure, axis = figures.new()
+    figure, axis = style.new()
     axis.imshow(np.linspace(-1, 1, 512)[None, :], cmap="RdBu_r", aspect="auto")
     plain = BytesIO()
     figure.savefig(plain, format="png")
-    figures.save(figure, paths, "scale")
+    style.save(figure, paths, "scale")
     before, after = (np.asarray(Image.open(file).convert("RGB"), int) for file in (plain, paths.figures / "scale.png"))
     assert np.abs(before - after).max() <= 16, "a colour that is visibly another"

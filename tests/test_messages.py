@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperdapo.market.clean import book_faults, context_faults, print_faults
-from hyperdapo.market.messages import Decoder, Slice
+from hyperdapo.feed.clean import book_faults, context_faults, print_faults
+from hyperdapo.feed.messages import Decoder, Slice
 from hyperdapo.market.native import local_time
 
 STAMP, LOCAL_NS = "2025-09-04T19:46:56.8699350Z", 1_757_015_216_869_935_000

@@ -11,15 +11,8 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 
 from hyperdapo.errors import MissingInputError, ModelError
 from hyperdapo.params import load
-from hyperdapo.policy import bases, tiny
-from hyperdapo.policy.models import (
-    add_adapter,
-    load_adapter,
-    load_base,
-    lora_config,
-    parameter_counts,
-    save_adapter,
-)
+from hyperdapo.policy import models
+from hyperdapo.policy.models import add_adapter, load_adapter, load_base, lora_config, parameter_counts, save_adapter
 from hyperdapo.policy.prompts import CUE, instruction, letters
 from hyperdapo.policy.scoring import Encodings, Scorer, cue_ids, letter_ids
 from planted import elsewhere
@@ -169,20 +162,20 @@ def test_a_model_that_is_nowhere_names_the_command_that_fetches_it(monkeypatch: 
 def test_a_tokenizer_is_had_without_the_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HYPERDAPO_DATA", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(bases, "_convert", lambda *_: pytest.fail("the weights are read"))
-    assert bases.load_tokenizer("tiny-qwen2").get_vocab() == tiny.tokenizer().get_vocab()
-    if bases._package():
-        tokenizer = bases.load_tokenizer("smollm2-135m")
+    monkeypatch.setattr(models, "_convert", lambda *_: pytest.fail("the weights are read"))
+    assert models.load_tokenizer("tiny-qwen2").get_vocab() == models.tokenizer().get_vocab()
+    if models._package():
+        tokenizer = models.load_tokenizer("smollm2-135m")
         assert tokenizer.pad_token is not None
         assert tokenizer.decode(tokenizer(PROMPTS[1])["input_ids"]) == PROMPTS[1]
     with pytest.raises(ModelError, match="hf download nobody/nothing-at-all"):
-        bases.load_tokenizer("nobody/nothing-at-all")
+        models.load_tokenizer("nobody/nothing-at-all")
 
 
 def test_tiny_model_and_tokenizer_are_always_the_same() -> None:
-    first, second = tiny.tokenizer(), tiny.tokenizer()
+    first, second = models.tokenizer(), models.tokenizer()
     assert first.get_vocab() == second.get_vocab()
-    for one, other in zip(tiny.model(first).parameters(), tiny.model(second).parameters(), strict=True):
+    for one, other in zip(models.model(first).parameters(), models.model(second).parameters(), strict=True):
         assert torch.equal(one, other)
     assert np.ndim(letter_ids(first, letters(range(26)))) == 1
 

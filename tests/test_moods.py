@@ -7,9 +7,9 @@ import pytest
 from hyperdapo.execution.parents import parent_orders, replay_candidates
 from hyperdapo.market.features import compute_features, decision_grid
 from hyperdapo.params import Parameters, load
-from hyperdapo.policy.pairs import build_pairs
 from hyperdapo.policy.prompts import STYLES, encode_states
 from hyperdapo.policy.rewards import with_rewards
+from hyperdapo.policy.states import build_pairs
 from markets import SECOND, random_market
 
 RULES = {

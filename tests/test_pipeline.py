@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hyperdapo import workflow
+from hyperdapo import plan
 from hyperdapo.params import merge
 from smoke import ITS_OWN, SMALL, Run, assert_same_numbers, assert_whole
 
@@ -46,7 +46,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_numbers(smoke: Run, tmp_pat
     assert finished
     other.finish(*part)
     assert {name: other.times()[name] for name in finished} == finished, "a finished stage was done again"
-    assert_same_numbers(smoke.kept.outputs, other.outputs, workflow.units(["BTC"])[:4])
+    assert_same_numbers(smoke.kept.outputs, other.outputs, plan.units(["BTC"])[:4])
 
 
 @pytest.mark.slow

@@ -7,8 +7,8 @@ import pytest
 from hyperdapo.errors import DataError
 from hyperdapo.params import load
 from hyperdapo.policy.boosting import decide, fit
-from hyperdapo.policy.pairs import build_pairs, class_balance, dataset_card, prompt_card, reward_matrix
 from hyperdapo.policy.rewards import reward_parts, with_rewards
+from hyperdapo.policy.states import build_pairs, class_balance, dataset_card, prompt_card, reward_matrix
 
 OFFSETS = [-5.0, 0.0, 5.0]
 

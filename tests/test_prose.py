@@ -7,11 +7,11 @@ import nbformat
 import pytest
 
 from conftest import REPOSITORY
-from hyperdapo import locks
 from hyperdapo.cli import main
 from hyperdapo.errors import DataError, MissingInputError
-from hyperdapo.evidence import manifest, prose
+from hyperdapo.evidence import provenance
 from hyperdapo.paths import Paths
+from hyperdapo.workflow import locks, rendering
 
 STAGES = {"01_download BTC": "01_download_BTC", "06_convergence": "06_convergence"}
 
@@ -21,7 +21,7 @@ def finished(tmp_path, monkeypatch) -> Paths:
     """Two renders of the committed run as outputs of their own, with notebooks that may be edited."""
     monkeypatch.setenv("HYPERDAPO_OUTPUTS", str(tmp_path / "outputs"))
     monkeypatch.setenv("HYPERDAPO_DATA", str(tmp_path / "data"))
-    monkeypatch.setattr(prose, "NOTEBOOKS", tmp_path / "notebooks")
+    monkeypatch.setattr(rendering, "NOTEBOOKS", tmp_path / "notebooks")
     (tmp_path / "notebooks").mkdir()
     paths = Paths("sample")
     paths.notebooks.mkdir(parents=True)
@@ -30,17 +30,17 @@ def finished(tmp_path, monkeypatch) -> Paths:
         stage, _, asset = unit.partition(" ")
         shutil.copy(REPOSITORY / f"notebooks/{stage}.ipynb", tmp_path / "notebooks")
         render = shutil.copy(REPOSITORY / f"outputs/sample/notebooks/{name}.ipynb", paths.notebooks)
-        entries[unit] = {"files": {f"notebooks/{name}.ipynb": manifest.sha256(Path(render))}}
-        place = manifest.record_path(Paths("sample", asset), stage)
+        entries[unit] = {"files": {f"notebooks/{name}.ipynb": provenance.sha256(Path(render))}}
+        place = provenance.record_path(Paths("sample", asset), stage)
         place.parent.mkdir(parents=True, exist_ok=True)
-        manifest.store(place, entries[unit])
-    manifest.store(paths.outputs / manifest.NAME, {"profile": "sample", "stages": entries})
-    prose.refresh(paths)
+        provenance.store(place, entries[unit])
+    provenance.store(paths.outputs / provenance.NAME, {"profile": "sample", "stages": entries})
+    rendering.refresh(paths)
     return paths
 
 
 def _edit(name: str, kind: str, old: str, new: str) -> None:
-    path = prose.NOTEBOOKS / f"{name}.ipynb"
+    path = rendering.NOTEBOOKS / f"{name}.ipynb"
     notebook = nbformat.read(path, as_version=4)
     cell = next(cell for cell in notebook.cells if cell.cell_type == kind and old in cell.source)
     cell.source = cell.source.replace(old, new, 1)
@@ -58,16 +58,16 @@ def test_a_new_wording_reaches_the_render_and_the_manifest(finished, capsys) -> 
     assert main(["render", "--text"]) == 0
     assert "1 renders reworded: 01_download_BTC" in capsys.readouterr().out
     assert "What of the market" in render.read_text() and _outputs(render) == before
-    listed = manifest.read(finished.outputs / manifest.NAME)
-    assert manifest.faults(finished.outputs, listed, []) == []
+    listed = provenance.read(finished.outputs / provenance.NAME)
+    assert provenance.faults(finished.outputs, listed, []) == []
     assert (
-        manifest.read(manifest.record_path(Paths("sample", "BTC"), "01_download"))
+        provenance.read(provenance.record_path(Paths("sample", "BTC"), "01_download"))
         == listed["stages"]["01_download BTC"]
     )
 
 
 def test_cells_of_prose_may_come_and_go(finished) -> None:
-    path = prose.NOTEBOOKS / "06_convergence.ipynb"
+    path = rendering.NOTEBOOKS / "06_convergence.ipynb"
     notebook = nbformat.read(path, as_version=4)
     notebook.cells = [
         notebook.cells[0],
@@ -77,7 +77,7 @@ def test_cells_of_prose_may_come_and_go(finished) -> None:
     ]
     nbformat.write(notebook, path)
     before = _outputs(finished.notebooks / "06_convergence.ipynb")
-    assert prose.refresh(finished) == ["06_convergence"]
+    assert rendering.refresh(finished) == ["06_convergence"]
     render = nbformat.read(finished.notebooks / "06_convergence.ipynb", as_version=4)
     nbformat.validate(render)
     shown = [cell.source for cell in render.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
@@ -104,13 +104,13 @@ def test_an_altered_render_is_not_made_true(finished) -> None:
     render = finished.notebooks / "06_convergence.ipynb"
     render.write_text(render.read_text().replace("Convergence", "Divergence", 1))
     with pytest.raises(DataError, match=r"06_convergence\.ipynb: altered after 06_convergence wrote it"):
-        prose.refresh(finished)
+        rendering.refresh(finished)
 
 
 def test_without_a_run_there_is_nothing_to_refresh(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("HYPERDAPO_OUTPUTS", str(tmp_path))
     with pytest.raises(MissingInputError, match=r"no .*manifest\.json"):
-        prose.refresh(Paths("sample"))
+        rendering.refresh(Paths("sample"))
 
 
 def test_a_render_without_stage_is_refused(capsys) -> None:

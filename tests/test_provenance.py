@@ -8,7 +8,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from hyperdapo.errors import MissingInputError
-from hyperdapo.evidence import figures, manifest, numbers, provenance, tables
+from hyperdapo.evidence import numbers, provenance, tables
+from hyperdapo.evidence.figures import style
 from hyperdapo.params import load
 from hyperdapo.paths import Paths
 
@@ -28,7 +29,7 @@ def figure() -> Figure:
 
 @pytest.fixture(autouse=True)
 def nothing_written(monkeypatch) -> None:
-    monkeypatch.setattr(manifest, "_written", {})
+    monkeypatch.setattr(provenance, "_written", {})
 
 
 @pytest.fixture
@@ -80,16 +81,16 @@ def test_the_data_hash_follows_every_slice(paths: Paths) -> None:
 def test_the_manifest_lists_what_each_stage_wrote(paths: Paths) -> None:
     parameters = load("smoke")
     tables.save(pd.DataFrame({"a": [1.0]}), paths, "one", "One")
-    figures.save(figure(), paths, "curve")
+    style.save(figure(), paths, "curve")
     paths.data.mkdir(parents=True)
     (paths.data / "split.json").write_text("{}")
     render = paths.notebooks / "02_preprocess_BTC.ipynb"
     provenance.stamp(parameters, paths, "02_preprocess", [paths.data / "split.json"])
     render.parent.mkdir()
     render.write_text("{}")
-    manifest.record_render(paths, "02_preprocess", render)
+    provenance.record_render(paths, "02_preprocess", render)
     units = ["01_download BTC", "02_preprocess BTC"]
-    listed = json.loads(manifest.write(parameters, paths, units).read_text())
+    listed = json.loads(provenance.write(parameters, paths, units).read_text())
     assert listed["parameters"] == parameters.model_dump(mode="json") and list(listed["stages"]) == units[1:]
     entry = listed["stages"]["02_preprocess BTC"]
     made = {"tables/one.csv", "tables/one.tex", "figures/curve.pdf", "figures/curve.png"}
@@ -100,7 +101,7 @@ def test_the_manifest_lists_what_each_stage_wrote(paths: Paths) -> None:
 
 def test_a_render_without_a_stamp_is_refused(paths: Paths) -> None:
     with pytest.raises(MissingInputError, match="last cell"):
-        manifest.record_render(paths, "02_preprocess", paths.notebooks / "02_preprocess_BTC.ipynb")
+        provenance.record_render(paths, "02_preprocess", paths.notebooks / "02_preprocess_BTC.ipynb")
 
 
 def test_the_stamp_names_its_files(paths: Paths) -> None:

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from hyperdapo.days import DAY_NS, MINUTE_NS
-from hyperdapo.market.clean import Cleaner, context_faults
+from hyperdapo.feed.clean import Cleaner, context_faults
+from hyperdapo.feed.messages import Decoder
 from hyperdapo.market.columns import Contexts, take
-from hyperdapo.market.exchange import play
-from hyperdapo.market.messages import Decoder
 from hyperdapo.market.quality import by_minute, feed_name, level_counts
-from hyperdapo.market.tape import Tape
 from hyperdapo.params import load
+from hyperdapo.synthetic.exchange import play
+from hyperdapo.synthetic.tape import Tape
+from hyperdapo.times import DAY_NS, MINUTE_NS
 
 PARAMETERS = load("smoke")
 MIDNIGHT = PARAMETERS.source.start_ns + DAY_NS

@@ -21,12 +21,12 @@ from typing import Any
 import pytest
 
 from hyperdapo import errors
-from hyperdapo.days import MINUTE_NS
 from hyperdapo.errors import EndpointError
-from hyperdapo.market import clean, client, tardis
-from hyperdapo.market.slices import SliceFile, cover
+from hyperdapo.feed import clean, download
+from hyperdapo.feed.slices import SliceFile, cover
 from hyperdapo.params import Parameters, load, merge
 from hyperdapo.paths import Paths
+from hyperdapo.times import MINUTE_NS
 from killing import (
     FAULTS,
     KEY,
@@ -108,7 +108,7 @@ def test_the_tables_do_not_depend_on_how_the_slices_were_cut(
     for folder, stops in (("once", [END]), ("twice", ["2025-08-01T22:57:00Z", END])):
         monkeypatch.setenv("HYPERDAPO_DATA", str(tmp_path / folder))
         for stop in stops:
-            tardis.download(_parameters(place, to=stop), "ETH", Paths(PROFILE, "ETH"))
+            download.download(_parameters(place, to=stop), "ETH", Paths(PROFILE, "ETH"))
         clean.preprocess(_parameters(place, to=END), "ETH", Paths(PROFILE, "ETH"))
     once, twice = ({path.name for path in (tmp_path / folder).rglob("*.json.zst")} for folder in ("once", "twice"))
     assert once != twice, "the slices are the same"
@@ -360,10 +360,10 @@ def test_slices_cut_on_the_way_are_fetched_again_in_either_encoding(
 ) -> None:
     with fronted(place, lambda number: "" if number % 3 else "cut", encoding=encoding) as front:
         wanted = _parameters(place, front.endpoint)
-        manifest = tardis.download(wanted, "ETH", eth)
-    assert {piece.path.suffix for piece in tardis.downloaded(wanted, "ETH", eth)} == {suffix}
+        manifest = download.download(wanted, "ETH", eth)
+    assert {piece.path.suffix for piece in download.downloaded(wanted, "ETH", eth)} == {suffix}
     assert 0 < manifest["refetched"] <= sum(map(len, front.asked.values())) // 3
-    assert _content(tardis.downloaded(wanted, "ETH", eth)) == _all_of_eth(place)
+    assert _content(download.downloaded(wanted, "ETH", eth)) == _all_of_eth(place)
 
 
 def _all_of_eth(place: Place) -> bytes:
@@ -373,7 +373,7 @@ def _all_of_eth(place: Place) -> bytes:
 
 def test_a_refusal_is_waited_out_as_long_as_it_says(place: Place, eth: Paths) -> None:
     with fronted(place, lambda number: "refuse" if number in (1, 4) else "", retry_after=3) as front:
-        tardis.download(_parameters(place, front.endpoint, to=MIDNIGHT), "ETH", eth)
+        download.download(_parameters(place, front.endpoint, to=MIDNIGHT), "ETH", eth)
     waits = [again - first for first, again in (times for times in front.asked.values() if len(times) == 2)]
     assert len(waits) == 2, "a refused slice was not asked for exactly once more"
     assert all(3.0 <= wait < 10.0 for wait in waits), waits
@@ -384,24 +384,24 @@ def test_an_exhausted_quota_says_when_to_come_back(place: Place, eth: Paths) -> 
         fronted(place, lambda _: "refuse", retry_after=3600) as front,
         pytest.raises(EndpointError, match="3600 s") as caught,
     ):
-        tardis.download(_parameters(place, front.endpoint), "ETH", eth)
+        download.download(_parameters(place, front.endpoint), "ETH", eth)
     assert "429" in str(caught.value) and "protocol" not in str(caught.value)
 
 
 def test_an_endpoint_that_dies_midway_is_told_and_the_next_run_completes(
     place: Place, eth: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "PATIENCE_S", 4.0)
+    monkeypatch.setattr(download, "PATIENCE_S", 4.0)
     with fronted(place, lambda number: "die" if number >= 6 else "") as front:
         wanted, port = _parameters(place, front.endpoint), front.server_address[1]
         with pytest.raises(EndpointError, match=r"sent nothing for 4 s.*kept"):
-            tardis.download(wanted, "ETH", eth)
+            download.download(wanted, "ETH", eth)
     (cache,) = eth.cache.iterdir()
     kept = cover(cache, wanted.source.start_ns, wanted.source.end_ns)[0]
     assert len(kept) == 5 and not (eth.data / "manifest.json").exists()
     with fronted(place, lambda _: "", port=port) as front:
-        tardis.download(wanted, "ETH", eth)
-    assert _content(tardis.downloaded(wanted, "ETH", eth)) == _all_of_eth(place)
+        download.download(wanted, "ETH", eth)
+    assert _content(download.downloaded(wanted, "ETH", eth)) == _all_of_eth(place)
     there = {minute for piece in kept for minute in range(piece.start_ns, piece.end_ns, MINUTE_NS)}
     assert front.minutes() and not front.minutes() & there, "what was kept was asked for again"
 
@@ -417,9 +417,9 @@ def test_an_endpoint_that_comes_back_is_waited_for(place: Place, eth: Paths) -> 
             stack.enter_context(fronted(place, lambda _: "", port=port))
 
         threading.Thread(target=come_back, daemon=True).start()
-        manifest = tardis.download(_parameters(place, first.endpoint), "ETH", eth)
+        manifest = download.download(_parameters(place, first.endpoint), "ETH", eth)
         assert first.dead.is_set() and manifest["retries"] > 0
-    assert _content(tardis.downloaded(_parameters(place, first.endpoint), "ETH", eth)) == _all_of_eth(place)
+    assert _content(download.downloaded(_parameters(place, first.endpoint), "ETH", eth)) == _all_of_eth(place)
 
 
 # The key

@@ -18,12 +18,12 @@ import psutil
 import pytest
 
 from conftest import REPOSITORY
-from hyperdapo import workflow
+from hyperdapo import plan
 from hyperdapo.errors import DiskFullError, HostError, HostUnreachableError
 from hyperdapo.evidence.provenance import commit
-from hyperdapo.live import connection, host, remote, transfer
-from hyperdapo.live.connection import Host
-from hyperdapo.live.remote import Request
+from hyperdapo.remote import connection, host, remote
+from hyperdapo.remote.connection import Host
+from hyperdapo.remote.remote import Request
 from rented import SSHD, Client, RentedHost, free_port, running
 from smoke import Run, take_over
 
@@ -258,10 +258,10 @@ def test_nothing_secret_is_sent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     note = tmp_path / "my.yaml"
     note.write_text(f"key: {KEY}")
     with pytest.raises(HostError, match=r"my\.yaml holds the value of TARDIS_API_KEY"):
-        transfer.refuse_secrets([note], "{}")
+        connection.refuse_secrets([note], "{}")
     with pytest.raises(HostError, match="the parameters holds the value of TARDIS_API_KEY"):
-        transfer.refuse_secrets([], json.dumps({"source": {"endpoint": f"https://x/{KEY}"}}))
-    transfer.refuse_secrets([REPOSITORY / "README.md"], "{}")
+        connection.refuse_secrets([], json.dumps({"source": {"endpoint": f"https://x/{KEY}"}}))
+    connection.refuse_secrets([REPOSITORY / "README.md"], "{}")
 
 
 def test_the_repository_goes_without_results_and_secrets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -270,8 +270,8 @@ def test_the_repository_goes_without_results_and_secrets(monkeypatch: pytest.Mon
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
     (tmp_path / ".gitignore").write_text("ignored\n")
-    monkeypatch.setattr(transfer, "REPOSITORY", tmp_path)
-    assert transfer.repository_files() == [".gitignore", "Snakefile", "my notes.md"]
+    monkeypatch.setattr(connection, "REPOSITORY", tmp_path)
+    assert connection.repository_files() == [".gitignore", "Snakefile", "my notes.md"]
 
 
 def test_what_is_newer_here_stays(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -280,10 +280,10 @@ def test_what_is_newer_here_stays(capsys: pytest.CaptureFixture[str], tmp_path: 
         folder.mkdir()
         (folder / "adapter").write_text(text)
         os.utime(folder / "adapter", (second, second))
-    transfer._put(fetched, here)
+    connection._put(fetched, here)
     assert (here / "adapter").read_text() == "mine" and "is newer than the host's and stays" in capsys.readouterr().err
     os.utime(fetched / "adapter", (3, 3))
-    transfer._put(fetched, here)
+    connection._put(fetched, here)
     assert (here / "adapter").read_text() == "theirs" and sorted(tmp_path.iterdir()) == [here]
 
 
@@ -341,7 +341,7 @@ def test_the_workflow_says_what_a_stage_reads_and_writes() -> None:
     assert tables == {"features.parquet", "outcomes.parquet"}
     shown = {"training_log.csv", "05_train_BTC.ipynb", "05_train_BTC.json"}
     assert {path.name for path in files["05_train"].outputs} == shown | {"seed_0", "seed_1"}, "and what trains before"
-    assert set(files) == set(workflow.STAGES)
+    assert set(files) == set(plan.STAGES)
 
 
 def _family(pid: int) -> set[int]:

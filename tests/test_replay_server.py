@@ -15,9 +15,9 @@ import zstandard
 from tardis_dev import Channel, replay
 
 from hyperdapo.errors import DataError, EndpointError
-from hyperdapo.market.replay_server import Faults, RecordedSlices, SyntheticSlices, serve, synthetic_market
-from hyperdapo.market.tape import CHANNELS
 from hyperdapo.params import load
+from hyperdapo.synthetic.replay_server import Faults, RecordedSlices, SyntheticSlices, serve, synthetic_market
+from hyperdapo.synthetic.tape import CHANNELS
 
 PARAMETERS = load("smoke")
 START = PARAMETERS.source.start_ns

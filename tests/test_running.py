@@ -16,10 +16,12 @@ import psutil
 import pytest
 
 from conftest import REPOSITORY
-from hyperdapo import engine, family, locks, lost, progress, rendering, workflow
+from hyperdapo import plan, processes
 from hyperdapo.errors import HyperdapoError
+from hyperdapo.files import own_ending, sweep
 from hyperdapo.params import load
-from hyperdapo.paths import Paths, own_ending, sweep
+from hyperdapo.paths import Paths
+from hyperdapo.workflow import engine, locks, lost, progress, rendering
 
 NO_PROCESS = 2**30  # above what any kernel gives out
 
@@ -40,8 +42,8 @@ JOB = """
 import os, subprocess, sys
 from pathlib import Path
 from hyperdapo import family
-family.die_with_parent()
-kernel = [sys.executable, "-m", "hyperdapo.family", sys.executable, "-c", "import time; time.sleep(600)"]
+processes.die_with_parent()
+kernel = [sys.executable, "-m", "hyperdapo.processes", sys.executable, "-c", "import time; time.sleep(600)"]
 kernels = [subprocess.Popen(kernel, start_new_session=True) for _ in range(2)]
 Path("started").write_text("")
 kernels[0].wait()
@@ -55,7 +57,7 @@ def listen(event):
 try:
     arguments = ["--snakefile", "Snakefile", "--cores", "2", "--nolock"]
     sys.exit(engine.run(arguments, Path("run.log"), listen))
-except family.Stopped as stopped:
+except processes.Stopped as stopped:
     sys.exit(128 + stopped.number)
 """
 
@@ -117,7 +119,9 @@ def test_a_signal_ends_all_that_a_run_started(start, number: signal.Signals) -> 
 
 def test_nothing_lives_on_when_the_workflow_itself_is_killed(start) -> None:
     process = start()
-    (driver,) = [child for child in psutil.Process(process.pid).children() if "hyperdapo.engine" in child.cmdline()]
+    (driver,) = [
+        child for child in psutil.Process(process.pid).children() if "hyperdapo.workflow.engine" in child.cmdline()
+    ]
     driver.kill()
     assert process.wait(40) != 0 and not start.living()
 
@@ -302,7 +306,7 @@ def test_lost_slices_adapters_and_empty_files_are_found(folders) -> None:
     adapter = paths.adapter(algorithm, seed)
     adapter.mkdir(parents=True)
     (paths.data / "laws.parquet").touch()
-    found = {path.name: reason for path, reason in lost.lost_outputs(parameters, workflow.STAGES).items()}
+    found = {path.name: reason for path, reason in lost.lost_outputs(parameters, plan.STAGES).items()}
     assert set(found) == {"manifest.json", adapter.name, "laws.parquet"}
     assert [path.name for path in lost.lost_outputs(parameters, ["03_features"])] == ["laws.parquet"]
     slice_ = (
@@ -318,15 +322,15 @@ def test_lost_slices_adapters_and_empty_files_are_found(folders) -> None:
     for name in ("adapter_model.safetensors", "adapter_config.json", "training_log.csv", "training.json"):
         (adapter / name).write_bytes(b"x")
     (paths.data / "laws.parquet").write_bytes(b"x")
-    assert not lost.lost_outputs(parameters, workflow.STAGES)
+    assert not lost.lost_outputs(parameters, plan.STAGES)
     slice_.write_bytes(b"")
-    assert set(lost.lost_outputs(parameters, workflow.STAGES)) == {paths.data / "manifest.json"}
+    assert set(lost.lost_outputs(parameters, plan.STAGES)) == {paths.data / "manifest.json"}
 
 
 def test_the_mark_of_a_run_finds_its_processes_only() -> None:
-    child = subprocess.Popen(["sleep", "600"], env=os.environ | {family.MARK: "a-mark-of-this-test"})
-    other = subprocess.Popen(["sleep", "600"], env=os.environ | {family.MARK: "another-mark"})
-    family.end("a-mark-of-this-test")
+    child = subprocess.Popen(["sleep", "600"], env=os.environ | {processes.MARK: "a-mark-of-this-test"})
+    other = subprocess.Popen(["sleep", "600"], env=os.environ | {processes.MARK: "another-mark"})
+    processes.end("a-mark-of-this-test")
     assert child.wait(5) == -signal.SIGTERM and other.poll() is None
     other.kill()
     other.wait()

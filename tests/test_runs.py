@@ -19,7 +19,6 @@ import pytest
 import torch
 from transformers import Trainer
 
-from hyperdapo import workflow
 from hyperdapo.errors import ModelError, ParameterError, TrainingError
 from hyperdapo.imports import modules
 from hyperdapo.params import Parameters, load
@@ -28,6 +27,7 @@ from hyperdapo.policy import runs
 from hyperdapo.policy.models import load_adapter, load_base
 from hyperdapo.policy.states import States
 from hyperdapo.policy.training import Workbench, train, train_runs
+from hyperdapo.workflow import dependencies
 from planted import planted_splits, same_curve, settings
 
 pytestmark = pytest.mark.slow
@@ -224,8 +224,8 @@ def test_runs_apart_leave_what_runs_together_leave(
     whole = {path.parent: path.read_bytes() for path in PATHS.models.rglob("adapter_model.safetensors")}
     monkeypatch.setenv("HYPERDAPO_DATA", str(tmp_path / "other"))
     chosen = [(algorithm, seed) for algorithm in logs for seed in (1, 0)]
-    for run in reversed(chosen):
-        train_runs(parameters, PATHS, splits["train"], splits["validation"], [run])
+    for one in reversed(chosen):
+        train_runs(parameters, PATHS, splits["train"], splits["validation"], [one])
     apart = [path.read_bytes() for path in sorted(PATHS.models.rglob("adapter_model.safetensors"))]
     assert len(apart) == 6 and apart == [whole[place] for place in sorted(whole)]
     steps = counted_steps(monkeypatch)
@@ -251,7 +251,7 @@ def test_what_a_seed_left_that_is_no_more_goes(splits: dict[str, States]) -> Non
 
 
 def test_only_code_that_trains_is_part_of_a_run(splits: dict[str, States]) -> None:
-    files, sections = workflow.training_dependencies()
+    files, sections = dependencies.training_dependencies()
     names = {path.name for path in files}
     assert {"training.py", "trainer.py", "objectives.py", "states.py"} <= names
     assert not names & {"decisions.py", "boosting.py", "figures.py", "progress.py", "cli.py"}

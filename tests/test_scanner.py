@@ -16,14 +16,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hyperdapo.market import messages, scanner
+from hyperdapo.feed import messages, scanner
+from hyperdapo.feed.messages import AGGREGATED, FAST, WHOLE, Decoder, Slice
+from hyperdapo.feed.scanner import Scan, compact, scan
 from hyperdapo.market.columns import LEVELS
-from hyperdapo.market.exchange import simulate
-from hyperdapo.market.messages import AGGREGATED, FAST, WHOLE, Decoder, Slice
 from hyperdapo.market.native import FIELDS, LAST_MS, LAST_SECOND, local_time
-from hyperdapo.market.scanner import Scan, compact, scan
-from hyperdapo.market.tape import CHANNELS
 from hyperdapo.params import load
+from hyperdapo.synthetic.exchange import simulate
+from hyperdapo.synthetic.tape import CHANNELS
 
 STAMP, LOCAL_NS = "2025-09-04T19:46:56.8699350Z", 1_757_015_216_869_935_000
 EVER = (0, 2**63 - 1)

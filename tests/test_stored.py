@@ -15,16 +15,17 @@ import pytest
 
 import flips
 from conftest import REPOSITORY
-from hyperdapo import stored
+from hyperdapo import files
 from hyperdapo.errors import DataError, MissingInputError
-from hyperdapo.market import storage, tardis
-from hyperdapo.market.ahead import ahead, threads
+from hyperdapo.feed import download
+from hyperdapo.feed.clean import preprocess
+from hyperdapo.files import WRITTEN_BY, read_assets, read_json, read_table, record_of, write_json, write_table
+from hyperdapo.market import storage
 from hyperdapo.market.book import Market
-from hyperdapo.market.clean import preprocess
 from hyperdapo.market.columns import TopOfBook
+from hyperdapo.market.storage import ahead, threads
 from hyperdapo.params import Parameters, load
 from hyperdapo.paths import Paths
-from hyperdapo.stored import WRITTEN_BY, read_assets, read_json, read_table, record_of, write_json, write_table
 
 SHORT = {"assets": ["ETH"], "source": {"to": "2025-08-01T00:03:00Z"}}
 
@@ -101,8 +102,8 @@ def test_a_table_of_all_assets_names_no_asset(paths: Paths) -> None:
 
 def test_a_file_is_hashed_once_for_all_its_parts(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed = Counter[str]()
-    original = stored._sha256
-    monkeypatch.setattr(stored, "_sha256", lambda path: (hashed.update([path.name]), original(path))[1])
+    original = files._sha256
+    monkeypatch.setattr(files, "_sha256", lambda path: (hashed.update([path.name]), original(path))[1])
     write_json({"gaps": []}, paths.data, "split.json")
     hashed.clear()
     for _ in range(5):
@@ -114,7 +115,7 @@ def test_a_file_is_hashed_once_for_all_its_parts(paths: Paths, monkeypatch: pyte
 
 def test_a_failed_writer_leaves_file_and_record_as_they_were(paths: Paths) -> None:
     write_json({"kept": 1}, paths.data, "split.json")
-    with pytest.raises(RuntimeError), stored.recorded(paths.data / "split.json") as temporary:
+    with pytest.raises(RuntimeError), files.recorded(paths.data / "split.json") as temporary:
         temporary.write_text("half")
         raise RuntimeError
     assert read_json(paths.data, "split.json") == {"kept": 1}
@@ -128,7 +129,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Parameters, Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HYPERDAPO_DATA", str(folder))
         parameters = load("smoke", SHORT | few)
-        tardis.download(parameters, "ETH", Paths("smoke", "ETH"))
+        download.download(parameters, "ETH", Paths("smoke", "ETH"))
         preprocess(parameters, "ETH", Paths("smoke", "ETH"))
     return parameters, folder
 
@@ -158,7 +159,7 @@ def test_threads_change_no_byte(
     paths = Paths("smoke", "ETH")
     before = {path.name: path.read_bytes() for path in paths.data.glob("*.*")}
     shutil.rmtree(paths.data / "checksums")
-    assert preprocess(parameters, "ETH", paths) and len(tardis.downloaded(parameters, "ETH", paths)) == 3
+    assert preprocess(parameters, "ETH", paths) and len(download.downloaded(parameters, "ETH", paths)) == 3
     assert {path.name: path.read_bytes() for path in paths.data.glob("*.*")} == before
     next(paths.cache.rglob("01.json.*")).write_bytes(b"")
     with pytest.raises(DataError, match=r"01\.json.*--force 01"):
@@ -189,7 +190,7 @@ def test_pages_carry_checksums(paths: Paths) -> None:
     path = write_table(pd.DataFrame({"a": np.random.default_rng(0).random(5000)}), paths.data, "features")
     whole = path.read_bytes()
     path.write_bytes(whole[:20_000] + bytes([whole[20_000] ^ 1]) + whole[20_001:])
-    with pytest.raises(DataError, match="CRC"), stored.parquet_file(path) as file:
+    with pytest.raises(DataError, match="CRC"), files.parquet_file(path) as file:
         file.read()
 
 
@@ -197,7 +198,7 @@ def test_a_table_is_opened_once_for_all_its_parts(paths: Paths, monkeypatch: pyt
     hours, rows = 30, 7
     local_ns = np.arange(hours * rows) * (3600 * 10**9 // rows) + 1
     top = TopOfBook(local_ns, local_ns, *(np.arange(hours * rows, dtype=float) for _ in range(4)))
-    with stored.parquet_writer(paths.data / "bbo.parquet", storage._table(top).schema) as file:
+    with files.parquet_writer(paths.data / "bbo.parquet", storage._table(top).schema) as file:
         for hour in range(hours):
             part = TopOfBook(*(getattr(top, name)[hour * rows : (hour + 1) * rows] for name in vars(top)))
             file.write_table(storage._table(part))

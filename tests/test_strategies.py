@@ -7,15 +7,22 @@ import pytest
 from hand_built import START, at, market
 from hyperdapo.errors import DataError
 from hyperdapo.evidence.metrics import summarise
-from hyperdapo.execution import sensitivity, strategies
-from hyperdapo.execution.children import quote_slices, slice_sizes, take_slices
+from hyperdapo.execution import strategies
 from hyperdapo.execution.parents import candidate_orders, evenly_spaced, offset_orders, parent_orders, replay_candidates
 from hyperdapo.execution.simulator import replay_orders
-from hyperdapo.execution.strategies import ORDERS_COLUMNS, STRATEGIES, Trained, backtest
+from hyperdapo.execution.strategies import (
+    ORDERS_COLUMNS,
+    STRATEGIES,
+    Trained,
+    backtest,
+    quote_slices,
+    slice_sizes,
+    take_slices,
+)
+from hyperdapo.files import write_table
 from hyperdapo.market.book import Market
 from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD, on_grid, snap_size
 from hyperdapo.params import Parameters, load
-from hyperdapo.stored import write_table
 from markets import random_market
 
 SECOND = 10**9
@@ -242,8 +249,8 @@ class TestBacktest:
         orders: pd.DataFrame,
     ) -> None:
         halves = tested.iloc[::2], tested.iloc[1::2]
-        parts = [sensitivity.sensitivity(tape, half, trained, outcomes, decisions, parameters) for half in halves]
-        table = sensitivity.mean_costs(parts)
+        parts = [strategies.sensitivity(tape, half, trained, outcomes, decisions, parameters) for half in halves]
+        table = strategies.mean_costs(parts)
         as_it_is = orders.groupby("strategy")["total_cost_bps"].mean()
         pd.testing.assert_series_equal(table.loc["queue", "fitted"], as_it_is[table.columns], check_names=False)
         assert table.loc[("fees", "tier 0"), "market"] - table.loc[("fees", "tier 6"), "market"] == pytest.approx(

@@ -19,14 +19,14 @@ import numpy as np
 import pytest
 import zstandard
 
-from hyperdapo.days import MINUTE_NS
 from hyperdapo.errors import DataError, EndpointError, MissingInputError, ParameterError
-from hyperdapo.market import client, tardis
+from hyperdapo.feed import download
+from hyperdapo.feed.slices import Description, SliceFile, cover
 from hyperdapo.market.native import local_time
-from hyperdapo.market.replay_server import EXCHANGE, Faults, RecordedSlices, serve
-from hyperdapo.market.slices import Description, SliceFile, cover
 from hyperdapo.params import Parameters, load
 from hyperdapo.paths import Paths
+from hyperdapo.synthetic.replay_server import EXCHANGE, Faults, RecordedSlices, serve
+from hyperdapo.times import MINUTE_NS
 
 START = "2025-09-04T10:00:00Z"
 START_NS = 1_756_980_000_000_000_000
@@ -69,13 +69,13 @@ def parameters(endpoint: str, minutes: int = MINUTES) -> Parameters:
 
 
 def content(paths: Paths, wanted: Parameters) -> bytes:
-    return b"".join(piece.read() for piece in tardis.downloaded(wanted, "ETH", paths))
+    return b"".join(piece.read() for piece in download.downloaded(wanted, "ETH", paths))
 
 
 def test_what_was_recorded_arrives_whole(recording: Path, paths: Paths) -> None:
     with serve(RecordedSlices(recording)) as endpoint:
         wanted = parameters(endpoint)
-        manifest = tardis.download(wanted, "ETH", paths)
+        manifest = download.download(wanted, "ETH", paths)
     assert content(paths, wanted) == gzip.decompress((recording / "ETH.ndjson.gz").read_bytes())
     assert {name: count for name, count in manifest["messages"].items() if count} == {"bbo": (MINUTES - 1) * 60}
     assert (manifest["disconnects"], manifest["empty_minutes"], manifest["retries"], manifest["refetched"]) == (
@@ -89,7 +89,7 @@ def test_what_was_recorded_arrives_whole(recording: Path, paths: Paths) -> None:
         MINUTES * MINUTE_NS - 500_000_000,
     )
     assert json.loads((paths.data / "manifest.json").read_text()) == manifest
-    received = tardis.coverage(wanted, paths)
+    received = download.coverage(wanted, paths)
     assert received["bbo"].tolist() == [0 if minute == 5 else 60 for minute in range(MINUTES)]
 
 
@@ -100,7 +100,7 @@ def test_faults_cost_retries_and_lose_nothing(recording: Path, paths: Paths, mon
         RecordedSlices(recording), faults=Faults(server_error_every=4, rate_limit_every=7, truncate_every=3)
     ) as endpoint:
         wanted = parameters(endpoint)
-        manifest = tardis.download(wanted, "ETH", paths)
+        manifest = download.download(wanted, "ETH", paths)
     assert content(paths, wanted) == gzip.decompress((recording / "ETH.ndjson.gz").read_bytes())
     assert manifest["retries"] > 0 and manifest["refetched"] > 0
 
@@ -110,7 +110,7 @@ def test_an_endpoint_that_only_truncates_is_given_up(recording: Path, paths: Pat
         serve(RecordedSlices(recording), faults=Faults(truncate_every=1)) as endpoint,
         pytest.raises(EndpointError, match="damaged slices"),
     ):
-        tardis.download(parameters(endpoint), "ETH", paths)
+        download.download(parameters(endpoint), "ETH", paths)
     assert not (paths.data / "manifest.json").exists()
 
 
@@ -118,14 +118,14 @@ def test_only_missing_slices_are_asked_for_again(recording: Path, paths: Paths) 
     faults = Faults()
     with serve(RecordedSlices(recording), faults=faults) as endpoint:
         wanted = parameters(endpoint)
-        first = tardis.download(wanted, "ETH", paths)
+        first = download.download(wanted, "ETH", paths)
         asked = faults.requests
-        tardis.download(wanted, "ETH", paths)
+        download.download(wanted, "ETH", paths)
         assert faults.requests == asked, "a day that is whole was asked for again"
-        longest = max(tardis.downloaded(wanted, "ETH", paths), key=lambda piece: piece.end_ns - piece.start_ns)
+        longest = max(download.downloaded(wanted, "ETH", paths), key=lambda piece: piece.end_ns - piece.start_ns)
         longest.path.unlink()
         (paths.data / "manifest.json").unlink()
-        again = tardis.download(wanted, "ETH", paths)
+        again = download.download(wanted, "ETH", paths)
     assert faults.requests - asked == 3, "first, last and middle of the hole"
     assert again["days"][0]["sha256"] == first["days"][0]["sha256"]
 
@@ -133,11 +133,11 @@ def test_only_missing_slices_are_asked_for_again(recording: Path, paths: Paths) 
 def test_a_slice_cut_short_by_a_kill_is_fetched_again(recording: Path, paths: Paths) -> None:
     with serve(RecordedSlices(recording)) as endpoint:
         wanted = parameters(endpoint)
-        first = tardis.download(wanted, "ETH", paths)
-        piece = tardis.downloaded(wanted, "ETH", paths)[1]
+        first = download.download(wanted, "ETH", paths)
+        piece = download.downloaded(wanted, "ETH", paths)[1]
         piece.path.write_bytes(piece.path.read_bytes()[:-20])
         (paths.data / "days" / "2025-09-04.json").unlink()
-        again = tardis.download(wanted, "ETH", paths)
+        again = download.download(wanted, "ETH", paths)
     assert again["refetched"] == 1 and again["days"][0]["sha256"] == first["days"][0]["sha256"]
 
 
@@ -146,8 +146,8 @@ def test_a_slice_that_is_not_what_it_was_is_named_and_fetched_again(recording: P
     faults = Faults()
     with serve(RecordedSlices(recording), faults=faults) as endpoint:
         wanted = parameters(endpoint)
-        first = tardis.download(wanted, "ETH", paths)
-        path, mark = tardis.downloaded(wanted, "ETH", paths)[1].path, paths.data / "days" / "2025-09-04.json"
+        first = download.download(wanted, "ETH", paths)
+        path, mark = download.downloaded(wanted, "ETH", paths)[1].path, paths.data / "days" / "2025-09-04.json"
         whole = path.read_bytes()
         if damage == "lost":
             path.unlink()
@@ -165,7 +165,7 @@ def test_a_slice_that_is_not_what_it_was_is_named_and_fetched_again(recording: P
         with pytest.raises(DataError, match=rf"{named} .*Run: hyperdapo run --profile smoke --force 01 --asset ETH$"):
             content(paths, wanted)
         asked = faults.requests
-        again = tardis.download(wanted, "ETH", paths)
+        again = download.download(wanted, "ETH", paths)
         mended = {"mark lost": 0, "mark flipped": 0}.get(damage, 3)
         assert faults.requests - asked == mended, "more than the slice (first, last and middle) was asked for again"
         assert again["days"][0]["sha256"] == first["days"][0]["sha256"]
@@ -182,10 +182,10 @@ def test_a_slice_is_read_and_unpacked_once_a_stage(
     )
     with serve(RecordedSlices(recording)) as endpoint:
         wanted = parameters(endpoint)
-        manifest = tardis.download(wanted, "ETH", paths)
+        manifest = download.download(wanted, "ETH", paths)
         assert len(unpacked) == manifest["slices"] and set(unpacked.values()) == {1}
         unpacked.clear()
-        tardis.download(wanted, "ETH", paths)
+        download.download(wanted, "ETH", paths)
         assert not unpacked
         content(paths, wanted)
         assert len(unpacked) == manifest["slices"] and set(unpacked.values()) == {1}
@@ -236,21 +236,21 @@ def test_a_description_is_that_of_each_line_by_itself(tmp_path: Path, seed: int)
 
 def test_another_span_or_source_is_not_taken_for_this_one(recording: Path, paths: Paths) -> None:
     with serve(RecordedSlices(recording)) as endpoint:
-        tardis.download(parameters(endpoint, 10), "ETH", paths)
+        download.download(parameters(endpoint, 10), "ETH", paths)
         with pytest.raises(MissingInputError, match="hyperdapo run --profile smoke --until 01"):
-            tardis.downloaded(parameters(endpoint, 20), "ETH", paths)
+            download.downloaded(parameters(endpoint, 20), "ETH", paths)
         ten = content(paths, parameters(endpoint, 10))
-        tardis.download(parameters(endpoint, 20), "ETH", paths)
+        download.download(parameters(endpoint, 20), "ETH", paths)
         assert content(paths, parameters(endpoint, 20)).startswith(ten + b"2025-09-04T10:10:00")
         with pytest.raises(MissingInputError, match="hyperdapo run --profile smoke --until 01"):
-            tardis.downloaded(parameters(endpoint, 10), "ETH", paths)
+            download.downloaded(parameters(endpoint, 10), "ETH", paths)
     with pytest.raises(MissingInputError):
-        tardis.downloaded(parameters("http://127.0.0.1:1/v1", 10), "ETH", paths)
+        download.downloaded(parameters("http://127.0.0.1:1/v1", 10), "ETH", paths)
 
 
 def test_stage_02_before_01_says_what_to_run(paths: Paths) -> None:
     with pytest.raises(MissingInputError, match="hyperdapo run --profile smoke --until 01"):
-        tardis.downloaded(parameters("http://127.0.0.1:1/v1"), "ETH", paths)
+        download.downloaded(parameters("http://127.0.0.1:1/v1"), "ETH", paths)
 
 
 def test_an_empty_span_names_asset_span_and_endpoint(recording: Path, paths: Paths) -> None:
@@ -268,7 +268,7 @@ def test_an_empty_span_names_asset_span_and_endpoint(recording: Path, paths: Pat
             },
         )
         with pytest.raises(DataError, match=r"no message of ETH from 2025-09-05 10:00 to 2025-09-05 10:03 at http"):
-            tardis.download(empty, "ETH", paths)
+            download.download(empty, "ETH", paths)
     assert not (paths.data / "manifest.json").exists()
 
 
@@ -277,13 +277,13 @@ def test_an_endpoint_that_is_down_is_told_at_once(paths: Paths) -> None:
         probe.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{probe.getsockname()[1]}/v1"
     with pytest.raises(EndpointError, match=r"is down.*serve-recordings"):
-        tardis.download(parameters(endpoint), "ETH", paths)
+        download.download(parameters(endpoint), "ETH", paths)
 
 
 @pytest.mark.parametrize("endpoint", ["not an address", "ftp://127.0.0.1/v1", "http:///v1"])
 def test_what_is_no_address_is_said_to_be_none(paths: Paths, endpoint: str) -> None:
     with pytest.raises(EndpointError, match=r"source\.endpoint"):
-        tardis.download(parameters(endpoint), "ETH", paths)
+        download.download(parameters(endpoint), "ETH", paths)
 
 
 def test_a_refused_key_names_the_variable_and_never_the_key(
@@ -294,11 +294,11 @@ def test_a_refused_key_names_the_variable_and_never_the_key(
         serve(RecordedSlices(recording), api_key="TD.other") as endpoint,
         pytest.raises(EndpointError, match="TARDIS_API_KEY") as caught,
     ):
-        tardis.download(parameters(endpoint), "ETH", paths)
+        download.download(parameters(endpoint), "ETH", paths)
     assert "TD.secret" not in str(caught.value) + "".join(capfd.readouterr())
     monkeypatch.setenv("TARDIS_API_KEY", "TD.other")
     with serve(RecordedSlices(recording), api_key="TD.other") as endpoint:
-        tardis.download(parameters(endpoint), "ETH", paths)
+        download.download(parameters(endpoint), "ETH", paths)
     assert not [path for path in paths.data.rglob("*") if path.is_file() and b"TD.other" in path.read_bytes()]
 
 
@@ -319,10 +319,10 @@ def test_a_password_of_netrc_reaches_the_endpoint_and_no_file(
     wanted = base64.b64encode(b"me:s3cret").decode()
     line = b'2025-09-04T10:00:01.5000000Z {"channel":"bbo","data":{}}\n'
     with web_server(200, gzip.compress(line), {"x-slice-size": "1"}, f"Basic {wanted}") as endpoint:
-        assert tardis.download(parameters(endpoint, 1), "ETH", paths)["messages"]["bbo"] == 1
+        assert download.download(parameters(endpoint, 1), "ETH", paths)["messages"]["bbo"] == 1
         netrc.write_text("machine 127.0.0.1 login me password wrong\n")
         with pytest.raises(EndpointError, match="401") as caught:
-            tardis.download(parameters(endpoint, 2), "ETH", paths)
+            download.download(parameters(endpoint, 2), "ETH", paths)
     assert "wrong" not in str(caught.value)
     written = [path.read_bytes() for path in paths.data.rglob("*") if path.is_file()]
     assert written and not [content for content in written if b"s3cret" in content or wanted.encode() in content]
@@ -357,13 +357,13 @@ def web_server(
 @pytest.mark.parametrize(("status", "body"), [(200, b"<html>hello</html>"), (404, b"not here")])
 def test_a_server_of_another_kind_is_recognised(paths: Paths, status: int, body: bytes) -> None:
     with web_server(status, body) as endpoint, pytest.raises(EndpointError, match="replay protocol"):
-        tardis.download(parameters(endpoint), "ETH", paths)
+        download.download(parameters(endpoint), "ETH", paths)
 
 
 def test_patience_is_bounded_and_says_why(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(download, "PATIENCE_S", 1.0)
     with web_server(503, b"later") as endpoint, pytest.raises(EndpointError, match=r"after 1 retries.*503"):
-        tardis.download(parameters(endpoint), "ETH", paths)
+        download.download(parameters(endpoint), "ETH", paths)
 
 
 def test_a_cover_takes_the_longest_slices_and_names_holes(tmp_path: Path) -> None:
@@ -398,17 +398,17 @@ def test_every_truncation_of_a_slice_is_noticed(tmp_path: Path, suffix: str) -> 
 
 def test_the_synthetic_market_comes_through_the_same_client(paths: Paths) -> None:
     short = load("smoke", {"assets": ["ETH"], "source": {"to": "2025-08-01T00:02:00Z"}})
-    manifest = tardis.download(short, "ETH", paths)
+    manifest = download.download(short, "ETH", paths)
     assert all(manifest["messages"].values()) and manifest["endpoint"] == "the synthetic exchange"
     other = load("smoke", {"assets": ["ETH"], "source": {"to": "2025-08-01T00:02:00Z"}, "seed": 8})
     with pytest.raises(MissingInputError):
-        tardis.downloaded(other, "ETH", paths)
-    assert tardis.download(other, "ETH", paths)["days"][0]["sha256"] != manifest["days"][0]["sha256"]
+        download.downloaded(other, "ETH", paths)
+    assert download.download(other, "ETH", paths)["days"][0]["sha256"] != manifest["days"][0]["sha256"]
     assert len(list(paths.cache.iterdir())) == 1, "slices of a market that nobody asks for stayed"
 
 
 def test_the_digest_of_a_synthetic_market_covers_the_code_that_makes_it() -> None:
-    folder = Path(tardis.__file__).parent
+    folder = Path(download.__file__).parent
     needed, queue = set[str](), {"replay_server"}
     while queue:
         name = queue.pop()
@@ -420,4 +420,4 @@ def test_the_digest_of_a_synthetic_market_covers_the_code_that_makes_it() -> Non
                 for path in folder.glob("*.py")
                 if f"market.{path.stem} import" in text or f"market import {path.stem}" in text
             }
-    assert needed == set(tardis.SYNTHETIC_CODE)
+    assert needed == set(download.SYNTHETIC_CODE)

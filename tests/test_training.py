@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from hyperdapo.errors import DataError
+from hyperdapo.files import write_table
 from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths
-from hyperdapo.policy.algorithms import ALGORITHMS
 from hyperdapo.policy.decisions import decide_all, measure_latency
 from hyperdapo.policy.models import load_base
+from hyperdapo.policy.objectives import ALGORITHMS
 from hyperdapo.policy.states import States, read_states
 from hyperdapo.policy.trainer import plan_updates
 from hyperdapo.policy.training import make_scorer, train
-from hyperdapo.stored import write_table
 from planted import planted_splits, planted_world, same_curve, settings
 
 pytestmark = pytest.mark.slow

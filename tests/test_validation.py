@@ -11,16 +11,16 @@ import pandas as pd
 import pytest
 
 from hyperdapo.errors import DataError, MissingInputError
-from hyperdapo.execution import fill_facts, records, validation
-from hyperdapo.execution.account import read_account
+from hyperdapo.execution import fees, records, validation
 from hyperdapo.execution.exports import Exported, export
-from hyperdapo.market import layout, matching
+from hyperdapo.execution.records import Executions, read_account
 from hyperdapo.market.book import Market
-from hyperdapo.market.exchange import simulate
-from hyperdapo.market.layout import ASK, BID, NOBODY
-from hyperdapo.market.probes import Executions, play_probes
-from hyperdapo.market.tape import CHANNELS
 from hyperdapo.params import load
+from hyperdapo.synthetic import matching
+from hyperdapo.synthetic.exchange import simulate
+from hyperdapo.synthetic.matching import ASK, BID, NOBODY
+from hyperdapo.synthetic.probes import play_probes
+from hyperdapo.synthetic.tape import CHANNELS
 
 PARAMETERS = load("sample", {"execution": {"impact_coefficient_bps": 70, "queue_exponent": 0.3}})
 START, HOUR = PARAMETERS.source.start_ns, 3600 * 10**9
@@ -43,19 +43,19 @@ class TestEngine:
         assert hashlib.sha256(tape.lines(CHANNELS, START, end)).hexdigest().startswith(sha256)
 
     @staticmethod
-    def probe(book: layout.Book, side: int, steps: int, lots: int, post_only: bool) -> tuple[layout.Probes, list]:
+    def probe(book: matching.Book, side: int, steps: int, lots: int, post_only: bool) -> tuple[matching.Probes, list]:
         """One probe admitted to a book, and the prints it made."""
         one = [np.array([value]) for value in (5, 50, side, steps, lots)]
-        probes = layout.probes(*one, np.array([post_only]), np.array([True]))
-        state, record = layout.State(10, 12, 0, 0.0, 0, 0.0, 0.0, 0.0, BID), layout.empty_record(1, 1, 64)
+        probes = matching.probes(*one, np.array([post_only]), np.array([True]))
+        state, record = matching.State(10, 12, 0, 0.0, 0, 0.0, 0.0, 0.0, BID), matching.empty_record(1, 1, 64)
         matching._admit(book, probes, 1, state, post_only, True, record)
         probes.passed[0] = 1
         return probes, record.print[: record.used[2]].tolist()
 
     @staticmethod
-    def book() -> layout.Book:
+    def book() -> matching.Book:
         """Bids of 4 and 3 lots at level 10 and 5 at 9; asks of 6 lots at 12 and 7 at 13."""
-        book = layout.empty_book(20, 64)
+        book = matching.empty_book(20, 64)
         for side, level, lots in ((BID, 10, 4), (BID, 10, 3), (BID, 9, 5), (ASK, 12, 6), (ASK, 13, 7)):
             assert matching.post(book, side, level, lots)
         return book
@@ -188,7 +188,7 @@ class TestAccount:
 
     def test_the_fees_of_the_export_are_those_of_the_table(self, exported: Exported) -> None:
         fills = records.read_node_fills(exported.node_fills).rows
-        explained = fill_facts.explain_fees(fills)
+        explained = fees.explain_fees(fills)
         assert explained["explained"].all() and set(explained["explanation"]) == {"tier"}
 
     def test_orders_whose_fate_is_not_known_are_counted(self, exported: Exported, tmp_path: Path) -> None:
@@ -280,22 +280,22 @@ def fills(recordings: Path) -> pd.DataFrame:
 
 class TestRealFills:
     def test_every_print_has_one_maker_and_one_taker(self, fills: pd.DataFrame) -> None:
-        pairs, left_out = fill_facts.pair_fills(fills)
+        pairs, left_out = fees.pair_fills(fills)
         assert len(fills) == 7282 and len(pairs) == 3641 and left_out.total() == 0
 
     def test_every_fee_of_a_perpetual_is_in_our_table(self, fills: pd.DataFrame) -> None:
-        explained = fill_facts.explain_fees(fills)
+        explained = fees.explain_fees(fills)
         perpetual = explained[explained["market"] == "perpetual"]
         assert len(perpetual) == 6608 and perpetual["explained"].all()
         assert perpetual.loc[perpetual["notional"] > 100, "chance"].median() < 0.05
 
     def test_a_wrong_table_would_be_noticed(self, fills: pd.DataFrame) -> None:
         dearer = fills.assign(fee=fills["fee"] + fills["price"] * fills["size"] * 0.137e-4)
-        explained = fill_facts.explain_fees(dearer)
+        explained = fees.explain_fees(dearer)
         large = explained[(explained["market"] == "perpetual") & (explained["notional"] > 100)]
         assert large["explained"].mean() < 0.1
 
     def test_makers_had_rested(self, fills: pd.DataFrame) -> None:
-        rested = fill_facts.resting_times(fills)
+        rested = fees.resting_times(fills)
         assert (rested["resting_s"] >= 0).all() and rested.loc[~rested["older"], "bracket_s"].median() < 0.2
         assert rested["older"].mean() < 0.2

@@ -14,8 +14,9 @@ import pytest
 
 from hyperdapo.cli import main
 from hyperdapo.errors import DataError, HyperdapoError, MissingInputError
-from hyperdapo.evidence import contents, convergence_figures, manifest, numbers, provenance, tables, verification
-from hyperdapo.evidence.tolerances import Tolerances
+from hyperdapo.evidence import contents, numbers, provenance, tables, verification
+from hyperdapo.evidence.contents import Tolerances
+from hyperdapo.evidence.figures import convergence as convergence_figures
 from hyperdapo.evidence.verification import compare, keep_reference, verify
 from hyperdapo.params import load
 from hyperdapo.paths import REPOSITORY, Paths
@@ -47,7 +48,7 @@ def _picture(paths: Paths, name: str, grey: int = 255) -> None:
     PIL.Image.fromarray(np.full((20, 20), grey, dtype=np.uint8)).save(paths.figures / f"{name}.png")
     (paths.figures / f"{name}.pdf").write_bytes(b"%PDF-1.4 1.5")
     for ending in ("png", "pdf"):
-        manifest.note(paths.figures / f"{name}.{ending}")
+        provenance.note(paths.figures / f"{name}.{ending}")
 
 
 def _dashboard(paths: Paths) -> Path:
@@ -61,10 +62,10 @@ def _dashboard(paths: Paths) -> Path:
 
 def _stage(paths: Paths, stage: str, shown: str, files: list[Path]) -> None:
     html = provenance.stamp(load("smoke"), paths, stage, files).data
-    render = paths.notebooks / f"{manifest.unit(stage, paths.asset).replace(' ', '_')}.ipynb"
+    render = paths.notebooks / f"{provenance.unit(stage, paths.asset).replace(' ', '_')}.ipynb"
     _render(render, shown, html)
-    manifest.record_render(paths, stage, render)
-    manifest._written.clear()
+    provenance.record_render(paths, stage, render)
+    provenance._written.clear()
 
 
 @pytest.fixture
@@ -72,9 +73,9 @@ def finished(tmp_path, monkeypatch) -> tuple[Path, Path]:
     """The outputs of a small run of every kind of file, twice; every stage of it ran."""
     monkeypatch.setenv("HYPERDAPO_OUTPUTS", str(tmp_path / "outputs"))
     monkeypatch.setenv("HYPERDAPO_DATA", str(tmp_path / "data"))
-    monkeypatch.setattr(manifest, "_written", {})
+    monkeypatch.setattr(provenance, "_written", {})
     units = ["01_download BTC", "06_convergence", "09_significance"]
-    monkeypatch.setattr(verification.workflow, "units", lambda assets: units)
+    monkeypatch.setattr(verification.plan, "units", lambda assets: units)
     one, all_assets = Paths("smoke", "BTC"), Paths("smoke")
     shown = tables.save(DOWNLOAD, one, "download_BTC", "Messages of BTC").data
     tables.save(LATENCY, one, "latency_BTC", "Time")
@@ -86,7 +87,7 @@ def finished(tmp_path, monkeypatch) -> tuple[Path, Path]:
     macros = {("BTC", "twap", "bps"): 1.25, ("BTC", "dapo", "gap_closed"): 0.8}
     _picture(all_assets, "forest")
     _stage(all_assets, "09_significance", shown, [numbers.save(macros, all_assets)])
-    manifest.write(load("smoke"), all_assets, units)
+    provenance.write(load("smoke"), all_assets, units)
     shutil.copytree(all_assets.outputs, tmp_path / "reference")
     return tmp_path / "reference", all_assets.outputs
 
@@ -101,7 +102,7 @@ def _sign(folder: Path) -> None:
     """Make the manifest one of a run that wrote the files as they are."""
     listing = json.loads((folder / "manifest.json").read_text())
     for entry in listing["stages"].values():
-        entry["files"] = {f: manifest.sha256(folder / f) for f in entry["files"] if (folder / f).exists()}
+        entry["files"] = {f: provenance.sha256(folder / f) for f in entry["files"] if (folder / f).exists()}
     (folder / "manifest.json").write_text(json.dumps(listing))
 
 
@@ -221,7 +222,7 @@ def test_a_file_that_the_run_did_not_write_is_named(finished, capsys, name: str)
 
 def test_left_overs_and_stages_that_did_not_run_are_named(finished, capsys) -> None:
     (finished[1] / "tables/old.csv").write_text("a\n1\n")
-    manifest.record_path(Paths("smoke"), "09_significance").unlink()
+    provenance.record_path(Paths("smoke"), "09_significance").unlink()
     with pytest.raises(HyperdapoError):
         verify(*finished, load("smoke"))
     printed = capsys.readouterr().out
@@ -231,7 +232,7 @@ def test_left_overs_and_stages_that_did_not_run_are_named(finished, capsys) -> N
 
 
 def test_committed_files_do_not_stand_in_for_a_run(finished, capsys) -> None:
-    shutil.rmtree(manifest.record_path(Paths("smoke"), "x").parent)
+    shutil.rmtree(provenance.record_path(Paths("smoke"), "x").parent)
     with pytest.raises(HyperdapoError):
         verify(*finished, load("smoke"))
     printed = capsys.readouterr().out
@@ -321,7 +322,7 @@ def test_the_reference_is_kept_before_the_run(finished, tmp_path, monkeypatch) -
 def test_without_a_reference_nothing_runs(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("HYPERDAPO_DATA", str(tmp_path / "data"))
     monkeypatch.setattr(verification, "REPOSITORY", tmp_path)
-    monkeypatch.setattr("hyperdapo.workflow.run", lambda *_: pytest.fail("the run began"))
+    monkeypatch.setattr("hyperdapo.workflow.run.run", lambda *_: pytest.fail("the run began"))
     assert main(["verify", "--profile", "smoke"]) == 1
     assert "--reference DIR" in capsys.readouterr().err
 

@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 
 from hyperdapo.errors import DataError, ParameterError
-from hyperdapo.evidence.weight_study import compare_weights, verdict
+from hyperdapo.evidence.weights import compare_weights, verdict
 from hyperdapo.market.features import NAMES
 from hyperdapo.params import load
-from hyperdapo.policy.weights import COST, DRAFT, WEIGHTS, Foretold, fixed_weights, foretell, judged, search
+from hyperdapo.policy.rewards import COST, DRAFT, WEIGHTS, Foretold, fixed_weights, foretell, judged, search
 from test_metrics import EVIDENCE
 
 STATES, BLOCKS = 240, 12

@@ -10,14 +10,15 @@ import nbformat
 import pytest
 
 from conftest import REPOSITORY
-from hyperdapo import cli, engine, rendering, workflow
+from hyperdapo import cli, plan
 from hyperdapo.errors import HyperdapoError, ParameterError
+from hyperdapo.files import atomic
 from hyperdapo.params import load
-from hyperdapo.paths import atomic
+from hyperdapo.workflow import dependencies, engine, rendering
 
 
 def test_dependencies_follow_imports_through_modules() -> None:
-    files, sections = workflow.dependencies("03_features")
+    files, sections = dependencies.dependencies("03_features")
     names = {path.name for path in files}
     assert {"03_features.ipynb", "features.py", "book.py", "figures.py"} <= names
     assert "training.py" not in names and "simulator.py" not in names
@@ -25,29 +26,31 @@ def test_dependencies_follow_imports_through_modules() -> None:
 
 
 def test_a_stage_depends_on_the_keys_it_names_and_no_more() -> None:
-    pairs = set(workflow.dependencies("04_preference_pairs")[1])
+    pairs = set(dependencies.dependencies("04_preference_pairs")[1])
     assert "evidence.block_s" in pairs and "evidence" not in pairs and "assets" not in pairs
-    assert {"assets", "evidence"} <= set(workflow.dependencies("09_significance")[1])
+    assert {"assets", "evidence"} <= set(dependencies.dependencies("09_significance")[1])
     assert "execution" in pairs, "named by a module, not by the notebook"
-    assert workflow.dependencies("04_preference_pairs") == workflow.dependencies("04_preference_pairs")
+    assert dependencies.dependencies("04_preference_pairs") == dependencies.dependencies("04_preference_pairs")
     changed = load("smoke", {"evidence": {"bootstrap": 900}})
-    for stage in workflow.STAGES:
-        names = workflow.dependencies(stage)[1]
-        same = workflow.section_values(changed, names) == workflow.section_values(load("smoke"), names)
+    for stage in plan.STAGES:
+        names = dependencies.dependencies(stage)[1]
+        same = dependencies.section_values(changed, names) == dependencies.section_values(load("smoke"), names)
         assert same == (stage not in ("08_backtest", "09_significance"))
 
 
 def test_the_workflow_starts_without_what_only_a_render_needs() -> None:
     """Every job and every run imports it; papermill takes as long as all the rest."""
     heavy = "{'papermill', 'nbformat', 'torch'} & set(sys.modules)"
-    check = f"import hyperdapo.cli, hyperdapo.workflow, sys; sys.exit({heavy} or 0)"
+    check = f"import hyperdapo.cli, hyperdapo.workflow.run, sys; sys.exit({heavy} or 0)"
     subprocess.run([sys.executable, "-c", check], check=True, capture_output=True)
 
 
 def test_section_values_move_with_their_sections_only() -> None:
     changed = load("smoke", {"training": {"steps": 9}})
-    assert workflow.section_values(changed, ["training"]) != workflow.section_values(load("smoke"), ["training"])
-    assert workflow.section_values(changed, ["source"]) == workflow.section_values(load("smoke"), ["source"])
+    assert dependencies.section_values(changed, ["training"]) != dependencies.section_values(
+        load("smoke"), ["training"]
+    )
+    assert dependencies.section_values(changed, ["source"]) == dependencies.section_values(load("smoke"), ["source"])
 
 
 def _notebook(path, *cells: str):

@@ -40,50 +40,52 @@ def _overrides(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from hyperdapo import preflight, workflow
+    from hyperdapo import plan
     from hyperdapo.paths import Paths
+    from hyperdapo.workflow import preflight, run
 
     overrides = _overrides(options)
     parameters = load(options.profile, overrides)
-    preflight.check(parameters, workflow.wanted(options.until, options.only))
+    preflight.check(parameters, plan.wanted(options.until, options.only))
     begun = monotonic()
     more = (options.only, options.force, options.dry_run, options.workflow_profile)
-    workflow.run(parameters, overrides, options.until, options.cores, *more)
+    run.run(parameters, overrides, options.until, options.cores, *more)
     if not options.dry_run:
-        print(workflow.summary(Paths(options.profile), monotonic() - begun))
+        print(run.summary(Paths(options.profile), monotonic() - begun))
 
 
 def _render(options: argparse.Namespace) -> None:
-    from hyperdapo import gpus, locks, rendering, workflow
-    from hyperdapo.evidence import manifest, prose
+    from hyperdapo import gpus, plan
+    from hyperdapo.evidence import provenance
     from hyperdapo.paths import NOTEBOOKS, Paths
+    from hyperdapo.workflow import locks, rendering
 
     if options.text:
         with locks.run_lock():
-            changed = prose.refresh(Paths(options.profile))
+            changed = rendering.refresh(Paths(options.profile))
         print(f"{len(changed)} renders reworded: {', '.join(changed)}" if changed else "no wording has changed")
         return
     if not (options.stage and options.output):
         raise ParameterError("render: name a stage and where its render goes, or --text for the prose of all renders")
-    stage = workflow.named(options.stage)
+    stage = plan.named(options.stage)
     given = {"profile": options.profile, "overrides": options.overrides}
     given |= {"asset": options.asset} if options.asset else {}
     label = " ".join(filter(None, [stage, options.asset]))
-    with _as_job(options.profile, label, options.output.stem) as bar, gpus.reserved(int(stage in workflow.WITH_MODEL)):
+    with _as_job(options.profile, label, options.output.stem) as bar, gpus.reserved(int(stage in plan.WITH_MODEL)):
         rendering.render(NOTEBOOKS / f"{stage}.ipynb", options.output, given, bar)
         paths, parameters = Paths(options.profile, options.asset or ""), load(options.profile, options.overrides)
-        manifest.record_render(paths, stage, options.output)
-        manifest.write(parameters, paths, workflow.units(parameters.assets))
+        provenance.record_render(paths, stage, options.output)
+        provenance.write(parameters, paths, plan.units(parameters.assets))
 
 
 def _train(options: argparse.Namespace) -> None:
     from hyperdapo import gpus
-    from hyperdapo.evidence.progress import Watch
+    from hyperdapo.evidence.figures.convergence import Watch
     from hyperdapo.paths import GENERALIST, Paths
-    from hyperdapo.policy import jobs
+    from hyperdapo.policy import training
 
     parameters = load(options.profile, options.overrides)
-    chosen = jobs.runs_of(parameters, options.asset, options.algorithm, options.seed)
+    chosen = training.runs_of(parameters, options.asset, options.algorithm, options.seed)
     own = [str(part) for part in (options.asset, options.algorithm, options.seed) if part is not None]
     label = " ".join(["06_generalist", *own[1:]] if options.asset == GENERALIST else ["05_adapters", *own])
     with (
@@ -91,22 +93,25 @@ def _train(options: argparse.Namespace) -> None:
         gpus.reserved(parameters.training.processes),
         redirect_stderr(bar or sys.stderr),
     ):
-        jobs.train_asset(parameters, options.asset, chosen, Watch(parameters, Paths(options.profile, options.asset)))
+        training.train_asset(
+            parameters, options.asset, chosen, Watch(parameters, Paths(options.profile, options.asset))
+        )
 
 
 @contextmanager
 def _as_job(profile: str, label: str, name: str) -> Iterator[Any]:
     """End with the workflow that called, yield where to write a progress bar for it, and leave it the own error."""
-    from hyperdapo import family, progress, rendering, workflow
+    from hyperdapo import processes
+    from hyperdapo.workflow import progress, rendering, run
 
     bar = None
-    if family.MARK in os.environ:
-        family.die_with_parent()
+    if processes.MARK in os.environ:
+        processes.die_with_parent()
         bar = rendering.Bar(progress.bar_file(profile, name), sys.stderr)
     try:
         yield bar
     except HyperdapoError as error:
-        note = workflow.failures(profile) / f"{name}.txt"
+        note = run.failures(profile) / f"{name}.txt"
         with suppress(OSError):  # a full disk must not hide the error itself
             note.parent.mkdir(parents=True, exist_ok=True)
             note.write_text(f"{label}: {error}\n")
@@ -114,15 +119,15 @@ def _as_job(profile: str, label: str, name: str) -> Iterator[Any]:
 
 
 def _serve_recordings(options: argparse.Namespace) -> None:
-    from hyperdapo.market.replay_server import serve_recordings
+    from hyperdapo.synthetic.replay_server import serve_recordings
 
     serve_recordings(options.folder, options.port)
 
 
 def _remote(options: argparse.Namespace) -> None:
     from hyperdapo.evidence.provenance import commit
-    from hyperdapo.live import remote
-    from hyperdapo.live.connection import Host
+    from hyperdapo.remote import remote
+    from hyperdapo.remote.connection import Host
 
     host = Host(options.host, options.folder, options.port, options.ssh)
     overrides = _overrides(options)
@@ -140,15 +145,15 @@ def _remote(options: argparse.Namespace) -> None:
 
 
 def _verify(options: argparse.Namespace) -> None:
-    from hyperdapo import workflow
     from hyperdapo.evidence import verification
     from hyperdapo.paths import Paths
+    from hyperdapo.workflow import run
 
     parameters, paths = load(options.profile), Paths(options.profile)
     verification.check_folders(options.run_folder, options.reference)
     reference = options.reference or verification.keep_reference(paths)
     if not options.no_run and not options.run_folder:
-        workflow.run(parameters, {}, None, options.cores)
+        run.run(parameters, {}, None, options.cores)
     try:
         verification.verify(reference, options.run_folder or paths.outputs, None if options.run_folder else parameters)
     finally:

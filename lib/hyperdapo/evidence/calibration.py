@@ -5,13 +5,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from hyperdapo import sections
-from hyperdapo.days import SECOND_NS, block_of
-from hyperdapo.evidence import figures
+from hyperdapo.evidence.figures import style
 from hyperdapo.evidence.metrics import block_bootstrap
 from hyperdapo.evidence.tables import heading
+from hyperdapo.times import SECOND_NS, block_of
 
 GROUPS = 10
-MODEL_COLOURS = figures.Colours(power="#D55E00", evenly="#E69F00", risk_averse="#0072B2", touch="#7A7A7A")
+MODEL_COLOURS = style.Colours(power="#D55E00", evenly="#E69F00", risk_averse="#0072B2", touch="#7A7A7A")
 _MARKERS = {"power": "o", "evenly": "D", "risk_averse": "v", "touch": "^"}
 
 
@@ -71,7 +71,7 @@ def plot_calibration(groups: pd.DataFrame, scores: pd.DataFrame) -> Figure:
     scores : queue_model, brier, cost_bias_bps
     """
     models = list(scores["queue_model"])
-    figure, (reliable, miss, brier) = figures.new(1, 3, height=0.4, width_ratios=[1.2, 1.4, 1])
+    figure, (reliable, miss, brier) = style.new(1, 3, height=0.4, width_ratios=[1.2, 1.4, 1])
     reliable.plot([0, 1], [0, 1], color="black", linewidth=0.6, linestyle=":")
     for name in models:
         own = groups[groups["queue_model"] == name].sort_values("observed")

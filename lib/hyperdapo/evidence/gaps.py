@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from hyperdapo.errors import DataError
 from hyperdapo.evidence.metrics import Floats, block_bootstrap, learning_gap
+from hyperdapo.files import force
 from hyperdapo.params import Parameters
-from hyperdapo.stored import force
 
 COLUMNS = [
     *("asset", "algorithm", "seed", "untrained_bps", "best_fixed_bps", "trained_bps", "oracle_bps", "gap_closed"),

@@ -12,7 +12,8 @@ import pandas as pd
 from hyperdapo import sections
 from hyperdapo.evidence.metrics import PRICE, Interval, block_bootstrap, paired_differences
 from hyperdapo.evidence.tables import escape_latex
-from hyperdapo.paths import Paths, atomic
+from hyperdapo.files import atomic
+from hyperdapo.paths import Paths
 
 _DIGITS = ("Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
 _SIGNIFICANT = 4

@@ -1,10 +1,11 @@
 """Where a result comes from: commit, parameters, data, seed, versions. Stamped into every render and the manifest."""
 
+import fcntl
 import hashlib
 import json
 import os
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -14,9 +15,149 @@ from typing import Any
 import pandas as pd
 from IPython.display import HTML
 
-from hyperdapo.evidence import manifest, tables
+from hyperdapo.errors import DataError, MissingInputError
+from hyperdapo.evidence import tables
+from hyperdapo.files import atomic
 from hyperdapo.params import Parameters
-from hyperdapo.paths import REPOSITORY, Paths
+from hyperdapo.paths import REPOSITORY, Paths, data_root
+
+NAME = "manifest.json"
+STAMPS = ("commit", "parameters", "data", "seed")
+"""Stamps of a stage that its render shows too."""
+
+_written: dict[Path, None] = {}
+
+
+def note(path: Path) -> None:
+    """Remember a file of the outputs that this process, hence this stage, has written."""
+    _written[path] = None
+
+
+def record_path(paths: Paths, stage: str) -> Path:
+    """Where the record of a stage is kept: with what is derived, so that outputs from elsewhere never have one."""
+    return data_root() / paths.profile / "records" / f"{unit(stage, paths.asset).replace(' ', '_')}.json"
+
+
+def unit(stage: str, asset: str) -> str:
+    """A stage of one asset, or of all: `05_train BTC`, `06_convergence`."""
+    return f"{stage} {asset}".strip()
+
+
+def record(paths: Paths, stage: str, stamps: Mapping[str, Any], files: Iterable[Path]) -> Path:
+    """Write the record of a stage: its stamps, and the SHA-256 of all that it wrote.
+
+    Files of the outputs are known by their name in the profile's outputs, others by their name in its data.
+    """
+    shown, derived = dict[str, str](), dict[str, str]()
+    for path in dict.fromkeys([*_written, *files]):
+        if path.is_relative_to(paths.outputs):
+            shown[path.relative_to(paths.outputs).as_posix()] = sha256(path)
+        elif path.is_file() and path.is_relative_to(data_root() / paths.profile):
+            derived[path.relative_to(data_root() / paths.profile).as_posix()] = sha256(path)
+    return store(record_path(paths, stage), dict(stamps) | {"files": shown, "derived": derived})
+
+
+def record_render(paths: Paths, stage: str, render: Path) -> None:
+    """Add the render, which is whole only after the stage's last cell, to the record of its stage.
+
+    Raises
+    ------
+    MissingInputError
+        If the notebook left no record: its last cell is no `stamp`.
+    """
+    place = record_path(paths, stage)
+    if not place.exists():
+        raise MissingInputError(f"{stage} left no record {place}: its last cell must be provenance.stamp(...)")
+    entry = read(place)
+    if render.resolve().is_relative_to(paths.outputs):
+        entry["files"][render.resolve().relative_to(paths.outputs).as_posix()] = sha256(render)
+        store(place, entry)
+
+
+def assembled(parameters: Parameters, paths: Paths, units: Iterable[str]) -> dict[str, Any]:
+    """The manifest of what has run so far: all parameter values, and the record of every stage that left one."""
+    stages = {}
+    for name in units:
+        place = record_path(Paths(paths.profile), name)
+        if place.exists():
+            stages[name] = read(place)
+    values = parameters.model_dump(mode="json")
+    return {"profile": parameters.profile, "parameters": values, "stages": stages}
+
+
+def write(parameters: Parameters, paths: Paths, units: Iterable[str]) -> Path:
+    """Write `outputs/<profile>/manifest.json`; of stages that end at the same time the last one lists them all."""
+    lock = data_root() / paths.profile / "records" / ".lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        return store(paths.outputs / NAME, assembled(parameters, paths, units))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A manifest or a record.
+
+    Raises
+    ------
+    MissingInputError
+        If it is not there.
+    DataError
+        If it is damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MissingInputError(f"there is no {path}: what a run wrote cannot be told. Run: hyperdapo run") from None
+    except ValueError as error:
+        raise DataError(f"{path} is damaged ({error}); run its stage again") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{path} is no JSON object; run its stage again")
+    return content
+
+
+def stages_of(manifest: Mapping[str, Any], path: Path) -> dict[str, dict[str, Any]]:
+    """The records that a manifest lists.
+
+    Raises
+    ------
+    DataError
+        If it lists none, as those of former versions.
+    """
+    stages = manifest.get("stages")
+    whole = isinstance(stages, dict) and stages and all(isinstance(e, dict) and "files" in e for e in stages.values())
+    if not whole:
+        raise DataError(f"{path} lists no stages: it is of another version of this repository, or of no run")
+    return stages  # type: ignore[return-value]
+
+
+def faults(folder: Path, manifest: Mapping[str, Any], units: Iterable[str]) -> list[str]:
+    """What is wrong with a run's outputs by their own manifest: missing, altered, left over, not run."""
+    stages = stages_of(manifest, folder / NAME)
+    found = [f"{name}: did not run" for name in units if name not in stages]
+    listed = {file: (name, digest) for name, entry in stages.items() for file, digest in entry["files"].items()}
+    for file, (name, digest) in sorted(listed.items()):
+        path = folder / file
+        if not path.is_file():
+            found.append(f"{file}: deleted; {name} wrote it")
+        elif sha256(path) != digest:
+            found.append(f"{file}: altered after {name} wrote it")
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    found += [f"{file}: left over; no stage of this run wrote it" for file in sorted(there - set(listed) - {NAME})]
+    return found
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def store(path: Path, content: Mapping[str, Any]) -> Path:
+    """Write a manifest or a record, whole or not at all."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return path
+
 
 PACKAGES = ("numpy", "pandas", "numba", "scipy", "statsmodels", "torch", "transformers", "peft", "trl", "tardis-dev")
 
@@ -38,7 +179,7 @@ def stamp(parameters: Parameters, paths: Paths, stage: str, files: Iterable[Path
         "seed": parameters.seed,
         "versions": versions(),
     }
-    manifest.record(paths, stage, stamps, files)
+    record(paths, stage, stamps, files)
     rows = {
         "stage": f"{stage} {paths.asset}".strip(),
         "profile": parameters.profile,

@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from hyperdapo import sections
-from hyperdapo.evidence import figures
+from hyperdapo.evidence.figures import style
 from hyperdapo.evidence.metrics import block_bootstrap
 
 
@@ -39,10 +39,10 @@ def specialists_table(earned: pd.DataFrame, evidence: sections.Evidence, seed: i
 def plot_specialists(table: pd.DataFrame) -> Figure:
     """What each adapter earns beyond the asset's own specialist, with intervals: one axis per asset tested."""
     assets = list(table["asset"].unique())
-    figure, axes = figures.new(1, len(assets), height=0.3, sharey=True, squeeze=False)
+    figure, axes = style.new(1, len(assets), height=0.3, sharey=True, squeeze=False)
     for axis, asset in zip(axes[0], assets, strict=True):
         own = table[table["asset"] == asset].reset_index(drop=True)
-        colours = [figures.ASSET_COLOURS[source] for source in own["trained_on"]]
+        colours = [style.ASSET_COLOURS[source] for source in own["trained_on"]]
         axis.hlines(own.index, own["ci_low"], own["ci_high"], color=colours)
         axis.scatter(own["minus_specialist_bps"], own.index, color=colours, zorder=3)
         axis.axvline(0, color="black", linewidth=0.8)

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 from IPython.display import HTML
 
-from hyperdapo.evidence import manifest
-from hyperdapo.paths import Paths, atomic, require
+from hyperdapo.evidence import provenance
+from hyperdapo.files import atomic, require
+from hyperdapo.paths import Paths
 
 CSV_FLOAT = "%.12g"
 LONGEST_FLOAT = 40
@@ -48,7 +49,7 @@ def save(frame: pd.DataFrame, paths: Paths, name: str, caption: str, rows: int =
     with atomic(paths.tables / f"{name}.tex") as temporary:
         temporary.write_text(latex(frame, caption, label=f"tab:{name}"), encoding="utf-8")
     for ending in ("csv", "tex"):
-        manifest.note(paths.tables / f"{name}.{ending}")
+        provenance.note(paths.tables / f"{name}.{ending}")
     return show(frame, caption, rows)
 
 

@@ -12,12 +12,13 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 
-from hyperdapo import workflow
+from hyperdapo import plan
 from hyperdapo.errors import HyperdapoError, MissingInputError
-from hyperdapo.evidence import contents, manifest
-from hyperdapo.evidence.tolerances import Tolerances
+from hyperdapo.evidence import contents, provenance
+from hyperdapo.evidence.contents import Tolerances
+from hyperdapo.files import atomic_folder
 from hyperdapo.params import Parameters
-from hyperdapo.paths import REPOSITORY, Paths, atomic_folder, data_root
+from hyperdapo.paths import REPOSITORY, Paths, data_root
 
 COLUMNS = ["file", "item", "row", "kind", "reference", "measured", "bound", "same", "verdict"]
 _SHOWN = 8  # differences of one file
@@ -32,8 +33,8 @@ def check_folders(*folders: Path | None) -> None:
         Naming the folder.
     """
     for folder in folders:
-        if folder is not None and not (folder / manifest.NAME).is_file():
-            what = "no manifest.json: it is no run's outputs" if folder.is_dir() else "no such folder"
+        if folder is not None and not (folder / provenance.NAME).is_file():
+            what = "no provenance.json: it is no run's outputs" if folder.is_dir() else "no such folder"
             raise MissingInputError(f"{folder}: {what}; name a folder like outputs/sample")
 
 
@@ -75,9 +76,9 @@ def _kept(paths: Paths) -> Path:
 
 def _copy_shipped(shipped: Path, kept: Path) -> None:
     how = "name a folder to compare with: hyperdapo verify --reference DIR"
-    if not (shipped / manifest.NAME).is_file():
+    if not (shipped / provenance.NAME).is_file():
         raise MissingInputError(f"neither git nor {shipped} has reference outputs; {how}")
-    if found := manifest.faults(shipped, manifest.read(shipped / manifest.NAME), []):
+    if found := provenance.faults(shipped, provenance.read(shipped / provenance.NAME), []):
         raise MissingInputError(f"{shipped} is not as it was shipped ({found[0]}); {how}")
     with atomic_folder(kept) as temporary:
         shutil.copytree(shipped, temporary, dirs_exist_ok=True)
@@ -96,16 +97,16 @@ def verify(reference: Path, candidate: Path, run: Parameters | None = None) -> N
     HyperdapoError
         If anything lies outside its bound, was altered after its run, is left over, or did not run.
     """
-    theirs, ours = (manifest.read(folder / manifest.NAME) for folder in (reference, candidate))
-    faults = [f"reference {fault}" for fault in manifest.faults(reference, theirs, [])]
+    theirs, ours = (provenance.read(folder / provenance.NAME) for folder in (reference, candidate))
+    faults = [f"reference {fault}" for fault in provenance.faults(reference, theirs, [])]
     if run is not None:
-        units = workflow.units(run.assets)
-        recorded = manifest.assembled(run, Paths(run.profile), units)
+        units = plan.units(run.assets)
+        recorded = provenance.assembled(run, Paths(run.profile), units)
         faults += ["manifest.json: not what the stages recorded"] * (recorded != ours)
         faults += [f"{name}: did not run" for name in units if name not in recorded["stages"]]
         ours = recorded if recorded["stages"] else ours
-    units = [*theirs["stages"], *workflow.units(theirs.get("parameters", {}).get("assets", []))]
-    faults += manifest.faults(candidate, ours, dict.fromkeys(units))
+    units = [*theirs["stages"], *plan.units(theirs.get("parameters", {}).get("assets", []))]
+    faults += provenance.faults(candidate, ours, dict.fromkeys(units))
     faults += stamp_faults(reference, theirs, candidate, ours)
     faults += [f"{path.relative_to(candidate)}: {cell}" for path, cell in _untrue(candidate)]
     table = compare(reference, candidate)
@@ -156,7 +157,7 @@ def _unlike_render(folder: Path, entry: Mapping[str, Any]) -> list[str]:
     if not renders[0].is_file():
         return []
     shown = contents.stamps(renders[0])
-    values = {stamp: str(entry.get(stamp)) for stamp in manifest.STAMPS}
+    values = {stamp: str(entry.get(stamp)) for stamp in provenance.STAMPS}
     values["data"] = ", ".join(f"{asset} {digest}" for asset, digest in (entry.get("data") or {}).items())
     return [
         f"{name} {value}, where its render shows {shown.get(name)}"
@@ -178,7 +179,9 @@ def compare(reference: Path, candidate: Path, tolerances: Tolerances | None = No
     a changed `verdict` is the same where every number of its row lies within the bounds.
     """
     tolerances = tolerances or Tolerances()
-    listings = [manifest.stages_of(manifest.read(f / manifest.NAME), f / manifest.NAME) for f in (reference, candidate)]
+    listings = [
+        provenance.stages_of(provenance.read(f / provenance.NAME), f / provenance.NAME) for f in (reference, candidate)
+    ]
     stage_of = {file: name.split()[0] for stages in listings for name, e in stages.items() for file in e["files"]}
     rows = []
     for file, stage in sorted(stage_of.items()):

@@ -1,12 +1,19 @@
 """What an execution costs beside its price: exchange fees by date and tier, and square-root impact (eq. 2.4)."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from hyperdapo.days import SECOND_NS
 from hyperdapo.errors import ParameterError
+from hyperdapo.execution.events import Arrivals, Events, Fills, funding_paid
+from hyperdapo.market.book import Market
+from hyperdapo.market.columns import Floats, Nanoseconds
+from hyperdapo.sections import Execution
+from hyperdapo.times import DAY_NS, SECOND_NS
 
 HIGHEST_TIER = 6
 
@@ -75,3 +82,152 @@ def square_root_impact(size: ArrayLike, daily_volume: float, coefficient_bps: fl
     size = np.asarray(size, dtype=float)
     share = np.minimum(size / daily_volume, 1.0) if daily_volume > 0 else (size > 0).astype(float)
     return coefficient_bps * np.sqrt(share)
+
+
+class Life(NamedTuple):
+    """When n orders arrive, when their horizon ends, when their cancels land, and when what is left is taken.
+
+    Nanoseconds of the exchange's clock, each (n,).
+    """
+
+    arrival_ns: Nanoseconds
+    expiry_ns: Nanoseconds
+    cancel_ns: Nanoseconds
+    completion_ns: Nanoseconds
+
+
+class Volumes(NamedTuple):
+    """What n orders traded, coin and USD, each (n,): in the book and from it before the cancel, and to complete."""
+
+    taken: Floats
+    taken_usd: Floats
+    made: Floats
+    made_usd: Floats
+    completed: Floats
+    completed_usd: Floats
+
+
+def account(
+    market: Market,
+    events: Events,
+    orders: pd.DataFrame,
+    arrivals: Arrivals,
+    life: Life,
+    fills: Fills,
+    arrival_mid: Floats,
+    execution: Execution,
+) -> pd.DataFrame:
+    """The columns of `replay_orders` from target_price to opportunity_bps; an order at any price is all filled."""
+    side, size = orders["side"].to_numpy(float), orders["size"].to_numpy(float)
+    traded = _volumes(market, arrivals, fills, execution.impact_coefficient_bps)
+    worth = size * arrival_mid
+    with np.errstate(invalid="ignore"):
+        passive_price = (traded.taken_usd + traded.made_usd) / (traded.taken + traded.made)
+        completion_price = traded.completed_usd / traded.completed
+    share = 1 - fills.abandoned / size
+    with np.errstate(invalid="ignore"):
+        exec_price = (traded.taken_usd + traded.made_usd + traded.completed_usd) / (size - fills.abandoned)
+    shortfall = _signed_bps(side, exec_price, arrival_mid, share)
+    slippage = side * (traded.completed_usd - traded.completed * arrival_mid) / worth * 1e4
+    target = np.where(arrivals.resting, arrivals.limit, arrival_mid)
+    fees = _fees(traded, life, execution.fees.tier) / worth
+    funding = side * _funding(market, size - fills.abandoned, traded, life, fills) / worth * 1e4
+    spread, timing, opportunity = _parts(events, arrivals, traded, fills, arrival_mid)
+    return pd.DataFrame(
+        {
+            "target_price": target,
+            "filled_passive": 1 - (traded.completed + fills.abandoned) / size,
+            "maker_share": traded.made / size,
+            "filled": (traded.completed == 0) & (fills.abandoned == 0),
+            "passive_price": passive_price,
+            "completion_price": completion_price,
+            "exec_price": exec_price,
+            "fees_bps": fees,
+            "funding_bps": funding,
+            "completion_slippage_bps": slippage,
+            "implementation_shortfall_bps": shortfall,
+            "slippage_bps": _signed_bps(side, exec_price, target, share),
+            "total_cost_bps": shortfall + fees + funding,
+            "spread_bps": side * spread / worth * 1e4,
+            "timing_bps": side * timing / worth * 1e4,
+            "opportunity_bps": side * opportunity / worth * 1e4,
+        },
+        index=orders.index,
+    )
+
+
+def markouts(events: Events, ended: Nanoseconds, side: Floats, horizons_s: Sequence[float]) -> dict[str, Floats]:
+    """How far the mid has moved in the trader's favour so long after `ended` (n,); bps (n,), NaN beyond the data."""
+
+    def mid_at(ns: Nanoseconds) -> Floats:
+        known = events.moment["best_price"][np.searchsorted(events.ns, ns, side="right") - 1].mean(axis=1)
+        return np.where(ns <= events.ns[-1], known, np.nan)
+
+    start = mid_at(ended)
+    later = {horizon: mid_at(ended + round(horizon * SECOND_NS)) for horizon in horizons_s}
+    return {f"markout_{horizon:g}s_bps": side * (mids / start - 1) * 1e4 for horizon, mids in later.items()}
+
+
+def _volumes(market: Market, arrivals: Arrivals, fills: Fills, coefficient_bps: float | None) -> Volumes:
+    """What is taken beyond the visible book costs the last visible price, and the impact of eq. 2.4."""
+    if coefficient_bps is None:
+        raise ParameterError("execution.impact_coefficient_bps is null: fill it in with `as_measured`")
+    beyond = np.maximum(fills.completed - fills.swept, 0.0)
+    impact = square_root_impact(beyond, _daily_volume(market), coefficient_bps)
+    unseen_usd = np.where(beyond > 0, beyond * fills.deepest * (1 + arrivals.side * impact * 1e-4), 0.0)
+    swept_usd = fills.swept_usd + unseen_usd
+    return Volumes(
+        taken=np.where(arrivals.resting, fills.taken, fills.completed),
+        taken_usd=np.where(arrivals.resting, fills.taken_usd, swept_usd),
+        made=fills.made,
+        made_usd=np.where(fills.made > 0, fills.made * arrivals.limit, 0.0),
+        completed=np.where(arrivals.resting, fills.completed, 0.0),
+        completed_usd=np.where(arrivals.resting, swept_usd, 0.0),
+    )
+
+
+def _fees(traded: Volumes, life: Life, tier: int) -> Floats:
+    """(n,) in USD times 10,000."""
+    taker, maker = fee_rates(life.arrival_ns, tier)
+    completion_taker, _ = fee_rates(life.completion_ns, tier)
+    return traded.taken_usd * taker + traded.made_usd * maker + traded.completed_usd * completion_taker
+
+
+def _funding(market: Market, size: Floats, traded: Volumes, life: Life, fills: Fills) -> Floats:
+    """What a long pays, (n,) USD, on what it holds when the hour is full, until the horizon ends.
+
+    What is bought after the horizon has not paid an hour that ended between; that counts against it.
+    """
+    arrival, expiry, completion = (
+        funding_paid(market, ns) for ns in (life.arrival_ns, life.expiry_ns, life.completion_ns)
+    )
+    return size * expiry - traded.taken * arrival - fills.made_funding - traded.completed * completion
+
+
+def _parts(
+    events: Events, arrivals: Arrivals, traded: Volumes, fills: Fills, arrival_mid: Floats
+) -> tuple[Floats, Floats, Floats]:
+    """Spread, timing and opportunity of a buy, each (n,) USD.
+
+    Spread: prices against the mid when each part traded, so negative for what was made; what is taken beyond the
+    visible book included. Timing: that mid against the arrival mid, over what traded before the cancel. Opportunity:
+    the same over what had to be completed.
+    """
+    entered = events.moment["best_price"][np.where(arrivals.resting, arrivals.first, arrivals.final)].mean(axis=1)
+    completed = events.moment["best_price"][arrivals.final].mean(axis=1)
+    mids = traded.taken * entered + fills.made_mid_usd
+    timing = mids - (traded.taken + traded.made) * arrival_mid
+    spread = traded.taken_usd + traded.made_usd + traded.completed_usd - mids - traded.completed * completed
+    return spread, timing, traded.completed * (completed - arrival_mid)
+
+
+def _signed_bps(side: Floats, price: Floats, reference: Floats, share: Floats) -> Floats:
+    """Of the share that traded; 0 where none did."""
+    return np.where(share > 0, side * (price / reference - 1) * 1e4 * share, 0.0)
+
+
+def _daily_volume(market: Market) -> float:
+    if market.daily_volume is not None:
+        return market.daily_volume
+    span = int(market.top.local_ns[-1] - market.top.local_ns[0])
+    return float(market.trades.size.sum()) * DAY_NS / max(span, 1)

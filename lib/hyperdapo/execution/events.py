@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperdapo.days import HOUR_NS
 from hyperdapo.market.book import Market
 from hyperdapo.market.columns import Floats, Nanoseconds
+from hyperdapo.times import HOUR_NS
 
 PRINT, QUOTE, SNAPSHOT = 0, 1, 2
 Records = np.recarray[Any, Any]

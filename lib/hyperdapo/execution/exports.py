@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 
 from hyperdapo.execution.costs import fee_rates
+from hyperdapo.execution.records import Executions
+from hyperdapo.files import atomic
 from hyperdapo.market.columns import Nanoseconds
-from hyperdapo.market.probes import Executions
-from hyperdapo.paths import atomic
 
 OWNER, OTHERS = "0x" + "ab" * 20, "0x" + "cd" * 20  # accounts of the probes and of those they trade with
 

@@ -4,14 +4,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from hyperdapo.days import SECOND_NS, block_of
 from hyperdapo.errors import DataError
-from hyperdapo.execution.draws import uniform
+from hyperdapo.execution.orders import uniform
 from hyperdapo.execution.simulator import replay_orders
 from hyperdapo.market.book import Market
 from hyperdapo.market.grid import snap_price, snap_size
-from hyperdapo.schema import Parameters
+from hyperdapo.params import Parameters
 from hyperdapo.sections import Orders
+from hyperdapo.times import SECOND_NS, block_of
 
 STATE = ("volatility_5m_bps", "bid_ask_spread_bps")  # features that a parent remembers, for strategies and regimes
 LATENCY_S = 10.0  # what latencies may add to an order's life: a parent needs so much uninterrupted market more

@@ -25,12 +25,12 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import brentq
 
-from hyperdapo.days import block_of
 from hyperdapo.execution import kernel
 from hyperdapo.execution.events import PRINT, Events, stream
 from hyperdapo.execution.kernel import Resting
 from hyperdapo.market.book import Market
 from hyperdapo.market.columns import Floats
+from hyperdapo.times import block_of
 
 FEWEST = 30  # makers that a fit rests on
 HEAVIEST = 20.0

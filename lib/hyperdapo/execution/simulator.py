@@ -14,16 +14,15 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from hyperdapo.days import SECOND_NS
 from hyperdapo.errors import OrderError, ParameterError
 from hyperdapo.execution import kernel
-from hyperdapo.execution.accounting import Life, account, markouts
-from hyperdapo.execution.checks import checked_mid
-from hyperdapo.execution.draws import uniform
+from hyperdapo.execution.costs import Life, account, markouts
 from hyperdapo.execution.events import PRINT, Arrivals, Events, Fills, Queue, Records, stream
+from hyperdapo.execution.orders import checked_mid, uniform
 from hyperdapo.market.book import Market
 from hyperdapo.market.columns import Floats, Nanoseconds
 from hyperdapo.sections import Execution, Latency
+from hyperdapo.times import SECOND_NS
 
 MARKOUTS_S = (1.0, 5.0, 10.0, 60.0)
 _THESIS_MS = (5.0, 50.0)  # §3.5.1

@@ -1,19 +1,170 @@
 """The ways to execute a parent order (§3.5.2), all under the same latency, fees, grid and minimum size."""
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from pydantic import BaseModel
 
-from hyperdapo.days import SECOND_NS, Span
 from hyperdapo.errors import DataError
-from hyperdapo.execution.children import quote_slices, requote, slice_ns, take_slices
+from hyperdapo.execution.costs import HIGHEST_TIER
+from hyperdapo.execution.kernel import DUST
 from hyperdapo.execution.parents import STATE, offset_orders, replay
+from hyperdapo.execution.simulator import lives
 from hyperdapo.market.book import Market
 from hyperdapo.market.columns import Floats, take
-from hyperdapo.market.grid import snap_price, tick_size
-from hyperdapo.schema import Parameters
+from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD, snap_price, snap_size, tick_size
+from hyperdapo.params import Parameters
+from hyperdapo.sections import Execution
+from hyperdapo.times import SECOND_NS, Span
+
+Quote = Callable[[pd.DataFrame, Floats, Floats], Floats]
+"""(children with `decision_ns` and the columns of their parents, seconds left, share of the parent left) -> price."""
+
+_LEAST_USD = 1.5 * MINIMUM_NOTIONAL_USD  # of a child order: the price may fall between decision and child
+
+
+def take_slices(market: Market, parents: pd.DataFrame, weights: Floats, parameters: Parameters) -> pd.DataFrame:
+    """Children that take at once, of these shares (n, slices) of their parents, evenly spaced over the horizon."""
+    sizes, bounds = slice_sizes(parents, weights, market.sz_decimals), slice_ns(parents, weights.shape[1])
+    row, column = np.nonzero(sizes)
+    child_size, decision_ns = sizes[row, column], bounds[row, column]
+    fixed = {"horizon_s": (bounds[row, -1] - decision_ns) / SECOND_NS, "limit_price": np.nan, "post_only": False}
+    children = parents.iloc[row].reset_index(drop=True).assign(decision_ns=decision_ns, size=child_size, **fixed)
+    return _together(parents, replay(market, children.assign(completes=True), parameters), row)
+
+
+def quote_slices(
+    market: Market, parents: pd.DataFrame, weights: Floats, quote: Quote, parameters: Parameters
+) -> pd.DataFrame:
+    """The same shares as post-only orders, each until the next comes and takes over what it has left."""
+    starts = slice_ns(parents, weights.shape[1])[:, :-1]
+    return _quoted(
+        market, parents, starts, np.cumsum(slice_sizes(parents, weights, market.sz_decimals), axis=1), quote, parameters
+    )
+
+
+def requote(market: Market, parents: pd.DataFrame, quote: Quote, parameters: Parameters) -> pd.DataFrame:
+    """All that is left as one post-only order, whose price is chosen anew every `execution.requote_s`."""
+    every_s = parameters.execution.requote_s
+    rounds = int(np.ceil(parents["horizon_s"].max() / every_s)) if len(parents) else 0
+    starts = parents["decision_ns"].to_numpy()[:, None] + np.rint(np.arange(rounds) * every_s * SECOND_NS).astype(
+        np.int64
+    )
+    due = np.repeat(parents["size"].to_numpy(float)[:, None], rounds, axis=1)
+    return _quoted(market, parents, starts, due, quote, parameters)
+
+
+def slice_ns(parents: pd.DataFrame, slices: int) -> NDArray[np.int64]:
+    """(n, slices + 1) bounds of the slices of each horizon."""
+    share = np.arange(slices + 1) / slices
+    since = np.rint(parents["horizon_s"].to_numpy(float)[:, None] * share * SECOND_NS).astype(np.int64)
+    bounds: NDArray[np.int64] = parents["decision_ns"].to_numpy(np.int64)[:, None] + since
+    return bounds
+
+
+def slice_sizes(parents: pd.DataFrame, weights: Floats, sz_decimals: int) -> Floats:
+    """(n, slices) valid sizes that add up to the parent's; what is too small for an order waits for the next slice."""
+    size, mid = parents["size"].to_numpy(float), parents["arrival_mid"].to_numpy(float)
+    due = snap_size(np.cumsum(weights, axis=1) * size[:, None], sz_decimals)
+    due[:, -1] = size
+    sizes, sent = np.zeros_like(due), np.zeros(len(due))
+    for column in range(due.shape[1]):
+        enough = ((due[:, column] - sent) * mid >= _LEAST_USD) & ((size - due[:, column]) * mid >= _LEAST_USD)
+        enough |= column == due.shape[1] - 1
+        sizes[:, column] = np.where(enough, due[:, column] - sent, 0.0)
+        sent += sizes[:, column]
+    return np.round(sizes, sz_decimals)
+
+
+def _quoted(
+    market: Market,
+    parents: pd.DataFrame,
+    starts: NDArray[np.int64],
+    due: Floats,
+    quote: Quote,
+    parameters: Parameters,
+) -> pd.DataFrame:
+    """Children that start at (n, rounds) and by then are to have offered `due` coin in all."""
+    latency, seed = parameters.execution.latency, parameters.seed
+    unpriced = parents.assign(limit_price=0.0)
+    life = lives(market.asset, unpriced, latency, seed)
+    arrives = [lives(market.asset, unpriced.assign(decision_ns=ns), latency, seed).arrival_ns for ns in starts.T]
+    arrives_ns = np.maximum.accumulate(np.array(arrives), axis=0).T
+    end_ns = parents["decision_ns"].to_numpy() + np.rint(parents["horizon_s"].to_numpy() * SECOND_NS).astype(np.int64)
+    live = starts < end_ns[:, None]
+    last = live.sum(axis=1) - 1
+    size, done = parents["size"].to_numpy(float), np.zeros(len(parents))
+    rounds, rows = [], []
+    for column in range(starts.shape[1]):
+        row = np.flatnonzero(live[:, column] & (due[:, column] - done > DUST))
+        if not row.size:
+            continue
+        final, left = last[row] == column, due[row, column] - done[row]
+        until_ns = np.where(final, life.cancel_ns[row], arrives_ns[row, min(column + 1, starts.shape[1] - 1)])
+        child = parents.iloc[row].reset_index(drop=True).assign(decision_ns=starts[row, column], size=left)
+        seconds = (end_ns[row] - starts[row, column]) / SECOND_NS
+        priced = child.assign(limit_price=quote(child, seconds, (size[row] - done[row]) / size[row]), post_only=True)
+        times = {"horizon_s": seconds, "arrives_ns": arrives_ns[row, column], "until_ns": until_ns, "completes": final}
+        replayed = replay(market, priced.assign(**times), parameters)
+        done[row] += left * replayed["filled_passive"].to_numpy()
+        rounds.append(replayed)
+        rows.append(row)
+    return _together(parents, pd.concat(rounds, ignore_index=True), np.concatenate(rows))
+
+
+def _together(parents: pd.DataFrame, children: pd.DataFrame, row: NDArray[np.int64]) -> pd.DataFrame:
+    """One row per parent: its children summed, and measured against its arrival mid."""
+    size, side, mid = (parents[name].to_numpy(float) for name in ("size", "side", "arrival_mid"))
+    child_size, child_mid, passive = (
+        children[name].to_numpy(float) for name in ("size", "arrival_mid", "filled_passive")
+    )
+    completed = np.where(children["completes"], child_size * (1 - passive), 0.0)
+    traded, worth = child_size * passive + completed, size * mid
+
+    def total(values: Floats) -> Floats:
+        return np.asarray(np.bincount(row, weights=values, minlength=len(parents)), dtype=float)
+
+    def mean(name: str) -> Floats:
+        return np.asarray(total(np.where(traded > 0, children[name] * traded, 0.0)) / size, dtype=float)
+
+    def bps(name: str) -> Floats:
+        return np.asarray(total(children[name].to_numpy(float) * child_size * child_mid) / worth, dtype=float)
+
+    exec_price, fees_bps, funding_bps, spread_bps = (
+        mean("exec_price"),
+        bps("fees_bps"),
+        bps("funding_bps"),
+        bps("spread_bps"),
+    )
+    shortfall_bps = side * (exec_price / mid - 1) * 1e4
+    moved_usd = children["side"].to_numpy() * completed * (child_mid - mid[row])
+    opportunity_bps = bps("opportunity_bps") + total(moved_usd) / worth * 1e4
+    filled = total(completed) <= DUST
+    return parents.assign(
+        offset_bps=np.nan,
+        target_price=mid,
+        exec_price=exec_price,
+        filled_passive=total(child_size * passive) / size,
+        maker_share=total(child_size * children["maker_share"].to_numpy()) / size,
+        filled=filled,
+        fill_ns=children.groupby(row)["fill_ns"].max().to_numpy(),
+        status=np.where(filled, "filled", "completed"),
+        fees_bps=fees_bps,
+        funding_bps=funding_bps,
+        implementation_shortfall_bps=shortfall_bps,
+        total_cost_bps=shortfall_bps + fees_bps + funding_bps,
+        slippage_bps=shortfall_bps,
+        spread_bps=spread_bps,
+        timing_bps=shortfall_bps - spread_bps - opportunity_bps,
+        opportunity_bps=opportunity_bps,
+        queue_ahead=children.groupby(row)["queue_ahead"].first().to_numpy(),
+        latency_ms=total(children["latency_ms"].to_numpy() * child_size) / total(child_size),
+        **{name: mean(name) for name in map(str, children) if name.startswith("markout_")},
+    )
+
 
 STRATEGIES = {
     "market": "takes at once",
@@ -236,3 +387,62 @@ def _behind_the_other_side(market: Market, orders: pd.DataFrame, price: Floats) 
     other = np.where(side > 0, best.ask_price, best.bid_price)
     nearest = snap_price(other - side * tick_size(other, market.sz_decimals), side, market.sz_decimals)
     return np.where(side * (price - nearest) > 0, nearest, price)
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def sensitivity(
+    market: Market,
+    parents: pd.DataFrame,
+    trained: Trained,
+    outcomes: pd.DataFrame,
+    decisions: pd.DataFrame,
+    parameters: Parameters,
+) -> pd.DataFrame:
+    """The backtest once more under other assumptions, one at a time; what was decided stays.
+
+    Returns
+    -------
+    `of` (latency, queue, fees), `assumption`, `strategy`, `orders` (count) and `total_cost_bps` (sum over them)
+    """
+    rows = []
+    for (of, assumption), execution in assumptions(parameters.execution).items():
+        orders = backtest(market, parents, trained, outcomes, decisions, _changed(parameters, execution=execution))
+        sums = orders.groupby("strategy", sort=False)["total_cost_bps"].agg(["size", "sum"]).reset_index()
+        sums = sums.set_axis(["strategy", "orders", "total_cost_bps"], axis=1)
+        rows.append(sums.assign(of=of, assumption=assumption))
+    return pd.concat(rows, ignore_index=True)[["of", "assumption", "strategy", "orders", "total_cost_bps"]]
+
+
+def assumptions(execution: Execution) -> dict[tuple[str, str], Execution]:
+    """Latencies of 0 to 2 s and the two presets, queue models and fee tiers, each with all else as it is."""
+    latency = execution.latency
+    constant = {
+        f"{seconds:g} s": _changed(latency, preset="empirical", policy_ms=0.0, empirical_ms=[seconds * 1000])
+        for seconds in (0.0, 0.2, 0.5, 1.0, 2.0)
+    }
+    presets = {preset: _changed(latency, preset=preset) for preset in ("thesis", "measured")}
+    queues: dict[str, dict[str, Any]] = {
+        "fitted": {},
+        "evenly": {"queue": "power", "queue_exponent": 1.0},
+        "risk averse": {"queue": "risk_averse"},
+        "no queue": {"queue": "touch"},
+    }
+    tiers = {f"tier {tier}": _changed(execution.fees, tier=tier) for tier in (0, 3, HIGHEST_TIER)}
+    return (
+        {("latency", name): _changed(execution, latency=each) for name, each in (constant | presets).items()}
+        | {("queue", name): _changed(execution, **each) for name, each in queues.items()}
+        | {("fees", name): _changed(execution, fees=each) for name, each in tiers.items()}
+    )
+
+
+def mean_costs(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Mean total cost (bps) over the parts of a market: a row per assumption, a column per strategy."""
+    sums = pd.concat(parts).groupby(["of", "assumption", "strategy"], sort=False)[["orders", "total_cost_bps"]].sum()
+    means = sums.assign(mean=sums["total_cost_bps"] / sums["orders"])
+    return means.pivot_table(index=["of", "assumption"], columns="strategy", values="mean", sort=False)
+
+
+def _changed(section: Model, **values: object) -> Model:
+    return section.model_copy(update=values)

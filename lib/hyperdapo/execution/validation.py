@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
-from hyperdapo.days import SECOND_NS
 from hyperdapo.errors import DataError
 from hyperdapo.execution.costs import fee_rates
+from hyperdapo.execution.records import Executions
 from hyperdapo.execution.simulator import replay_orders
 from hyperdapo.market.book import Market
 from hyperdapo.market.columns import Floats
-from hyperdapo.market.probes import Executions
 from hyperdapo.sections import Execution
+from hyperdapo.times import SECOND_NS
 
 NO_LATENCY = {"preset": "empirical", "policy_ms": 0.0, "empirical_ms": [0.0]}
 SCORES = ("asset", "queue_model", "orders", "brier", "auc", "fill_time_error_s", "cost_error_bps")

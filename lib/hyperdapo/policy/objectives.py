@@ -22,12 +22,15 @@ make an action more than 1.28 times as probable as it was untrained. Pairs of a 
 `reward_weighted`: cross-entropy to softmax(reward / temperature), a yardstick that is no reinforcement learning.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import exp, log
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
+
+from hyperdapo.sections import Training
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def preference(new: Tensor, reference: Tensor, rewards: Tensor, beta: float) -> 
     return Loss(-logsigmoid(beta * (best - worst)).mean())
 
 
-def listing_4_4(
+def halved_preference(
     new: Tensor, reference: Tensor, rewards: Tensor, beta: float, clip_low: float, clip_high: float
 ) -> Loss:
     """Listing 4.4: the DPO loss of a batch, drawn half-way to a bound that it exceeds; all tensors (n, K)."""
@@ -120,7 +123,7 @@ def adaptive_clip(clip: float, new: Tensor, old: Tensor, sensitivity: float) -> 
     return clip * exp(-sensitivity * float(divergence))
 
 
-def reward_weighted(new: Tensor, rewards: Tensor, temperature_bps: float) -> Loss:
+def reward_cross_entropy(new: Tensor, rewards: Tensor, temperature_bps: float) -> Loss:
     """Cross-entropy of the policy to softmax(reward / temperature); tensors (n, K), rewards in bps."""
     target = torch.softmax(rewards / temperature_bps, dim=-1)
     return Loss(-(target * new).sum(dim=-1).mean())
@@ -141,3 +144,76 @@ def _ends(values: Tensor, rewards: Tensor) -> tuple[Tensor, Tensor]:
     places = torch.stack([rewards.argmax(dim=-1), rewards.argmin(dim=-1)], dim=-1)
     best, worst = values.gather(-1, places).unbind(-1)
     return best, worst
+
+
+@dataclass(frozen=True)
+class Batch:
+    """n states of one update, (n, K): log-probabilities under policy, rollout policy and base, and rewards in bps.
+
+    `progress` is the share of the training that is done.
+    """
+
+    new: Tensor
+    old: Tensor
+    reference: Tensor
+    rewards: Tensor
+    progress: float
+
+
+Objective = Callable[[Batch, Training], Loss]
+
+
+def dapo(batch: Batch, training: Training) -> Loss:
+    """Full-information DAPO with an entropy term."""
+    own = training.dapo
+    advantage = advantages(batch.rewards, batch.old, own.temperature_bps)
+    found = clipped_surrogate(batch.new, batch.old, advantage, own.clip_low, own.clip_high)
+    return Loss(found.loss - own.entropy_bonus * entropy(batch.new), found.clip_fraction)
+
+
+def dpo(batch: Batch, training: Training) -> Loss:
+    """DPO, the base being the reference."""
+    return preference(batch.new, batch.reference, batch.rewards, training.dpo.beta)
+
+
+def listing_4_4(batch: Batch, training: Training) -> Loss:
+    """DPO as Listing 4.4 changes it."""
+    own = training.listing_4_4
+    return halved_preference(batch.new, batch.reference, batch.rewards, own.beta, own.clip_low, own.clip_high)
+
+
+def dapo_preference(batch: Batch, training: Training) -> Loss:
+    """DPO clipped and weighted as §3.3.2 and §4.3 have it."""
+    own = training.dapo_preference
+    gap = (batch.rewards.amax(dim=-1) - batch.rewards.amin(dim=-1)) / own.gap_unit_bps
+    temperature = annealed(*own.sampling_temperature, batch.progress)
+    weight = sampling_weights(gap, own.sampling_sharpness, temperature)
+    low, high = (
+        adaptive_clip(clip, batch.new.detach(), batch.old, own.clip_sensitivity)
+        for clip in (own.clip_low, own.clip_high)
+    )
+    return clipped_preference(batch.new, batch.old, batch.rewards, weight, own.beta, low, high)
+
+
+def reward_weighted(batch: Batch, training: Training) -> Loss:
+    """Cross-entropy to what the rewards would choose."""
+    return reward_cross_entropy(batch.new, batch.rewards, training.reward_weighted.temperature_bps)
+
+
+SAMPLED = "dapo_sampled"  # has no objective here: TRL's
+OBJECTIVES: dict[str, Objective] = {
+    own.__name__: own for own in (dapo, dpo, listing_4_4, dapo_preference, reward_weighted)
+}
+
+
+ALGORITHMS = (*OBJECTIVES, SAMPLED)
+
+
+def learning_rate(algorithm: str, training: Training) -> float:
+    """The peak of its schedule."""
+    return float(getattr(training, algorithm).learning_rate)
+
+
+def updates_per_rollout(algorithm: str, training: Training) -> int:
+    """How many updates share one rollout policy; 1 where the objective knows none."""
+    return int(getattr(getattr(training, algorithm), "updates_per_rollout", 1))

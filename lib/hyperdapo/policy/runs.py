@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import warnings
 from functools import cache
@@ -16,12 +17,12 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 
 from hyperdapo import gpus
 from hyperdapo.errors import TrainingError
+from hyperdapo.files import atomic, writing_into
 from hyperdapo.imports import modules
-from hyperdapo.paths import atomic, writing_into
-from hyperdapo.policy import worker
-from hyperdapo.policy.algorithms import ALGORITHMS, learning_rate
+from hyperdapo.params import Parameters
+from hyperdapo.policy.objectives import ALGORITHMS, learning_rate
 from hyperdapo.policy.states import States
-from hyperdapo.schema import Parameters
+from hyperdapo.processes import die_with_parent
 
 IDENTITY, LOG, PROGRESS, ADAPTER = "run.sha256", "training_log.csv", "progress.csv", "adapter"
 MANIFEST = "training.json"  # of a published run; its key `run` is the run's fingerprint
@@ -148,7 +149,32 @@ def launch(bench: tuple[Any, ...], job: tuple[str, int, Path]) -> None:
         raise TrainingError(f"training.processes is {processes}, and {len(gpus.visible())} GPUs are visible: lower it")
     with TemporaryDirectory(dir=job[2], prefix="together") as meeting:
         try:
-            spawn(worker.work, (processes, Path(meeting) / "store", bench, job), processes)
+            spawn(work, (processes, Path(meeting) / "store", bench, job), processes)
         except (ProcessRaisedException, ProcessExitedException) as error:
             reason = str(error).strip().splitlines()[-1]
             raise TrainingError(f"one of {processes} processes that trained {job[2]} failed: {reason}") from error
+
+
+_LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+
+
+def work(rank: int, processes: int, store: Path, bench: tuple[Any, ...], job: tuple[str, int, Path]) -> None:
+    """Do one process's part of a training: `bench` makes the `Workbench`, `job` is algorithm, seed and folder.
+
+    A process sees its own GPU alone, where there are any: the base would be spread over all that it sees. The process
+    group stands before accelerate looks for one: accelerate's own would listen on every interface.
+    """
+    die_with_parent()
+    own = gpus.visible()[rank : rank + 1]
+    place = {"RANK": rank, "LOCAL_RANK": 0 if own else rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+    os.environ.update({name: str(value) for name, value in place.items()} | _LOOPBACK)
+    os.environ.update((gpus.VARIABLE, gpu.name) for gpu in own)
+    torch.set_num_threads(max(1, torch.get_num_threads() // processes))
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    torch.distributed.init_process_group(backend, init_method=f"file://{store}", rank=rank, world_size=processes)
+    from hyperdapo.policy.training import Workbench  # which imports what starts this
+
+    try:
+        Workbench(*bench).train(*job, lambda looked: None)
+    finally:
+        torch.distributed.destroy_process_group()

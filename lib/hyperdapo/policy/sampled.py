@@ -30,7 +30,7 @@ from hyperdapo.market.columns import Floats
 from hyperdapo.policy import objectives
 from hyperdapo.policy.scoring import Encodings, Scorer
 from hyperdapo.policy.trainer import Recorder, Row
-from hyperdapo.training_sections import DapoSampled
+from hyperdapo.sections import DapoSampled
 
 Group = tuple[Tensor, Tensor, Tensor]  # () number of the state, (group_size,) actions, their log-probabilities
 

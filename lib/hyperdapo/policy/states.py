@@ -10,9 +10,135 @@ from numpy.typing import NDArray
 from hyperdapo.errors import DataError
 from hyperdapo.market.columns import Floats
 from hyperdapo.params import Parameters
-from hyperdapo.policy.bases import load_tokenizer
-from hyperdapo.policy.pairs import reward_matrix
-from hyperdapo.policy.prompts import check_lengths, encode_states
+from hyperdapo.policy.models import load_tokenizer
+from hyperdapo.policy.prompts import check_lengths, encode_states, letters
+
+_NAMED = 3  # rows that an error names
+
+
+def reward_matrix(outcomes: pd.DataFrame, measure: str = "reward") -> tuple[pd.DataFrame, Floats]:
+    """The n states of `outcomes` (one row each) and what each of the K actions earned there, (n, K).
+
+    Raises
+    ------
+    DataError
+        If there is no state, a state lacks an action, or a reward is not finite: names the first such rows.
+    """
+    table = outcomes.set_index(["order_id", "action"])[measure].unstack()  # noqa: PD010
+    if table.empty:
+        raise DataError(f"there is no {measure}: outcomes.parquet has no row here. Run 04_preference_pairs again")
+    if (broken := np.argwhere(~np.isfinite(table.to_numpy()))).size:
+        rows = [f"order {table.index[row]} action {table.columns[column]}" for row, column in broken[:_NAMED]]
+        more = f" and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
+        raise DataError(
+            f"{measure} is missing or not finite in outcomes.parquet for {', '.join(rows)}{more}: "
+            "run 04_preference_pairs again"
+        )
+    states = outcomes[outcomes["action"] == 0].set_index("order_id").loc[table.index].reset_index()
+    return states, table.to_numpy(copy=True)
+
+
+def build_pairs(outcomes: pd.DataFrame, prompts: pd.Series, offsets_bps: Sequence[float]) -> pd.DataFrame:
+    """One pair per state in which the actions differ.
+
+    Parameters
+    ----------
+    outcomes : K rows per state, with `reward`
+    prompts : text by `order_id`
+    offsets_bps : (K,)
+
+    Returns
+    -------
+    `order_id, split, prompt, chosen, rejected` (letters), `chosen_action, rejected_action, chosen_reward,
+    rejected_reward`; the states without a difference, from which nothing can be learned, are left out.
+    """
+    states, rewards = reward_matrix(outcomes)
+    names = np.array(letters(offsets_bps))
+    best, worst, rows = rewards.argmax(axis=1), rewards.argmin(axis=1), np.arange(len(rewards))
+    pairs = pd.DataFrame(
+        {
+            "order_id": states["order_id"],
+            "split": states["split"],
+            "prompt": prompts.loc[states["order_id"]].to_numpy(),
+            "chosen": names[best],
+            "rejected": names[worst],
+            "chosen_action": best,
+            "rejected_action": worst,
+            "chosen_reward": rewards[rows, best],
+            "rejected_reward": rewards[rows, worst],
+        }
+    )
+    return pairs[pairs["chosen_reward"] > pairs["rejected_reward"]].reset_index(drop=True)
+
+
+def dataset_card(outcomes: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
+    """What the data set is made of, by split and objective: orders to buy and to sell (§4.8.3), and their pairs.
+
+    Returns
+    -------
+    `split, objective, states, buys, sells, buy_share, pairs, without_difference`
+    """
+    states = outcomes[outcomes["action"] == 0]
+    states = states.assign(
+        buys=states["side"] > 0, sells=states["side"] < 0, pairs=states["order_id"].isin(pairs["order_id"])
+    )
+    card = states.groupby(["split", "objective"], sort=False).agg(
+        states=("order_id", "size"),
+        buys=("buys", "sum"),
+        sells=("sells", "sum"),
+        buy_share=("buys", "mean"),
+        pairs=("pairs", "sum"),
+    )
+    return card.assign(without_difference=card["states"] - card["pairs"]).reset_index()
+
+
+def class_balance(pairs: pd.DataFrame, offsets_bps: Sequence[float]) -> pd.DataFrame:
+    """How often each offset is the chosen and the rejected one of a pair, by split.
+
+    Returns
+    -------
+    `split, role` (chosen, rejected) and for each offset its share, `share_at_OFFSET_bps`; a row adds up to 1
+    """
+    rows = [
+        {"split": split, "role": role}
+        | {
+            f"share_at_{bps:+g}_bps": float((own[f"{role}_action"] == action).mean())
+            for action, bps in enumerate(offsets_bps)
+        }
+        for split, own in pairs.groupby("split", sort=False)
+        for role in ("chosen", "rejected")
+    ]
+    return pd.DataFrame(rows)
+
+
+def prompt_card(prompts: pd.Series, splits: pd.Series, tokens: NDArray[np.int64], style: str) -> pd.DataFrame:
+    """Duplicates and lengths of the prompts of one style, by split.
+
+    Parameters
+    ----------
+    prompts, splits, tokens : (n,) text, split and number of tokens of each state
+
+    Returns
+    -------
+    `style, split, prompts, duplicates` (that an earlier state of the split has), `also_in_train` (that the training
+    split has: a policy could have learned them by heart), `shortest_tokens, median_tokens, longest_tokens`
+    """
+    frame = pd.DataFrame({"prompt": prompts.to_numpy(), "split": splits.to_numpy(), "tokens": tokens})
+    learned = set(frame.loc[frame["split"] == "train", "prompt"])
+    rows = [
+        {
+            "style": style,
+            "split": split,
+            "prompts": len(own),
+            "duplicates": int(own["prompt"].duplicated().sum()),
+            "also_in_train": 0 if split == "train" else int(own["prompt"].isin(learned).sum()),
+            "shortest_tokens": int(own["tokens"].min()),
+            "median_tokens": float(own["tokens"].median()),
+            "longest_tokens": int(own["tokens"].max()),
+        }
+        for split, own in frame.groupby("split", sort=False)
+    ]
+    return pd.DataFrame(rows)
 
 
 @dataclass(frozen=True)

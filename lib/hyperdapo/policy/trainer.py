@@ -21,9 +21,9 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from hyperdapo.errors import DataError, TrainingError
 from hyperdapo.market.columns import Floats
 from hyperdapo.policy import objectives
-from hyperdapo.policy.algorithms import OBJECTIVES, Batch, updates_per_rollout
+from hyperdapo.policy.objectives import OBJECTIVES, Batch, updates_per_rollout
 from hyperdapo.policy.scoring import Encodings, Scorer
-from hyperdapo.training_sections import Training
+from hyperdapo.sections import Training
 
 Row = dict[str, float]
 _MEASURES = ("reward_mean", "entropy", "clip_fraction")

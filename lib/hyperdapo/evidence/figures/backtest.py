@@ -1,0 +1,138 @@
+"""Figures of 08_backtest: the life of one order on the book, and the strategies compared on the same parent orders."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from hyperdapo.evidence.figures import style
+from hyperdapo.evidence.metrics import FEES, PRICE, TOTAL
+from hyperdapo.evidence.tables import heading
+from hyperdapo.times import SECOND_NS
+
+BUY, SELL = "#0072B2", "#D55E00"
+_PARTS = {FEES: ("fees", "#B8B8B8"), PRICE: ("price", "#0072B2")}
+_LARGEST_DOT = 90.0  # area in points squared of the largest print
+
+
+def plot_order_life(trace: pd.DataFrame, order: pd.Series, asset: str) -> Figure:
+    """Best quotes and prints around one resting order, the queue before it, and what is filled of it, over time.
+
+    Parameters
+    ----------
+    trace : the events that the order lived through: exchange_ns, bid, ask, print_price, print_size, aggressor,
+        queue_ahead, filled
+    order : its decision_ns, arrival_ns, side, size, limit_price, arrival_mid
+    """
+    figure, (price, queue, filled) = style.new(3, 1, height=0.78, sharex=True, height_ratios=[3, 1.4, 1])
+    seconds = (trace["exchange_ns"] - order["decision_ns"]) / SECOND_NS
+    _draw_market(price, trace, seconds, order)
+    queue.fill_between(seconds, trace["queue_ahead"], step="post", color="#7A7A7A", alpha=0.35, linewidth=0)
+    queue.step(seconds, trace["queue_ahead"], where="post", color="#7A7A7A")
+    queue.set_ylabel(f"queue ahead\n({asset})")
+    filled.step(seconds, trace["filled"] / order["size"], where="post", color="black")
+    filled.set_ylabel("filled")
+    filled.set_ylim(-0.05, 1.1)
+    filled.set_xlabel("seconds after the decision")
+    arrival = (order["arrival_ns"] - order["decision_ns"]) / SECOND_NS
+    for axis in (price, queue, filled):
+        axis.axvspan(0, arrival, color="#E69F00", alpha=0.25, linewidth=0)
+    queue.set_ylim(bottom=0)
+    figure.align_ylabels()
+    return figure
+
+
+def plot_strategies(summary: pd.DataFrame, differences: pd.DataFrame, reference: str) -> Figure:
+    """Mean total cost of each strategy, and what its difference to the reference is made of; bars are intervals.
+
+    Parameters
+    ----------
+    summary : strategy, metric, value, ci_low, ci_high
+    differences : strategy, part, difference_bps, ci_low, ci_high
+    """
+    total = summary[summary["metric"] == TOTAL].set_index("strategy")
+    strategies = [name for name in style.STRATEGY_COLOURS if name in total.index][::-1]
+    figure, (cost, parts) = style.new(1, 2, height=0.08 + 0.045 * len(strategies), sharey=True)
+    _draw_intervals(cost, total.loc[strategies, ["value", "ci_low", "ci_high"]], style.STRATEGY_COLOURS)
+    cost.axvline(total.loc[reference, "value"], color="black", linewidth=0.6, linestyle=":")
+    cost.set_yticks(range(len(strategies)), [heading(name) for name in strategies])
+    cost.set_xlabel("mean total cost (bps)")
+    by_part = {part: rows.set_index("strategy").reindex(strategies) for part, rows in differences.groupby("part")}
+    for shift, (part, (label, colour)) in zip((0.19, -0.19), _PARTS.items(), strict=True):
+        rows = np.arange(len(strategies)) + shift
+        parts.barh(rows, by_part[part]["difference_bps"], height=0.36, color=colour, label=label)
+    _draw_intervals(parts, by_part[TOTAL][["difference_bps", "ci_low", "ci_high"]], dict.fromkeys(strategies, "black"))
+    parts.axvline(0, color="black", linewidth=0.6)
+    parts.set_xlabel(f"difference to {heading(reference).lower()} (bps)")
+    figure.legend(*parts.get_legend_handles_labels(), loc="outside upper right", ncols=2)
+    return figure
+
+
+def plot_markouts(orders: pd.DataFrame, strategies: list[str]) -> Figure:
+    """How the mid moves after the last fill, in the trader's favour, for each strategy; horizons in seconds."""
+    columns = [name for name in orders if str(name).startswith("markout_")]
+    seconds = [float(str(name).removeprefix("markout_").removesuffix("s_bps")) for name in columns]
+    means = orders.groupby("strategy")[columns].mean()
+    figure, axis = style.new(height=0.45)
+    for strategy in strategies:
+        colour = style.STRATEGY_COLOURS[strategy]
+        axis.plot(seconds, means.loc[strategy], marker="o", color=colour, label=heading(strategy))
+    axis.axhline(0, color="black", linewidth=0.6)
+    axis.set_xscale("log")
+    axis.set_xticks(seconds, [f"{second:g}" for second in seconds])
+    axis.minorticks_off()
+    axis.set_xlabel("seconds after the last fill")
+    axis.set_ylabel("mark-out (bps)")
+    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def plot_sensitivity(costs: pd.DataFrame, strategies: list[str]) -> Figure:
+    """Mean total cost under other latencies, queues and fees, a line per strategy.
+
+    Parameters
+    ----------
+    costs : bps; rows (`of`, assumption) with `of` latency, queue or fees, a column per strategy
+    """
+    figure, axes = style.new(1, 3, height=0.5, sharey=True, width_ratios=[1.6, 1, 0.8])
+    for axis, of in zip(axes, ("latency", "queue", "fees"), strict=True):
+        table = costs.loc[of]
+        for strategy in strategies:
+            colour = style.STRATEGY_COLOURS[strategy]
+            axis.plot(range(len(table)), table[strategy], "o-", color=colour, markersize=3, label=heading(strategy))
+        axis.set_xticks(range(len(table)), table.index, rotation=30, ha="right", rotation_mode="anchor")
+        axis.set_xlabel(of)
+    axes[0].set_ylabel("mean total cost (bps)")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    return figure
+
+
+def _draw_market(axis: Axes, trace: pd.DataFrame, seconds: pd.Series, order: pd.Series) -> None:
+    """Quotes as steps, prints as dots, the order as a line from its arrival on."""
+    axis.fill_between(seconds, trace["bid"], trace["ask"], step="post", color="#E6E6E6", linewidth=0)
+    axis.step(seconds, trace["bid"], where="post", color=BUY, linewidth=0.8, label="best bid")
+    axis.step(seconds, trace["ask"], where="post", color=SELL, linewidth=0.8, label="best ask")
+    largest = trace["print_size"].max()
+    for aggressor, colour, label in ((1, BUY, "print, buyer takes"), (-1, SELL, "print, seller takes")):
+        rows = trace["aggressor"] == aggressor
+        area = _LARGEST_DOT * trace.loc[rows, "print_size"] / largest
+        look = {"s": area, "color": colour, "alpha": 0.5, "linewidth": 0, "label": label}
+        axis.scatter(seconds[rows], trace.loc[rows, "print_price"], **look)
+    word = "buy" if order["side"] > 0 else "sell"
+    axis.axhline(order["limit_price"], color="black", linewidth=1.4, label=f"our {word}, {order['limit_price']:g}")
+    axis.axhline(order["arrival_mid"], color="black", linewidth=0.8, linestyle=":", label="mid at the decision")
+    axis.set_ylabel("price (USD)")
+    axis.ticklabel_format(useOffset=False)
+    handles = axis.legend(loc="upper center", bbox_to_anchor=(0.5, 1.28), ncols=3).legend_handles
+    for handle in handles:
+        if handle is not None and hasattr(handle, "set_sizes"):
+            handle.set_sizes([18])
+
+
+def _draw_intervals(axis: Axes, intervals: pd.DataFrame, colours: Mapping[str, str]) -> None:
+    """A dot and a line per row: value, lower and upper bound; rows that are NaN stay empty."""
+    for row, (strategy, (value, low, high)) in enumerate(zip(intervals.index, intervals.to_numpy(float), strict=True)):
+        axis.plot([low, high], [row, row], color=colours[strategy], linewidth=1.6, solid_capstyle="butt")
+        axis.plot(value, row, marker="o", color=colours[strategy])

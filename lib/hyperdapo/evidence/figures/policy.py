@@ -1,0 +1,69 @@
+"""Figures of 05_train and 07_inference: what a policy learned on the way, and what it decides."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from hyperdapo.evidence.figures import style
+from hyperdapo.evidence.metrics import Floats
+from hyperdapo.evidence.tables import heading
+
+_BINS = 10
+
+
+def plot_training(log: pd.DataFrame, asset: str) -> Figure:
+    """Held-out reward between best fixed and oracle, entropy and clip fraction by step; bands span the seeds."""
+    figure, (left, middle, right) = style.new(1, 3, height=0.4, width_ratios=[2, 1, 1])
+    looks = log.dropna(subset="heldout_reward")
+    panels = ((left, looks, "heldout_reward"), (middle, log, "entropy"), (right, log, "clip_fraction"))
+    for axis, rows, column in panels:
+        for algorithm, runs in rows.groupby("algorithm", sort=False):
+            style.band(axis, runs, column, str(algorithm))
+    left.axhline(looks["heldout_oracle"].iloc[0], color=style.STRATEGY_COLOURS["oracle"], linestyle=":", label="oracle")
+    left.axhline(looks["heldout_best_fixed"].iloc[0], color="black", linestyle="--", linewidth=0.9, label="best fixed")
+    left.set(xlabel="step", ylabel="held-out reward (bps)", title=asset)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+    middle.set(xlabel="step", title="entropy (nats)")
+    right.set(xlabel="step", title="clip fraction")
+    return figure
+
+
+def plot_actions(decisions: pd.DataFrame, asset: str) -> Figure:
+    """Share of the test orders that each policy places at each offset."""
+    policies = list(decisions["policy"].unique())
+    names = [heading(name) for name in policies]
+    shares = pd.crosstab(decisions["policy"], decisions["offset_bps"], normalize="index").loc[policies]
+    figure, axis = style.new(height=0.36)
+    left = np.zeros(len(policies))
+    shades = np.linspace(0.9, 0.15, len(shares.columns))
+    for shade, offset in zip(shades, shares.columns, strict=True):
+        axis.barh(names, shares[offset], left=left, color=str(shade), edgecolor="white", label=f"{offset:+g}")
+        left += shares[offset].to_numpy()
+    axis.invert_yaxis()
+    axis.set(xlabel="share of test orders", xlim=(0, 1), title=asset)
+    figure.legend(
+        *axis.get_legend_handles_labels(), loc="outside lower center", ncols=len(shares.columns), title="offset (bps)"
+    )
+    return figure
+
+
+def plot_probabilities(decisions: pd.DataFrame, imbalance: Floats, offsets_bps: Sequence[float], asset: str) -> Figure:
+    """Mean probability of each offset by the book imbalance relative to the order's side, in ten equal groups.
+
+    `decisions` (n rows) has `probability_0` …; `imbalance` (n,) is positive when the book leans with the order.
+    """
+    columns = [f"probability_{action}" for action in range(len(offsets_bps))]
+    group = pd.qcut(imbalance, _BINS, labels=False, duplicates="drop")
+    means = decisions[columns].groupby(group).mean()
+    centre = pd.Series(imbalance).groupby(group).mean()
+    figure, axis = style.new(height=0.42)
+    shades = [str(shade) for shade in np.linspace(0.9, 0.15, len(columns))]
+    axis.stackplot(centre, *means.to_numpy().T, colors=shades, labels=[f"{offset:+g}" for offset in offsets_bps])
+    axis.set(xlabel="book imbalance, positive when it leans with the order", ylabel="probability", title=asset)
+    axis.set(xlim=(centre.min(), centre.max()), ylim=(0, 1))
+    figure.legend(
+        *axis.get_legend_handles_labels(), loc="outside lower center", ncols=len(columns), title="offset (bps)"
+    )
+    return figure

@@ -1,0 +1,126 @@
+"""Figures of 09_significance: what a policy gains, with its interval, per asset."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from hyperdapo.evidence.figures import style
+from hyperdapo.evidence.metrics import FEES, PRICE, TOTAL, Floats
+from hyperdapo.evidence.tables import heading
+
+_PARTS = {FEES: ("fees", "#56B4E9"), PRICE: ("price", "#E69F00")}
+_YARDSTICKS = ("untrained", "best_fixed", "boosting", "oracle")
+
+
+def plot_learning_gap(gaps: pd.DataFrame) -> Figure:
+    """Mean held-out reward of every policy, and the share of the gap from best fixed to oracle that training closed.
+
+    `gaps` is `learning_gap_over_seeds.csv`; the bars on the right are block bootstrap intervals.
+    """
+    assets = list(gaps["asset"].unique())
+    height = 0.2 + (0.03 + 0.02 * gaps["algorithm"].nunique()) * len(assets)
+    figure, (reward, share) = style.new(1, 2, height=height, sharey=True, width_ratios=[3, 2])
+    for row, asset in enumerate(assets):
+        _draw_rewards(reward, row, gaps[gaps["asset"] == asset])
+        _draw_shares(share, row, gaps[gaps["asset"] == asset])
+    reward.set_yticks(range(len(assets)), assets)
+    reward.set_ylim(len(assets) - 0.5, -0.5)
+    reward.set_xlabel("mean reward on held-out states (bps)")
+    share.axvline(0, color="black", linewidth=0.8)
+    share.set_xlabel("share of the gap from best fixed\nto oracle that is closed (%)")
+    for axis in (reward, share):
+        axis.grid(visible=False, axis="y")
+    handles, labels = reward.get_legend_handles_labels()
+    unique = dict(zip(labels, handles, strict=True))
+    figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=5)
+    return figure
+
+
+def plot_forest(tests: pd.DataFrame, strategies: list[str], reference: str) -> Figure:
+    """Difference to the reference with its block bootstrap interval, per asset; left of zero is cheaper.
+
+    A filled dot is significant after Holm's correction (`tests` has the column `significant`).
+    """
+    assets = list(tests["asset"].unique())
+    figure, axes = style.new(1, len(assets), height=0.12 + 0.038 * len(strategies), sharey=True, squeeze=False)
+    for axis, asset in zip(axes[0], assets, strict=True):
+        own = tests[tests["asset"] == asset].set_index("strategy")
+        for place, name in enumerate(strategies):
+            if name in own.index:
+                _draw_difference(axis, place, own.loc[[name]].iloc[0].to_dict(), style.STRATEGY_COLOURS[name])
+        axis.axvline(0, color="black", linewidth=0.8)
+        axis.set_title(asset)
+    axes[0, 0].set_yticks(range(len(strategies)), [heading(name) for name in strategies])
+    axes[0, 0].set_ylim(len(strategies) - 0.5, -0.5)
+    figure.supxlabel(f"total cost minus that of {heading(reference).lower()} (bps); filled: significant", fontsize=9)
+    return figure
+
+
+def plot_decomposition(parts: pd.DataFrame, strategies: list[str], reference: str) -> Figure:
+    """Fee and price part of each difference to the reference, per asset; the dot is their sum."""
+    parts = parts[parts["reference"] == reference]
+    assets, place = list(parts["asset"].unique()), np.arange(len(strategies))
+    figure, axes = style.new(1, len(assets), height=0.16 + 0.036 * len(strategies), sharey=True, squeeze=False)
+    for axis, asset in zip(axes[0], assets, strict=True):
+        own = parts[parts["asset"] == asset].set_index(["part", "strategy"])["difference_bps"]
+        for shift, (part, (label, colour)) in zip((-0.2, 0.2), _PARTS.items(), strict=True):
+            axis.barh(place + shift, own[part].reindex(strategies), height=0.38, color=colour, label=label)
+        axis.plot(own[TOTAL].reindex(strategies), place, "o", color="black", markersize=3, label="total")
+        axis.axvline(0, color="black", linewidth=0.8)
+        axis.set_title(asset)
+    axes[0, 0].set_yticks(place, [heading(name) for name in strategies])
+    axes[0, 0].set_ylim(len(strategies) - 0.5, -0.5)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    title = f"difference to {heading(reference).lower()} (bps)"
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, title=title, title_fontsize=9)
+    return figure
+
+
+def plot_independence(tests: pd.DataFrame) -> Figure:
+    """How much wider the honest standard error is than the one that takes orders as independent."""
+    figure, axis = style.new(height=0.34)
+    known = tests.dropna(subset="se_ratio")
+    strategies, assets = list(known["strategy"].unique()), list(known["asset"].unique())
+    for shift, asset in zip(np.linspace(-0.18, 0.18, len(assets)), assets, strict=True):
+        own = known[known["asset"] == asset]
+        place = np.array([strategies.index(name) for name in own["strategy"]])
+        axis.scatter(place + shift, own["se_ratio"], color=style.ASSET_COLOURS[str(asset)], s=18, label=asset)
+    axis.set_xticks(range(len(strategies)), [heading(str(name)).replace(" ", "\n") for name in strategies])
+    axis.axhline(1, color="black", linewidth=0.8)
+    axis.set_ylim(bottom=0)
+    axis.set_ylabel("standard error by blocks\nover i.i.d. standard error")
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=max(len(assets), 1))
+    return figure
+
+
+def _draw_rewards(axis: Axes, row: int, gaps: pd.DataFrame) -> None:
+    first = gaps.iloc[0]
+    levels = {name: float(first[f"{name}_bps"]) for name in _YARDSTICKS}
+    axis.plot([min(levels.values()), levels["oracle"]], [row, row], color="0.88", linewidth=5, zorder=1)
+    for name, value in levels.items():
+        axis.vlines(value, row - 0.3, row + 0.3, color=style.STRATEGY_COLOURS[name], label=heading(name))
+    for shift, algorithm, value in zip(_shifts(gaps), gaps["algorithm"], gaps["trained_bps"], strict=True):
+        colour, name = style.STRATEGY_COLOURS[algorithm], heading(algorithm)
+        axis.scatter(value, row + shift, s=22, marker="D", color=colour, label=name, zorder=4)
+
+
+def _draw_shares(axis: Axes, row: int, gaps: pd.DataFrame) -> None:
+    for shift, gap in zip(_shifts(gaps), gaps.to_dict("records"), strict=True):
+        value, low, high = (100 * gap[name] for name in ("gap_closed", "gap_ci_low", "gap_ci_high"))
+        colour = style.STRATEGY_COLOURS[gap["algorithm"]]
+        axis.hlines(row + shift, low, high, color=colour)
+        axis.plot(value, row + shift, "D", color=colour, markersize=4)
+    boosting = 100 * float(gaps["boosting_gap_closed"].iloc[0])
+    axis.vlines(boosting, row - 0.4, row + 0.4, color=style.STRATEGY_COLOURS["boosting"], zorder=1)
+
+
+def _shifts(gaps: pd.DataFrame) -> Floats:
+    """(rows,) where the algorithms of one asset stand, around its own row."""
+    return 0.36 * np.linspace(-1, 1, len(gaps)) if len(gaps) > 1 else np.zeros(1)
+
+
+def _draw_difference(axis: Axes, place: int, test: dict[str, float], colour: str) -> None:
+    axis.hlines(place, test["ci_low"], test["ci_high"], color=colour)
+    face = colour if test["significant"] else "white"
+    axis.plot(test["difference_bps"], place, "o", color=colour, markerfacecolor=face)

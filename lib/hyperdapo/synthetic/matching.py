@@ -1,0 +1,437 @@
+"""The synthetic exchange, compiled: individual orders matched by price and time, and the participants who send them.
+
+Participants: liquidity providers who centre on the efficient price, and takers. All compiled code is in this module,
+because numba's cache watches only the file of the function that is called. Words and units are those of `layout`.
+"""
+
+from math import ceil, exp, floor, sqrt
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+BID, ASK, FREE = 0, 1, 2
+NOBODY = -1  # owner of an order that is not a probe
+VISIBLE = 20  # levels of a snapshot, a side
+
+Integers = NDArray[np.int64]
+
+
+class Book(NamedTuple):
+    """Queues of orders: per level the resting lots, orders, first and last order; of each order what it is."""
+
+    lots: Integers
+    orders: Integers
+    first: Integers
+    last: Integers
+    order_lots: Integers
+    order_level: Integers
+    owner: Integers  # of an order: position of a probe, or NOBODY
+    following: Integers
+    preceding: Integers
+    free: Integers  # stack of unused orders
+    top: Integers  # best bid level, best ask level, height of the stack
+
+
+class Rules(NamedTuple):
+    """One asset's process in natural units: seconds, log price, ladder levels, lots."""
+
+    signal_s: float  # time constant of the latent signal
+    drift: float  # of the log price per second and unit of signal
+    news_rate: float  # per second
+    news_size: float  # mean absolute jump of the log price (Laplace)
+    half_spread: float  # levels between the efficient price and the quotes, before rounding outwards
+    mean_lots: float  # of a resting order
+    minimum_lots: int
+    quoted_levels: int  # a side
+    market_order_rate: float  # per second
+
+
+class State(NamedTuple):
+    """What one block hands to the next."""
+
+    exchange_ns: int
+    local_ns: int
+    next_book_ns: int
+    log_price: float  # the efficient price
+    level: int  # of the ladder, at or just below it
+    signal: float
+    regime: float
+    excitement: float  # market orders per second beyond the base rate
+    taker: int  # side of the latest market order: BID buys, ASK sells
+
+
+class Record(NamedTuple):
+    """Messages of a stretch of time. `used` counts the rows of snapshots, of best quotes and of prints."""
+
+    book_ns: Integers  # (rows, 2): exchange, local
+    book: Integers  # (rows, 2 sides, 20, level | lots | orders), level -1 beyond the last
+    top_ns: Integers
+    top: Integers  # (rows, 2 sides, level | lots | orders)
+    print_ns: Integers
+    print: Integers  # (rows, level | lots | side of the taker | owner of the maker | owner of the taker)
+    used: Integers
+
+
+class Probes(NamedTuple):
+    """n orders of one tagged owner among the others, by time of arrival, and what became of them.
+
+    A probe stands `steps` levels behind the best of its side when it arrives, below 0 before it. `early`: it is the
+    first of its kind in its block (post-only orders, cancels, takers), else the last.
+    """
+
+    arrival_ns: Integers
+    cancel_ns: Integers
+    side: Integers
+    steps: Integers
+    lots: Integers
+    post_only: NDArray[np.bool_]
+    early: NDArray[np.bool_]
+    order: Integers  # its place in the book, NOBODY while it has none
+    level: Integers
+    ahead: Integers  # lots before it when it came to rest
+    rejected: NDArray[np.bool_]
+    placed_ns: Integers  # its block; 0 until then
+    ended_ns: Integers  # the block of its cancel; 0 for none
+    passed: Integers  # how many have arrived, how many of the first have ended
+
+
+def probes(
+    arrival_ns: Integers,
+    cancel_ns: Integers,
+    side: Integers,
+    steps: Integers,
+    lots: Integers,
+    post_only: NDArray[np.bool_],
+    early: NDArray[np.bool_],
+) -> Probes:
+    """Probes (n,) that have not arrived."""
+    count = len(arrival_ns)
+    given = (arrival_ns, cancel_ns, side, steps, lots, post_only, early)
+    order, level, ahead, placed_ns, ended_ns = (np.full(count, start) for start in (NOBODY, NOBODY, 0, 0, 0))
+    return Probes(*given, order, level, ahead, np.zeros(count, np.bool_), placed_ns, ended_ns, np.zeros(2, np.int64))
+
+
+def no_probes() -> Probes:
+    """A market of others only."""
+    none, never = np.zeros(0, np.int64), np.zeros(0, np.bool_)
+    return probes(none, none, none, none, none, never, never)
+
+
+def empty_book(levels: int, orders: int) -> Book:
+    """A book over that many levels, with room for that many resting orders."""
+    return Book(
+        lots=np.zeros(levels, np.int64),
+        orders=np.zeros(levels, np.int64),
+        first=np.full(levels, -1),
+        last=np.full(levels, -1),
+        order_lots=np.zeros(orders, np.int64),
+        order_level=np.zeros(orders, np.int64),
+        owner=np.full(orders, NOBODY),
+        following=np.zeros(orders, np.int64),
+        preceding=np.zeros(orders, np.int64),
+        free=np.arange(orders),
+        top=np.array([-1, levels, orders]),
+    )
+
+
+def empty_record(books: int, tops: int, prints: int) -> Record:
+    """A record with room for that many snapshots, best quotes and prints."""
+    return Record(
+        book_ns=np.empty((books, 2), np.int64),
+        book=np.empty((books, 2, VISIBLE, 3), np.int64),
+        top_ns=np.empty((tops, 2), np.int64),
+        top=np.empty((tops, 2, 3), np.int64),
+        print_ns=np.empty((prints, 2), np.int64),
+        print=np.empty((prints, 5), np.int64),
+        used=np.zeros(3, np.int64),
+    )
+
+
+Random = np.random.Generator
+BOOK_EVERY_NS = 500_000_000  # at the first block after it: one snapshot every 0.54 s
+REGIME_S, REGIME_SD = 900.0, 0.3  # of the logarithm of the volatility multiplier, which stays within [0.5, 2]
+DEPTH_TILT, FLOW_TILT = 0.5, 1.0  # what one standard deviation of the signal does to log depth and log odds of a buy
+SIGN_PERSISTENCE = 0.35  # chance that a market order continues the metaorder of the one before
+SELF_EXCITED, NEWS_EXCITED, EXCITEMENT_S = 0.4, 0.3, 2.0  # shares of market orders; decay of their intensity (Hawkes)
+ORDERS_PER_LEVEL, SIZE_SD = 5.0, 1.0  # resting orders; standard deviation of the logarithm of their size
+TOUCH_S, DEEPER_S, DEEPEST_S = 1.7, 0.25, 8.0  # life of an order: at the touch, more per level, at most
+STALE_S = 0.2  # life of an order that the efficient price has passed
+THIN_REFILL = 10.0  # how much faster an empty level fills than a full one
+LARGE_SHARE, LARGE_ORDERS, LARGE_SD, SMALL_ORDERS = 0.12, 10.0, 0.7, 0.1  # market orders, in mean resting orders
+SLIPPAGE = 6  # levels beyond the touch that a market order accepts
+
+
+@njit(cache=True)
+def post(book: Book, side: int, level: int, lots: int, owner: int = NOBODY) -> bool:
+    """Rest a post-only order behind its level's queue; False when it would cross and is rejected."""
+    top = book.top
+    if (side == BID and level >= top[ASK]) or (side == ASK and level <= top[BID]):
+        return False
+    if top[FREE] == 0:
+        raise ValueError("too many orders rest; lower volatility_bps")
+    top[FREE] -= 1
+    order = book.free[top[FREE]]
+    book.order_lots[order], book.order_level[order], book.owner[order] = lots, level, owner
+    book.preceding[order], book.following[order] = book.last[level], -1
+    if book.orders[level] == 0:
+        book.first[level] = order
+    else:
+        book.following[book.last[level]] = order
+    book.last[level] = order
+    book.orders[level] += 1
+    book.lots[level] += lots
+    if side == BID:
+        top[BID] = max(top[BID], level)
+    else:
+        top[ASK] = min(top[ASK], level)
+    return True
+
+
+@njit(cache=True)
+def cancel(book: Book, order: int) -> None:
+    """Take an order out of its queue, with what is left of it."""
+    level, before, after = book.order_level[order], book.preceding[order], book.following[order]
+    if before < 0:
+        book.first[level] = after
+    else:
+        book.following[before] = after
+    if after < 0:
+        book.last[level] = before
+    else:
+        book.preceding[after] = before
+    book.orders[level] -= 1
+    book.lots[level] -= book.order_lots[order]
+    book.owner[order] = NOBODY
+    top = book.top
+    book.free[top[FREE]] = order
+    top[FREE] += 1
+    while top[BID] >= 0 and book.orders[top[BID]] == 0:
+        top[BID] -= 1
+    while top[ASK] < len(book.orders) and book.orders[top[ASK]] == 0:
+        top[ASK] += 1
+
+
+@njit(cache=True)
+def take(book: Book, taker: int, limit: int, lots: int, prints: Integers, used: int, owner: int = NOBODY) -> int:
+    """Match an IOC order up to the level `limit`; each maker met is one row of `prints`. Returns the rows used."""
+    maker = ASK if taker == BID else BID
+    while lots > 0:
+        level = book.top[maker]
+        beyond = level > min(limit, len(book.orders) - 1) if taker == BID else level < max(limit, 0)
+        if beyond:
+            break
+        order = book.first[level]
+        traded = min(lots, book.order_lots[order])
+        prints[used, 0], prints[used, 1], prints[used, 2] = level, traded, taker
+        prints[used, 3], prints[used, 4] = book.owner[order], owner
+        used += 1
+        lots -= traded
+        book.order_lots[order] -= traded
+        book.lots[level] -= traded
+        if book.order_lots[order] == 0:
+            cancel(book, order)
+    return used
+
+
+@njit(cache=True)
+def _evolve(state: State, rules: Rules, prices: Integers, rng: Random) -> State:
+    """The next block: its time, the latent signal, the volatility regime, the efficient price, the excitement."""
+    step_ns = int(rng.integers(70, 101)) * 1_000_000
+    dt = step_ns * 1e-9
+    delay_ns = int((0.30 + 0.11 * exp(0.6 * rng.standard_normal())) * 1e7) * 100
+    keep = exp(-dt / rules.signal_s)
+    signal = keep * state.signal + sqrt(1 - keep * keep) * rng.standard_normal()
+    keep = exp(-dt / REGIME_S)
+    regime = keep * state.regime + REGIME_SD * sqrt(1 - keep * keep) * rng.standard_normal()
+    multiplier = volatility_multiplier(regime)
+    log_price = state.log_price + rules.drift * signal * dt
+    news = rng.poisson(rules.news_rate * dt)
+    for _ in range(news):
+        log_price += multiplier * rules.news_size * rng.laplace()
+    excitement = state.excitement * exp(-dt / EXCITEMENT_S)
+    excitement += news * NEWS_EXCITED * rules.market_order_rate / (rules.news_rate * EXCITEMENT_S)
+    level, units = state.level, exp(log_price)
+    if not prices[1] < units < prices[-2]:
+        raise ValueError("the price left its ladder; shorten the span or lower volatility_bps")
+    while prices[level + 1] <= units:
+        level += 1
+    while prices[level] > units:
+        level -= 1
+    now = state.exchange_ns + step_ns
+    local = max(state.local_ns, now + delay_ns)
+    return State(now, local, state.next_book_ns, log_price, level, signal, regime, excitement, state.taker)
+
+
+@njit(cache=True)
+def volatility_multiplier(regime: float) -> float:
+    """Multiplier of volatility, mean square about 1, within [0.5, 2]."""
+    return min(max(exp(regime - REGIME_SD * REGIME_SD), 0.5), 2.0)
+
+
+@njit(cache=True)
+def _life(behind: int) -> float:
+    """Mean life in seconds of an order `behind` levels outside the quotes; negative: the price has passed it."""
+    return STALE_S if behind < 0 else min(TOUCH_S + DEEPER_S * behind, DEEPEST_S)
+
+
+@njit(cache=True)
+def _lots(mean: float, spread: float, rules: Rules, rng: Random) -> int:
+    """A lognormal size of that mean, at least the exchange's minimum."""
+    return max(int(rules.mean_lots * mean * exp(spread * (rng.standard_normal() - spread / 2))), rules.minimum_lots)
+
+
+@njit(cache=True)
+def _quote(book: Book, side: int, quote: int, dt: float, signal: float, rules: Rules, rng: Random) -> None:
+    """Post-only orders of one side: each level is in balance at the tilted depth, and thin levels fill faster."""
+    outward = -1 if side == BID else 1
+    wanted = ORDERS_PER_LEVEL * exp(-outward * DEPTH_TILT * signal)
+    for behind in range(rules.quoted_levels):
+        level = quote + outward * behind
+        if level < 0 or level >= len(book.orders):
+            break
+        thin = max(1 - book.orders[level] / wanted, 0.0)
+        for _ in range(rng.poisson(wanted * (1 + THIN_REFILL * thin) * dt / _life(behind))):
+            post(book, side, level, _lots(1.0, SIZE_SD, rules, rng))
+
+
+@njit(cache=True)
+def _withdraw(book: Book, side: int, quote: int, dt: float, rules: Rules, rng: Random) -> None:
+    """Cancels of one side: every order ends by itself, at the rate of where it stands."""
+    outward, best = -1 if side == BID else 1, book.top[side]
+    for level in range(best, best + outward * 4 * rules.quoted_levels, outward):
+        if level < 0 or level >= len(book.orders):
+            break
+        chance = 1 - exp(-dt / _life(outward * (level - quote)))
+        order = book.first[level] if book.orders[level] else -1
+        while order >= 0:
+            after = book.following[order]
+            if book.owner[order] == NOBODY and rng.random() < chance:
+                cancel(book, order)
+            order = after
+
+
+@njit(cache=True)
+def _trade(
+    book: Book, bid: int, ask: int, dt: float, state: State, rules: Rules, record: Record, rng: Random
+) -> tuple[float, int]:
+    """Market orders (IOC): those who see a stale quote hit it, the others continue a metaorder or follow the signal."""
+    rate = rules.market_order_rate * (1 - SELF_EXCITED - NEWS_EXCITED) + state.excitement
+    orders, taker = rng.poisson(rate * dt), state.taker
+    for _ in range(orders):
+        size = _lots(LARGE_ORDERS, LARGE_SD, rules, rng)
+        if book.top[ASK] < bid:
+            taker, limit = BID, ask - 1
+        elif book.top[BID] > ask:
+            taker, limit = ASK, bid + 1
+        else:
+            if rng.random() > SIGN_PERSISTENCE:
+                taker = BID if rng.random() < 1 / (1 + exp(-FLOW_TILT * state.signal)) else ASK
+            if rng.random() > LARGE_SHARE:
+                size = _lots(SMALL_ORDERS, SIZE_SD, rules, rng)
+            limit = book.top[ASK] + SLIPPAGE if taker == BID else book.top[BID] - SLIPPAGE
+        start = record.used[2]
+        end = take(book, taker, limit, size, record.print, start)
+        record.print_ns[start:end, 0], record.print_ns[start:end, 1] = state.exchange_ns, state.local_ns
+        record.used[2] = end
+    return state.excitement + orders * SELF_EXCITED / EXCITEMENT_S, taker
+
+
+@njit(cache=True)
+def _admit(book: Book, probes: Probes, last: int, state: State, post_only: bool, early: bool, record: Record) -> None:
+    """The probes of a block that are of one kind: a post-only one rests or is rejected, another takes, then rests."""
+    for probe in range(probes.passed[0], last):
+        if probes.post_only[probe] != post_only or probes.early[probe] != early:
+            continue
+        side, left, start = probes.side[probe], probes.lots[probe], record.used[2]
+        level = book.top[side] + (-probes.steps[probe] if side == BID else probes.steps[probe])
+        if not post_only:
+            end = take(book, side, level, left, record.print, start, probe)
+            record.print_ns[start:end, 0], record.print_ns[start:end, 1] = state.exchange_ns, state.local_ns
+            left, record.used[2] = left - record.print[start:end, 1].sum(), end
+        probes.placed_ns[probe], probes.level[probe], probes.ahead[probe] = state.exchange_ns, level, book.lots[level]
+        probes.rejected[probe] = left > 0 and not post(book, side, level, left, probe)
+        if left > 0 and not probes.rejected[probe]:
+            probes.order[probe] = book.last[level]
+
+
+@njit(cache=True)
+def _recall(book: Book, probes: Probes, now: int) -> None:
+    """Cancel the probes whose time is over; those that were filled have left the book."""
+    for probe in range(probes.passed[1], probes.passed[0]):
+        order = probes.order[probe]
+        lives = order != NOBODY and book.owner[order] == probe
+        if lives and probes.cancel_ns[probe] <= now:
+            cancel(book, order)
+            probes.ended_ns[probe], lives = now, False
+        if not lives and probe == probes.passed[1]:
+            probes.passed[1] += 1
+
+
+@njit(cache=True)
+def _describe(book: Book, side: int, rows: Integers) -> None:
+    """Fill (n, level | lots | orders) with the n best levels of a side, level -1 where there are no more."""
+    outward, level, row = -1 if side == BID else 1, book.top[side], 0
+    rows[:] = -1
+    while row < len(rows) and 0 <= level < len(book.orders):
+        if book.orders[level]:
+            rows[row, 0], rows[row, 1], rows[row, 2] = level, book.lots[level], book.orders[level]
+            row += 1
+        level += outward
+
+
+@njit(cache=True)
+def _publish(book: Book, state: State, record: Record) -> int:
+    """Record the top of the book if it changed and the snapshot if it is due; returns when the next one is due."""
+    row = record.used[1]
+    for side in (BID, ASK):
+        _describe(book, side, record.top[row, side : side + 1])
+    if row == 0 or np.any(record.top[row] != record.top[row - 1]):
+        record.top_ns[row, 0], record.top_ns[row, 1] = state.exchange_ns, state.local_ns
+        record.used[1] += 1
+    if state.exchange_ns < state.next_book_ns:
+        return state.next_book_ns
+    row = record.used[0]
+    for side in (BID, ASK):
+        _describe(book, side, record.book[row, side])
+    record.book_ns[row, 0], record.book_ns[row, 1] = state.exchange_ns, state.local_ns
+    record.used[0] += 1
+    return state.exchange_ns + BOOK_EVERY_NS
+
+
+@njit(cache=True)
+def _has_room(record: Record) -> bool:
+    """Whether one more block fits: at most one snapshot, one best quote and every resting order printed."""
+    books, tops, prints = record.used
+    return bool(books < len(record.book) and tops < len(record.top) and prints < len(record.print) // 2)
+
+
+@njit(cache=True)
+def run(
+    book: Book, state: State, rules: Rules, prices: Integers, until_ns: int, record: Record, rng: Random, probes: Probes
+) -> State:
+    """Play blocks until `until_ns` or until the record is nearly full; within a block post-only, cancels, takers."""
+    while state.exchange_ns < until_ns and _has_room(record):
+        before = state.exchange_ns
+        state = _evolve(state, rules, prices, rng)
+        dt = (state.exchange_ns - before) * 1e-9
+        below, above = prices[state.level], prices[state.level + 1]
+        position = state.level + (exp(state.log_price) - below) / (above - below)
+        half_spread = rules.half_spread * volatility_multiplier(state.regime)
+        bid, ask = floor(position - half_spread), ceil(position + half_spread)
+        arrived = int(np.searchsorted(probes.arrival_ns, state.exchange_ns, side="right"))
+        _admit(book, probes, arrived, state, True, True, record)
+        for side, quote in ((BID, bid), (ASK, ask)):
+            _quote(book, side, quote, dt, state.signal, rules, rng)
+        _admit(book, probes, arrived, state, True, False, record)
+        for side, quote in ((BID, bid), (ASK, ask)):
+            _withdraw(book, side, quote, dt, rules, rng)
+        _recall(book, probes, state.exchange_ns)
+        _admit(book, probes, arrived, state, False, True, record)
+        excitement, taker = _trade(book, bid, ask, dt, state, rules, record, rng)
+        _admit(book, probes, arrived, state, False, False, record)
+        probes.passed[0], due = arrived, _publish(book, state, record)
+        now, local, _, log_price, level, signal, regime, _, _ = state
+        state = State(now, local, due, log_price, level, signal, regime, excitement, taker)
+    return state

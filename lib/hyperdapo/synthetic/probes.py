@@ -1,0 +1,107 @@
+"""Orders whose fate is known: probes among the orders of the synthetic exchange, and what its engine did to them.
+
+The simulator of `execution` sees only what the exchange publishes. A probe that was really there tells whether what it
+makes of that is true (§3.5.1).
+"""
+
+import zlib
+from math import ceil, log
+
+import numpy as np
+import pandas as pd
+
+from hyperdapo.execution.records import Executions
+from hyperdapo.market.book import Market
+from hyperdapo.market.columns import Floats, take
+from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD
+from hyperdapo.sections import SyntheticAsset
+from hyperdapo.synthetic import matching
+from hyperdapo.synthetic.exchange import ladder, simulate
+from hyperdapo.synthetic.matching import Probes
+from hyperdapo.synthetic.tape import Tape
+from hyperdapo.times import HOUR_NS, SECOND_NS
+
+STEPS = (-2, 8)  # levels behind the best of its side where a probe may stand; below 0 it improves the price, or takes
+LIFE_S = (5.0, 120.0)
+POST_ONLY = 0.5  # share
+NOTIONAL_USD = (15.0, 2000.0)  # uniform in its logarithm
+
+
+def play_probes(
+    asset: str,
+    model: SyntheticAsset,
+    sz_decimals: int,
+    predictability: float,
+    seed: int,
+    start_ns: int,
+    end_ns: int,
+    per_hour: float,
+) -> tuple[Market, Executions]:
+    """A stretch of the synthetic exchange with so many probes per hour: what it publishes, and the probes' truth.
+
+    Probes come at random times, a few levels around the best quote of a random side, small beside a level.
+    """
+    probes = draw_probes(asset, model, sz_decimals, seed, start_ns, end_ns, per_hour)
+    tape = simulate(asset, model, sz_decimals, predictability, seed, start_ns, end_ns, probes)
+    trades = take(tape.trades, slice(tape.backfilled, None))
+    gaps = np.zeros((0, 2), np.int64)
+    market = Market(asset, sz_decimals, tape.book, tape.bbo, trades, gaps, tape.context)
+    return market, executions(
+        tape, probes, np.round(ladder(model.price_usd, sz_decimals) * 10.0 ** (sz_decimals - 6), 6)
+    )
+
+
+def draw_probes(
+    asset: str, model: SyntheticAsset, sz_decimals: int, seed: int, start_ns: int, end_ns: int, per_hour: float
+) -> Probes:
+    """Probes whose lives end within the span, from a stream of their own."""
+    rng = np.random.default_rng([seed, zlib.crc32(asset.encode()), 2])
+    last_ns = end_ns - round((LIFE_S[1] + 10) * SECOND_NS)
+    count = rng.poisson(max(last_ns - start_ns, 0) / HOUR_NS * per_hour)
+    arrival_ns = np.sort(rng.integers(start_ns + SECOND_NS, max(last_ns, start_ns + 2 * SECOND_NS), count))
+    life_ns = (np.exp(rng.uniform(log(LIFE_S[0]), log(LIFE_S[1]), count)) * SECOND_NS).astype(np.int64)
+    lot_usd = model.price_usd * 10.0**-sz_decimals
+    lots = np.exp(rng.uniform(log(NOTIONAL_USD[0]), log(NOTIONAL_USD[1]), count)) / lot_usd
+    return matching.probes(
+        arrival_ns=arrival_ns,
+        cancel_ns=arrival_ns + life_ns,
+        side=rng.integers(0, 2, count),
+        steps=rng.integers(STEPS[0], STEPS[1] + 1, count),
+        lots=np.maximum(lots, ceil(MINIMUM_NOTIONAL_USD / lot_usd)).astype(np.int64),
+        post_only=rng.random(count) < POST_ONLY,
+        early=rng.random(count) < 0.5,
+    )
+
+
+def executions(tape: Tape, probes: Probes, usd: Floats) -> Executions:
+    """The truth of those probes that came to a block of the tape; `usd` is the price of each level."""
+    came = np.flatnonzero(probes.placed_ns > 0)
+    coin = 10.0**-tape.sz_decimals
+    rows, role = np.nonzero(tape.owners != matching.NOBODY)
+    trades = take(tape.trades, rows)
+    fills = pd.DataFrame(
+        {
+            "order_id": tape.owners[rows, role],
+            "exchange_ns": trades.exchange_ns,
+            "price": trades.price,
+            "size": trades.size,
+            "crossed": role == 1,
+            "tid": trades.tid,
+        }
+    )
+    size = np.round(probes.lots[came] * coin, 6)
+    filled = fills.groupby("order_id")["size"].sum().reindex(came, fill_value=0.0).to_numpy() >= size - coin / 2
+    status = np.select([probes.rejected[came], filled], ["rejected", "filled"], "canceled")
+    orders = pd.DataFrame(
+        {
+            "order_id": came,
+            "side": np.where(probes.side[came] == matching.BID, 1, -1),
+            "size": size,
+            "limit_price": usd[probes.level[came]],
+            "post_only": probes.post_only[came],
+            "placed_ns": probes.placed_ns[came],
+            "cancel_ns": np.where(probes.ended_ns[came] > 0, probes.ended_ns[came], probes.cancel_ns[came]),
+            "status": status,
+        }
+    )
+    return Executions(orders, fills)

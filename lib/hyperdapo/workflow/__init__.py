@@ -1,0 +1,1 @@
+"""How a run comes about: its stages by Snakemake, their renders by papermill, one run at a time."""
