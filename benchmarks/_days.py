@@ -120,7 +120,7 @@ def clean(wanted: Parameters) -> None:
 
 def features(wanted: Parameters) -> None:
     """03: the features, and the laws with their observations."""
-    split, law, horizon_s = read_json(PATHS.data, "split.json"), wanted.facts, wanted.orders.longest_horizon_s
+    split, law, horizon_s = read_json(PATHS.data, "split.json"), wanted.laws, wanted.orders.longest_horizon_s
     write_table(features_in_parts(PATHS.data, wanted, split), PATHS.data, "features")
     decision_ns = read_table(PATHS.data, "features", ["decision_ns"])["decision_ns"]
     orders, reaches, makers = laws.Thinned(), [], []

@@ -11,7 +11,7 @@ from hyperdapo.synthetic.tape import Tape
 ASSET = "BTC"
 CHANNELS = ("l2Book", "bbo", "trades")
 PARAMETERS = load("sample", {"execution": {"impact_coefficient_bps": 70, "queue_exponent": 1}})
-SZ_DECIMALS = PARAMETERS.asset_facts[ASSET].sz_decimals
+SZ_DECIMALS = PARAMETERS.contracts[ASSET].sz_decimals
 
 
 def tape(hours: int) -> Tape:

@@ -7,8 +7,8 @@ import pandas as pd
 from peft import PeftModel
 
 from hyperdapo.params import Parameters, load
+from hyperdapo.policy.losses import ALGORITHMS
 from hyperdapo.policy.models import load_base, save_adapter
-from hyperdapo.policy.objectives import ALGORITHMS
 from hyperdapo.policy.states import States, read_states
 from hyperdapo.sections import Policy
 from test_prompts import features as neutral

@@ -64,7 +64,7 @@ def test_an_argument_that_cannot_be_is_refused(arguments: str, says: str, capsys
         ("run --until 05_trian", "did you mean '05_train'"),
         ("run --only", "expected one argument"),
         ("run --profile smoke --asset BTC BTC", "assets: 'BTC' stands there twice"),
-        ("run --profile smoke --asset DOGE", "asset_facts: {DOGE: {sz_decimals: N}}"),
+        ("run --profile smoke --asset DOGE", "contracts: {DOGE: {sz_decimals: N}}"),
         ("run --profile smoke --asset @107", "'@107' is a spot market"),
         ("run --profile smoke --asset PURR/USDC", "'PURR/USDC' is a spot market"),
         ("run --profile smoke --asset ../x", "is a spot market"),
@@ -113,7 +113,7 @@ def test_a_name_that_is_not_known_is_one_line(arguments: str, says: str, capsys:
         ("assets: []", "assets: List should have at least 1 item"),
         ("assets: [BTC, BTC]", "'BTC' stands there twice"),
         ("assets: [1]", "assets.0: Input should be a valid string"),
-        ('asset_facts: {"x;y": {sz_decimals: 2}}', "is no name of a perpetual"),
+        ('contracts: {"x;y": {sz_decimals: 2}}', "is no name of a perpetual"),
         # whole numbers
         ("seed: -1", "seed: Input should be greater than or equal to 0"),
         ("seed: 1.5", "seed: Input should be a valid integer"),
@@ -132,7 +132,7 @@ def test_a_name_that_is_not_known_is_one_line(arguments: str, says: str, capsys:
         ("training: {algorithms: []}", "training.algorithms"),
         ("training: {states_per_update: 15, gradient_accumulation: 2}", "must be a multiple of"),
         ("training: {checkpoint_every: 3}", "must be a multiple of"),
-        ("asset_facts: {BTC: {sz_decimals: 7}}", "asset_facts.BTC.sz_decimals"),
+        ("contracts: {BTC: {sz_decimals: 7}}", "contracts.BTC.sz_decimals"),
         ("execution: {fees: {tier: 9}}", "execution.fees.tier"),
         # numbers
         ("orders: {notional_usd: .inf}", "orders.notional_usd: Input should be a finite number"),
@@ -267,7 +267,7 @@ def test_a_relative_parameter_of_a_profile_is_of_the_repository() -> None:
 @pytest.mark.parametrize("name", ["kPEPE", "xyz:NVDA"])
 def test_a_perpetual_of_any_name_is_accepted(name: str) -> None:
     described = load("smoke").synthetic.assets["ETH"].model_dump()
-    added = {"assets": [name], "asset_facts": {name: {"sz_decimals": 3}}, "synthetic": {"assets": {name: described}}}
+    added = {"assets": [name], "contracts": {name: {"sz_decimals": 3}}, "synthetic": {"assets": {name: described}}}
     assert load("smoke", added, name).assets == [name]
 
 
@@ -279,7 +279,7 @@ def test_a_name_with_a_colon_goes_through_the_workflow(tmp_path: Path) -> None:
         json.dumps(
             {
                 "assets": ["xyz:NVDA"],
-                "asset_facts": {"xyz:NVDA": {"sz_decimals": 3}},
+                "contracts": {"xyz:NVDA": {"sz_decimals": 3}},
                 "synthetic": {"assets": {"xyz:NVDA": described}},
                 "source": {"to": "2025-08-01T00:15:00Z"},
                 "features": {"warmup_s": 60, "window_s": 60},

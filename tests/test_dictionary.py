@@ -85,7 +85,7 @@ def _of_the_market(market: Market, parameters: Parameters, place: Path) -> dict[
     bounds = np.quantile(grid, [0, 0.5, 0.6, 1]).astype(np.int64).tolist()
     split = dict(zip(("train", "validation", "test"), pairwise(bounds), strict=True))
     orders = laws.aggressive_orders(market, *EVER, 1.0)
-    law = parameters.facts
+    law = parameters.laws
     impact = laws.fit_impact(orders, 1000.0, law.block_s, law.confidence).parameters
     fills = laws.fit_fill_curve(laws.reaches(market, grid, 60.0), [0.25, 1.0], law.block_s, law.confidence).parameters
     queue = pd.DataFrame([("queue_exponent", 1.0, 0.5, 2.0, None)], columns=impact.columns)
@@ -124,7 +124,7 @@ def _of_orders(market: Market, features: pd.DataFrame, parameters: Parameters) -
 
 def _calibration(parameters: Parameters) -> pd.DataFrame:
     start = parameters.source.start_ns
-    model, sz_decimals = parameters.synthetic.assets["ETH"], parameters.asset_facts["ETH"].sz_decimals
+    model, sz_decimals = parameters.synthetic.assets["ETH"], parameters.contracts["ETH"].sz_decimals
     published, truth = play_probes("ETH", model, sz_decimals, 1.0, 3, start, start + 600 * SECOND, 400)
     compared = validation.compare_models(published, truth, parameters.execution)
     scores = validation.calibration(compared)

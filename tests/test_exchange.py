@@ -25,7 +25,7 @@ ASSETS = ["BTC", "ETH", "SOL", "HYPE"]
 
 @lru_cache(maxsize=8)
 def play(asset: str, predictability: float, hours: float = 8.0, seed: int = 7) -> Tape:
-    model, facts = PARAMETERS.synthetic.assets[asset], PARAMETERS.asset_facts[asset]
+    model, facts = PARAMETERS.synthetic.assets[asset], PARAMETERS.contracts[asset]
     return simulate(asset, model, facts.sz_decimals, predictability, seed, START, START + int(hours * HOUR))
 
 

@@ -363,7 +363,7 @@ def market_of(content: bytes, asset: str) -> tuple[Market, Counter[str]]:
 
 def synthetic(seconds: int) -> Market:
     """The synthetic ETH for so long, as a market."""
-    source, decimals = SMOKE.source.start_ns, SMOKE.asset_facts["ETH"].sz_decimals
+    source, decimals = SMOKE.source.start_ns, SMOKE.contracts["ETH"].sz_decimals
     tape = simulate("ETH", SMOKE.synthetic.assets["ETH"], decimals, 1.0, 7, source, source + seconds * SECOND)
     return Market("ETH", decimals, tape.book, tape.bbo, tape.trades, np.zeros((0, 2), dtype=np.int64), tape.context)
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from hyperdapo.policy.objectives import (
+from hyperdapo.policy.losses import (
     adaptive_clip,
     advantages,
     annealed,

@@ -35,8 +35,8 @@ def _repeats(base: dict, overlay: dict, prefix: str = "") -> list[str]:
         ({"traning": {}}, "did you mean 'training'"),
         ({"training": {"stps": 3}}, "training.stps (did you mean 'steps'"),
         ({"source": {"form": "2025-08-01"}}, "did you mean 'from'"),
-        ({"asset_facts": {"BTC": {"sz_decimal": 5}}}, "did you mean 'sz_decimals'"),
-        ({"assets": ["DOGE"]}, "asset_facts: {DOGE: {sz_decimals: N}}"),
+        ({"contracts": {"BTC": {"sz_decimal": 5}}}, "did you mean 'sz_decimals'"),
+        ({"assets": ["DOGE"]}, "contracts: {DOGE: {sz_decimals: N}}"),
         ({"assets": ["BCT"]}, "did you mean 'BTC'"),
         ({"source": {"to": "2025-08-01T00:00:00Z"}}, "empty time span"),
         ({"split": {"train": 0.9, "validation": 0.2}}, "must leave a share"),
@@ -57,8 +57,8 @@ def test_unknown_profile_and_asset_name_the_nearest() -> None:
 
 
 def test_a_coin_is_added_by_its_facts() -> None:
-    added = {"assets": ["DOGE"], "asset_facts": {"DOGE": {"sz_decimals": 0}}, "source": {"kind": "tardis"}}
-    assert load("smoke", added, "DOGE").asset_facts["DOGE"].sz_decimals == 0
+    added = {"assets": ["DOGE"], "contracts": {"DOGE": {"sz_decimals": 0}}, "source": {"kind": "tardis"}}
+    assert load("smoke", added, "DOGE").contracts["DOGE"].sz_decimals == 0
 
 
 def test_fingerprint_moves_with_any_value() -> None:

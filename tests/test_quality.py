@@ -18,7 +18,7 @@ MIDNIGHT = PARAMETERS.source.start_ns + DAY_NS
 
 def tapes(asset: str = "ETH", minutes: int = 10) -> list[Tape]:
     """Some minutes on both sides of a midnight."""
-    world = (PARAMETERS.synthetic.assets[asset], PARAMETERS.asset_facts[asset].sz_decimals, 0.5, 7)
+    world = (PARAMETERS.synthetic.assets[asset], PARAMETERS.contracts[asset].sz_decimals, 0.5, 7)
     return list(play(asset, *world, MIDNIGHT - minutes * MINUTE_NS, MIDNIGHT + minutes * MINUTE_NS))
 
 

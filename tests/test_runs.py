@@ -253,7 +253,7 @@ def test_what_a_seed_left_that_is_no_more_goes(splits: dict[str, States]) -> Non
 def test_only_code_that_trains_is_part_of_a_run(splits: dict[str, States]) -> None:
     files, sections = dependencies.training_dependencies()
     names = {path.name for path in files}
-    assert {"training.py", "trainer.py", "objectives.py", "states.py"} <= names
+    assert {"training.py", "trainer.py", "losses.py", "states.py"} <= names
     assert not names & {"decisions.py", "boosting.py", "figures.py", "progress.py", "cli.py"}
     assert "training" in sections and "assets" not in sections
     ours = {path for path in files if path.parent.name == "policy"}
@@ -261,7 +261,7 @@ def test_only_code_that_trains_is_part_of_a_run(splits: dict[str, States]) -> No
 
 
 def test_a_loss_that_is_not_finite_names_the_parameter(splits: dict[str, States], monkeypatch) -> None:
-    monkeypatch.setattr("hyperdapo.policy.objectives.entropy", lambda new: new.sum() * torch.nan)
+    monkeypatch.setattr("hyperdapo.policy.losses.entropy", lambda new: new.sum() * torch.nan)
     with pytest.raises(TrainingError, match=r"not finite at step 1: lower training\.dapo\.learning_rate"):
         trained(short(), splits)
 

@@ -15,7 +15,7 @@ from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from hyperdapo.errors import TrainingError
-from hyperdapo.policy import objectives, runs
+from hyperdapo.policy import losses, runs
 from hyperdapo.policy.models import add_adapter, load_base, seeded
 from hyperdapo.policy.prompts import letters
 from hyperdapo.policy.sampled import SampledTrainer, grpo
@@ -256,13 +256,13 @@ def test_full_information_is_trls_loss_where_each_action_is_drawn_once(tmp_path:
             weight.data = torch.randn(weight.shape, generator=draw) / 4
     old = torch.full((4, 6), 1 / 6).log()
     rewards = 5 * torch.randn(4, 6, generator=draw)
-    advantage = objectives.advantages(rewards, old, 2.0)
+    advantage = losses.advantages(rewards, old, 2.0)
     actions, seen = torch.arange(6).repeat(4, 1), torch.ones(4, 6, dtype=torch.long)
     batch = {"prompt_ids": torch.tensor(rows)[:, None], "prompt_mask": seen[:, :1], "completion_ids": actions}
     batch |= {"completion_mask": seen, "advantages": advantage, "old_per_token_logps": old}
     theirs = own.compute_loss(own.model, batch | {"num_items_in_batch": torch.tensor(4 * 24)})
     policy = own._scorer.through(own.model).log_probabilities(own._states[rows])
-    ours = objectives.clipped_surrogate(policy, old, advantage, 0.20, 0.28)
+    ours = losses.clipped_surrogate(policy, old, advantage, 0.20, 0.28)
     assert ours.clip_fraction > 0
     torch.testing.assert_close(ours.loss, theirs)
     weights = [weight for weight in own.model.parameters() if weight.requires_grad]
@@ -294,5 +294,5 @@ def test_preference_is_trls_dpo(tmp_path: Path) -> None:
     with torch.no_grad(), own.model.disable_adapter():
         reference = own._scorer.log_probabilities(own._states[[0, 1, 2, 3]])
     policy = own._scorer.through(own.model).log_probabilities(own._states[[0, 1, 2, 3]])
-    ours = objectives.preference(policy, reference, rewards, 0.5).loss
+    ours = losses.preference(policy, reference, rewards, 0.5).loss
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)

@@ -413,7 +413,7 @@ def test_nearly_all_real_lines_are_read_and_all_are_the_same(recordings: Path, a
 def test_all_lines_of_the_synthetic_exchange_are_read(asset: str) -> None:
     parameters = load("sample")
     start_ns, end_ns = parameters.source.start_ns, parameters.source.start_ns + 600 * 10**9
-    decimals, synthetic = parameters.asset_facts[asset].sz_decimals, parameters.synthetic
+    decimals, synthetic = parameters.contracts[asset].sz_decimals, parameters.synthetic
     market = simulate(asset, synthetic.assets[asset], decimals, synthetic.predictability, 7, start_ns, end_ns)
     content = market.lines(CHANNELS, start_ns, end_ns)
     assert share_left(content, asset) == {"l2Book": 0, "bbo": 0, "trades": 0, "activeAssetCtx": 1}

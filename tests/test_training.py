@@ -13,8 +13,8 @@ from hyperdapo.files import write_table
 from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths
 from hyperdapo.policy.decisions import decide_all, measure_latency
+from hyperdapo.policy.losses import ALGORITHMS
 from hyperdapo.policy.models import load_base
-from hyperdapo.policy.objectives import ALGORITHMS
 from hyperdapo.policy.states import States, read_states
 from hyperdapo.policy.trainer import plan_updates
 from hyperdapo.policy.training import make_scorer, train

@@ -29,14 +29,14 @@ NODE_FILLS = "node_fills_by_block/20251027-1700.jsonl.gz"
 
 @lru_cache(maxsize=4)
 def played(asset: str = "ETH", hours: float = 1.0, seed: int = 5) -> tuple[Market, Executions]:
-    model, sz_decimals = PARAMETERS.synthetic.assets[asset], PARAMETERS.asset_facts[asset].sz_decimals
+    model, sz_decimals = PARAMETERS.synthetic.assets[asset], PARAMETERS.contracts[asset].sz_decimals
     return play_probes(asset, model, sz_decimals, 0.9, seed, START, START + round(hours * HOUR), 400)
 
 
 class TestEngine:
     @pytest.mark.parametrize(("asset", "sha256"), [("BTC", "752a2d4d2aace"), ("HYPE", "02df66e61d00e")])
     def test_without_probes_the_exchange_is_what_it_was(self, asset: str, sha256: str) -> None:
-        model, sz_decimals = PARAMETERS.synthetic.assets[asset], PARAMETERS.asset_facts[asset].sz_decimals
+        model, sz_decimals = PARAMETERS.synthetic.assets[asset], PARAMETERS.contracts[asset].sz_decimals
         model = model.model_copy(update={"signal_s": 120.0})  # as it was
         end = START + HOUR // 2
         tape = simulate(asset, model, sz_decimals, 0.9, 0, START, end)

@@ -15,13 +15,13 @@ from hyperdapo.errors import ParameterError, nearest
 from hyperdapo.paths import PARAMS, REPOSITORY
 from hyperdapo.sections import (
     Asset,
-    AssetFacts,
     Clean,
+    Contract,
     Evidence,
     Execution,
-    Facts,
     Features,
     Inference,
+    Laws,
     Orders,
     Policy,
     Section,
@@ -41,13 +41,13 @@ class Parameters(Section):
     profile: str
     seed: Whole
     assets: Annotated[list[Asset], Field(min_length=1), Unique]
-    asset_facts: dict[Asset, AssetFacts]
+    contracts: dict[Asset, Contract]
     source: Source
     synthetic: Synthetic
     clean: Clean
     split: Split
     features: Features
-    facts: Facts
+    laws: Laws
     orders: Orders
     execution: Execution
     truth: Truth
@@ -59,10 +59,10 @@ class Parameters(Section):
     @model_validator(mode="after")
     def _check_assets(self) -> "Parameters":
         for asset in self.assets:
-            if asset not in self.asset_facts:
+            if asset not in self.contracts:
                 raise ValueError(
-                    f"unknown asset {asset!r}{nearest(asset, self.asset_facts)}; to add it, give its size decimals: "
-                    f"asset_facts: {{{asset}: {{sz_decimals: N}}}}"
+                    f"unknown asset {asset!r}{nearest(asset, self.contracts)}; to add it, give its size decimals: "
+                    f"contracts: {{{asset}: {{sz_decimals: N}}}}"
                 )
             if self.source.kind == "synthetic" and asset not in self.synthetic.assets:
                 raise ValueError(f"the synthetic exchange does not list {asset!r}; describe it in synthetic.assets")
@@ -85,7 +85,7 @@ class Parameters(Section):
         if asset not in self.assets:
             raise ParameterError(
                 f"unknown asset {asset!r}{nearest(asset, self.assets)}; profile {self.profile!r} runs {self.assets}. "
-                f"Add it to `assets` (and `asset_facts`) in params/{self.profile}.yaml or in a --params file"
+                f"Add it to `assets` (and `contracts`) in params/{self.profile}.yaml or in a --params file"
             )
         return self
 

@@ -54,7 +54,7 @@ class Section(BaseModel):
     )
 
 
-class AssetFacts(Section):
+class Contract(Section):
     """What the exchange says of a perpetual."""
 
     sz_decimals: Annotated[int, Field(ge=0, le=6, strict=True)]
@@ -147,7 +147,7 @@ class Features(Section):
     normalisation_s: Positive
 
 
-class Facts(Section):
+class Laws(Section):
     """How two laws of chapter 2 are measured."""
 
     impact_after_s: Positive

@@ -65,7 +65,7 @@ def preprocess(parameters: Parameters, asset: str, paths: Paths) -> dict[str, An
         split = split_span(report, parameters)
     observed = pd.concat(minutes, ignore_index=True)
     write_table(observed, paths.data, "quality")
-    facts: dict[str, Any] = {"asset": asset, "sz_decimals": parameters.asset_facts[asset].sz_decimals}
+    facts: dict[str, Any] = {"asset": asset, "sz_decimals": parameters.contracts[asset].sz_decimals}
     facts["daily_volume"] = daily_volume(observed)
     report["decisions"] = counted(report, parameters)
     for name, content in (("split.json", split), ("cleaning.json", facts | report)):
@@ -77,7 +77,7 @@ def _no_book(asset: str, parameters: Parameters, report: Mapping[str, Any]) -> s
     dropped = report["dropped"]
     message = f"{asset}: no valid l2Book message from {parameters.source.start} on; dropped {dropped}"
     if dropped.get("l2Book_aggregated"):
-        message += "; prices of whole ticks are wanted: record l2Book without nSigFigs, or mend asset_facts.sz_decimals"
+        message += "; prices of whole ticks are wanted: record l2Book without nSigFigs, or mend contracts.sz_decimals"
     if dropped.get("l2Book_stamp_ahead"):
         message += "; what is stamped ahead came to a recorder whose clock is behind: set it by NTP"
     return message
@@ -131,7 +131,7 @@ class Cleaner:
         self._spans: dict[str, tuple[int, int]] = {}
         self._cadence_s: dict[int, float | None] = {}
         self._intervals = [np.zeros(0, dtype=np.int64)]  # between the books of the present day
-        self._sz_decimals = parameters.asset_facts[asset].sz_decimals
+        self._sz_decimals = parameters.contracts[asset].sz_decimals
         self._max_gap_ns = round(parameters.clean.max_gap_s * SECOND_NS)
         self._window_ns = round(parameters.features.window_s * SECOND_NS)
         self._first_book_ns, self._last_deep_ns, self._last_print_ns = 0, -(2**62), 0

@@ -436,7 +436,7 @@ def _asked(parameters: Parameters, asset: str) -> str:
     source = parameters.source
     asked: list[Any] = [asset, source.kind, source.endpoint, source.exchange, sorted(source.channels)]
     if source.kind == "synthetic":
-        world = parameters.model_dump(mode="json", include={"seed", "synthetic", "asset_facts"})
+        world = parameters.model_dump(mode="json", include={"seed", "synthetic", "contracts"})
         asked += [world, source.start_ns, source.end_ns]
     return _digest(asked)
 

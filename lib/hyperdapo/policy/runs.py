@@ -20,7 +20,7 @@ from hyperdapo.errors import TrainingError
 from hyperdapo.files import atomic, writing_into
 from hyperdapo.imports import modules
 from hyperdapo.params import Parameters
-from hyperdapo.policy.objectives import ALGORITHMS, learning_rate
+from hyperdapo.policy.losses import ALGORITHMS, learning_rate
 from hyperdapo.policy.states import States
 from hyperdapo.processes import die_with_parent
 

@@ -27,7 +27,7 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 
 from hyperdapo.errors import TrainingError
 from hyperdapo.market.columns import Floats
-from hyperdapo.policy import objectives
+from hyperdapo.policy import losses
 from hyperdapo.policy.scoring import Encodings, Scorer
 from hyperdapo.policy.trainer import Recorder, Row
 from hyperdapo.sections import DapoSampled
@@ -137,7 +137,7 @@ class SampledTrainer(Recorder, GRPOTrainer):
         for row, log_probability, share in zip(rows, policy, shares, strict=True):
             actions = torch.tensor(rng.choice(len(share), self._settings.group_size, p=share / share.sum()))
             actions = actions.to(policy.device)
-            if bool(objectives.has_signal(self._replayed[row, actions])):
+            if bool(losses.has_signal(self._replayed[row, actions])):
                 found.append((torch.tensor(row, device=actions.device), actions, log_probability[actions]))
         return found
 

@@ -20,8 +20,8 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from hyperdapo.errors import DataError, TrainingError
 from hyperdapo.market.columns import Floats
-from hyperdapo.policy import objectives
-from hyperdapo.policy.objectives import OBJECTIVES, Batch, updates_per_rollout
+from hyperdapo.policy import losses
+from hyperdapo.policy.losses import LOSSES, Batch, updates_per_rollout
 from hyperdapo.policy.scoring import Encodings, Scorer
 from hyperdapo.sections import Training
 
@@ -50,7 +50,7 @@ def plan_updates(rewards: Floats, steps: int, size: int, rng: np.random.Generato
     DataError
         If no state tells the actions apart.
     """
-    signal = objectives.has_signal(torch.tensor(rewards)).numpy()
+    signal = losses.has_signal(torch.tensor(rewards)).numpy()
     if not signal.any():
         raise DataError(
             "no training state tells the actions apart: every reward is the same for all policy.offsets_bps"
@@ -147,7 +147,7 @@ class PolicyTrainer(Recorder, Trainer):
         self.begin(model, look)
         self._scorer, self._states = scorer, states
         self._training, self._plan = training, plan
-        self._algorithm, self._objective = algorithm, OBJECTIVES[algorithm]
+        self._algorithm, self._objective = algorithm, LOSSES[algorithm]
         self._updates = updates_per_rollout(algorithm, training)
         self._rewards = torch.tensor(rewards, dtype=torch.float32, device=reference.device)
         self._reference, self._old = reference, torch.full_like(reference, torch.nan)
@@ -177,7 +177,7 @@ class PolicyTrainer(Recorder, Trainer):
                 f"lower training.{self._algorithm}.learning_rate"
             )
         earned = (new.detach().exp() * batch.rewards).sum(dim=-1).mean()
-        measures = (float(earned), float(objectives.entropy(new.detach())), found.clip_fraction)
+        measures = (float(earned), float(losses.entropy(new.detach())), found.clip_fraction)
         self._seen.append(dict(zip(_MEASURES, measures, strict=True)))
         return (found.loss, None) if return_outputs else found.loss
 

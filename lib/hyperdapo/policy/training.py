@@ -28,8 +28,8 @@ from hyperdapo.market.columns import Floats
 from hyperdapo.params import Parameters
 from hyperdapo.paths import GENERALIST, Paths
 from hyperdapo.policy import runs
+from hyperdapo.policy.losses import SAMPLED
 from hyperdapo.policy.models import add_adapter, load_base, save_adapter, seeded
-from hyperdapo.policy.objectives import SAMPLED
 from hyperdapo.policy.prompts import instruction, letters
 from hyperdapo.policy.sampled import SampledTrainer, grpo
 from hyperdapo.policy.scoring import Encodings, Scorer

@@ -284,7 +284,7 @@ def serve_recordings(folder: Path, port: int) -> None:
 def synthetic_market(parameters: Parameters, asset: str) -> SyntheticSlices:
     """The synthetic market of one asset over the span of `parameters.source`."""
     source, synthetic = parameters.source, parameters.synthetic
-    world = (synthetic.assets[asset], parameters.asset_facts[asset].sz_decimals, synthetic.predictability)
+    world = (synthetic.assets[asset], parameters.contracts[asset].sz_decimals, synthetic.predictability)
     return SyntheticSlices(partial(play, asset, *world, parameters.seed, source.start_ns, source.end_ns))
 
 

@@ -160,7 +160,7 @@ class Batch:
     progress: float
 
 
-Objective = Callable[[Batch, Training], Loss]
+LossFunction = Callable[[Batch, Training], Loss]
 
 
 def dapo(batch: Batch, training: Training) -> Loss:
@@ -201,12 +201,12 @@ def reward_weighted(batch: Batch, training: Training) -> Loss:
 
 
 SAMPLED = "dapo_sampled"  # has no objective here: TRL's
-OBJECTIVES: dict[str, Objective] = {
+LOSSES: dict[str, LossFunction] = {
     own.__name__: own for own in (dapo, dpo, listing_4_4, dapo_preference, reward_weighted)
 }
 
 
-ALGORITHMS = (*OBJECTIVES, SAMPLED)
+ALGORITHMS = (*LOSSES, SAMPLED)
 
 
 def learning_rate(algorithm: str, training: Training) -> float:
