@@ -20,7 +20,7 @@ import torch
 from transformers import Trainer
 
 from hyperdapo.errors import ModelError, ParameterError, TrainingError
-from hyperdapo.imports import modules
+from hyperdapo.dependencies import modules
 from hyperdapo.params import Parameters, load
 from hyperdapo.paths import Paths
 from hyperdapo.policy import runs

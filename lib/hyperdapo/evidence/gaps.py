@@ -144,7 +144,7 @@ def _judge(asset: str, outcomes: pd.DataFrame, decisions: pd.DataFrame, paramete
     rewards = test.pivot_table(index="order_id", columns="action", values="reward")
     blocks = test.groupby("order_id")["block"].first().to_numpy()
     earned, states = {}, np.arange(len(rewards))
-    again = force(parameters.profile, "07_inference", asset)
+    again = force(parameters.name, "07_inference")
     for (policy, seed), taken in decisions.groupby(["policy", "seed"], sort=False):
         action = taken.set_index("order_id")["action"].reindex(rewards.index)
         if action.isna().any():

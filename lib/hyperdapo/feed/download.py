@@ -265,15 +265,15 @@ def downloaded(parameters: Parameters, asset: str, paths: Paths) -> list[SliceFi
     DataError
         If a slice is lost, or what was noted of a day is damaged.
     """
-    path, mending = paths.data / "manifest.json", force(paths.profile, "01_download", asset)
-    manifest, spans = _read(require(path, "01_download", paths.profile)) or {}, _days(parameters)
+    path, mending = paths.data / "manifest.json", force(paths.name, "01_download", asset)
+    manifest, spans = _read(require(path, "01_download", paths.name)) or {}, _days(parameters)
     try:
         asked, days = manifest["asked"], {tuple(day["span"]): day for day in manifest["days"]}
         cache = paths.cache / manifest["cache"]
     except (KeyError, TypeError):
         raise DataError(f"{path} is damaged. Run: {mending}") from None
     if asked != _asked(parameters, asset) or list(days) != spans:
-        command = f"hyperdapo run --profile {paths.profile} --until 01"
+        command = f"hyperdapo run --profile {paths.name} --until 01"
         raise MissingInputError(f"what {paths.cache} holds is not what `source` asks for now. Run: {command}")
     slices = []
     for span in spans:
@@ -291,7 +291,7 @@ def coverage(parameters: Parameters, paths: Paths) -> pd.DataFrame:
     """Messages received in each minute of the span, as the days were marked: `minute_ns` and a column per channel."""
     frames = []
     for span in _days(parameters):
-        day = json.loads(require(_mark(paths, span), "01_download", paths.profile).read_text())
+        day = json.loads(require(_mark(paths, span), "01_download", paths.name).read_text())
         frames.append(pd.DataFrame(day["by_minute"], index=range(*span, MINUTE_NS)))
     counts = pd.concat(frames).reindex(columns=parameters.source.channels).fillna(0).astype(int)
     return counts.rename_axis("minute_ns").reset_index()
