@@ -136,8 +136,10 @@ def _name(name: Any, profile: str, parameters: Parameters, differs: bool) -> str
     """The name of a run's folders: the one that was given, if any, and if it may have it."""
     if name is None:
         return f"{profile}-{parameters.fingerprint()[:6]}" if differs else profile
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ParameterError(f"name: {name!r} is no name of a folder (letters, digits, '.', '_', '-')")
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name in _SHARED:
+        raise ParameterError(
+            f"name: {name!r} cannot name a run (letters, digits, '.', '_' and '-' can; slices and base_models are shared)"
+        )
     if name in profiles() and (differs or name != profile):
         raise ParameterError(
             f"name: the folders of {name!r} hold the profile {name!r} as it stands; choose another name for this run"
@@ -188,6 +190,7 @@ def merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+_SHARED = ("slices", "base_models")  # folders of the data of all runs
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 _FILES = (("source", "endpoint"), ("truth", "account"), ("truth", "node_fills"))
 

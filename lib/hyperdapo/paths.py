@@ -59,8 +59,8 @@ class Paths:
 
     @property
     def cache(self) -> Path:
-        """The tardis-dev cache of raw one-minute slices."""
-        return self.data / "slices"
+        """The tardis-dev cache of raw one-minute slices of an asset, which all runs share."""
+        return data_root() / "slices" / self.asset
 
     @property
     def models(self) -> Path:

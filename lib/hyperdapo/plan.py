@@ -1,4 +1,4 @@
-"""The nine stages by name: what each reads and leaves for others, for which assets it is made, what its jobs are called."""
+"""The nine stages by name: what each reads and leaves for others, for which assets, and what its jobs are called."""
 
 from collections.abc import Iterable
 
@@ -35,7 +35,7 @@ WRITES = {
         "claims.parquet",
     ),
 }
-"""What the computation of each stage leaves in the folder of its asset, or of the run where it is made across assets."""
+"""What each stage leaves in the folder of its asset, or of the run where it is made across assets."""
 
 READS = {
     "01_download": (),
@@ -51,7 +51,7 @@ READS = {
         *("convergence.parquet", "specialists.parquet"),
     ),
 }
-"""What the computation of each stage reads of those before it; across assets, of every asset."""
+"""What each stage reads of those before it; across assets, of every asset."""
 
 WRITTEN_BY = {name: stage for stage, names in WRITES.items() for name in names}
 

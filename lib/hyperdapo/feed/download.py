@@ -16,7 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -35,7 +35,7 @@ from hyperdapo.feed import archive
 from hyperdapo.feed.slices import Description, SliceFile, cover, file_at
 from hyperdapo.files import atomic, disk_error, force, require
 from hyperdapo.params import Parameters
-from hyperdapo.paths import Paths
+from hyperdapo.paths import Paths, data_root, option
 from hyperdapo.times import MINUTE_NS, SECOND_NS, Span, by_day, date_of
 
 Tick = Callable[[int, int], object]
@@ -203,8 +203,8 @@ def check_connection(endpoint: str) -> None:
         raise EndpointError(f"the endpoint {endpoint} {mend}, or correct source.endpoint") from None
 
 
-SYNTHETIC_CODE = ("exchange", "matching", "layout", "recorder", "tape", "grid", "replay_server")
-"""Modules that decide what the synthetic exchange sends; a change in one makes a new download."""
+Served = Callable[[], AbstractContextManager[str]]
+"""Serves a market while its block runs, and yields the endpoint."""
 
 Bring = Callable[[tuple[int, int], Retries, Tick], None]
 
@@ -212,8 +212,15 @@ _CHECK = "check"  # of the mark of a day: a digest of the rest of it
 _ROUNDS = 10  # of fetching what is missing or damaged
 
 
-def download(parameters: Parameters, asset: str, paths: Paths) -> dict[str, Any]:
+def download(
+    parameters: Parameters, asset: str, paths: Paths, served: Served | None = None, engine: str = ""
+) -> dict[str, Any]:
     """Bring the slices of the span onto disk and write `manifest.json`, whose presence means that all is whole.
+
+    Parameters
+    ----------
+    served : of a synthetic market, which is served only if a day is missing
+    engine : digest of the code that makes that market; of another engine, other slices are kept
 
     Returns
     -------
@@ -232,13 +239,13 @@ def download(parameters: Parameters, asset: str, paths: Paths) -> dict[str, Any]
     DiskFullError
         If the disk takes no more; what is whole stays.
     """
-    cache = paths.cache / _origin(parameters, asset)
+    cache = paths.cache / _origin(parameters, asset, engine)
     _forget_other_worlds(cache)
     spans = _days(parameters)
     whole = {span: day for span in spans if (day := _whole_day(paths, cache, span))}
     if len(whole) < len(spans):
         (paths.data / "manifest.json").unlink(missing_ok=True)
-        with _source(parameters, asset, cache) as bring:
+        with _source(parameters, asset, cache, served) as bring:
             for number, span in enumerate(spans, start=1):
                 if span not in whole:
                     label = f"{asset} {date_of(span[0])} ({number}/{len(spans)})"
@@ -265,7 +272,7 @@ def downloaded(parameters: Parameters, asset: str, paths: Paths) -> list[SliceFi
     DataError
         If a slice is lost, or what was noted of a day is damaged.
     """
-    path, mending = paths.data / "manifest.json", force(paths.name, "01_download", asset)
+    path, mending = paths.data / "manifest.json", force(paths.name, "01_download")
     manifest, spans = _read(require(path, "01_download", paths.name)) or {}, _days(parameters)
     try:
         asked, days = manifest["asked"], {tuple(day["span"]): day for day in manifest["days"]}
@@ -273,7 +280,7 @@ def downloaded(parameters: Parameters, asset: str, paths: Paths) -> list[SliceFi
     except (KeyError, TypeError):
         raise DataError(f"{path} is damaged. Run: {mending}") from None
     if asked != _asked(parameters, asset) or list(days) != spans:
-        command = f"hyperdapo run --profile {paths.name} --until 01"
+        command = f"hyperdapo run {option(paths.name)} --until 01"
         raise MissingInputError(f"what {paths.cache} holds is not what `source` asks for now. Run: {command}")
     slices = []
     for span in spans:
@@ -408,8 +415,8 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _source(parameters: Parameters, asset: str, cache: Path) -> Iterator[Bring]:
-    """What brings a span into the cache; the synthetic exchange is served while the block runs."""
+def _source(parameters: Parameters, asset: str, cache: Path, served: Served | None) -> Iterator[Bring]:
+    """What brings a span into the cache."""
     source = parameters.source
     if source.kind == "archive":
         mirror = source.archive
@@ -417,13 +424,8 @@ def _source(parameters: Parameters, asset: str, cache: Path) -> Iterator[Bring]:
         yield lambda part, retries, tick: archive.fetch(mirror, asset, part, cache, tick)
         return
     channels = tuple(source.channels)
-    if source.kind == "synthetic":
-        from hyperdapo.synthetic.replay_server import (
-            serve,
-            synthetic_market,  # its engine takes seconds to import
-        )
-
-        with serve(synthetic_market(parameters, asset)) as endpoint:
+    if served is not None:
+        with served() as endpoint:
             yield partial(fetch, Feed(endpoint, source.exchange, channels, asset, cache))
     else:
         endpoint = (source.endpoint or DEFAULT_ENDPOINT).rstrip("/")
@@ -441,11 +443,9 @@ def _asked(parameters: Parameters, asset: str) -> str:
     return _digest(asked)
 
 
-def _origin(parameters: Parameters, asset: str) -> str:
+def _origin(parameters: Parameters, asset: str, engine: str) -> str:
     """Name of the cache folder: two sources that could send different lines never share one."""
-    asked = [_asked(parameters, asset)]
-    if parameters.source.kind == "synthetic":
-        asked += [Path(__file__).with_name(f"{name}.py").read_text() for name in SYNTHETIC_CODE]
+    asked = [_asked(parameters, asset), *([engine] if engine else [])]
     return f"{parameters.source.kind}-{_digest(asked)}"
 
 
@@ -454,7 +454,10 @@ def _digest(value: list[Any]) -> str:
 
 
 def _forget_other_worlds(cache: Path) -> None:
-    """Delete the slices of synthetic markets that nobody asks for any more; real ones stay."""
+    """Delete the slices of synthetic markets that no run asks for any more; real ones stay."""
+    kept = {cache.name}
+    for manifest in data_root().glob(f"*/{cache.parent.name}/manifest.json"):
+        kept.add((_read(manifest) or {}).get("cache", ""))
     for folder in cache.parent.glob("synthetic-*"):
-        if folder != cache:
+        if folder.name not in kept:
             shutil.rmtree(folder)

@@ -1,4 +1,4 @@
-"""01: the raw slices of one asset; the synthetic exchange, where the source is none other, is served while it is read."""
+"""01: the raw slices of one asset, from Tardis, an archive, or the synthetic exchange, which is served meanwhile."""
 
 from pathlib import Path
 

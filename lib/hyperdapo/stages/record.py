@@ -1,8 +1,8 @@
 """Whether what a stage left still stands: beside its files lies a record of what they were made of.
 
 The record of a stage, `computed/STAGE.json` in the folder of its asset, names the code, the parameters and the inputs
-that decide its result, and the SHA-256 of every file that came of them. A stage whose record says the same of now is not
-computed again, in whichever run it was computed: files that decide nothing more than another run's are linked from there.
+that decide its result, and the SHA-256 of every file that it left. A stage whose record says the same of now is not
+computed again, and where another run has such a record, its files are linked from there.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""What is no longer there, or cut, though a stage left it: what the workflow, which looks at records alone, does not see."""
+"""What is lost or cut though a stage left it; the workflow itself looks at records alone."""
 
 from collections.abc import Sequence
 from pathlib import Path

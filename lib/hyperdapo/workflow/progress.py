@@ -33,7 +33,7 @@ WEIGHTS = {
     "09_significance": 10,
     **{f"{number:02d}_render": 12 for number in range(1, 10)},
 }
-"""Seconds of each stage and asset, and of its render, in `sample` (README); a first run scales them by what has ended so far."""
+"""Seconds of each stage and asset, and of its render, in `sample`; a first run scales them by what has ended so far."""
 
 _WIPE = "\r\x1b[K"  # back to the first column, clear the line
 _EVERY_S = 30.0  # a plain line
