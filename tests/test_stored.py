@@ -15,6 +15,7 @@ import pytest
 
 import flips
 from conftest import REPOSITORY
+from feeds import download_synthetic
 from hyperdapo import files
 from hyperdapo.errors import DataError, MissingInputError
 from hyperdapo.feed import download
@@ -49,9 +50,9 @@ def test_nothing_else_reads_or_writes_parquet() -> None:
     folders = {"lib": "**/*.py", "benchmarks": "*.py", "notebooks": "*.ipynb"}
     sources = [path for folder, names in folders.items() for path in (REPOSITORY / folder).glob(names)]
     found = {path.name: raw.findall(path.read_text()) for path in sources if raw.search(path.read_text())}
-    assert found.keys() == {"stored.py"}
-    text = (REPOSITORY / "lib/hyperdapo/stored.py").read_text()
-    assert len(found["stored.py"]) == 3
+    assert found.keys() == {"files.py"}
+    text = (REPOSITORY / "lib/hyperdapo/files.py").read_text()
+    assert len(found["files.py"]) == 3
     assert text.count("page_checksum_verification=True") == 2 and text.count("write_page_checksum=True") == 1
 
 
@@ -129,7 +130,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Parameters, Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HYPERDAPO_DATA", str(folder))
         parameters = load("smoke", SHORT | few)
-        download.download(parameters, "ETH", Paths("smoke", "ETH"))
+        download_synthetic(parameters, "ETH", Paths("smoke", "ETH"))
         preprocess(parameters, "ETH", Paths("smoke", "ETH"))
     return parameters, folder
 

@@ -229,7 +229,7 @@ def levels(orders: pd.DataFrame, feature: str) -> pd.Series:
     return pd.cut(rank, [0, 1 / 3, 2 / 3, 1], labels=list(LEVELS)).astype(str).rename("level")
 
 
-def mean_costs(orders: pd.DataFrame) -> pd.DataFrame:
+def regime_costs(orders: pd.DataFrame) -> pd.DataFrame:
     """Mean total cost in bps: a row per `regime` and `level` with its number of `orders`, a column per strategy."""
     rows = []
     for feature, regime in REGIMES.items():
@@ -242,7 +242,7 @@ def mean_costs(orders: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(rows)
 
 
-def differences(orders: pd.DataFrame, reference: str, evidence: sections.Evidence, seed: int) -> pd.DataFrame:
+def regime_differences(orders: pd.DataFrame, reference: str, evidence: sections.Evidence, seed: int) -> pd.DataFrame:
     """Each strategy minus the reference on the same parent orders, regime by regime.
 
     Returns

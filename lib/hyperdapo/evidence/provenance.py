@@ -170,15 +170,19 @@ def store(path: Path, content: Mapping[str, Any]) -> Path:
 PACKAGES = ("numpy", "pandas", "numba", "scipy", "statsmodels", "torch", "transformers", "peft", "trl", "tardis-dev")
 
 
-def stamp(parameters: Parameters, paths: Paths, stage: str, files: Iterable[Path]) -> HTML:
-    """The last cell of every notebook: show and record what made this render, and the files that it wrote.
+def stamp(parameters: Parameters, paths: Paths, stage: str, shown: Iterable[Path] = ()) -> HTML:
+    """The last cell of every notebook: show and record what made this render, and the files that the stage wrote.
+
+    Parameters
+    ----------
+    shown : files of the outputs to name beside what the stage computed; all that were written are recorded
 
     Raises
     ------
     FileNotFoundError
         If the stage claims a file that is not there.
     """
-    files = list(files)
+    files = [*_computed(paths, stage), *shown]
     written = ", ".join(f"{path.parent.name}/{path.name} ({_size(path)})" for path in files)
     stamps: dict[str, Any] = {
         "commit": commit(),
@@ -199,6 +203,12 @@ def stamp(parameters: Parameters, paths: Paths, stage: str, files: Iterable[Path
         "files written": written,
     }
     return tables.show(pd.DataFrame({"provenance": list(rows), "value": list(rows.values())}))
+
+
+def _computed(paths: Paths, stage: str) -> list[Path]:
+    """What the computation of a stage left."""
+    logs = sorted(paths.models.glob("*/training_log.csv")) if plan.MODELS in plan.WRITES[stage] else []
+    return [path for name in plan.WRITES[stage] if (path := paths.data / name).is_file()] + logs
 
 
 @cache

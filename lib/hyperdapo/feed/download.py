@@ -16,7 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -36,6 +36,7 @@ from hyperdapo.feed.slices import Description, SliceFile, cover, file_at
 from hyperdapo.files import atomic, disk_error, force, require
 from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths, data_root, option
+from hyperdapo.sections import Source
 from hyperdapo.times import MINUTE_NS, SECOND_NS, Span, by_day, date_of
 
 Tick = Callable[[int, int], object]
@@ -203,8 +204,8 @@ def check_connection(endpoint: str) -> None:
         raise EndpointError(f"the endpoint {endpoint} {mend}, or correct source.endpoint") from None
 
 
-Served = Callable[[], AbstractContextManager[str]]
-"""Serves a market while its block runs, and yields the endpoint."""
+Serve = Callable[[], AbstractContextManager[str]]
+"""Opens the endpoint of a market that is made here, for as long as the block runs."""
 
 Bring = Callable[[tuple[int, int], Retries, Tick], None]
 
@@ -213,14 +214,14 @@ _ROUNDS = 10  # of fetching what is missing or damaged
 
 
 def download(
-    parameters: Parameters, asset: str, paths: Paths, served: Served | None = None, engine: str = ""
+    parameters: Parameters, asset: str, paths: Paths, served: Serve | None = None, code: str = ""
 ) -> dict[str, Any]:
     """Bring the slices of the span onto disk and write `manifest.json`, whose presence means that all is whole.
 
     Parameters
     ----------
-    served : of a synthetic market, which is served only if a day is missing
-    engine : digest of the code that makes that market; of another engine, other slices are kept
+    served : for `source.kind: synthetic`, opens the endpoint of that market; called only if a day is missing
+    code : digest of the code that makes that market: other code could make other lines, so it has a cache of its own
 
     Returns
     -------
@@ -239,7 +240,7 @@ def download(
     DiskFullError
         If the disk takes no more; what is whole stays.
     """
-    cache = paths.cache / _origin(parameters, asset, engine)
+    cache = paths.cache / _origin(parameters, asset, code)
     _forget_other_worlds(cache)
     spans = _days(parameters)
     whole = {span: day for span in spans if (day := _whole_day(paths, cache, span))}
@@ -415,22 +416,26 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _source(parameters: Parameters, asset: str, cache: Path, served: Served | None) -> Iterator[Bring]:
-    """What brings a span into the cache."""
+def _source(parameters: Parameters, asset: str, cache: Path, served: Serve | None) -> Iterator[Bring]:
+    """What brings a span into the cache; the synthetic market is served while the block runs."""
     source = parameters.source
     if source.kind == "archive":
         mirror = source.archive
         assert mirror is not None
         yield lambda part, retries, tick: archive.fetch(mirror, asset, part, cache, tick)
         return
-    channels = tuple(source.channels)
-    if served is not None:
-        with served() as endpoint:
-            yield partial(fetch, Feed(endpoint, source.exchange, channels, asset, cache))
-    else:
-        endpoint = (source.endpoint or DEFAULT_ENDPOINT).rstrip("/")
-        check_connection(endpoint)
-        yield partial(fetch, Feed(endpoint, source.exchange, channels, asset, cache))
+    with _endpoint(source, served) as endpoint:
+        yield partial(fetch, Feed(endpoint, source.exchange, tuple(source.channels), asset, cache))
+
+
+def _endpoint(source: Source, served: Serve | None) -> AbstractContextManager[str]:
+    """That of the synthetic market, or one that answers."""
+    if source.kind == "synthetic":
+        assert served is not None, "source.kind is synthetic: give what serves that market"
+        return served()
+    endpoint = (source.endpoint or DEFAULT_ENDPOINT).rstrip("/")
+    check_connection(endpoint)
+    return nullcontext(endpoint)
 
 
 def _asked(parameters: Parameters, asset: str) -> str:
@@ -443,9 +448,11 @@ def _asked(parameters: Parameters, asset: str) -> str:
     return _digest(asked)
 
 
-def _origin(parameters: Parameters, asset: str, engine: str) -> str:
+def _origin(parameters: Parameters, asset: str, code: str) -> str:
     """Name of the cache folder: two sources that could send different lines never share one."""
-    asked = [_asked(parameters, asset), *([engine] if engine else [])]
+    asked = [_asked(parameters, asset)]
+    if parameters.source.kind == "synthetic":
+        asked.append(code)
     return f"{parameters.source.kind}-{_digest(asked)}"
 
 
