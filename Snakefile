@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from base64 import b64decode
+from hashlib import sha256
 from shlex import quote
 
 from hyperdapo import dependencies, plan
@@ -20,7 +21,7 @@ from hyperdapo.stages import record
 PROFILE = config["profile"]
 OVERRIDES = b64decode(config["overrides"]).decode()
 WANTED = json.loads(config["stages"]) if isinstance(config["stages"], str) else config["stages"]
-AGAIN = config.get("again", "")
+AGAIN = config.get("again", "none")
 PARAMETERS = load(PROFILE, json.loads(OVERRIDES))
 os.environ["HYPERDAPO_OVERRIDES"] = OVERRIDES  # not in the rules: a rule depends on its own parameters only
 ASSETS, ALGORITHMS, SEEDS = PARAMETERS.assets, PARAMETERS.training.algorithms, PARAMETERS.training.seeds
@@ -82,6 +83,11 @@ def for_all(patterns):
     return list(dict.fromkeys(str(pattern).format(asset=asset) for pattern in patterns for asset in ASSETS))
 
 
+def states_of(asset):
+    """Records of the states that a training learns from: of its asset, or of all."""
+    return for_all([computed("04_preference_pairs")] if asset == GENERALIST else [str(computed("04_preference_pairs")).format(asset=asset)])
+
+
 def trainings(paths, algorithms):
     return [paths.adapter(algorithm, seed) / "training.json" for algorithm in algorithms for seed in SEEDS]
 
@@ -94,12 +100,18 @@ def of_code(source, across=True):
 
 def of_notebook(stage):
     notebook = NOTEBOOKS / f"{stage}.ipynb"
-    return [notebook.read_text(), *of_code(dependencies.notebook_code(notebook), stage in plan.ACROSS_ASSETS)]
+    return [sha256(notebook.read_bytes()).hexdigest(), *of_code(dependencies.notebook_code(notebook), stage in plan.ACROSS_ASSETS)]
 
 
-def call(command, asset):
-    command = f"OMP_NUM_THREADS={{threads}} exec {quote(sys.executable)} -m hyperdapo.cli {command} --profile {PROFILE}"
-    return f"{command} --overrides \"$HYPERDAPO_OVERRIDES\"" + (f" --asset {asset}" if asset else "")
+def call(command):
+    environment = "OMP_NUM_THREADS={threads} exec"
+    options = f"--profile {PROFILE} --overrides \"$HYPERDAPO_OVERRIDES\""
+    return f"{environment} {quote(sys.executable)} -m hyperdapo.cli {command} {{params.asset}} {options}"
+
+
+def of_asset(across):
+    """The command's option that names the asset of a job, where it has one."""
+    return "" if across else lambda wildcards: f"--asset {quote(wildcards.asset)}"
 
 
 wildcard_constraints:
@@ -110,34 +122,34 @@ wildcard_constraints:
 
 for stage in plan.STAGES:
     across = stage in plan.ACROSS_ASSETS
-    asset = "" if across else "{wildcards.asset:q}"
 
     rule:
         name: plan.rule(stage)
         input: inputs(stage),
         output: update(str(computed(stage))),  # the record of the former computation says whether it still stands
-        params: of_code(f"import hyperdapo.stages.{plan.rule(stage)}", across),
+        priority: 1  # before renders, which nothing waits for
+        params: *of_code(f"import hyperdapo.stages.{plan.rule(stage)}", across), stage=stage, asset=of_asset(across),
         threads: CORES if across else SHARE
         resources: **RESOURCES.get(stage, needs(2, 2000)),
-        shell: call(f"stage {stage}" + (" --again" if stage == AGAIN else ""), asset)
+        shell: call("stage {params.stage} --again {AGAIN:q}")
 
     rule:
         name: f"render_{plan.rule(stage)}"
         input: computed(stage),
         output: shown(stage), update(str(provenance.record_path(folder(stage), stage))),
-        params: of_notebook(stage),
+        params: *of_notebook(stage), stage=stage, asset=of_asset(across),
         threads: CORES if across else SHARE
         resources: **needs(2, 4000),
-        shell: call(f"render {stage} {{output[0]:q}}", asset)
+        shell: call("render {params.stage} {output[0]:q}")
 
 
 rule training_run:
-    input: lambda wildcards: for_all([computed("04_preference_pairs")]) if wildcards.asset == GENERALIST else str(computed("04_preference_pairs")).format(asset=wildcards.asset),
-    output: update(str(trainings(RUN.of("{asset}"), ["{algorithm}"])[0].parents[1] / "seed_{seed}" / "training.json")),
-    params: of_code("import hyperdapo.policy.training", across=False),
+    input: lambda wildcards: states_of(wildcards.asset),
+    output: update(str(RUN.of("{asset}").adapter("{algorithm}", "{seed}") / "training.json")),
+    params: *of_code("import hyperdapo.policy.training", across=False), asset=of_asset(across=False),
     threads: SHARE
     resources: **TRAINING,
-    shell: call("train --algorithm {wildcards.algorithm} --seed {wildcards.seed}", "{wildcards.asset:q}")
+    shell: call("train --algorithm {wildcards.algorithm} --seed {wildcards.seed}")
 
 
 rule all:

@@ -20,7 +20,7 @@ from hyperdapo import files
 from hyperdapo.errors import DataError, MissingInputError
 from hyperdapo.feed import download
 from hyperdapo.feed.clean import preprocess
-from hyperdapo.files import WRITTEN_BY, read_assets, read_json, read_table, checksum_of, write_json, write_table
+from hyperdapo.files import WRITTEN_BY, checksum_of, read_assets, read_json, read_table, write_json, write_table
 from hyperdapo.market import storage
 from hyperdapo.market.book import Market
 from hyperdapo.market.columns import TopOfBook

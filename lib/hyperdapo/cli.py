@@ -80,7 +80,7 @@ def _stage(options: argparse.Namespace) -> None:
         gpus.reserved(wanted.get(stage, 0)),
         redirect_stderr(bar or sys.stderr),
     ):
-        compute(stage, parameters, options.asset or "", options.again, watch)
+        compute(stage, parameters, options.asset or "", options.again == stage, watch)
 
 
 def _render(options: argparse.Namespace) -> None:
@@ -100,7 +100,8 @@ def _render(options: argparse.Namespace) -> None:
     stage, paths = plan.named(options.stage), Paths(parameters.name, options.asset or "")
     given = {"profile": options.profile, "overrides": options.overrides}
     given |= {"asset": options.asset} if options.asset else {}
-    with _as_job(parameters.name, plan.unit(stage, paths.asset), options.output.stem) as bar:
+    label = plan.unit(f"{stage[:2]}_render", paths.asset)
+    with _as_job(parameters.name, label, options.output.stem) as bar:
         rendering.render(NOTEBOOKS / f"{stage}.ipynb", options.output, given, bar)
         provenance.record_render(paths, stage, options.output)
         provenance.write(parameters, paths, plan.units(parameters.assets))
@@ -257,7 +258,7 @@ def _add_stage(commands: Any) -> None:
     stage.add_argument("stage", help="for example 03")
     stage.add_argument("--profile", default=DEFAULT)
     stage.add_argument("--asset", help="where the stage is made for one")
-    stage.add_argument("--again", action="store_true", help="compute it though it stands")
+    stage.add_argument("--again", metavar="NN", default="", help="compute it though it stands, if it is this one")
     stage.add_argument("--overrides", type=_mapping, default={}, help="JSON of parameters laid on top of the profile")
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from hyperdapo import sections
+from hyperdapo.times import block_of
 
 Floats = NDArray[np.float64]
 
@@ -99,6 +100,11 @@ def ratio_bootstrap(numerator: Floats, denominator: Floats, evidence: Resampling
     with np.errstate(divide="ignore", invalid="ignore"):
         draws = (times_drawn @ numerator) / (times_drawn @ denominator)
     return Interval(value, *_percentiles(draws, evidence.confidence), blocks)
+
+
+def in_blocks(rows: pd.DataFrame, block_s: float) -> pd.DataFrame:
+    """Rows with a `decision_ns`, and the `block` of so many seconds in which each lies: the unit of all intervals."""
+    return rows.assign(block=block_of(rows["decision_ns"], block_s))
 
 
 def summarise(orders: pd.DataFrame, evidence: sections.Evidence, seed: int) -> pd.DataFrame:

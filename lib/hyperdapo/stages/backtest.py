@@ -107,8 +107,7 @@ def judge_records(parameters: Parameters, paths: Paths) -> dict[str, pd.DataFram
     if folder := parameters.truth.account_folder:
         orders, left_out = read_account(folder / "historicalOrders.json", folder / "userFills.json", paths.asset)
         compared = validation.compare_models(Market.load(paths.data), orders, parameters.execution)
-        scores = validation.calibration(compared)
-        tables["own_fills"] = scores.assign(submitted=len(orders.orders), left_out=str(dict(left_out)))
+        tables["own_fills"] = compared.assign(submitted=len(orders.orders), left_out=str(dict(left_out)))
     if file := parameters.truth.node_fills_file:
         tables["fees"] = fees.fee_shares(fees.explain_fees(records.read_node_fills(file).rows))
     return tables

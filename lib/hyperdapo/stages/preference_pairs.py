@@ -67,4 +67,4 @@ def study_weights(
     foretold = rewards.foretell(features, outcomes, parameters.seed)
     known = rewards.fixed_weights(parameters.orders, foretold.states)
     trials = rewards.search(foretold, known, parameters.orders.weight_trials, parameters.seed)
-    return trials, rewards.judged(foretold, known, trials)
+    return trials, rewards.judged(foretold, known, trials, parameters.laws.block_s)

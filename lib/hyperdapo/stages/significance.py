@@ -4,11 +4,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from hyperdapo.evidence import metrics, numbers, significance
-from hyperdapo.evidence.calibration import brier_differences
+from hyperdapo.evidence import calibration, metrics, numbers, significance
 from hyperdapo.evidence.gaps import learning_gaps, over_seeds
 from hyperdapo.evidence.specialists import specialists_table
-from hyperdapo.execution.validation import calibration
 from hyperdapo.files import read_assets, read_table, write_table
 from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths
@@ -29,12 +27,13 @@ def compute(parameters: Parameters, paths: Paths) -> list[Path]:
     orders, probes, outcomes, decisions = (
         read_assets(paths, parameters.assets, name) for name in ("orders", "probes", "outcomes", "decisions")
     )
+    orders = metrics.in_blocks(orders, evidence.block_s)
     convergence = read_table(paths.data, "convergence")
     tests = significance.compare(orders, REFERENCES[0], evidence, seed)
     parts = [metrics.decompose(orders, reference, evidence, seed) for reference in REFERENCES]
     tables = {
         "metrics": metrics.summarise(orders, evidence, seed),
-        "fill_calibration": fill_calibration(probes, parameters),
+        "fill_calibration": calibration.scores(probes, evidence, seed),
         "learning_gap_over_seeds": over_seeds(outcomes, decisions, parameters),
         "learning_gap": learning_gaps(outcomes, decisions, parameters),
         "specialist_gaps": specialists_table(read_table(paths.data, "specialists"), evidence, seed),
@@ -44,12 +43,3 @@ def compute(parameters: Parameters, paths: Paths) -> list[Path]:
         "claims": numbers.claims_table(orders, convergence, evidence, seed),
     }
     return [write_table(table, paths.data, name) for name, table in tables.items()]
-
-
-def fill_calibration(probes: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
-    """How true the fills of each queue model are, by asset, and by how much its Brier score exceeds the first's."""
-    rows = []
-    for _, own in probes.groupby("asset", sort=False):
-        excess = brier_differences(own, parameters.evidence, parameters.seed)
-        rows.append(calibration(own).merge(excess, on="queue_model"))
-    return pd.concat(rows, ignore_index=True)
