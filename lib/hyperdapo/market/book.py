@@ -4,18 +4,17 @@ Times are int64 nanoseconds UTC. What was known at t is asked of the messages re
 those the newest is the one with the greatest `exchange_ns`; of equals, the later received.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
 from hyperdapo.errors import DataError
-from hyperdapo.files import read_json, write_json
+from hyperdapo.files import read_json
 from hyperdapo.market import storage
 from hyperdapo.market.columns import (
     BookSnapshots,
@@ -31,7 +30,6 @@ from hyperdapo.market.columns import (
 )
 from hyperdapo.times import HOUR_NS, SECOND_NS, Span, by_day
 
-_BPS = 1e4
 _PART_NS = 6 * HOUR_NS
 
 
@@ -144,25 +142,6 @@ class Market:
             from_ns, to_ns = part[0] - round(before_s * SECOND_NS), part[1] + round(after_s * SECOND_NS)
             yield part, cls.load(folder, (from_ns, to_ns))
 
-    def save(self, folder: Path, report: Mapping[str, Any] | None = None) -> None:
-        """Write what `load` reads: the Parquet tables, then `cleaning.json`: where it is, all is whole."""
-        with storage.writer(folder) as append:
-            append(self.book, self.bbo, self.trades, self.context)
-        first, last = self.top.local_ns[[0, -1]].tolist()
-        span = {"begins_ns": first if self.begins_ns is None else self.begins_ns, "ends_ns": last}
-        facts = {"asset": self.asset, "sz_decimals": self.sz_decimals, "daily_volume": self.daily_volume} | span
-        facts["gaps"] = self.gaps.tolist()
-        write_json(facts | dict(report or {}), folder, "cleaning.json")
-
-
-@dataclass(frozen=True)
-class Depth:
-    """What rests within some distance of mid: coin on bid and ask (n,), and whether all of that distance is visible."""
-
-    bid: Floats
-    ask: Floats
-    covered: NDArray[np.bool_]
-
 
 @dataclass(frozen=True)
 class Book:
@@ -198,28 +177,6 @@ class Book:
     def mid(self) -> Floats:
         """(n,) USD."""
         return (self.bid_price[:, 0] + self.ask_price[:, 0]) / 2
-
-    @property
-    def spread_bps(self) -> Floats:
-        """(n,) s = best ask - best bid (§2.1.3), in bps of mid."""
-        return (self.ask_price[:, 0] - self.bid_price[:, 0]) / self.mid * _BPS
-
-    def resting(self, price: ArrayLike) -> tuple[Floats, Floats]:
-        """D(p) of eq. 2.3: what rests at exactly `price` (n,) or one for all, coin on bid and ask (n,)."""
-        wanted = np.broadcast_to(np.asarray(price, dtype=float), self.mid.shape)[:, None]
-        sides = (self.bid_price, self.bid_size), (self.ask_price, self.ask_size)
-        bid, ask = (np.where(np.isclose(prices, wanted, rtol=1e-12), sizes, 0).sum(axis=1) for prices, sizes in sides)
-        return np.where(np.isnan(self.mid), np.nan, bid), np.where(np.isnan(self.mid), np.nan, ask)
-
-    def within(self, reach_bps: float) -> Depth:
-        """What is visible within `reach_bps` of mid; covered where both sides show a level at or beyond it."""
-        mid = self.mid[:, None]
-        bid_off, ask_off = (mid - self.bid_price) / mid * _BPS, (self.ask_price - mid) / mid * _BPS
-        farthest = np.minimum(np.fmax.reduce(bid_off, axis=1), np.fmax.reduce(ask_off, axis=1))
-        bid = np.where(bid_off <= reach_bps, self.bid_size, 0).sum(axis=1)
-        ask = np.where(ask_off <= reach_bps, self.ask_size, 0).sum(axis=1)
-        known = ~np.isnan(self.mid)
-        return Depth(np.where(known, bid, np.nan), np.where(known, ask, np.nan), known & (farthest >= reach_bps))
 
 
 def _fused(
