@@ -12,7 +12,7 @@ import pytest
 import hand_built
 from hyperdapo.errors import DataError
 from hyperdapo.market.book import Book, Market
-from hyperdapo.market.columns import Contexts, take
+from hyperdapo.market.columns import Contexts, select
 from hyperdapo.market.features import compute_features, decision_grid, features_in_parts
 from hyperdapo.market.quality import visible_levels
 from hyperdapo.market.storage import writer
@@ -78,7 +78,7 @@ def test_visible_levels_are_nearest_first() -> None:
 def test_a_market_without_a_book_is_an_error() -> None:
     market = random_market(0, seconds=60)
     with pytest.raises(DataError, match="no l2Book"):
-        Book.at(replace(market, book=take(market.book, slice(0, 0))), market.bbo.local_ns)
+        Book.at(replace(market, book=select(market.book, slice(0, 0))), market.bbo.local_ns)
 
 
 def test_mark_price_and_funding_are_those_received_last() -> None:
@@ -97,7 +97,7 @@ def three_days(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path,
     def shifted(columns):
         moved = {"exchange_ns", "local_ns"} & {field.name for field in fields(columns)}
         later = replace(columns, **{name: getattr(columns, name) + DAY_NS - HOUR_NS for name in moved})
-        return take(later, (columns.local_ns <= gap[0]) | (columns.local_ns >= gap[1]))
+        return select(later, (columns.local_ns <= gap[0]) | (columns.local_ns >= gap[1]))
 
     gaps = np.array([gap]) + DAY_NS - HOUR_NS
     tables = (shifted(market.book), shifted(market.bbo), shifted(market.trades))
@@ -106,7 +106,7 @@ def three_days(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path,
     save(whole, folder)
     with writer(folder) as append:
         for hour in np.unique(np.concatenate([table.local_ns for table in tables]) // HOUR_NS):
-            append(*(take(table, table.local_ns // HOUR_NS == hour) for table in (*tables, whole.context)))
+            append(*(select(table, table.local_ns // HOUR_NS == hour) for table in (*tables, whole.context)))
     yield folder, whole
 
 

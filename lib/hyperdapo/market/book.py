@@ -26,7 +26,7 @@ from hyperdapo.market.columns import (
     concatenate,
     empty,
     first_level,
-    take,
+    select,
 )
 from hyperdapo.times import HOUR_NS, SECOND_NS, Span, by_day
 
@@ -55,8 +55,8 @@ class Market:
     def top(self) -> TopOfBook:
         """Best quotes of `bbo` and `l2Book` together: only those that were the newest when they came."""
         both = concatenate([first_level(self.book), self.bbo])
-        both = take(both, np.argsort(both.local_ns, kind="stable"))
-        return take(both, _newest(both.exchange_ns))
+        both = select(both, np.argsort(both.local_ns, kind="stable"))
+        return select(both, _newest(both.exchange_ns))
 
     @cached_property
     def _books(self) -> NDArray[np.int64]:
@@ -67,7 +67,7 @@ class Market:
         """Best quotes known at each instant `ns` (n,): prices and sizes NaN, times 0, before the first message."""
         index = np.searchsorted(self.top.local_ns, np.atleast_1d(ns), side="right")
         nothing = TopOfBook(*(np.zeros(1, np.int64),) * 2, *(np.full(1, np.nan),) * 4)
-        return take(concatenate([nothing, self.top]), index)
+        return select(concatenate([nothing, self.top]), index)
 
     def mid_at(self, ns: ArrayLike) -> Floats:
         """Mid known at each instant `ns` (n,), USD; NaN before the first message."""
@@ -85,7 +85,7 @@ class Market:
         """
         nothing = Contexts(np.zeros(1, np.int64), *(np.full(1, np.nan),) * 4)
         index = np.searchsorted(self.context.local_ns, np.atleast_1d(ns), side="right")
-        return take(concatenate([nothing, self.context]), index)
+        return select(concatenate([nothing, self.context]), index)
 
     def uninterrupted_since(self, ns: ArrayLike, allowed_s: float = 0.0) -> Nanoseconds:
         """Since when, at each instant `ns` (n,), messages have come without a gap that has ended by then.
@@ -168,7 +168,7 @@ class Book:
         if not len(market.book.local_ns):
             raise DataError(f"{market.asset}: no l2Book message; without one there is no book")
         top, row = market.top_at(ns), market.book_at(ns)
-        book = take(market.book, np.maximum(row, 0))
+        book = select(market.book, np.maximum(row, 0))
         bids = _fused(book.bid_price, book.bid_size, top.bid_price, top.bid_size, row, -1)
         asks = _fused(book.ask_price, book.ask_size, top.ask_price, top.ask_size, row, 1)
         return cls(*bids, *asks)

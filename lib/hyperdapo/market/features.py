@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from hyperdapo import sections
 from hyperdapo.errors import DataError
 from hyperdapo.market.book import Market
-from hyperdapo.market.columns import BookSnapshots, Floats, Nanoseconds, take
+from hyperdapo.market.columns import BookSnapshots, Floats, Nanoseconds, select
 from hyperdapo.market.usable import PARTS
 from hyperdapo.params import Parameters
 from hyperdapo.times import SECOND_NS, Span
@@ -314,7 +314,7 @@ def _raw(market: Market, ns: Nanoseconds, features: sections.Features) -> pd.Dat
 def _book_features(market: Market, ns: Nanoseconds, mid: Floats) -> dict[str, Floats]:
     """Sums over the visible levels of the newest `l2Book`; its arrays are (n, 20)."""
     row = market.book_at(ns)
-    book = take(market.book, np.maximum(row, 0))
+    book = select(market.book, np.maximum(row, 0))
     mid = np.where(row >= 0, mid, np.nan)[:, None]
     bid_off, ask_off = np.abs(book.bid_price - mid) / mid * _BPS, np.abs(book.ask_price - mid) / mid * _BPS
     bid, ask = _within(book, bid_off, ask_off, np.inf)
