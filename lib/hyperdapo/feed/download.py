@@ -39,7 +39,6 @@ from hyperdapo.paths import Paths
 from hyperdapo.sections import Source
 from hyperdapo.times import MINUTE_NS, SECOND_NS, Span, by_day, date_of
 
-
 Tick = Callable[[int, int], object]
 """Called with the minutes and bytes that have come."""
 

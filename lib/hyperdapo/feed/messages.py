@@ -47,7 +47,6 @@ from hyperdapo.market.native import (
 )
 from hyperdapo.times import MS_NS
 
-
 _FEW_ODD = 20  # with less than one line of so many that is not regular, it is not looked into why
 _BATCH = 2**20  # bytes decoded at once: what is made of them stays in the processor's cache
 
@@ -350,9 +349,7 @@ def _printed(received: _Received) -> Iterator[tuple[int, list[Print]]]:
     return ((row, message.data) for row, message in lines if isinstance(message, TradesMessage))
 
 
-def _merged(
-    lines: Integers, regular: Columns, odd: Integers, others: Columns
-) -> tuple[Columns, Integers]:
+def _merged(lines: Integers, regular: Columns, odd: Integers, others: Columns) -> tuple[Columns, Integers]:
     """Rows of two kinds of lines in the order of their lines, and these lines (n,)."""
     if not len(odd):
         return regular, lines

@@ -193,9 +193,7 @@ def _lines(content: bytes) -> tuple[Integers, Integers]:
     return np.concatenate([[0], ends[:-1] + 1])[: len(ends)], ends
 
 
-def _channels(
-    content: bytes, eights: NDArray[np.uint64], begin: Integers, end: Integers, names: list[str]
-) -> Integers:
+def _channels(content: bytes, eights: NDArray[np.uint64], begin: Integers, end: Integers, names: list[str]) -> Integers:
     """The channel of each line (n,), as its position in `names`; 0 where it names none. Other names are appended."""
     channel = np.zeros(len(begin), dtype=np.int64)
     for head in _HEADS:

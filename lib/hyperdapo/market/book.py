@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from hyperdapo.errors import DataError
@@ -20,6 +20,8 @@ from hyperdapo.market.columns import (
     BookSnapshots,
     Contexts,
     Floats,
+    Integers,
+    Mask,
     Nanoseconds,
     TopOfBook,
     Trades,
@@ -35,7 +37,7 @@ _PART_NS = 6 * HOUR_NS
 
 @dataclass(frozen=True)
 class Market:
-    """All that is known of one asset; `gaps` (m, 2) are intervals of `local_ns` without trustworthy data.
+    """All messages of one asset; `gaps` (m, 2) are intervals of `local_ns` without trustworthy data.
 
     A market loaded in part knows of the whole the gaps, when it begins (`begins_ns`; None: with the first message here)
     and how many coin are traded in 24 hours (`daily_volume`, V of eq. 2.4; None: as many as here).
@@ -59,7 +61,7 @@ class Market:
         return select(both, _newest(both.exchange_ns))
 
     @cached_property
-    def _books(self) -> NDArray[np.int64]:
+    def _books(self) -> Integers:
         """Rows of `book` that were the newest book when they came."""
         return _newest(self.book.exchange_ns)
 
@@ -73,7 +75,7 @@ class Market:
         """Mid known at each instant `ns` (n,), USD; NaN before the first message."""
         return self.top_at(ns).mid
 
-    def book_at(self, ns: ArrayLike) -> NDArray[np.int64]:
+    def book_at(self, ns: ArrayLike) -> Integers:
         """Row of `book` that is the newest known at each instant `ns` (n,); -1 before the first."""
         index = np.searchsorted(self.book.local_ns[self._books], np.atleast_1d(ns), side="right")
         return np.concatenate([[-1], self._books])[index]
@@ -96,7 +98,7 @@ class Market:
         ends = self.gaps[self.gaps[:, 1] - self.gaps[:, 0] > allowed_s * SECOND_NS, 1]
         return np.concatenate([begins, ends])[np.searchsorted(ends, np.atleast_1d(ns), "right")]
 
-    def interrupted(self, from_ns: Nanoseconds, to_ns: Nanoseconds) -> NDArray[np.bool_]:
+    def interrupted(self, from_ns: Nanoseconds, to_ns: Nanoseconds) -> Mask:
         """Whether each interval (from, to] touches a gap or leaves the data; all (n,)."""
         inside = (from_ns >= self.top.local_ns[0]) & (to_ns <= self.top.local_ns[-1])
         ended = np.searchsorted(self.gaps[:, 1], from_ns, side="right")
@@ -180,7 +182,7 @@ class Book:
 
 
 def _fused(
-    price: Floats, size: Floats, best: Floats, best_size: Floats, row: NDArray[np.int64], outward: int
+    price: Floats, size: Floats, best: Floats, best_size: Floats, row: Integers, outward: int
 ) -> tuple[Floats, Floats]:
     """One side (n, 20) with the best quote (n,) before it and without what the quote has passed: (n, 21), packed."""
     behind = (price - best[:, None]) * outward > 0
@@ -191,5 +193,5 @@ def _fused(
     return np.take_along_axis(prices, order, axis=1), np.take_along_axis(sizes, order, axis=1)
 
 
-def _newest(exchange_ns: Nanoseconds) -> NDArray[np.int64]:
+def _newest(exchange_ns: Nanoseconds) -> Integers:
     return np.flatnonzero(exchange_ns >= np.maximum.accumulate(exchange_ns))
