@@ -87,7 +87,7 @@ def arrival(path: Path) -> Read:
         held = Description(0, 60 * 10**9)
         if not held.add(SliceFile(path, 0, 1)):
             raise HyperdapoError("damaged")
-        return held.facts()["sha256"]
+        return held.summary()["sha256"]
 
     return read
 

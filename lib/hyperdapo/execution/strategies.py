@@ -14,7 +14,7 @@ from hyperdapo.execution.kernel import DUST
 from hyperdapo.execution.parents import STATE, offset_orders, replay
 from hyperdapo.execution.simulator import lives
 from hyperdapo.market.book import Market
-from hyperdapo.market.columns import Floats, take
+from hyperdapo.market.columns import Floats, select
 from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD, snap_price, snap_size, tick_size
 from hyperdapo.params import Parameters
 from hyperdapo.sections import Execution
@@ -218,7 +218,7 @@ def train(parts: Iterable[tuple[Span, Market]], outcomes: pd.DataFrame) -> Train
     volume, depth_bps, prints = np.full(_MINUTE, np.finfo(float).tiny), 0.0, 0
     for (from_ns, to_ns), market in parts:
         known = np.searchsorted(market.trades.local_ns, [max(from_ns, ns.min()), min(to_ns, ns.max() + 1)])
-        trades = take(market.trades, slice(*known))
+        trades = select(market.trades, slice(*known))
         volume += np.bincount(trades.local_ns // SECOND_NS % _MINUTE, weights=trades.size, minlength=_MINUTE)
         depth_bps += float(np.nansum(np.abs(trades.price / market.mid_at(trades.local_ns) - 1)) * 1e4)
         prints += len(trades.price)
