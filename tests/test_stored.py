@@ -49,9 +49,9 @@ def test_nothing_else_reads_or_writes_parquet() -> None:
     folders = {"lib": "**/*.py", "benchmarks": "*.py", "notebooks": "*.ipynb"}
     sources = [path for folder, names in folders.items() for path in (REPOSITORY / folder).glob(names)]
     found = {path.name: raw.findall(path.read_text()) for path in sources if raw.search(path.read_text())}
-    assert found.keys() == {"stored.py"}
-    text = (REPOSITORY / "lib/hyperdapo/stored.py").read_text()
-    assert len(found["stored.py"]) == 3
+    assert found.keys() == {"files.py"}
+    text = (REPOSITORY / "lib/hyperdapo/files.py").read_text()
+    assert len(found["files.py"]) == 3
     assert text.count("page_checksum_verification=True") == 2 and text.count("write_page_checksum=True") == 1
 
 
