@@ -175,7 +175,7 @@ def replayed(wanted: Parameters) -> None:
     write_table(pd.concat(executed, ignore_index=True), PATHS.data, "orders")
 
 
-STAGES = {"01": download, "02": clean, "03": features, "04": pairs, "08": replayed}
+STAGES = {"01": receive, "02": clean, "03": features, "04": pairs, "08": replayed}
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from hyperdapo.feed.clean import preprocess
 from hyperdapo.market.book import Market
 from hyperdapo.params import Parameters, load
 from hyperdapo.paths import Paths
-from hyperdapo.synthetic.replay_server import RecordedSlices, serve
+from hyperdapo.synthetic.replay_server import RecordedSlices, serve, synthetic_market
 
 START_MS = 1_756_980_000_000  # 2025-09-04 10:00 UTC
 SECOND = 1_000_000_000
@@ -77,3 +77,8 @@ def cleaned(
         wanted = parameters(endpoint, minutes)
         download.download(wanted, "ETH", paths)
     return preprocess(wanted, "ETH", paths), Market.load(paths.data)
+
+
+def download_synthetic(parameters: Parameters, asset: str, paths: Paths, code: str = "") -> dict[str, Any]:
+    """01 on the synthetic market."""
+    return download.download(parameters, asset, paths, lambda: serve(synthetic_market(parameters, asset)), code)

@@ -15,6 +15,7 @@ import pytest
 
 import flips
 from conftest import REPOSITORY
+from feeds import download_synthetic
 from hyperdapo import files
 from hyperdapo.errors import DataError, MissingInputError
 from hyperdapo.feed import download
@@ -129,7 +130,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Parameters, Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HYPERDAPO_DATA", str(folder))
         parameters = load("smoke", SHORT | few)
-        download.download(parameters, "ETH", Paths("smoke", "ETH"))
+        download_synthetic(parameters, "ETH", Paths("smoke", "ETH"))
         preprocess(parameters, "ETH", Paths("smoke", "ETH"))
     return parameters, folder
 

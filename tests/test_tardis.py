@@ -10,7 +10,7 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import zstandard
 
+from feeds import download_synthetic
 from hyperdapo.errors import DataError, EndpointError, MissingInputError, ParameterError
 from hyperdapo.feed import download
 from hyperdapo.feed.slices import Description, SliceFile, cover
@@ -396,28 +397,36 @@ def test_every_truncation_of_a_slice_is_noticed(tmp_path: Path, suffix: str) -> 
             SliceFile(path, 0, 1).read()
 
 
-def test_the_synthetic_market_comes_through_the_same_client(paths: Paths) -> None:
-    short = load("smoke", {"assets": ["ETH"], "source": {"to": "2025-08-01T00:02:00Z"}})
-    manifest = download.download(short, "ETH", paths)
-    assert all(manifest["messages"].values()) and manifest["endpoint"] == "the synthetic exchange"
-    other = load("smoke", {"assets": ["ETH"], "source": {"to": "2025-08-01T00:02:00Z"}, "seed": 8})
-    with pytest.raises(MissingInputError):
-        download.downloaded(other, "ETH", paths)
-    assert download.download(other, "ETH", paths)["days"][0]["sha256"] != manifest["days"][0]["sha256"]
-    assert len(list(paths.cache.iterdir())) == 1, "slices of a market that nobody asks for stayed"
+class TestSynthetic:
+    def test_it_comes_through_the_same_client(self, paths: Paths) -> None:
+        first = short_synthetic(seed=7)
+        manifest = download_synthetic(first, "ETH", paths)
+        assert all(manifest["messages"].values()) and manifest["endpoint"] == "the synthetic exchange"
+        other = short_synthetic(seed=8)
+        with pytest.raises(MissingInputError):
+            download.downloaded(other, "ETH", paths)
+        assert download_synthetic(other, "ETH", paths)["days"][0]["sha256"] != manifest["days"][0]["sha256"]
+        assert len(list(paths.cache.iterdir())) == 1, "slices of a market that nobody asks for stayed"
+
+    def test_it_is_served_only_where_a_day_is_missing(self, paths: Paths) -> None:
+        wanted = short_synthetic(seed=7)
+        manifest = download_synthetic(wanted, "ETH", paths)
+
+        def refuse() -> AbstractContextManager[str]:
+            raise AssertionError("served again")
+
+        assert download.download(wanted, "ETH", paths, refuse) == manifest
+
+    def test_other_code_makes_it_anew(self, paths: Paths) -> None:
+        wanted = short_synthetic(seed=7)
+        first = download_synthetic(wanted, "ETH", paths, code="a")
+        assert download_synthetic(wanted, "ETH", paths, code="b")["cache"] != first["cache"]
+
+    def test_its_code_does_not_move_real_slices(self, recording: Path, paths: Paths) -> None:
+        with serve(RecordedSlices(recording)) as endpoint:
+            first = download.download(parameters(endpoint), "ETH", paths, code="a")
+            assert download.download(parameters(endpoint), "ETH", paths, code="b") == first
 
 
-def test_the_digest_of_a_synthetic_market_covers_the_code_that_makes_it() -> None:
-    folder = Path(download.__file__).parent
-    needed, queue = set[str](), {"replay_server"}
-    while queue:
-        name = queue.pop()
-        if name not in needed and name not in ("columns", "days", "native"):
-            needed.add(name)
-            text = (folder / f"{name}.py").read_text()
-            queue |= {
-                path.stem
-                for path in folder.glob("*.py")
-                if f"market.{path.stem} import" in text or f"market import {path.stem}" in text
-            }
-    assert needed == set(download.SYNTHETIC_CODE)
+def short_synthetic(seed: int) -> Parameters:
+    return load("smoke", {"assets": ["ETH"], "source": {"to": "2025-08-01T00:02:00Z"}, "seed": seed})

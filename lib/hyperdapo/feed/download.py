@@ -16,7 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -36,6 +36,7 @@ from hyperdapo.feed.slices import Description, SliceFile, cover, file_at
 from hyperdapo.files import atomic, disk_error, force, require
 from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths
+from hyperdapo.sections import Source
 from hyperdapo.times import MINUTE_NS, SECOND_NS, Span, by_day, date_of
 
 Tick = Callable[[int, int], object]
@@ -203,8 +204,8 @@ def check_connection(endpoint: str) -> None:
         raise EndpointError(f"the endpoint {endpoint} {mend}, or correct source.endpoint") from None
 
 
-SYNTHETIC_CODE = ("exchange", "matching", "layout", "recorder", "tape", "grid", "replay_server")
-"""Modules that decide what the synthetic exchange sends; a change in one makes a new download."""
+Serve = Callable[[], AbstractContextManager[str]]
+"""Opens the endpoint of a market that is made here, for as long as the block runs."""
 
 Bring = Callable[[tuple[int, int], Retries, Tick], None]
 
@@ -212,8 +213,15 @@ _CHECK = "check"  # of the mark of a day: a digest of the rest of it
 _ROUNDS = 10  # of fetching what is missing or damaged
 
 
-def download(parameters: Parameters, asset: str, paths: Paths) -> dict[str, Any]:
+def download(
+    parameters: Parameters, asset: str, paths: Paths, served: Serve | None = None, code: str = ""
+) -> dict[str, Any]:
     """Bring the slices of the span onto disk and write `manifest.json`, whose presence means that all is whole.
+
+    Parameters
+    ----------
+    served : for `source.kind: synthetic`, opens the endpoint of that market; called only if a day is missing
+    code : digest of the code that makes that market: other code could make other lines, so it has a cache of its own
 
     Returns
     -------
@@ -232,13 +240,13 @@ def download(parameters: Parameters, asset: str, paths: Paths) -> dict[str, Any]
     DiskFullError
         If the disk takes no more; what is whole stays.
     """
-    cache = paths.cache / _origin(parameters, asset)
+    cache = paths.cache / _origin(parameters, asset, code)
     _forget_other_worlds(cache)
     spans = _days(parameters)
     whole = {span: day for span in spans if (day := _whole_day(paths, cache, span))}
     if len(whole) < len(spans):
         (paths.data / "manifest.json").unlink(missing_ok=True)
-        with _source(parameters, asset, cache) as bring:
+        with _source(parameters, asset, cache, served) as bring:
             for number, span in enumerate(spans, start=1):
                 if span not in whole:
                     label = f"{asset} {date_of(span[0])} ({number}/{len(spans)})"
@@ -408,27 +416,26 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _source(parameters: Parameters, asset: str, cache: Path) -> Iterator[Bring]:
-    """What brings a span into the cache; the synthetic exchange is served while the block runs."""
+def _source(parameters: Parameters, asset: str, cache: Path, served: Serve | None) -> Iterator[Bring]:
+    """What brings a span into the cache; the synthetic market is served while the block runs."""
     source = parameters.source
     if source.kind == "archive":
         mirror = source.archive
         assert mirror is not None
         yield lambda part, retries, tick: archive.fetch(mirror, asset, part, cache, tick)
         return
-    channels = tuple(source.channels)
-    if source.kind == "synthetic":
-        from hyperdapo.synthetic.replay_server import (
-            serve,
-            synthetic_market,  # its engine takes seconds to import
-        )
+    with _endpoint(source, served) as endpoint:
+        yield partial(fetch, Feed(endpoint, source.exchange, tuple(source.channels), asset, cache))
 
-        with serve(synthetic_market(parameters, asset)) as endpoint:
-            yield partial(fetch, Feed(endpoint, source.exchange, channels, asset, cache))
-    else:
-        endpoint = (source.endpoint or DEFAULT_ENDPOINT).rstrip("/")
-        check_connection(endpoint)
-        yield partial(fetch, Feed(endpoint, source.exchange, channels, asset, cache))
+
+def _endpoint(source: Source, served: Serve | None) -> AbstractContextManager[str]:
+    """That of the synthetic market, or one that answers."""
+    if source.kind == "synthetic":
+        assert served is not None, "source.kind is synthetic: give what serves that market"
+        return served()
+    endpoint = (source.endpoint or DEFAULT_ENDPOINT).rstrip("/")
+    check_connection(endpoint)
+    return nullcontext(endpoint)
 
 
 def _asked(parameters: Parameters, asset: str) -> str:
@@ -441,11 +448,11 @@ def _asked(parameters: Parameters, asset: str) -> str:
     return _digest(asked)
 
 
-def _origin(parameters: Parameters, asset: str) -> str:
+def _origin(parameters: Parameters, asset: str, code: str) -> str:
     """Name of the cache folder: two sources that could send different lines never share one."""
     asked = [_asked(parameters, asset)]
     if parameters.source.kind == "synthetic":
-        asked += [Path(__file__).with_name(f"{name}.py").read_text() for name in SYNTHETIC_CODE]
+        asked.append(code)
     return f"{parameters.source.kind}-{_digest(asked)}"
 
 
