@@ -149,10 +149,8 @@ def test_stages_without_a_model_load_no_torch() -> None:
     lines = ["import sys"]
     for stage in ("01_download", "02_preprocess", "03_features", "08_backtest", "09_significance"):
         for cell in _cells(REPOSITORY / f"notebooks/{stage}.ipynb", "code"):
-            imports = [
-                node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Import | ast.ImportFrom)
-            ]
-            lines += [ast.unparse(node) for node in imports]
+            nodes = ast.walk(ast.parse(cell.source))
+            lines += [ast.unparse(node) for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
         lines.append(f"'torch' in sys.modules and sys.exit('{stage} loads torch')")
     subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, capture_output=True, text=True)
 
