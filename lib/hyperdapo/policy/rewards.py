@@ -146,9 +146,7 @@ def search(foretold: Foretold, known: Mapping[str, Floats], trials: int, seed: i
     return pd.DataFrame(rows, columns=[*WEIGHTS, COST])
 
 
-def judged(
-    foretold: Foretold, known: Mapping[str, Floats], trials: pd.DataFrame, block_s: float
-) -> pd.DataFrame:
+def judged(foretold: Foretold, known: Mapping[str, Floats], trials: pd.DataFrame, block_s: float) -> pd.DataFrame:
     """What each state's order costs under the best weights of a search, and under the known ones.
 
     The best of many trials on these very states looks cheaper than it is. So the weights `picked_elsewhere` stand
