@@ -246,11 +246,13 @@ class TestBacktest:
         outcomes: pd.DataFrame,
         decisions: pd.DataFrame,
         parameters: Parameters,
-        orders: pd.DataFrame,
     ) -> None:
+        rounds = {"twap_slices": 2, "requote_s": 60.0}  # few: each is a replay
+        few = parameters.model_copy(update={"execution": parameters.execution.model_copy(update=rounds)})
         halves = tested.iloc[::2], tested.iloc[1::2]
-        parts = [strategies.sensitivity(tape, half, trained, outcomes, decisions, parameters) for half in halves]
+        parts = [strategies.sensitivity(tape, half, trained, outcomes, decisions, few) for half in halves]
         table = strategies.mean_costs(parts)
+        orders = backtest(tape, tested, trained, outcomes, decisions, few)
         as_it_is = orders.groupby("strategy")["total_cost_bps"].mean()
         pd.testing.assert_series_equal(table.loc["queue", "fitted"], as_it_is[table.columns], check_names=False)
         assert table.loc[("fees", "tier 0"), "market"] - table.loc[("fees", "tier 6"), "market"] == pytest.approx(
