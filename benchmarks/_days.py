@@ -34,7 +34,7 @@ from hyperdapo.feed import download
 from hyperdapo.feed.clean import preprocess
 from hyperdapo.files import read_json, read_table, write_table
 from hyperdapo.market.book import Market
-from hyperdapo.market.columns import take
+from hyperdapo.market.columns import select
 from hyperdapo.market.features import features_in_parts
 from hyperdapo.market.quality import daily_volume
 from hyperdapo.params import Parameters, load
@@ -57,10 +57,10 @@ class Repeated:
         hour, part = tape(hours=1), slice(None, None, every)
         self.tape = replace(
             hour,
-            book=take(hour.book, part),
-            bbo=take(hour.bbo, part),
-            trades=take(hour.trades, slice(hour.backfilled, None, every)),
-            context=take(hour.context, part),
+            book=select(hour.book, part),
+            bbo=select(hour.bbo, part),
+            trades=select(hour.trades, slice(hour.backfilled, None, every)),
+            context=select(hour.context, part),
             book_orders=hour.book_orders[part],
             bbo_orders=hour.bbo_orders[part],
             backfilled=0,

@@ -3,7 +3,7 @@
 import numpy as np
 
 from hyperdapo.market.book import Market
-from hyperdapo.market.columns import take
+from hyperdapo.market.columns import select
 from hyperdapo.params import load
 from hyperdapo.synthetic.exchange import simulate
 from hyperdapo.synthetic.tape import Tape
@@ -24,5 +24,5 @@ def tape(hours: int) -> Tape:
 def market(hours: int) -> Market:
     """The same as columns, without the backfill."""
     made = tape(hours)
-    trades = take(made.trades, slice(made.backfilled, None))
+    trades = select(made.trades, slice(made.backfilled, None))
     return Market(made.asset, made.sz_decimals, made.book, made.bbo, trades, gaps=np.zeros((0, 2), dtype=np.int64))

@@ -27,7 +27,7 @@ from _synthetic import tape
 from _timing import best_of, one_core
 
 from hyperdapo.market.book import Market
-from hyperdapo.market.columns import take
+from hyperdapo.market.columns import select
 from hyperdapo.market.features import NAMES, compute_features, decision_grid
 from markets import random_market
 from test_features import PARAMETERS, _oracle
@@ -50,7 +50,7 @@ peer = (perf_counter() - begun) / PEER_ROWS
 print(f"BENCH features_per_row {ours:.2e} {peer:.2e} {peer / ours:.1f} {TARGET:g}", flush=True)
 
 recorded = tape(hours=24)
-trades = take(recorded.trades, slice(recorded.backfilled, None))
+trades = select(recorded.trades, slice(recorded.backfilled, None))
 nothing = np.zeros((0, 2), dtype=np.int64)
 day = Market(recorded.asset, recorded.sz_decimals, recorded.book, recorded.bbo, trades, gaps=nothing)
 grid = decision_grid(day, 1.0)

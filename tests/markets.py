@@ -7,9 +7,11 @@ import numpy as np
 
 from hyperdapo.feed.clean import Cleaner
 from hyperdapo.feed.messages import Decoder
+from hyperdapo.files import write_json
 from hyperdapo.market.book import Market
 from hyperdapo.market.columns import LEVELS, BookSnapshots, TopOfBook, Trades
 from hyperdapo.market.grid import tick_size
+from hyperdapo.market.storage import writer
 from hyperdapo.params import load
 
 SECOND = 1_000_000_000
@@ -70,3 +72,12 @@ def recorded(path: Path, asset: str, sz_decimals: int) -> Market:
     *tables, context = cleaner.clean(piece, decoder.ended_ns)
     gaps = np.array(cleaner.report(decoder)["gaps"], dtype=np.int64).reshape(-1, 2)
     return Market(asset, sz_decimals, *tables, gaps, context)
+
+
+def save(market: Market, folder: Path) -> None:
+    """Write what `Market.load` reads: the tables, and what it asks of `cleaning.json`."""
+    with writer(folder) as append:
+        append(market.book, market.bbo, market.trades, market.context)
+    begins_ns, ends_ns = market.top.local_ns[[0, -1]].tolist()
+    known = {"asset": market.asset, "sz_decimals": market.sz_decimals, "gaps": market.gaps.tolist()}
+    write_json(known | {"begins_ns": begins_ns, "ends_ns": ends_ns}, folder, "cleaning.json")

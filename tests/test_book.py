@@ -12,12 +12,13 @@ import pytest
 import hand_built
 from hyperdapo.errors import DataError
 from hyperdapo.market.book import Book, Market
-from hyperdapo.market.columns import Contexts, take
+from hyperdapo.market.columns import Contexts, select
 from hyperdapo.market.features import compute_features, decision_grid, features_in_parts
+from hyperdapo.market.quality import visible_levels
 from hyperdapo.market.storage import writer
 from hyperdapo.params import load
 from hyperdapo.times import DAY_NS, HOUR_NS, SECOND_NS
-from markets import random_market
+from markets import random_market, save
 
 Side = list[tuple[float, float]]
 
@@ -55,23 +56,29 @@ def test_the_book_is_the_one_rebuilt_message_by_message(seed: int) -> None:
             assert list(zip(price[row][visible], size[row][visible], strict=True)) == expected
 
 
-def test_depth_and_its_coverage_by_hand() -> None:
+def test_the_book_by_hand() -> None:
     market = hand_built.market(quotes=[(10.0, 1000.0, 7.0, 1000.1, 3.0)])
     book = Book.at(market, [hand_built.known_at(5.0), hand_built.known_at(11.0)])
     assert book.bid_price[:, :4].tolist()[1] == [1000.0, 999.9, 999.8, 999.7]
-    assert book.mid.tolist() == [1000.0, 1000.05] and book.spread_bps[0] == pytest.approx(2.0)
-    assert [side.tolist() for side in book.resting(999.9)] == [[5.0, 5.0], [0.0, 0.0]]
-    near = book.within(2.1)
-    assert near.bid.tolist() == [15.0, 12.0] and near.ask.tolist() == [12.0, 11.0] and near.covered.all()
-    assert not book.within(4.0).covered.any()
+    assert book.bid_size[:, :4].tolist()[1] == [7.0, 5.0, 10.0, 20.0]
+    assert book.ask_price[:, :3].tolist() == [[1000.1, 1000.2, 1000.3]] * 2
+    assert book.ask_size[:, :3].tolist() == [[4.0, 8.0, 16.0], [3.0, 8.0, 16.0]]
+    assert book.mid.tolist() == [1000.0, 1000.05]
     earlier = Book.at(market, hand_built.known_at(-5.0))
-    assert np.isnan(earlier.mid).all() and np.isnan(earlier.within(5.0).bid).all() and not earlier.within(5.0).covered
+    assert all(np.isnan(side).all() for side in (earlier.mid, earlier.bid_price, earlier.bid_size, earlier.ask_price))
+
+
+def test_visible_levels_are_nearest_first() -> None:
+    levels = visible_levels(hand_built.market(), hand_built.known_at(5.0)).set_index("side")
+    assert levels.loc["bid", "size_usd"].tolist() == pytest.approx([999.9 * 5, 999.8 * 10, 999.7 * 20])
+    assert levels.loc["ask", "distance_bps"].tolist() == pytest.approx([1, 2, 3])
+    assert levels.loc["ask", "cumulative_usd"].iloc[-1] == pytest.approx(1000.1 * 4 + 1000.2 * 8 + 1000.3 * 16)
 
 
 def test_a_market_without_a_book_is_an_error() -> None:
     market = random_market(0, seconds=60)
     with pytest.raises(DataError, match="no l2Book"):
-        Book.at(replace(market, book=take(market.book, slice(0, 0))), market.bbo.local_ns)
+        Book.at(replace(market, book=select(market.book, slice(0, 0))), market.bbo.local_ns)
 
 
 def test_mark_price_and_funding_are_those_received_last() -> None:
@@ -90,16 +97,16 @@ def three_days(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path,
     def shifted(columns):
         moved = {"exchange_ns", "local_ns"} & {field.name for field in fields(columns)}
         later = replace(columns, **{name: getattr(columns, name) + DAY_NS - HOUR_NS for name in moved})
-        return take(later, (columns.local_ns <= gap[0]) | (columns.local_ns >= gap[1]))
+        return select(later, (columns.local_ns <= gap[0]) | (columns.local_ns >= gap[1]))
 
     gaps = np.array([gap]) + DAY_NS - HOUR_NS
     tables = (shifted(market.book), shifted(market.bbo), shifted(market.trades))
     whole = Market("ETH", 4, *tables, gaps)
     folder = tmp_path_factory.mktemp("three_days")
-    whole.save(folder)
+    save(whole, folder)
     with writer(folder) as append:
         for hour in np.unique(np.concatenate([table.local_ns for table in tables]) // HOUR_NS):
-            append(*(take(table, table.local_ns // HOUR_NS == hour) for table in (*tables, whole.context)))
+            append(*(select(table, table.local_ns // HOUR_NS == hour) for table in (*tables, whole.context)))
     yield folder, whole
 
 

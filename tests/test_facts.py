@@ -15,7 +15,7 @@ from hyperdapo.evidence.figures import features as facts_figures
 from hyperdapo.evidence.figures import style
 from hyperdapo.execution import laws
 from hyperdapo.market.book import Market
-from hyperdapo.market.columns import take
+from hyperdapo.market.columns import select
 from hyperdapo.market.features import decision_grid
 from hyperdapo.market.quality import by_minute, daily_volume
 from hyperdapo.paths import Paths
@@ -253,7 +253,7 @@ class TestReaches:
         silent = laws.reaches(market(), np.array([at(20)]), 10.0)
         assert np.isneginf(silent["reach_bps"]).all() and len(silent) == 2
         tape = market()
-        blind = replace(tape, book=take(tape.book, tape.book.local_ns < 0))
+        blind = replace(tape, book=select(tape.book, tape.book.local_ns < 0))
         for measure in (lambda: laws.reaches(blind, np.array([at(20)]), 10.0), lambda: whole(blind)):
             with pytest.raises(DataError, match="no l2Book or bbo"):
                 measure()

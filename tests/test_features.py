@@ -14,7 +14,7 @@ from hyperdapo.errors import DataError
 from hyperdapo.feed.clean import Cleaner
 from hyperdapo.feed.messages import Decoder
 from hyperdapo.market.book import Market
-from hyperdapo.market.columns import Columns, take
+from hyperdapo.market.columns import Columns, select
 from hyperdapo.market.features import NAMES, Normaliser, compute_features, decision_grid
 from hyperdapo.params import load
 from markets import SECOND, random_market
@@ -169,7 +169,7 @@ def test_a_gap_is_not_known_before_it_shows() -> None:
     gap = (begin + 500 * SECOND, begin + 540 * SECOND)
 
     def silent(columns: Columns) -> Columns:
-        return take(columns, (columns.local_ns <= gap[0]) | (columns.local_ns >= gap[1]))
+        return select(columns, (columns.local_ns <= gap[0]) | (columns.local_ns >= gap[1]))
 
     quiet = replace(market, book=silent(market.book), bbo=silent(market.bbo), trades=silent(market.trades))
     grid = np.arange(gap[0] - 10 * SECOND, gap[1] + 10 * SECOND, SECOND)
@@ -182,7 +182,7 @@ def test_a_gap_is_not_known_before_it_shows() -> None:
 
 def test_what_is_not_defined_is_nan_and_cold() -> None:
     market = random_market(5)
-    none = take(market.trades, market.trades.tid < 0)
+    none = select(market.trades, market.trades.tid < 0)
     features = compute_features(replace(market, trades=none), decision_grid(market, 10.0), PARAMETERS)
     undefined = {"vwap_distance_bps", "large_trade_ratio", "volume_profile", "trade_size_ratio"}
     assert set(features.columns[features.isna().all()]) == undefined | {f"{name}_z" for name in undefined}
@@ -191,6 +191,6 @@ def test_what_is_not_defined_is_nan_and_cold() -> None:
 
 def test_a_market_without_a_book_is_an_error() -> None:
     market = random_market(6)
-    empty = replace(market, book=take(market.book, market.book.local_ns < 0))
+    empty = replace(market, book=select(market.book, market.book.local_ns < 0))
     with pytest.raises(DataError, match="no l2Book"):
         compute_features(empty, market.bbo.local_ns[:3], PARAMETERS)

@@ -5,7 +5,7 @@ import pytest
 
 from hyperdapo.feed.clean import Cleaner, context_faults
 from hyperdapo.feed.messages import Decoder
-from hyperdapo.market.columns import Contexts, take
+from hyperdapo.market.columns import Contexts, select
 from hyperdapo.market.quality import by_minute, feed_name, level_counts
 from hyperdapo.params import load
 from hyperdapo.synthetic.exchange import play
@@ -47,7 +47,7 @@ def test_minutes_count_what_came() -> None:
     assert whole["bought"].sum() == pytest.approx(first.trades.size[first.trades.side > 0].sum())
     assert whole["minute_ns"].is_monotonic_increasing and (whole["delay_s"] > 0.2).all()
     none = Contexts(*(np.zeros(0, np.int64), *(np.zeros(0),) * 4))
-    silent = by_minute(take(second.book, slice(0, 0)), second.bbo, second.trades, none)
+    silent = by_minute(select(second.book, slice(0, 0)), second.bbo, second.trades, none)
     assert silent["spread_bps"].isna().all() and (silent["books"] == 0).all() and silent["quotes"].sum() > 0
 
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from hand_built import ASKS, BIDS, at, execution, known_at, market, order, orders
 from hyperdapo.errors import OrderError
-from hyperdapo.execution.simulator import replay_in_parts, replay_orders, trace_order
+from hyperdapo.execution.simulator import replay_orders, trace_order
 from hyperdapo.market.book import Market
 from hyperdapo.market.columns import Contexts
 from hyperdapo.market.grid import snap_price, snap_size
-from markets import random_market, recorded
+from markets import recorded
 
 MID = 1000.0
 TAKER, MAKER = 4.5, 1.5
@@ -288,32 +288,6 @@ class TestTime:
         seconds = [(ns - at(0)) / 1e9 for ns in ((quiet.expiry_ns + quiet.cancel_ns) // 2, quiet.cancel_ns + 10**6)]
         before, after = (one(market(prints=[(second, 999.9, 9.0, -1)]), limit=999.9) for second in seconds)
         assert before.filled and not after.filled_passive
-
-
-class TestInParts:
-    @staticmethod
-    def at_midnight() -> Market:
-        """A market that begins 15 minutes before midnight and ends 15 after it."""
-        tape, shift = random_market(seed=8, seconds=1800), 900 * 10**9
-        parts = {name: getattr(tape, name) for name in ("book", "bbo", "trades")}
-        moved = {
-            name: replace(part, exchange_ns=part.exchange_ns - shift, local_ns=part.local_ns - shift)
-            for name, part in parts.items()
-        }
-        return replace(tape, **moved)
-
-    def test_part_by_part_is_the_same_as_the_whole(self, tmp_path: Path) -> None:
-        tape = self.at_midnight()
-        ns = np.random.default_rng(0).integers(tape.top.local_ns[0] + 10**9, tape.top.local_ns[-1] - 200 * 10**9, 300)
-        rows = [order(decision=0, order_id=number, size=0.5) for number in range(300)]
-        best = tape.top_at(ns)
-        batch = orders(*rows).assign(decision_ns=ns, limit_price=best.bid_price)
-        batch.index = np.arange(300)[::-1]
-        tape.save(tmp_path)
-        apart = replay_in_parts(tmp_path, batch, execution(), seed=1)
-        pd.testing.assert_frame_equal(apart, replay_orders(tape, batch, execution(), seed=1))
-        with pytest.raises(OrderError, match="outside the data"):
-            replay_in_parts(tmp_path, batch.assign(decision_ns=ns + 3600 * 10**9), execution(), seed=1)
 
 
 class TestFunding:

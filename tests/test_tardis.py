@@ -226,7 +226,7 @@ def test_a_description_is_that_of_each_line_by_itself(tmp_path: Path, seed: int)
         path = tmp_path / f"{number:02d}.json.zst"
         path.write_bytes(zstandard.compress(text))
         assert held.add(SliceFile(path, 0, 1))
-    facts, text = held.facts(), b"".join(texts)
+    facts, text = held.summary(), b"".join(texts)
     whole = [text.removesuffix(b"\n")] if text.endswith(b"\n") else [text]
     by_minute, disconnects, first, last = _described(whole, START_NS, 5)
     assert {name: row for name, row in facts["by_minute"].items()} == dict(sorted(by_minute.items()))

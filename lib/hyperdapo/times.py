@@ -1,4 +1,4 @@
-"""Seconds, hours and days of UTC in nanoseconds, and the blocks of time that intervals are clustered on."""
+"""Milliseconds to days of UTC in nanoseconds, and the blocks of time that intervals are clustered on."""
 
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -6,7 +6,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-SECOND_NS = 1_000_000_000
+MS_NS = 1_000_000
+SECOND_NS = 1000 * MS_NS
 MINUTE_NS = 60 * SECOND_NS
 HOUR_NS = 60 * MINUTE_NS
 DAY_NS = 24 * HOUR_NS

@@ -1,6 +1,5 @@
 """What a node's record of every fill says: who met whom, what was charged, how long the makers had waited (Truth 2)."""
 
-from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +8,6 @@ from numpy.typing import NDArray
 
 from hyperdapo.errors import DataError
 from hyperdapo.execution.costs import HIGHEST_TIER, fee_rates
-from hyperdapo.times import SECOND_NS
 
 STAKING = (0.0, 0.05, 0.10, 0.15, 0.20, 0.30, 0.40)  # discounts from no stake to over 500,000 HYPE
 REFERRAL = 0.04  # discount on the first 25 million USD, so of the two lowest tiers
@@ -33,33 +31,6 @@ class Schedule(NamedTuple):
     rebate: NDArray[np.float64]
     taker: NDArray[np.float64]
     maker: NDArray[np.float64]
-
-
-def pair_fills(fills: pd.DataFrame) -> tuple[pd.DataFrame, Counter[str]]:
-    """Maker and taker of each print of `records.read_node_fills`.
-
-    Returns
-    -------
-    (n, ...), one row per tid: tid, coin, block_ns, price, size, taker_side, maker, taker (accounts), maker_order,
-    taker_order, maker_fee, taker_fee; and how many tids were left out: `one_sided` (not exactly one maker and one
-    taker), `contradicting` (coin, price, size or sides do not fit).
-    """
-    counts = fills.groupby("tid")["crossed"].agg(["size", "sum"])
-    whole = counts.index[(counts["size"] == 2) & (counts["sum"] == 1)]
-    chosen = fills[fills["tid"].isin(whole)].set_index("tid")
-    taker = chosen[chosen["crossed"]]
-    maker = chosen[~chosen["crossed"]].loc[taker.index]
-    fits = np.array(taker["side"] == -maker["side"])
-    for name in ("coin", "price", "size", "block_ns"):
-        fits &= (taker[name] == maker[name]).to_numpy()
-    pairs = taker[["coin", "block_ns", "price", "size"]].assign(
-        taker_side=taker["side"],
-        **{f"{role}": side["user"] for role, side in (("maker", maker), ("taker", taker))},
-        **{f"{role}_order": side["order_id"] for role, side in (("maker", maker), ("taker", taker))},
-        **{f"{role}_fee": side["fee"] for role, side in (("maker", maker), ("taker", taker))},
-    )
-    left_out = Counter(one_sided=len(counts) - len(whole), contradicting=int((~fits).sum()))
-    return pairs[fits].reset_index(), left_out
 
 
 def schedules(ns: int) -> Schedule:
@@ -153,33 +124,3 @@ def fee_shares(explained: pd.DataFrame) -> pd.DataFrame:
         share=shares["fills"] / whole["fills"],
         notional_share=shares["notional"] / whole["notional"],
     ).rename(columns={"residual": "residual_bps"})
-
-
-def resting_times(fills: pd.DataFrame) -> pd.DataFrame:
-    """How long each maker's order had rested at its fill, dated by the order ids of those who took.
-
-    Ids are given in time order over the whole exchange, and a taker's is as old as its block, unless it was triggered
-    (its id is then old, and no id of a block is its newest). So the newest id that had taken by each block brackets
-    every order placed since the record began; an older order has rested at least since then.
-
-    Returns
-    -------
-    One row per fill of a maker: order_id, coin, price, size, block_ns, since_ns (the block by which it was placed; the
-    record's first where it is older), resting_s (at least so long), bracket_s (the width of that statement; infinite
-    where older), older
-    """
-    newest = fills[fills["crossed"]].groupby("block_ns")["order_id"].max().cummax()
-    if newest.empty:
-        raise DataError("no fill of a taker: nothing dates the orders")
-    blocks, front = newest.index.to_numpy(np.int64), newest.to_numpy(np.int64)
-    makers = fills[~fills["crossed"]]
-    position = np.searchsorted(front, makers["order_id"].to_numpy(np.int64), side="left")
-    older = position == 0
-    since = np.minimum(blocks[np.minimum(position, len(blocks) - 1)], makers["block_ns"].to_numpy(np.int64))
-    before = blocks[np.maximum(position - 1, 0)]
-    return makers[["order_id", "coin", "price", "size", "block_ns"]].assign(
-        since_ns=since,
-        resting_s=(makers["block_ns"].to_numpy(np.int64) - since) / SECOND_NS,
-        bracket_s=np.where(older, np.inf, (since - before) / SECOND_NS),
-        older=older,
-    )

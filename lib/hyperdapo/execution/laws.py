@@ -15,7 +15,7 @@ from statsmodels.api import GLM, OLS, families
 
 from hyperdapo.errors import DataError, ParameterError
 from hyperdapo.market.book import Market
-from hyperdapo.market.columns import Floats, Nanoseconds, TopOfBook, take
+from hyperdapo.market.columns import Floats, Nanoseconds, TopOfBook, select
 from hyperdapo.params import Parameters
 from hyperdapo.times import SECOND_NS, block_of
 
@@ -49,12 +49,12 @@ def aggressive_orders(market: Market, from_ns: int, to_ns: int, after_s: float =
     In order of `local_ns`: it, `side` (+1 buy), `size` (coin), `impact_bps` (side x (after - before) / before). None
     whose window touches a gap or leaves the data. A market without a quote is a `DataError`.
     """
-    prints = take(market.trades, np.arange(*np.searchsorted(market.trades.local_ns, [from_ns, to_ns])))
+    prints = select(market.trades, np.arange(*np.searchsorted(market.trades.local_ns, [from_ns, to_ns])))
     block_and_side = prints.exchange_ns * 2 + (prints.side > 0)
     _, first, order = np.unique(block_and_side, return_index=True, return_inverse=True)
     top, local_ns, side = _quotes(market), prints.local_ns[first], prints.side[first]
     row = np.searchsorted(top.exchange_ns, prints.exchange_ns[first], side="left") - 1
-    before, later_ns = take(top, np.maximum(row, 0)), local_ns + round(after_s * SECOND_NS)
+    before, later_ns = select(top, np.maximum(row, 0)), local_ns + round(after_s * SECOND_NS)
     impact = side * (market.mid_at(later_ns) / before.mid - 1) * _BPS
     size = np.bincount(order, weights=prints.size, minlength=len(first))
     orders = pd.DataFrame({"local_ns": local_ns, "side": side, "size": size, "impact_bps": impact})

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from hyperdapo.errors import OrderError
 from hyperdapo.market.book import Market
-from hyperdapo.market.columns import Floats, take
+from hyperdapo.market.columns import Floats, select
 from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD, on_grid
 from hyperdapo.times import SECOND_NS
 
@@ -58,7 +58,7 @@ def checked_mid(market: Market, orders: pd.DataFrame) -> Floats:
     whole = [pd.to_numeric(orders[name], errors="coerce").notna().to_numpy() for name in ("decision_ns", "order_id")]
     decision_ns = np.where(whole[0], orders["decision_ns"], 0).astype(np.int64)
     known = np.searchsorted(market.top.local_ns, decision_ns, side="right") - 1
-    best = take(market.top, np.maximum(known, 0))
+    best = select(market.top, np.maximum(known, 0))
     mid, post_only = np.where(known >= 0, best.mid, np.nan), orders["post_only"].to_numpy(bool)
     priced, steps, rest = ~np.isnan(limit), size * 10.0**market.sz_decimals, "until_ns" in orders
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -6,7 +6,6 @@ order ends and every cost is paid.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from hyperdapo.errors import OrderError, ParameterError
+from hyperdapo.errors import ParameterError
 from hyperdapo.execution import kernel
 from hyperdapo.execution.costs import Life, account, markouts
 from hyperdapo.execution.events import PRINT, Arrivals, Events, Fills, Queue, Records, stream
@@ -28,7 +27,6 @@ MARKOUTS_S = (1.0, 5.0, 10.0, 60.0)
 _THESIS_MS = (5.0, 50.0)  # §3.5.1
 _MEDIAN_MS, _P99_MS = 200.0, 900.0  # order to fill of a near client
 _NOTHING = np.zeros(0)
-_MARGIN_S = 60.0  # market kept in memory after the last horizon and mark-out, for orders that arrive late
 
 
 def replay_orders(
@@ -91,26 +89,6 @@ def replay_orders(
         **outcome,
         **markouts(events, ended, orders["side"].to_numpy(), markouts_s),
     )
-
-
-def replay_in_parts(
-    folder: Path, orders: pd.DataFrame, execution: Execution, seed: int, markouts_s: Sequence[float] = MARKOUTS_S
-) -> pd.DataFrame:
-    """`replay_orders` on what `02_preprocess` wrote into a folder, with a quarter of a day in memory at a time.
-
-    Each order is replayed on the part of its decision and what follows of its life; the V of eq. 2.4 is that part's.
-    Returns the rows in the order of `orders`, and raises as `replay_orders` and `Market.in_parts`.
-    """
-    decision_ns = orders["decision_ns"].to_numpy(float)
-    after_s = float(orders["horizon_s"].max()) + max(markouts_s, default=0.0) + _MARGIN_S if len(orders) else 0.0
-    parts, begins = [], -np.inf
-    for (_, ends), market in Market.in_parts(folder, after_s=after_s):
-        rows = np.flatnonzero((decision_ns >= begins) & (decision_ns < ends))
-        parts.append(replay_orders(market, orders.iloc[rows], execution, seed, markouts_s).set_axis(rows))
-        begins = ends
-    if (late := np.flatnonzero(~(decision_ns < begins))).size:
-        raise OrderError(f"the order in row {late[0]} has a time outside the data or in a gap")
-    return pd.concat(parts).sort_index().set_axis(orders.index)
 
 
 def trace_order(market: Market, order: Mapping[str, Any], execution: Execution) -> pd.DataFrame:

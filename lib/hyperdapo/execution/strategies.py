@@ -14,7 +14,7 @@ from hyperdapo.execution.kernel import DUST
 from hyperdapo.execution.parents import STATE, offset_orders, replay
 from hyperdapo.execution.simulator import lives
 from hyperdapo.market.book import Market
-from hyperdapo.market.columns import Floats, take
+from hyperdapo.market.columns import Floats, select
 from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD, snap_price, snap_size, tick_size
 from hyperdapo.params import Parameters
 from hyperdapo.sections import Execution
@@ -185,7 +185,7 @@ ORDERS_COLUMNS = (
     *("offset_bps", "target_price", "exec_price", "filled_passive", "maker_share", "filled", "fill_ns", "status"),
     *("fees_bps", "funding_bps", "implementation_shortfall_bps", "total_cost_bps", "slippage_bps"),
     *("spread_bps", "timing_bps", "opportunity_bps"),
-    *("queue_ahead", "latency_ms", "block", "split", *STATE),
+    *("queue_ahead", "latency_ms", "split", *STATE),
 )
 """Of `orders.parquet`; the mark-outs `markout_{h}s_bps` follow."""
 
@@ -218,7 +218,7 @@ def train(parts: Iterable[tuple[Span, Market]], outcomes: pd.DataFrame) -> Train
     volume, depth_bps, prints = np.full(_MINUTE, np.finfo(float).tiny), 0.0, 0
     for (from_ns, to_ns), market in parts:
         known = np.searchsorted(market.trades.local_ns, [max(from_ns, ns.min()), min(to_ns, ns.max() + 1)])
-        trades = take(market.trades, slice(*known))
+        trades = select(market.trades, slice(*known))
         volume += np.bincount(trades.local_ns // SECOND_NS % _MINUTE, weights=trades.size, minlength=_MINUTE)
         depth_bps += float(np.nansum(np.abs(trades.price / market.mid_at(trades.local_ns) - 1)) * 1e4)
         prints += len(trades.price)

@@ -18,7 +18,7 @@ from hyperdapo.errors import DataError, MissingInputError
 from hyperdapo.feed.slices import slice_path
 from hyperdapo.files import atomic
 from hyperdapo.market.native import STAMP_LENGTH, local_times
-from hyperdapo.times import HOUR_NS, MINUTE_NS, moment
+from hyperdapo.times import HOUR_NS, MINUTE_NS, Span, moment
 
 CHANNEL = "l2Book"
 
@@ -31,7 +31,7 @@ class _Line(msgspec.Struct):
 _decode = msgspec.json.Decoder(_Line).decode
 
 
-def fetch(mirror: Path, asset: str, span: tuple[int, int], cache: Path, tick: Callable[[int, int], object]) -> None:
+def fetch(mirror: Path, asset: str, span: Span, cache: Path, tick: Callable[[int, int], object]) -> None:
     """Write what the mirror has of a span (ns, whole minutes) into the cache as slices, one for each hour.
 
     `tick` is called with the minutes and bytes of each hour.

@@ -19,14 +19,14 @@ from hyperdapo.feed.messages import Decoder, Slice, scanned
 from hyperdapo.feed.slices import SliceFile
 from hyperdapo.feed.streams import aggregated, depths, off_bbo, repeated, shallow
 from hyperdapo.files import write_json, write_table
-from hyperdapo.market.columns import BookSnapshots, Contexts, Nanoseconds, TopOfBook, Trades, take
+from hyperdapo.market.columns import BookSnapshots, Contexts, Integers, Mask, Nanoseconds, TopOfBook, Trades, select
 from hyperdapo.market.native import CHANNELS, FAST_LEVELS
 from hyperdapo.market.quality import by_minute, daily_volume
 from hyperdapo.market.storage import ahead, writer
 from hyperdapo.market.usable import counted, merge, split_span
 from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths
-from hyperdapo.times import DAY_NS, HOUR_NS, SECOND_NS, date_of
+from hyperdapo.times import DAY_NS, HOUR_NS, SECOND_NS, Span, date_of
 
 _FUNDING_CAP = 0.04  # a share per hour
 _AHEAD_NS, _LATE_NS = 2 * SECOND_NS, 60 * SECOND_NS  # a message comes after its stamp, but for the clocks' difference
@@ -65,19 +65,21 @@ def preprocess(parameters: Parameters, asset: str, paths: Paths) -> dict[str, An
         split = split_span(report, parameters)
     observed = pd.concat(minutes, ignore_index=True)
     write_table(observed, paths.data, "quality")
-    facts: dict[str, Any] = {"asset": asset, "sz_decimals": parameters.contracts[asset].sz_decimals}
-    facts["daily_volume"] = daily_volume(observed)
+    contract = {"asset": asset, "sz_decimals": parameters.contracts[asset].sz_decimals}
+    report = contract | {"daily_volume": daily_volume(observed)} | report
     report["decisions"] = counted(report, parameters)
-    for name, content in (("split.json", split), ("cleaning.json", facts | report)):
-        write_json(content, paths.data, name)
-    return facts | report
+    write_json(split, paths.data, "split.json")
+    write_json(report, paths.data, "cleaning.json")
+    return report
 
 
 def _no_book(asset: str, parameters: Parameters, report: Mapping[str, Any]) -> str:
     dropped = report["dropped"]
     message = f"{asset}: no valid l2Book message from {parameters.source.start} on; dropped {dropped}"
     if dropped.get("l2Book_aggregated"):
-        message += "; prices of whole ticks are wanted: record l2Book without nSigFigs, or mend contracts.sz_decimals"
+        message += (
+            "; prices of whole ticks are wanted: record l2Book without nSigFigs, or correct contracts.sz_decimals"
+        )
     if dropped.get("l2Book_stamp_ahead"):
         message += "; what is stamped ahead came to a recorder whose clock is behind: set it by NTP"
     return message
@@ -104,13 +106,13 @@ def _cut(piece: Slice, ns: int) -> tuple[Slice, Slice]:
     def part(of: Callable[[Nanoseconds], slice]) -> Slice:
         book, prints = of(piece.book.local_ns), of(piece.trades.local_ns)
         return Slice(
-            take(piece.book, book),
+            select(piece.book, book),
             piece.book_connection[book],
             piece.book_stream[book],
-            take(piece.bbo, of(piece.bbo.local_ns)),
-            take(piece.trades, prints),
+            select(piece.bbo, of(piece.bbo.local_ns)),
+            select(piece.trades, prints),
             piece.backfill[prints],
-            take(piece.context, of(piece.context.local_ns)),
+            select(piece.context, of(piece.context.local_ns)),
         )
 
     before = part(lambda times: slice(0, int(np.searchsorted(times, ns))))
@@ -124,11 +126,11 @@ class Cleaner:
         """Of the parameters, `clean`, `features.window_s` and the asset's `sz_decimals` count."""
         self.dropped: Counter[str] = Counter()
         self.prints = 0
-        self.gaps: list[tuple[int, int]] = []
+        self.gaps: list[Span] = []
         self._levels: Counter[int] = Counter()
-        self._silences: list[tuple[int, int]] = []
+        self._silences: list[Span] = []
         self._kept: dict[int, Counter[str]] = {}  # rows by table, of each day
-        self._spans: dict[str, tuple[int, int]] = {}
+        self._spans: dict[str, Span] = {}
         self._cadence_s: dict[int, float | None] = {}
         self._intervals = [np.zeros(0, dtype=np.int64)]  # between the books of the present day
         self._sz_decimals = parameters.contracts[asset].sz_decimals
@@ -140,36 +142,36 @@ class Cleaner:
 
     def clean(self, piece: Slice, ended_ns: dict[int, int]) -> tuple[BookSnapshots, TopOfBook, Trades, Contexts]:
         """Valid rows of the next hour; `ended_ns` says when each connection that was lost was last heard."""
-        bbo = take(piece.bbo, self._judge("bbo", book_faults(piece.bbo)))
-        bbo = take(bbo, self._judge("bbo", {"repeated": self._repeated("bbo", *_stamped(bbo))}))
+        bbo = select(piece.bbo, self._judge("bbo", book_faults(piece.bbo)))
+        bbo = select(bbo, self._judge("bbo", {"repeated": self._repeated("bbo", *_stamped(bbo))}))
         book, connection = self._books(piece, bbo)
         self.prints += len(piece.trades.tid)
         faults = print_faults(piece.trades)
         again, sound = np.zeros(len(piece.backfill), dtype=bool), ~np.logical_or.reduce(list(faults.values()))
         again[sound] = self._repeated("trades", piece.trades.exchange_ns[sound], piece.trades.tid[sound])
         faults = {"backfill": piece.backfill} | faults | {"repeated": again}
-        trades = take(piece.trades, self._judge("trades", faults))
-        context = take(piece.context, self._judge("activeAssetCtx", context_faults(piece.context)))
+        trades = select(piece.trades, self._judge("trades", faults))
+        context = select(piece.context, self._judge("activeAssetCtx", context_faults(piece.context)))
         again = self._repeated("activeAssetCtx", *vars(context).values())
-        context = take(context, self._judge("activeAssetCtx", {"repeated": again}))
+        context = select(context, self._judge("activeAssetCtx", {"repeated": again}))
         self._count({"l2Book": book, "bbo": bbo, "trades": trades, "activeAssetCtx": context})
         self._find_gaps(book.local_ns, connection, ended_ns)
         self._find_silences(trades.local_ns)
         return book, bbo, trades, context
 
-    def _books(self, piece: Slice, bbo: TopOfBook) -> tuple[BookSnapshots, NDArray[np.int64]]:
+    def _books(self, piece: Slice, bbo: TopOfBook) -> tuple[BookSnapshots, Integers]:
         """Valid books of the whole market and the connection of each; what belongs to another stream is dropped."""
         valid = self._judge("l2Book", book_faults(piece.book))
-        book, connection, stream = take(piece.book, valid), piece.book_connection[valid], piece.book_stream[valid]
+        book, connection, stream = select(piece.book, valid), piece.book_connection[valid], piece.book_stream[valid]
         faults = {
             "repeated": self._repeated("l2Book", *_stamped(book)),
             "aggregated": aggregated(book, stream, self._sz_decimals),
             "off_bbo": off_bbo(book, bbo),
         }
         valid = self._judge("l2Book", faults)
-        book, connection, stream = take(book, valid), connection[valid], stream[valid]
+        book, connection, stream = select(book, valid), connection[valid], stream[valid]
         valid = self._judge("l2Book", {"fast": shallow(book, stream, self._last_deep_ns, self._max_gap_ns)})
-        book, connection = take(book, valid), connection[valid]
+        book, connection = select(book, valid), connection[valid]
         bids, asks = depths(book)
         self._levels.update(np.minimum(bids, asks).tolist())
         deep_ns = book.local_ns[np.maximum(bids, asks) > FAST_LEVELS]
@@ -204,7 +206,7 @@ class Cleaner:
             "spans": {name: self._spans[name] for name in CHANNELS if name in self._spans},
         }
 
-    def _day(self, day: int, gaps: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    def _day(self, day: int, gaps: Sequence[Span]) -> dict[str, Any]:
         begin, end = day * DAY_NS, (day + 1) * DAY_NS
         missing = sum(max(min(to_ns, end) - max(from_ns, begin), 0) for from_ns, to_ns in gaps)
         kept = {name: self._kept[day][name] for name in CHANNELS}
@@ -227,16 +229,16 @@ class Cleaner:
             every = np.concatenate(self._intervals)
             self._cadence_s[day] = float(np.median(every)) / SECOND_NS if len(every) else None
 
-    def _judge(self, channel: str, faults: dict[str, NDArray[np.bool_]]) -> NDArray[np.bool_]:
+    def _judge(self, channel: str, faults: dict[str, Mask]) -> Mask:
         """Rows without any fault; each other row is counted under its first."""
         valid = np.ones(len(next(iter(faults.values()))), dtype=bool)
-        for cause, found in faults.items():
-            if count := int((found & valid).sum()):
+        for cause, faulty in faults.items():
+            if count := int((faulty & valid).sum()):
                 self.dropped[f"{channel}_{cause}"] += count
-            valid &= ~found
+            valid &= ~faulty
         return valid
 
-    def _find_gaps(self, local_ns: Nanoseconds, connection: NDArray[np.int64], ended_ns: dict[int, int]) -> None:
+    def _find_gaps(self, local_ns: Nanoseconds, connection: Integers, ended_ns: dict[int, int]) -> None:
         """A silence of books longer than allowed, and from the last message before a disconnect to the next book."""
         if not len(local_ns):
             return
@@ -258,14 +260,14 @@ class Cleaner:
             self._silences.append((from_ns, int(local_ns[row])))
         self._last_print_ns = int(local_ns[-1]) if len(local_ns) else self._last_print_ns
 
-    def _repeated(self, channel: str, *keys: NDArray[Any]) -> NDArray[np.bool_]:
-        """Which rows (n,) were told before, here or in the hour before, from what tells them apart; a time first."""
+    def _repeated(self, channel: str, *keys: NDArray[Any]) -> Mask:
+        """Which rows (n,) came before, here or in the hour before, by the columns that identify them; a time first."""
         before = self._latest.get(channel, [key[:0] for key in keys])
         self._latest[channel] = list(keys)
         return repeated([np.concatenate(pair) for pair in zip(before, keys, strict=True)])[len(before[0]) :]
 
 
-def book_faults(book: BookSnapshots | TopOfBook) -> dict[str, NDArray[np.bool_]]:
+def book_faults(book: BookSnapshots | TopOfBook) -> dict[str, Mask]:
     """By cause, which of n books (n, 20) or best quotes (n,) cannot be: in the order in which they are counted."""
     sides = (book.bid_price, book.bid_size, book.ask_price, book.ask_size)
     bid_price, bid_size, ask_price, ask_size = (side if side.ndim == 2 else side[:, None] for side in sides)
@@ -281,7 +283,7 @@ def book_faults(book: BookSnapshots | TopOfBook) -> dict[str, NDArray[np.bool_]]
     } | _clock_faults(book.exchange_ns, book.local_ns)
 
 
-def print_faults(trades: Trades) -> dict[str, NDArray[np.bool_]]:
+def print_faults(trades: Trades) -> dict[str, Mask]:
     """By cause, which of n prints cannot be."""
     return {
         "non_finite": ~(np.isfinite(trades.price) & np.isfinite(trades.size)),
@@ -289,7 +291,7 @@ def print_faults(trades: Trades) -> dict[str, NDArray[np.bool_]]:
     } | _clock_faults(trades.exchange_ns, trades.local_ns)
 
 
-def context_faults(context: Contexts) -> dict[str, NDArray[np.bool_]]:
+def context_faults(context: Contexts) -> dict[str, Mask]:
     """By cause, which of n updates cannot be; the exchange caps funding at 4 % an hour."""
     total = context.mark_price + context.oracle_price + context.funding + context.open_interest
     return {
@@ -299,12 +301,12 @@ def context_faults(context: Contexts) -> dict[str, NDArray[np.bool_]]:
     }
 
 
-def _clock_faults(exchange_ns: Nanoseconds, local_ns: Nanoseconds) -> dict[str, NDArray[np.bool_]]:
+def _clock_faults(exchange_ns: Nanoseconds, local_ns: Nanoseconds) -> dict[str, Mask]:
     """What the exchange stamped after it was received cannot be; what it stamped a minute before is of no use."""
     delay_ns = local_ns - exchange_ns
     return {"stamp_ahead": np.asarray(delay_ns < -_AHEAD_NS), "stamp_late": np.asarray(delay_ns > _LATE_NS)}
 
 
 def _stamped(rows: BookSnapshots | TopOfBook) -> list[NDArray[Any]]:
-    """What tells two messages of one stamp of the exchange apart."""
+    """The columns in which two messages of one stamp of the exchange may differ."""
     return [rows.exchange_ns, rows.bid_price, rows.bid_size, rows.ask_price, rows.ask_size]

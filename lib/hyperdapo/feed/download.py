@@ -1,8 +1,8 @@
-"""Stage 01: the raw messages of one asset, from Tardis, the exchange's archive or the synthetic exchange, day by day.
+"""Stage 01: the raw messages of one asset, from an endpoint that replays as Tardis does, or from the exchange's archive.
 
-The client caches slices of some minutes each. Every slice is decompressed to its end, and fetched again where it is
-damaged; a day that is whole is marked with the SHA-256 of each of its slices, so that no later run asks for it again
-unless one of them is lost or altered. A killed run costs what was on its way.
+They come day by day, by Tardis's client, which caches slices of some minutes each. Every slice is decompressed to its
+end, and fetched again where it is damaged; a day that is whole is marked with the SHA-256 of each of its slices, so
+that no later run asks for it again unless one of them is lost or altered. A killed run costs what was on its way.
 """
 
 import asyncio
@@ -35,17 +35,23 @@ from hyperdapo.feed import archive
 from hyperdapo.feed.slices import Description, SliceFile, cover, file_at
 from hyperdapo.files import atomic, disk_error, force, require
 from hyperdapo.params import Parameters
-from hyperdapo.paths import Paths
+from hyperdapo.paths import Paths, data_root, option
 from hyperdapo.sections import Source
 from hyperdapo.times import MINUTE_NS, SECOND_NS, Span, by_day, date_of
 
 Tick = Callable[[int, int], object]
-"""Told of the minutes and bytes that have come."""
+"""Called with the minutes and bytes that have come."""
 
+Serve = Callable[[], AbstractContextManager[str]]
+"""Opens the endpoint of a market that is made here, for as long as the block runs."""
+
+Bring = Callable[[Span, "Retries", Tick], None]
+"""Brings a span into the cache."""
 CONNECT_S = 5.0
 _SILENCE_S = 135  # of one connection, then the client tries again; its own default
 PATIENCE_S = 300.0  # without one more minute of data, then the endpoint counts as failed
-
+_ROUNDS = 10  # of fetching what is missing or damaged
+_CHECK = "check"  # of the mark of a day: a digest of the rest of it
 _OURS = ("localhost", "127.0.0.1", "::1")
 _PROTOCOL = "does it speak Tardis's replay protocol (GET /data-feeds/EXCHANGE, header x-slice-size)?"
 
@@ -59,158 +65,6 @@ class Feed:
     channels: tuple[str, ...]
     asset: str
     cache: Path
-
-
-def fetch(feed: Feed, span: tuple[int, int], retries: "Retries", tick: Tick) -> None:
-    """Let the client bring the whole minutes of a span (ns) into its cache; `tick` is called with the minutes
-    and bytes (compressed) that came.
-
-    The client runs in a thread of its own, since a notebook's kernel already runs an event loop in this one. A slice
-    that came damaged is none of its concern: see `slices.cover` and `slices.Description`.
-
-    Raises
-    ------
-    EndpointError
-        If the endpoint refuses, keeps failing, or sends nothing for `PATIENCE_S`.
-    DiskFullError
-        If the cache takes no more.
-    """
-    with ThreadPoolExecutor(1) as pool, retries.counting():
-        try:
-            pool.submit(asyncio.run, _replay(feed, span, tick)).result()
-        except TimeoutError:
-            raise EndpointError(
-                f"{feed.endpoint} sent nothing for {PATIENCE_S:.0f} s, after {retries.count} retries "
-                f"(last: {retries.reason}); run again later: what is downloaded is kept"
-            ) from None
-        except KeyError as error:
-            raise EndpointError(f"{feed.endpoint} answered without {error}; {_PROTOCOL}") from None
-        except urllib.error.HTTPError as error:
-            raise _refusal(error, feed.endpoint) from None
-        except (aiohttp.ClientError, OSError) as error:
-            if disk := _disk_error(error, feed.cache):
-                raise disk from None
-            raise EndpointError(f"{feed.endpoint} keeps failing ({error}); run again later") from None
-
-
-async def _replay(feed: Feed, span: tuple[int, int], tick: Tick) -> None:
-    filters = _normalize_filters([Channel(name, [feed.asset]) for name in feed.channels])
-    async with asyncio.timeout(PATIENCE_S) as patience:
-        await _fetch_data_to_replay(
-            exchange=feed.exchange,
-            from_date=datetime.fromtimestamp(span[0] / SECOND_NS, UTC),
-            to_date=datetime.fromtimestamp(span[1] / SECOND_NS, UTC),
-            filters=filters,
-            endpoint=feed.endpoint,
-            cache_dir=str(feed.cache),
-            api_key=os.environ.get("TARDIS_API_KEY", ""),
-            timeout=_SILENCE_S,
-            http_proxy=None,
-            filters_hash=_get_normalized_filters_hash(filters),
-            cached_slices=_Arrivals(tick, patience),
-        )
-
-
-class _Arrivals(dict[datetime, Any]):
-    """Where the client notes each slice that has come: more patience for it, and a tick."""
-
-    def __init__(self, tick: Tick, patience: asyncio.Timeout) -> None:
-        super().__init__()
-        self.tick, self.patience = tick, patience
-
-    def __setitem__(self, start: datetime, arrived: Any) -> None:
-        super().__setitem__(start, arrived)
-        self.patience.reschedule(asyncio.get_running_loop().time() + PATIENCE_S)
-        self.tick(arrived.slice_size, os.path.getsize(arrived.path))
-
-
-class Retries(logging.Handler):
-    """Counts the attempts that the client says, at level DEBUG, to have failed; `reason` is that of the last.
-
-    Where the disk of `cache` is what failed, no attempt will mend it: raising from here ends them.
-    """
-
-    def __init__(self, cache: Path) -> None:
-        super().__init__(logging.DEBUG)
-        self.cache = cache
-        self.count, self.reason = 0, "none"
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Take a line of the client's log."""
-        if str(record.msg).startswith("download attempt failed") and isinstance(record.args, tuple):
-            cause = record.args[-1]
-            if disk := _disk_error(cause, self.cache):
-                raise disk
-            self.count += 1
-            self.reason = str(cause)
-
-    @contextmanager
-    def counting(self) -> Iterator[None]:
-        """Listen while the block runs."""
-        logger = logging.getLogger("tardis_dev._http")
-        level = logger.level
-        logger.addHandler(self)
-        logger.setLevel(logging.DEBUG)
-        try:
-            yield
-        finally:
-            logger.removeHandler(self)
-            logger.setLevel(level)
-
-
-def _disk_error(error: object, cache: Path) -> DiskFullError | None:
-    """What a failed attempt says of our own disk, if it is that and not the network."""
-    if isinstance(error, OSError) and not isinstance(error, aiohttp.ClientError):
-        return disk_error(error, cache)
-    return None
-
-
-def _refusal(error: urllib.error.HTTPError, endpoint: str) -> EndpointError:
-    if error.code in (401, 403):
-        return EndpointError(
-            f"{endpoint} refused the request ({error.code}): set TARDIS_API_KEY in the environment to a valid key, "
-            "or ask for first days of months only (profile `free`), which need none"
-        )
-    if error.code == 429:
-        wait = f" for {error.headers['Retry-After']} s" if error.headers.get("Retry-After") else ""
-        return EndpointError(
-            f"{endpoint} refuses more requests{wait} (429); run again then: what is downloaded is kept"
-        )
-    return EndpointError(f"{endpoint} answered {error.code} ({str(error.msg)[:200]}); {_PROTOCOL}")
-
-
-def check_connection(endpoint: str) -> None:
-    """Connect once, which tells at once what the client would find out after half an hour of retries.
-
-    Raises
-    ------
-    EndpointError
-        If `endpoint` is no HTTP address, or nothing answers there.
-    """
-    address = urlsplit(endpoint)
-    if address.scheme not in ("http", "https") or not address.hostname:
-        raise EndpointError(f"source.endpoint {endpoint!r} is no address such as {DEFAULT_ENDPOINT}")
-    proxy = urllib.request.getproxies().get(address.scheme)
-    if proxy and not urllib.request.proxy_bypass(address.hostname):
-        address = urlsplit(proxy)
-    port = address.port or (443 if address.scheme == "https" else 80)
-    try:
-        socket.create_connection((address.hostname or "", port), timeout=CONNECT_S).close()
-    except OSError as error:
-        if urlsplit(endpoint).hostname in _OURS:
-            mend = f"is down ({error}): start it (hyperdapo serve-recordings DIR --port {port})"
-        else:
-            mend = f"cannot be reached ({error}): check this machine's network and proxy"
-        raise EndpointError(f"the endpoint {endpoint} {mend}, or correct source.endpoint") from None
-
-
-Serve = Callable[[], AbstractContextManager[str]]
-"""Opens the endpoint of a market that is made here, for as long as the block runs."""
-
-Bring = Callable[[tuple[int, int], Retries, Tick], None]
-
-_CHECK = "check"  # of the mark of a day: a digest of the rest of it
-_ROUNDS = 10  # of fetching what is missing or damaged
 
 
 def download(
@@ -273,15 +127,15 @@ def downloaded(parameters: Parameters, asset: str, paths: Paths) -> list[SliceFi
     DataError
         If a slice is lost, or what was noted of a day is damaged.
     """
-    path, mending = paths.data / "manifest.json", force(paths.profile, "01_download", asset)
-    manifest, spans = _read(require(path, "01_download", paths.profile)) or {}, _days(parameters)
+    path, mending = paths.data / "manifest.json", force(paths.name, "01_download")
+    manifest, spans = _read(require(path, "01_download", paths.name)) or {}, _days(parameters)
     try:
         asked, days = manifest["asked"], {tuple(day["span"]): day for day in manifest["days"]}
         cache = paths.cache / manifest["cache"]
     except (KeyError, TypeError):
         raise DataError(f"{path} is damaged. Run: {mending}") from None
     if asked != _asked(parameters, asset) or list(days) != spans:
-        command = f"hyperdapo run --profile {paths.profile} --until 01"
+        command = f"hyperdapo run {option(paths.name)} --until 01"
         raise MissingInputError(f"what {paths.cache} holds is not what `source` asks for now. Run: {command}")
     slices = []
     for span in spans:
@@ -299,7 +153,7 @@ def coverage(parameters: Parameters, paths: Paths) -> pd.DataFrame:
     """Messages received in each minute of the span, as the days were marked: `minute_ns` and a column per channel."""
     frames = []
     for span in _days(parameters):
-        day = json.loads(require(_mark(paths, span), "01_download", paths.profile).read_text())
+        day = json.loads(require(_mark(paths, span), "01_download", paths.name).read_text())
         frames.append(pd.DataFrame(day["by_minute"], index=range(*span, MINUTE_NS)))
     counts = pd.concat(frames).reindex(columns=parameters.source.channels).fillna(0).astype(int)
     return counts.rename_axis("minute_ns").reset_index()
@@ -314,12 +168,12 @@ def _fetch_day(bring: Bring, cache: Path, span: Span, label: str) -> dict[str, A
         with _DayBar(total=minutes, desc=label, unit="min", delay=2, mininterval=2, leave=False) as bar:
             for part in missing:
                 bring(part, retries, bar.received)
-        taken, missing = cover(cache, *span)
-        held = Description(*span)
-        damaged = [piece.path for piece in taken if not held.add(piece)]
+        slices, missing = cover(cache, *span)
+        day = Description(*span)
+        damaged = [piece.path for piece in slices if not day.add(piece)]
         if not damaged and not missing:
-            files = {path.relative_to(cache).as_posix(): sha256 for path, sha256 in held.files}
-            return {"retries": retries.count, "refetched": refetched} | held.facts() | {"files": files}
+            files = {path.relative_to(cache).as_posix(): sha256 for path, sha256 in day.files}
+            return {"retries": retries.count, "refetched": refetched} | day.summary() | {"files": files}
         for path in damaged:
             path.unlink()
         refetched += len(damaged)
@@ -363,6 +217,38 @@ def _days(parameters: Parameters) -> list[Span]:
     start_ns, end_ns = parameters.source.start_ns, parameters.source.end_ns
     start_ns, end_ns = start_ns - start_ns % MINUTE_NS, end_ns - end_ns % MINUTE_NS
     return by_day(start_ns, end_ns)
+
+
+def _asked(parameters: Parameters, asset: str) -> str:
+    """Digest of all parameters on which the lines depend, and for a synthetic market its span, on which they do too."""
+    source = parameters.source
+    asked: list[Any] = [asset, source.kind, source.endpoint, source.exchange, sorted(source.channels)]
+    if source.kind == "synthetic":
+        world = parameters.model_dump(mode="json", include={"seed", "synthetic", "contracts"})
+        asked += [world, source.start_ns, source.end_ns]
+    return _digest(asked)
+
+
+def _origin(parameters: Parameters, asset: str, code: str) -> str:
+    """Name of the cache folder: two sources that could send different lines never share one."""
+    asked = [_asked(parameters, asset)]
+    if parameters.source.kind == "synthetic":
+        asked.append(code)
+    return f"{parameters.source.kind}-{_digest(asked)}"
+
+
+def _digest(value: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _forget_other_worlds(cache: Path) -> None:
+    """Delete the slices of synthetic markets that no run asks for any more; real ones stay."""
+    kept = {cache.name}
+    for manifest in data_root().glob(f"*/{cache.parent.name}/manifest.json"):
+        kept.add((_read(manifest) or {}).get("cache", ""))
+    for folder in cache.parent.glob("synthetic-*"):
+        if folder.name not in kept:
+            shutil.rmtree(folder)
 
 
 def _mark(paths: Paths, span: Span) -> Path:
@@ -438,30 +324,144 @@ def _endpoint(source: Source, served: Serve | None) -> AbstractContextManager[st
     return nullcontext(endpoint)
 
 
-def _asked(parameters: Parameters, asset: str) -> str:
-    """Digest of all parameters on which the lines depend, and for a synthetic market its span, on which they do too."""
-    source = parameters.source
-    asked: list[Any] = [asset, source.kind, source.endpoint, source.exchange, sorted(source.channels)]
-    if source.kind == "synthetic":
-        world = parameters.model_dump(mode="json", include={"seed", "synthetic", "contracts"})
-        asked += [world, source.start_ns, source.end_ns]
-    return _digest(asked)
+def check_connection(endpoint: str) -> None:
+    """Connect once, which tells at once what the client would find out after half an hour of retries.
+
+    Raises
+    ------
+    EndpointError
+        If `endpoint` is no HTTP address, or nothing answers there.
+    """
+    address = urlsplit(endpoint)
+    if address.scheme not in ("http", "https") or not address.hostname:
+        raise EndpointError(f"source.endpoint {endpoint!r} is no address such as {DEFAULT_ENDPOINT}")
+    proxy = urllib.request.getproxies().get(address.scheme)
+    if proxy and not urllib.request.proxy_bypass(address.hostname):
+        address = urlsplit(proxy)
+    port = address.port or (443 if address.scheme == "https" else 80)
+    try:
+        socket.create_connection((address.hostname or "", port), timeout=CONNECT_S).close()
+    except OSError as error:
+        if urlsplit(endpoint).hostname in _OURS:
+            remedy = f"is down ({error}): start it (hyperdapo serve-recordings DIR --port {port})"
+        else:
+            remedy = f"cannot be reached ({error}): check this machine's network and proxy"
+        raise EndpointError(f"the endpoint {endpoint} {remedy}, or correct source.endpoint") from None
 
 
-def _origin(parameters: Parameters, asset: str, code: str) -> str:
-    """Name of the cache folder: two sources that could send different lines never share one."""
-    asked = [_asked(parameters, asset)]
-    if parameters.source.kind == "synthetic":
-        asked.append(code)
-    return f"{parameters.source.kind}-{_digest(asked)}"
+def fetch(feed: Feed, span: Span, retries: "Retries", tick: Tick) -> None:
+    """Let the client bring the whole minutes of a span (ns) into its cache; `tick` is called with the minutes
+    and bytes (compressed) that came.
+
+    The client runs in a thread of its own, since a notebook's kernel already runs an event loop in this one. A slice
+    that came damaged is not its concern: see `slices.cover` and `slices.Description`.
+
+    Raises
+    ------
+    EndpointError
+        If the endpoint refuses, keeps failing, or sends nothing for `PATIENCE_S`.
+    DiskFullError
+        If the cache takes no more.
+    """
+    with ThreadPoolExecutor(1) as pool, retries.counting():
+        try:
+            pool.submit(asyncio.run, _replay(feed, span, tick)).result()
+        except TimeoutError:
+            raise EndpointError(
+                f"{feed.endpoint} sent nothing for {PATIENCE_S:.0f} s, after {retries.count} retries "
+                f"(last: {retries.reason}); run again later: what is downloaded is kept"
+            ) from None
+        except KeyError as error:
+            raise EndpointError(f"{feed.endpoint} answered without {error}; {_PROTOCOL}") from None
+        except urllib.error.HTTPError as error:
+            raise _refusal(error, feed.endpoint) from None
+        except (aiohttp.ClientError, OSError) as error:
+            if disk := _disk_error(error, feed.cache):
+                raise disk from None
+            raise EndpointError(f"{feed.endpoint} keeps failing ({error}); run again later") from None
 
 
-def _digest(value: list[Any]) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+async def _replay(feed: Feed, span: Span, tick: Tick) -> None:
+    filters = _normalize_filters([Channel(name, [feed.asset]) for name in feed.channels])
+    async with asyncio.timeout(PATIENCE_S) as patience:
+        await _fetch_data_to_replay(
+            exchange=feed.exchange,
+            from_date=datetime.fromtimestamp(span[0] / SECOND_NS, UTC),
+            to_date=datetime.fromtimestamp(span[1] / SECOND_NS, UTC),
+            filters=filters,
+            endpoint=feed.endpoint,
+            cache_dir=str(feed.cache),
+            api_key=os.environ.get("TARDIS_API_KEY", ""),
+            timeout=_SILENCE_S,
+            http_proxy=None,
+            filters_hash=_get_normalized_filters_hash(filters),
+            cached_slices=_Arrivals(tick, patience),
+        )
 
 
-def _forget_other_worlds(cache: Path) -> None:
-    """Delete the slices of synthetic markets that nobody asks for any more; real ones stay."""
-    for folder in cache.parent.glob("synthetic-*"):
-        if folder != cache:
-            shutil.rmtree(folder)
+class _Arrivals(dict[datetime, Any]):
+    """Where the client notes each slice that has come: more patience for it, and a tick."""
+
+    def __init__(self, tick: Tick, patience: asyncio.Timeout) -> None:
+        super().__init__()
+        self.tick, self.patience = tick, patience
+
+    def __setitem__(self, start: datetime, arrived: Any) -> None:
+        super().__setitem__(start, arrived)
+        self.patience.reschedule(asyncio.get_running_loop().time() + PATIENCE_S)
+        self.tick(arrived.slice_size, os.path.getsize(arrived.path))
+
+
+class Retries(logging.Handler):
+    """Counts the attempts that the client says, at level DEBUG, to have failed; `reason` is that of the last.
+
+    Where the disk of `cache` is what failed, no attempt will mend it: raising from here ends them.
+    """
+
+    def __init__(self, cache: Path) -> None:
+        super().__init__(logging.DEBUG)
+        self.cache = cache
+        self.count, self.reason = 0, "none"
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Count a line of the client's log."""
+        if str(record.msg).startswith("download attempt failed") and isinstance(record.args, tuple):
+            cause = record.args[-1]
+            if disk := _disk_error(cause, self.cache):
+                raise disk
+            self.count += 1
+            self.reason = str(cause)
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Listen while the block runs."""
+        logger = logging.getLogger("tardis_dev._http")
+        level = logger.level
+        logger.addHandler(self)
+        logger.setLevel(logging.DEBUG)
+        try:
+            yield
+        finally:
+            logger.removeHandler(self)
+            logger.setLevel(level)
+
+
+def _disk_error(error: object, cache: Path) -> DiskFullError | None:
+    """What a failed attempt says of our own disk, if it is that and not the network."""
+    if isinstance(error, OSError) and not isinstance(error, aiohttp.ClientError):
+        return disk_error(error, cache)
+    return None
+
+
+def _refusal(error: urllib.error.HTTPError, endpoint: str) -> EndpointError:
+    if error.code in (401, 403):
+        return EndpointError(
+            f"{endpoint} refused the request ({error.code}): set TARDIS_API_KEY in the environment to a valid key, "
+            "or ask for first days of months only (profile `free`), which need none"
+        )
+    if error.code == 429:
+        wait = f" for {error.headers['Retry-After']} s" if error.headers.get("Retry-After") else ""
+        return EndpointError(
+            f"{endpoint} refuses more requests{wait} (429); run again then: what is downloaded is kept"
+        )
+    return EndpointError(f"{endpoint} answered {error.code} ({str(error.msg)[:200]}); {_PROTOCOL}")

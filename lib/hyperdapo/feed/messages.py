@@ -1,8 +1,8 @@
 """Native Hyperliquid messages, as Tardis replays them, to columns.
 
 A line is a stamp and a message (`native`); a blank line is a disconnect. A line that is not exactly that is dropped and
-counted by its cause; no value is ever guessed. Lines in the exchange's own spelling are read by `scanner`, which is
-fast, and all others by `native`, which is strict; their rows are then put in the order of the lines.
+counted by its cause; no value is ever guessed. Lines in the exchange's spelling are read by `scanner`, which is fast,
+and all others by `native`, which is strict; their rows are then put in the order of the lines.
 """
 
 from bisect import bisect_right
@@ -22,14 +22,15 @@ from hyperdapo.market.columns import (
     Columns,
     Contexts,
     Floats,
+    Integers,
+    Mask,
     Nanoseconds,
     TopOfBook,
     Trades,
     concatenate,
-    take,
+    select,
 )
 from hyperdapo.market.native import (
-    NS_PER_MS,
     BookData,
     BookMessage,
     ContextMessage,
@@ -44,13 +45,13 @@ from hyperdapo.market.native import (
     native,
     stamp_length,
 )
+from hyperdapo.times import MS_NS
 
 _FEW_ODD = 20  # with less than one line of so many that is not regular, it is not looked into why
 _BATCH = 2**20  # bytes decoded at once: what is made of them stays in the processor's cache
 
 WHOLE, FAST, AGGREGATED = range(3)
 """Books that a subscription to `l2Book` can ask for: `fast` has 5 levels a side, `nSigFigs` rounds the prices."""
-
 _Kind = TypeVar("_Kind", BookMessage, QuoteMessage, ContextMessage)
 
 
@@ -64,11 +65,11 @@ class Slice:
     """
 
     book: BookSnapshots
-    book_connection: NDArray[np.int64]
+    book_connection: Integers
     book_stream: NDArray[np.int8]
     bbo: TopOfBook
     trades: Trades
-    backfill: NDArray[np.bool_]
+    backfill: Mask
     context: Contexts
 
     @classmethod
@@ -86,17 +87,17 @@ class Slice:
 
 
 @dataclass(frozen=True)
-class _Told:
+class _Read:
     """A text of n lines, read; `local_ns` (n,) is -1 for a line that is no message of ours, `blank` (n,) a disconnect.
 
     `rows` are the lines that the scanner left and msgspec read as `messages`.
     """
 
     scan: Scan
-    rows: NDArray[np.int64]
+    rows: Integers
     messages: list[Message]
     local_ns: Nanoseconds
-    blank: NDArray[np.bool_]
+    blank: Mask
 
 
 @dataclass(frozen=True)
@@ -108,12 +109,12 @@ class _Received:
     """
 
     scan: Scan
-    rows: NDArray[np.int64]
+    rows: Integers
     messages: list[Message]
-    taken: NDArray[np.bool_]
+    taken: Mask
     local_ns: Nanoseconds
-    connection: NDArray[np.int64]
-    session: NDArray[np.int64]
+    connection: Integers
+    session: Integers
 
 
 class Decoder:
@@ -151,18 +152,17 @@ class Decoder:
 
     def judge(self, texts: Sequence[tuple[bytes, Scan]], start_ns: int, end_ns: int) -> Slice:
         """The same of lines that `scanned` has read already."""
-        told = [self._told(*text) for text in texts]
-        received = self._receive(told, start_ns, end_ns)
-        return Slice.joined([self._of(text) for text in received])
+        received = self._receive([self._read(*text) for text in texts], start_ns, end_ns)
+        return Slice.joined([self._slice(text) for text in received])
 
-    def _of(self, received: _Received) -> Slice:
+    def _slice(self, received: _Received) -> Slice:
         book, connection, stream = self._books(received)
         trades, backfill = self._trades(received)
         return Slice(book, connection, stream, self._quotes(received), trades, backfill, self._contexts(received))
 
-    def _told(self, text: bytes, read: Scan) -> _Told:
+    def _read(self, text: bytes, scan: Scan) -> _Read:
         """Read what the scanner left, and count what is no message of ours."""
-        begin, local_ns, blank = read.begin, read.local_ns, np.diff(read.begin) <= 2  # its newline, and one byte
+        begin, local_ns, blank = scan.begin, scan.local_ns, np.diff(scan.begin) <= 2  # its newline, and one byte
         odd = np.flatnonzero((local_ns < 0) & ~blank)
         lines = [
             text[first:last] for first, last in zip(begin[odd].tolist(), (begin[odd + 1] - 1).tolist(), strict=True)
@@ -173,18 +173,18 @@ class Decoder:
             self.dropped["other_channel" if is_other_channel(line[stamp_length(line) :]) else "malformed"] += 1
         rows = odd[local_ns[odd] >= 0]
         ours = [message for message, ns in zip(messages, local_ns[odd].tolist(), strict=True) if message and ns >= 0]
-        return _Told(read, rows, ours, local_ns, blank)
+        return _Read(scan, rows, ours, local_ns, blank)
 
-    def _receive(self, texts: Sequence[_Told], start_ns: int, end_ns: int) -> Iterator[_Received]:
+    def _receive(self, texts: Sequence[_Read], start_ns: int, end_ns: int) -> Iterator[_Received]:
         """Judge when each line of a slice came, and follow the connection through it all."""
         local_ns = np.concatenate([text.local_ns for text in texts])
-        told = local_ns >= 0
-        inside = told & (local_ns >= start_ns) & (local_ns < end_ns)
+        ours = local_ns >= 0
+        inside = ours & (local_ns >= start_ns) & (local_ns < end_ns)
         taken = inside & (local_ns >= self.last_ns)
         taken[taken] = in_order(local_ns[taken])
         latest = np.maximum.accumulate(np.where(taken, local_ns, self.last_ns))
         ahead = inside & ~taken & (local_ns >= latest)
-        self._drop("outside_slice", int((told & ~inside).sum()))
+        self._drop("outside_slice", int((ours & ~inside).sum()))
         self._drop("time_jumps_ahead", int(ahead.sum()))
         self._drop("time_goes_back", int((inside & ~taken & ~ahead).sum()))
         ends = np.cumsum([len(text.blank) for text in texts])[:-1]
@@ -196,7 +196,7 @@ class Decoder:
             rows = text.rows[counts[text.rows]]
             yield _Received(text.scan, rows, kept, counts, text.local_ns, connection, session)
 
-    def _follow(self, blank: NDArray[np.bool_], taken: NDArray[np.bool_], latest: Nanoseconds) -> NDArray[np.int64]:
+    def _follow(self, blank: Mask, taken: Mask, latest: Nanoseconds) -> Integers:
         """The connection of each line (n,): a blank line ends one over which anything was heard."""
         connection = np.full(len(blank), self.connection)
         begin = 0
@@ -213,7 +213,7 @@ class Decoder:
         if count:
             self.dropped[cause] += count
 
-    def _ours(self, received: _Received, kind: type[_Kind]) -> tuple[NDArray[np.int64], list[_Kind]]:
+    def _ours(self, received: _Received, kind: type[_Kind]) -> tuple[Integers, list[_Kind]]:
         """Lines and messages of one kind about our coin that are not read yet; those about others are counted."""
         among = [isinstance(message, kind) for message in received.messages]
         messages = [message for message in received.messages if isinstance(message, kind)]
@@ -221,7 +221,7 @@ class Decoder:
         self._drop("other_coin", len(ours) - sum(ours))
         return received.rows[among][ours], list(compress(messages, ours))
 
-    def _books(self, received: _Received) -> tuple[BookSnapshots, NDArray[np.int64], NDArray[np.int8]]:
+    def _books(self, received: _Received) -> tuple[BookSnapshots, Integers, NDArray[np.int8]]:
         odd, messages = self._ours(received, BookMessage)
         fits = [max(map(len, message.data.levels)) <= LEVELS for message in messages]
         odd, data = odd[fits], [message.data for message in compress(messages, fits)]
@@ -231,7 +231,7 @@ class Decoder:
         self.messages["l2Book"] += len(lines) + len(data)
         levels = (received.scan.levels[kept, column] for column in range(4))
         sides = (column for side in (0, 1) for column in _grid([book.levels[side] for book in data]))
-        regular = BookSnapshots(ms * NS_PER_MS, received.local_ns[lines], *levels)
+        regular = BookSnapshots(ms * MS_NS, received.local_ns[lines], *levels)
         book, lines = _merged(lines, regular, odd, BookSnapshots(_exchange_ns(data), received.local_ns[odd], *sides))
         stream = np.full(len(lines), WHOLE, dtype=np.int8)
         stream[np.searchsorted(lines, odd)] = [
@@ -248,11 +248,11 @@ class Decoder:
         lines, ms = received.scan.quote[kept].T
         self.messages["bbo"] += len(lines) + len(messages)
         values = _sent([value for quote in data for side in quote.bbo if side for value in (side.px, side.sz)])
-        regular = TopOfBook(ms * NS_PER_MS, received.local_ns[lines], *received.scan.top[kept].T.copy())
+        regular = TopOfBook(ms * MS_NS, received.local_ns[lines], *received.scan.top[kept].T.copy())
         others = TopOfBook(_exchange_ns(data), received.local_ns[odd], *values.reshape(-1, 4).T.copy())
         return _merged(lines, regular, odd, others)[0]
 
-    def _trades(self, received: _Received) -> tuple[Trades, NDArray[np.bool_]]:
+    def _trades(self, received: _Received) -> tuple[Trades, Mask]:
         rows: list[int] = []
         data: list[Print] = []
         for row, prints in _printed(received):
@@ -263,7 +263,7 @@ class Decoder:
         kept = received.taken[received.scan.print[:, 0]]
         lines, ms, side, tid = received.scan.print[kept].T
         price, size = received.scan.traded[kept].T
-        regular = Trades(ms * NS_PER_MS, received.local_ns[lines], price, size, side.astype(np.int8), tid)
+        regular = Trades(ms * MS_NS, received.local_ns[lines], price, size, side.astype(np.int8), tid)
         odd = np.array(rows, dtype=np.int64)
         others = Trades(
             exchange_ns=_exchange_ns(data),
@@ -276,7 +276,7 @@ class Decoder:
         trades, lines = _merged(lines, regular, odd, others)
         return trades, self._opening(lines, received.session)
 
-    def _opening(self, lines: NDArray[np.int64], session: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def _opening(self, lines: Integers, session: Integers) -> Mask:
         """Which prints (n,) belong to the first `trades` message after a blank line, from the line of each (n,)."""
         messages, prints = np.unique(lines, return_counts=True)
         if not len(messages):
@@ -302,6 +302,17 @@ def scanned(content: bytes, coin: str) -> list[tuple[bytes, Scan]]:
     return [_scanned(text, coin) for text in _batches(content)]
 
 
+def _batches(content: bytes) -> Iterator[bytes]:
+    """Texts of whole lines, together the content; one where it is empty."""
+    begin = 0
+    while True:
+        end = content.rfind(b"\n", begin, begin + _BATCH) + 1 or content.find(b"\n", begin + _BATCH) + 1 or len(content)
+        yield content[begin:end]
+        if end == len(content):
+            return
+        begin = end
+
+
 def _scanned(text: bytes, coin: str) -> tuple[bytes, Scan]:
     read = scan(text, coin)
     odd = np.count_nonzero(read.local_ns < 0)
@@ -311,7 +322,7 @@ def _scanned(text: bytes, coin: str) -> tuple[bytes, Scan]:
     return text, read
 
 
-def in_order(ns: Nanoseconds) -> NDArray[np.bool_]:
+def in_order(ns: Nanoseconds) -> Mask:
     """The most of the rows (n,) whose times never fall; of two that exclude each other, the first.
 
     A time that is not below any before it nor above any behind it stays. Among the others the longest non-decreasing
@@ -333,31 +344,18 @@ def in_order(ns: Nanoseconds) -> NDArray[np.bool_]:
     return stays
 
 
-def _batches(content: bytes) -> Iterator[bytes]:
-    """Texts of whole lines, together the content; one where it is empty."""
-    begin = 0
-    while True:
-        end = content.rfind(b"\n", begin, begin + _BATCH) + 1 or content.find(b"\n", begin + _BATCH) + 1 or len(content)
-        yield content[begin:end]
-        if end == len(content):
-            return
-        begin = end
-
-
 def _printed(received: _Received) -> Iterator[tuple[int, list[Print]]]:
     lines = zip(received.rows.tolist(), received.messages, strict=True)
     return ((row, message.data) for row, message in lines if isinstance(message, TradesMessage))
 
 
-def _merged(
-    lines: NDArray[np.int64], regular: Columns, odd: NDArray[np.int64], others: Columns
-) -> tuple[Columns, NDArray[np.int64]]:
+def _merged(lines: Integers, regular: Columns, odd: Integers, others: Columns) -> tuple[Columns, Integers]:
     """Rows of two kinds of lines in the order of their lines, and these lines (n,)."""
     if not len(odd):
         return regular, lines
     both = np.concatenate([lines, odd])
     order = np.argsort(both, kind="stable")
-    return take(concatenate([regular, others]), order), both[order]
+    return select(concatenate([regular, others]), order), both[order]
 
 
 def _grid(sides: Sequence[Sequence[Level]]) -> tuple[Floats, Floats]:
@@ -370,10 +368,10 @@ def _grid(sides: Sequence[Sequence[Level]]) -> tuple[Floats, Floats]:
 
 
 def _sent(values: Sequence[float]) -> Floats:
-    """Values as they were sent, but a NaN becomes infinite, to be told from what is beyond the visible."""
+    """Values as they were sent, but a NaN becomes infinite: NaN stands for what is beyond the visible."""
     array = np.array(values, dtype=float)
     return np.where(np.isnan(array), np.inf, array)
 
 
 def _exchange_ns(data: Sequence[BookData | QuoteData | Print]) -> Nanoseconds:
-    return np.array([row.time for row in data], dtype=np.int64) * NS_PER_MS
+    return np.array([row.time for row in data], dtype=np.int64) * MS_NS

@@ -1,8 +1,8 @@
-"""Replay lines in the exchange's own spelling, read by compiled code in one pass over their bytes.
+"""Replay lines in the exchange's spelling, read by compiled code in one pass over their bytes.
 
-There are two paths because two things are wanted. What is not exactly right must be told from what is, and counted by
-its cause: msgspec does that (`native`), at the price of an object for every level. And nearly all lines are spelled in
-one regular way, which needs no objects. So a line is read here only if each of its bytes is as Tardis and the exchange
+There are two paths because two things are wanted. What is not exactly right must be found and counted by its cause:
+msgspec does that (`native`), at the price of an object for every level. And nearly all lines are spelled in one regular
+way, which needs no objects. So a line is read here only if each of its bytes is as Tardis and the exchange
 write it: no other order of fields, no other coin, no null side, sign, exponent or superfluous zero, at most 15 digits
 in a decimal and 20 levels a side. Further fields may follow at the end of any object, if they are scalars under names
 that mean nothing to us, and the spaces that JSON allows are taken out by `compact`. Every other line is left to
@@ -25,11 +25,10 @@ from numba import njit, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from hyperdapo.market.columns import LEVELS, Floats, Nanoseconds
+from hyperdapo.market.columns import LEVELS, Floats, Integers, Nanoseconds
 from hyperdapo.market.native import LAST_MS, LAST_SECOND, STAMP_LENGTH
 from hyperdapo.times import SECOND_NS
 
-Integers = NDArray[np.int64]
 _Text = tuple[tuple[np.uint64, np.uint64, int], ...]
 
 _ODD = -1
@@ -316,9 +315,9 @@ def _within(i: int) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _scan(first: int, size: int, coin: _Text, found: Scan) -> tuple[int, int, int, int]:
-    """Fill `found` from the text of that size at `first`; how many lines, books, quotes and prints there are."""
-    begin, local_ns, book, quote, print_, levels, top, traded = found
+def _scan(first: int, size: int, coin: _Text, columns: Scan) -> tuple[int, int, int, int]:
+    """Fill the columns from the text of that size at `first`; how many lines, books, quotes and prints there are."""
+    begin, local_ns, book, quote, print_, levels, top, traded = columns
     lines, books, quotes, prints = 0, 0, 0, 0
     date, clock, minute_ns = np.uint64(0), np.uint64(0), _ODD  # of the stamp before
     i = first

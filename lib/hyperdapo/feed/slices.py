@@ -20,6 +20,7 @@ import zstandard
 from numpy.typing import NDArray
 
 from hyperdapo.errors import DataError
+from hyperdapo.market.columns import Integers
 from hyperdapo.market.native import CHANNELS, STAMP_LENGTH, channel_of, local_time
 from hyperdapo.times import DAY_NS, MINUTE_NS, SECOND_NS, moment
 
@@ -84,25 +85,25 @@ def slice_path(cache: Path, source: str, start_ns: int, end_ns: int) -> Path:
 def cover(cache: Path, start_ns: int, end_ns: int) -> tuple[list[SliceFile], list[tuple[int, int]]]:
     """Slices in `cache` that cover a span without overlap, in time order, and the spans that none covers.
 
-    Where several begin at the same minute, the longest that fits is taken.
+    Of several that begin at the same minute, the longest that fits.
     """
     longest: dict[int, SliceFile] = {}
-    for found in _listed(cache, start_ns, end_ns):
-        known = longest.get(found.start_ns)
-        if found.end_ns <= end_ns and (known is None or found.end_ns > known.end_ns):
-            longest[found.start_ns] = found
-    taken: list[SliceFile] = []
+    for piece in _listed(cache, start_ns, end_ns):
+        known = longest.get(piece.start_ns)
+        if piece.end_ns <= end_ns and (known is None or piece.end_ns > known.end_ns):
+            longest[piece.start_ns] = piece
+    chosen: list[SliceFile] = []
     missing: list[tuple[int, int]] = []
     now = start_ns
     while now < end_ns:
         if now in longest:
-            taken.append(longest[now])
+            chosen.append(longest[now])
             now = longest[now].end_ns
         else:
             begin = missing.pop()[0] if missing and missing[-1][1] == now else now
             now += MINUTE_NS
             missing.append((begin, now))
-    return taken, missing
+    return chosen, missing
 
 
 class Description:
@@ -117,7 +118,7 @@ class Description:
         self._connected, self._first, self._last = True, b"", b""
 
     def add(self, piece: SliceFile) -> bool:
-        """Take the next slice in; False where it is damaged, and then not taken."""
+        """Count the next slice in; False where it is damaged, and then left out."""
         try:
             packed = piece.pack()
             content = piece.unpack(packed)
@@ -130,8 +131,8 @@ class Description:
         self._count(content)
         return True
 
-    def facts(self) -> dict[str, Any]:
-        """What was taken in.
+    def summary(self) -> dict[str, Any]:
+        """What was counted in.
 
         Returns
         -------
@@ -165,12 +166,12 @@ class Description:
         eights = np.ndarray(len(padded) - 7, np.dtype("<u8"), padded, strides=(1,))  # the 8 bytes at every position
         channel = _channels(content, eights, begin, end, self._names)
         blank = end - begin <= 1
-        told = blank[(channel > 0) | blank]
-        if not len(told):
+        ends = blank[(channel > 0) | blank]  # a message, or a disconnect
+        if not len(ends):
             return
-        before = np.concatenate([[not self._connected], told[:-1]])
-        self._disconnects += int((told & ~before).sum())
-        self._connected = not told[-1]
+        before = np.concatenate([[not self._connected], ends[:-1]])
+        self._disconnects += int((ends & ~before).sum())
+        self._connected = not ends[-1]
         begin, channel = begin[channel > 0], channel[channel > 0]
         if len(begin):
             self._first = self._first or content[begin[0] : begin[0] + STAMP_LENGTH]
@@ -184,7 +185,7 @@ class Description:
                 self._counts[content[first : first + 16], self._names[cell % len(self._names)]] += int(counts[cell])
 
 
-def _lines(content: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _lines(content: bytes) -> tuple[Integers, Integers]:
     """Where each line (n,) begins, and where it ends, its newline left out; the last newline may be missing."""
     ends = np.flatnonzero(np.frombuffer(content, np.uint8) == ord("\n"))
     if content and not content.endswith(b"\n"):
@@ -192,25 +193,23 @@ def _lines(content: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return np.concatenate([[0], ends[:-1] + 1])[: len(ends)], ends
 
 
-def _channels(
-    content: bytes, eights: NDArray[np.uint64], begin: NDArray[np.int64], end: NDArray[np.int64], names: list[str]
-) -> NDArray[np.int64]:
+def _channels(content: bytes, eights: NDArray[np.uint64], begin: Integers, end: Integers, names: list[str]) -> Integers:
     """The channel of each line (n,), as its position in `names`; 0 where it names none. Other names are appended."""
-    found = np.zeros(len(begin), dtype=np.int64)
+    channel = np.zeros(len(begin), dtype=np.int64)
     for head in _HEADS:
         for number, name in enumerate(CHANNELS, start=1):
             text = head + name.encode() + b'"'
-            fits = np.flatnonzero((end - begin >= STAMP_LENGTH + len(text)) & (found == 0))
+            fits = np.flatnonzero((end - begin >= STAMP_LENGTH + len(text)) & (channel == 0))
             for first in (len(text) - 8, *range(0, len(text) - 8, 8)):
                 wanted = int.from_bytes(text[first : first + 8], "little")
                 fits = fits[eights[begin[fits] + (STAMP_LENGTH + first)] == wanted]
-            found[fits] = number
-    for line in np.flatnonzero((found == 0) & (end - begin > 1)).tolist():  # spelled otherwise, or another channel
+            channel[fits] = number
+    for line in np.flatnonzero((channel == 0) & (end - begin > 1)).tolist():  # spelled otherwise, or another channel
         name = channel_of(content[begin[line] : end[line]])
         if name not in names:
             names.append(name)
-        found[line] = names.index(name)
-    return found
+        channel[line] = names.index(name)
+    return channel
 
 
 def file_at(path: Path) -> SliceFile:

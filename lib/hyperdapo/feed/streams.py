@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hyperdapo.feed.messages import AGGREGATED, FAST
-from hyperdapo.market.columns import BookSnapshots, Nanoseconds, TopOfBook
+from hyperdapo.market.columns import BookSnapshots, Integers, Mask, Nanoseconds, TopOfBook
 from hyperdapo.market.grid import tick_size
 from hyperdapo.market.native import FAST_LEVELS
 
@@ -21,16 +21,14 @@ _SPIKE = 10  # so many books of exactly 5 levels for each of nearly as many are 
 _ENOUGH = 20  # levels: by chance so many prices are all even in one of 2**20 books
 _STEPS = (2, 5)  # ticks: what is rounded to fewer figures is a multiple of one of them
 
-Mask = NDArray[np.bool_]
 
-
-def depths(book: BookSnapshots) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def depths(book: BookSnapshots) -> tuple[Integers, Integers]:
     """Visible levels of bid and ask, each (n,)."""
     return np.isfinite(book.bid_price).sum(axis=1), np.isfinite(book.ask_price).sum(axis=1)
 
 
 def repeated(keys: Sequence[NDArray[np.generic]]) -> Mask:
-    """Which rows (n,) are told before, from their columns (n,) or (n, m): the same in all of them, NaN where NaN.
+    """Which rows (n,) have come before, from their columns (n,) or (n, m): the same in all of them, NaN where NaN.
 
     The first column is a time; rows that share it with no other are not compared.
     """
@@ -60,8 +58,8 @@ def aggregated(book: BookSnapshots, stream: NDArray[np.int8], sz_decimals: int) 
 def off_bbo(book: BookSnapshots, bbo: TopOfBook) -> Mask:
     """Which books (n,) name other best prices than every `bbo` of the same stamp of the exchange: of the same block."""
     best = pd.MultiIndex.from_arrays([book.exchange_ns, book.bid_price[:, 0], book.ask_price[:, 0]])
-    told = pd.MultiIndex.from_arrays([bbo.exchange_ns, bbo.bid_price, bbo.ask_price])
-    return np.asarray(np.isin(book.exchange_ns, bbo.exchange_ns) & ~best.isin(told))
+    quoted = pd.MultiIndex.from_arrays([bbo.exchange_ns, bbo.bid_price, bbo.ask_price])
+    return np.asarray(np.isin(book.exchange_ns, bbo.exchange_ns) & ~best.isin(quoted))
 
 
 def shallow(book: BookSnapshots, stream: NDArray[np.int8], last_deep_ns: int, max_gap_ns: int) -> Mask:

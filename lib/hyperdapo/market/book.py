@@ -4,40 +4,40 @@ Times are int64 nanoseconds UTC. What was known at t is asked of the messages re
 those the newest is the one with the greatest `exchange_ns`; of equals, the later received.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from hyperdapo.errors import DataError
-from hyperdapo.files import read_json, write_json
+from hyperdapo.files import read_json
 from hyperdapo.market import storage
 from hyperdapo.market.columns import (
     BookSnapshots,
     Contexts,
     Floats,
+    Integers,
+    Mask,
     Nanoseconds,
     TopOfBook,
     Trades,
     concatenate,
     empty,
     first_level,
-    take,
+    select,
 )
 from hyperdapo.times import HOUR_NS, SECOND_NS, Span, by_day
 
-_BPS = 1e4
 _PART_NS = 6 * HOUR_NS
 
 
 @dataclass(frozen=True)
 class Market:
-    """All that is known of one asset; `gaps` (m, 2) are intervals of `local_ns` without trustworthy data.
+    """All messages of one asset; `gaps` (m, 2) are intervals of `local_ns` without trustworthy data.
 
     A market loaded in part knows of the whole the gaps, when it begins (`begins_ns`; None: with the first message here)
     and how many coin are traded in 24 hours (`daily_volume`, V of eq. 2.4; None: as many as here).
@@ -57,11 +57,11 @@ class Market:
     def top(self) -> TopOfBook:
         """Best quotes of `bbo` and `l2Book` together: only those that were the newest when they came."""
         both = concatenate([first_level(self.book), self.bbo])
-        both = take(both, np.argsort(both.local_ns, kind="stable"))
-        return take(both, _newest(both.exchange_ns))
+        both = select(both, np.argsort(both.local_ns, kind="stable"))
+        return select(both, _newest(both.exchange_ns))
 
     @cached_property
-    def _books(self) -> NDArray[np.int64]:
+    def _books(self) -> Integers:
         """Rows of `book` that were the newest book when they came."""
         return _newest(self.book.exchange_ns)
 
@@ -69,13 +69,13 @@ class Market:
         """Best quotes known at each instant `ns` (n,): prices and sizes NaN, times 0, before the first message."""
         index = np.searchsorted(self.top.local_ns, np.atleast_1d(ns), side="right")
         nothing = TopOfBook(*(np.zeros(1, np.int64),) * 2, *(np.full(1, np.nan),) * 4)
-        return take(concatenate([nothing, self.top]), index)
+        return select(concatenate([nothing, self.top]), index)
 
     def mid_at(self, ns: ArrayLike) -> Floats:
         """Mid known at each instant `ns` (n,), USD; NaN before the first message."""
         return self.top_at(ns).mid
 
-    def book_at(self, ns: ArrayLike) -> NDArray[np.int64]:
+    def book_at(self, ns: ArrayLike) -> Integers:
         """Row of `book` that is the newest known at each instant `ns` (n,); -1 before the first."""
         index = np.searchsorted(self.book.local_ns[self._books], np.atleast_1d(ns), side="right")
         return np.concatenate([[-1], self._books])[index]
@@ -87,7 +87,7 @@ class Market:
         """
         nothing = Contexts(np.zeros(1, np.int64), *(np.full(1, np.nan),) * 4)
         index = np.searchsorted(self.context.local_ns, np.atleast_1d(ns), side="right")
-        return take(concatenate([nothing, self.context]), index)
+        return select(concatenate([nothing, self.context]), index)
 
     def uninterrupted_since(self, ns: ArrayLike, allowed_s: float = 0.0) -> Nanoseconds:
         """Since when, at each instant `ns` (n,), messages have come without a gap that has ended by then.
@@ -98,7 +98,7 @@ class Market:
         ends = self.gaps[self.gaps[:, 1] - self.gaps[:, 0] > allowed_s * SECOND_NS, 1]
         return np.concatenate([begins, ends])[np.searchsorted(ends, np.atleast_1d(ns), "right")]
 
-    def interrupted(self, from_ns: Nanoseconds, to_ns: Nanoseconds) -> NDArray[np.bool_]:
+    def interrupted(self, from_ns: Nanoseconds, to_ns: Nanoseconds) -> Mask:
         """Whether each interval (from, to] touches a gap or leaves the data; all (n,)."""
         inside = (from_ns >= self.top.local_ns[0]) & (to_ns <= self.top.local_ns[-1])
         ended = np.searchsorted(self.gaps[:, 1], from_ns, side="right")
@@ -144,25 +144,6 @@ class Market:
             from_ns, to_ns = part[0] - round(before_s * SECOND_NS), part[1] + round(after_s * SECOND_NS)
             yield part, cls.load(folder, (from_ns, to_ns))
 
-    def save(self, folder: Path, report: Mapping[str, Any] | None = None) -> None:
-        """Write what `load` reads: the Parquet tables, then `cleaning.json`: where it is, all is whole."""
-        with storage.writer(folder) as append:
-            append(self.book, self.bbo, self.trades, self.context)
-        first, last = self.top.local_ns[[0, -1]].tolist()
-        span = {"begins_ns": first if self.begins_ns is None else self.begins_ns, "ends_ns": last}
-        facts = {"asset": self.asset, "sz_decimals": self.sz_decimals, "daily_volume": self.daily_volume} | span
-        facts["gaps"] = self.gaps.tolist()
-        write_json(facts | dict(report or {}), folder, "cleaning.json")
-
-
-@dataclass(frozen=True)
-class Depth:
-    """What rests within some distance of mid: coin on bid and ask (n,), and whether all of that distance is visible."""
-
-    bid: Floats
-    ask: Floats
-    covered: NDArray[np.bool_]
-
 
 @dataclass(frozen=True)
 class Book:
@@ -189,7 +170,7 @@ class Book:
         if not len(market.book.local_ns):
             raise DataError(f"{market.asset}: no l2Book message; without one there is no book")
         top, row = market.top_at(ns), market.book_at(ns)
-        book = take(market.book, np.maximum(row, 0))
+        book = select(market.book, np.maximum(row, 0))
         bids = _fused(book.bid_price, book.bid_size, top.bid_price, top.bid_size, row, -1)
         asks = _fused(book.ask_price, book.ask_size, top.ask_price, top.ask_size, row, 1)
         return cls(*bids, *asks)
@@ -199,31 +180,9 @@ class Book:
         """(n,) USD."""
         return (self.bid_price[:, 0] + self.ask_price[:, 0]) / 2
 
-    @property
-    def spread_bps(self) -> Floats:
-        """(n,) s = best ask - best bid (§2.1.3), in bps of mid."""
-        return (self.ask_price[:, 0] - self.bid_price[:, 0]) / self.mid * _BPS
-
-    def resting(self, price: ArrayLike) -> tuple[Floats, Floats]:
-        """D(p) of eq. 2.3: what rests at exactly `price` (n,) or one for all, coin on bid and ask (n,)."""
-        wanted = np.broadcast_to(np.asarray(price, dtype=float), self.mid.shape)[:, None]
-        sides = (self.bid_price, self.bid_size), (self.ask_price, self.ask_size)
-        bid, ask = (np.where(np.isclose(prices, wanted, rtol=1e-12), sizes, 0).sum(axis=1) for prices, sizes in sides)
-        return np.where(np.isnan(self.mid), np.nan, bid), np.where(np.isnan(self.mid), np.nan, ask)
-
-    def within(self, reach_bps: float) -> Depth:
-        """What is visible within `reach_bps` of mid; covered where both sides show a level at or beyond it."""
-        mid = self.mid[:, None]
-        bid_off, ask_off = (mid - self.bid_price) / mid * _BPS, (self.ask_price - mid) / mid * _BPS
-        farthest = np.minimum(np.fmax.reduce(bid_off, axis=1), np.fmax.reduce(ask_off, axis=1))
-        bid = np.where(bid_off <= reach_bps, self.bid_size, 0).sum(axis=1)
-        ask = np.where(ask_off <= reach_bps, self.ask_size, 0).sum(axis=1)
-        known = ~np.isnan(self.mid)
-        return Depth(np.where(known, bid, np.nan), np.where(known, ask, np.nan), known & (farthest >= reach_bps))
-
 
 def _fused(
-    price: Floats, size: Floats, best: Floats, best_size: Floats, row: NDArray[np.int64], outward: int
+    price: Floats, size: Floats, best: Floats, best_size: Floats, row: Integers, outward: int
 ) -> tuple[Floats, Floats]:
     """One side (n, 20) with the best quote (n,) before it and without what the quote has passed: (n, 21), packed."""
     behind = (price - best[:, None]) * outward > 0
@@ -234,5 +193,5 @@ def _fused(
     return np.take_along_axis(prices, order, axis=1), np.take_along_axis(sizes, order, axis=1)
 
 
-def _newest(exchange_ns: Nanoseconds) -> NDArray[np.int64]:
+def _newest(exchange_ns: Nanoseconds) -> Integers:
     return np.flatnonzero(exchange_ns >= np.maximum.accumulate(exchange_ns))

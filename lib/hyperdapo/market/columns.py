@@ -1,4 +1,4 @@
-"""The messages of one asset as columns.
+"""The messages of one asset as columns, and the names of arrays.
 
 Times are int64 nanoseconds UTC: `exchange_ns` is the exchange's stamp, `local_ns` when the recorder saw the message.
 Rows are in the order received, that of `local_ns`.
@@ -12,9 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 LEVELS = 20
+BPS = 1e4  # basis points of one
 
 Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
 Nanoseconds = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Trades:
     price: Floats
     size: Floats
     side: NDArray[np.int8]
-    tid: NDArray[np.int64]
+    tid: Integers
 
 
 @dataclass(frozen=True)
@@ -77,13 +80,13 @@ Columns = TypeVar("Columns", BookSnapshots, TopOfBook, Trades, Contexts)
 
 def concatenate(parts: Sequence[Columns]) -> Columns:
     """The rows of several column sets of one kind, one after the other."""
-    kind = type(parts[0])
-    return kind(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(kind)))
+    columns = zip(*(vars(part).values() for part in parts), strict=True)
+    return type(parts[0])(*map(np.concatenate, columns))
 
 
-def take(columns: Columns, rows: NDArray[Any] | slice) -> Columns:
+def select(columns: Columns, rows: NDArray[Any] | slice) -> Columns:
     """Rows chosen by index, by mask or by slice."""
-    return type(columns)(*(getattr(columns, field.name)[rows] for field in fields(columns)))
+    return type(columns)(*(column[rows] for column in vars(columns).values()))
 
 
 def empty(kind: type[Columns]) -> Columns:

@@ -2,7 +2,8 @@
 
 At a decision time t only messages with `local_ns` <= t count. Windows are (t - w, t]. What the visible book does not
 reach is not invented: sums run over visible levels, and `visible_depth_bps` says how far those reach. What is not
-defined, such as the VWAP of a window without prints, is NaN, and a row with a NaN is not warm.
+defined, such as the VWAP of a window without prints, is NaN, and a row with a NaN is not warm. What has to walk over
+prints, quotes or rows one by one is compiled, at the end of the module.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,138 +17,10 @@ from numpy.typing import NDArray
 from hyperdapo import sections
 from hyperdapo.errors import DataError
 from hyperdapo.market.book import Market
-from hyperdapo.market.columns import BookSnapshots, Floats, Nanoseconds, take
+from hyperdapo.market.columns import BPS, BookSnapshots, Floats, Integers, Mask, Nanoseconds, select
 from hyperdapo.market.usable import PARTS
 from hyperdapo.params import Parameters
 from hyperdapo.times import SECOND_NS, Span
-
-Integers = NDArray[np.int64]
-
-VOLUME, NOTIONAL, FLOW, LARGE, LARGE_VOLUME, VOLUME_ABOVE = range(6)
-"""Columns of `print_sums`."""
-
-
-@njit(cache=True)
-def print_sums(
-    begin: Integers,
-    end: Integers,
-    oldest: Integers,
-    price: Floats,
-    size: Floats,
-    side: NDArray[np.int8],
-    mid: Floats,
-    quantile: float,
-) -> Floats:
-    """Sums over the prints [begin, end) of each row (n, 6); `begin`, `end` and `oldest` (n,) never fall.
-
-    A print is large when it exceeds the quantile (linear between order statistics, as in numpy) of the sizes of the
-    prints [oldest, end). Those sizes are counted in a Fenwick tree over the ranks of all sizes.
-    """
-    ordered = np.unique(size)
-    rank = np.searchsorted(ordered, size)
-    tree = np.zeros(len(ordered) + 1, dtype=np.int64)
-    sums = np.zeros((len(end), 6))
-    left = entered = 0
-    for row in range(len(end)):
-        while entered < end[row]:
-            _count(tree, rank[entered], 1)
-            entered += 1
-        while left < oldest[row]:
-            _count(tree, rank[left], -1)
-            left += 1
-        if begin[row] == end[row]:
-            continue
-        place = (entered - left - 1) * quantile
-        below = int(place)
-        low = ordered[_order_statistic(tree, below)]
-        high = ordered[_order_statistic(tree, min(below + 1, entered - left - 1))]
-        part = place - below
-        threshold = low + (high - low) * part if part < 0.5 else high - (high - low) * (1 - part)
-        for index in range(begin[row], end[row]):
-            sums[row, VOLUME] += size[index]
-            sums[row, NOTIONAL] += size[index] * price[index]
-            sums[row, FLOW] += size[index] * side[index]
-            if size[index] > threshold:
-                sums[row, LARGE] += 1
-                sums[row, LARGE_VOLUME] += size[index]
-            if price[index] > mid[row]:
-                sums[row, VOLUME_ABOVE] += size[index]
-    return sums
-
-
-@njit(cache=True)
-def return_deviation(
-    newest: Integers, ns: Nanoseconds, known_ns: Nanoseconds, log_price: Floats, steps: int, step_ns: int
-) -> Floats:
-    """Standard deviation (ddof 1) of `steps` log returns over `step_ns` each, up to each of n instants.
-
-    `newest` (n,) is the row of the last of the quotes (`known_ns`, `log_price`) known at `ns` (n,), -1 before the
-    first. NaN where the returns reach before the first quote.
-    """
-    deviation = np.full(len(ns), np.nan)
-    path = np.empty(steps + 1)
-    for row in range(len(ns)):
-        quote = newest[row]
-        for step in range(steps + 1):
-            while quote >= 0 and known_ns[quote] > ns[row] - step * step_ns:
-                quote -= 1
-            if quote < 0:
-                break
-            path[step] = log_price[quote]
-        if quote >= 0:
-            returns = path[:-1] - path[1:]
-            deviation[row] = np.sqrt(np.sum((returns - np.mean(returns)) ** 2) / (steps - 1))
-    return deviation
-
-
-@njit(cache=True)
-def weighted_scores(values: Floats, decay: Floats, epsilon: float, moments: Floats) -> Floats:
-    """(x - mean) / (deviation + epsilon) of each column of (n, m) values under weights that decay from row to row.
-
-    `decay` (n,) multiplies the weight of all earlier rows; 0 forgets them. Values that are not finite weigh nothing.
-    `moments` (3, m), zeros at first, holds weight, mean and sum of squares of each column from one call to the next.
-    """
-    scores = np.full(values.shape, np.nan)
-    for column in range(values.shape[1]):
-        weight, mean, squares = moments[:, column]
-        for row in range(values.shape[0]):
-            weight *= decay[row]
-            squares *= decay[row]
-            value = values[row, column]
-            if np.isfinite(value):
-                if weight == 0.0:
-                    mean = value
-                weight += 1.0
-                distance = value - mean
-                mean += distance / weight
-                squares += distance * (value - mean)
-                scores[row, column] = (value - mean) / (np.sqrt(squares / weight) + epsilon)
-        moments[:, column] = weight, mean, squares
-    return scores
-
-
-@njit(cache=True)
-def _count(tree: Integers, rank: int, change: int) -> None:
-    node = rank + 1
-    while node < len(tree):
-        tree[node] += change
-        node += node & -node
-
-
-@njit(cache=True)
-def _order_statistic(tree: Integers, place: int) -> int:
-    """Rank of the value that has `place` counted values before it."""
-    step = 1
-    while 2 * step < len(tree):
-        step *= 2
-    node, left = 0, place
-    while step:
-        if node + step < len(tree) and tree[node + step] <= left:
-            node += step
-            left -= tree[node]
-        step //= 2
-    return node
-
 
 NAMES = (
     "bid_ask_spread_bps",
@@ -166,11 +39,12 @@ NAMES = (
     "volume_profile",
     "trade_size_ratio",
 )
-
 _MOMENTUM_S = 60
-_BPS = 1e4
 _LARGE_QUANTILE = 0.9
 _EPSILON = 1e-9  # of eq. 3.2
+
+VOLUME, NOTIONAL, FLOW, LARGE, LARGE_VOLUME, VOLUME_ABOVE = range(6)
+"""Columns of `print_sums`."""
 
 
 def decision_grid(market: Market, interval_s: float, span: Span | None = None) -> Nanoseconds:
@@ -180,9 +54,7 @@ def decision_grid(market: Market, interval_s: float, span: Span | None = None) -
     return np.arange(-(-first // step) * step, last + 1, step, dtype=np.int64)
 
 
-def features_in_parts(
-    folder: Path, parameters: Parameters, split: Mapping[str, tuple[int, int]]
-) -> Iterator[pd.DataFrame]:
+def features_in_parts(folder: Path, parameters: Parameters, split: Mapping[str, Span]) -> Iterator[pd.DataFrame]:
     """The features of all decision times of an asset, frame by frame, so that memory does not grow with the span.
 
     The frames are those of `compute_features` over the whole span. Raises as `Market.load`.
@@ -199,7 +71,7 @@ def compute_features(
     market: Market,
     decision_ns: Nanoseconds,
     features: sections.Features,
-    split: Mapping[str, tuple[int, int]] | None = None,
+    split: Mapping[str, Span] | None = None,
     max_gap_s: float = 15.0,
     normaliser: "Normaliser | None" = None,
 ) -> pd.DataFrame:
@@ -261,14 +133,14 @@ def decisions(features: pd.DataFrame, asset: str) -> pd.DataFrame:
     """
     outside = np.where(features["warm"], "between the parts", features["cold_because"])
     counts = pd.Series(np.where(features["split"] == "", outside, features["split"])).value_counts()
-    told = counts.reindex([*PARTS, *sorted(set(counts.index) - set(PARTS))], fill_value=0)
-    if empty := [part for part in PARTS if not told[part]]:
-        why = ", ".join(f"{count} {cause}" for cause, count in told.items() if cause not in PARTS)
+    by_part = counts.reindex([*PARTS, *sorted(set(counts.index) - set(PARTS))], fill_value=0)
+    if empty := [part for part in PARTS if not by_part[part]]:
+        why = ", ".join(f"{count} {cause}" for cause, count in by_part.items() if cause not in PARTS)
         raise DataError(
             f"{asset}: no warm decision time in {' and '.join(empty)} ({why}); give a longer source span, or shorten "
             f"features.warmup_s"
         )
-    return told.rename_axis("part").rename("decision_times").reset_index()
+    return by_part.rename_axis("part").rename("decision_times").reset_index()
 
 
 class Normaliser:
@@ -299,13 +171,20 @@ class Normaliser:
         return weighted_scores(np.ascontiguousarray(values, dtype=float), decay, _EPSILON, self._moments)
 
 
+def _split_names(ns: Nanoseconds, warm: Mask, split: Mapping[str, Span]) -> NDArray[np.object_]:
+    names = np.full(len(ns), "", dtype=object)
+    for name, (begin, end) in split.items():
+        names[(ns >= begin) & (ns < end) & warm] = name
+    return names
+
+
 def _raw(market: Market, ns: Nanoseconds, features: sections.Features) -> pd.DataFrame:
     """State and raw features at (n,) decision times; NaN where a window reaches before the data."""
     top = market.top_at(ns)
     columns = {"mid": top.mid, "best_bid": top.bid_price, "best_ask": top.ask_price}
     columns |= {"bid_size": top.bid_size, "ask_size": top.ask_size}
     columns |= _book_features(market, ns, top.mid)
-    columns["bid_ask_spread_bps"] = (top.ask_price - top.bid_price) / top.mid * _BPS
+    columns["bid_ask_spread_bps"] = (top.ask_price - top.bid_price) / top.mid * BPS
     columns |= _trade_features(market, ns, top.mid, features)
     columns |= _price_features(market, ns, top.mid, features.window_s)
     return pd.DataFrame(columns)
@@ -314,9 +193,9 @@ def _raw(market: Market, ns: Nanoseconds, features: sections.Features) -> pd.Dat
 def _book_features(market: Market, ns: Nanoseconds, mid: Floats) -> dict[str, Floats]:
     """Sums over the visible levels of the newest `l2Book`; its arrays are (n, 20)."""
     row = market.book_at(ns)
-    book = take(market.book, np.maximum(row, 0))
+    book = select(market.book, np.maximum(row, 0))
     mid = np.where(row >= 0, mid, np.nan)[:, None]
-    bid_off, ask_off = np.abs(book.bid_price - mid) / mid * _BPS, np.abs(book.ask_price - mid) / mid * _BPS
+    bid_off, ask_off = np.abs(book.bid_price - mid) / mid * BPS, np.abs(book.ask_price - mid) / mid * BPS
     bid, ask = _within(book, bid_off, ask_off, np.inf)
     near_bid, near_ask = _within(book, bid_off, ask_off, 10.0)
     deep_bid, deep_ask = _within(book, bid_off, ask_off, 50.0)
@@ -351,7 +230,7 @@ def _trade_features(market: Market, ns: Nanoseconds, mid: Floats, features: sect
         vwap = sums[:, NOTIONAL] / volume
         return {
             "trade_volume_5m": volume,
-            "vwap_distance_bps": (mid - vwap) / vwap * _BPS,
+            "vwap_distance_bps": (mid - vwap) / vwap * BPS,
             "trade_flow_5m": sums[:, FLOW],
             "order_intensity_per_min": (end - begin) / (features.window_s / 60),
             "large_trade_ratio": sums[:, LARGE] / (end - begin),
@@ -366,14 +245,129 @@ def _price_features(market: Market, ns: Nanoseconds, mid: Floats, window_s: floa
     newest = np.searchsorted(top.local_ns, ns, side="right") - 1
     deviation = return_deviation(newest, ns, top.local_ns, np.log(top.mid), int(window_s), SECOND_NS)
     return {
-        "volatility_5m_bps": deviation * _BPS,
-        "momentum_1m_bps": (mid / market.mid_at(ns - _MOMENTUM_S * SECOND_NS) - 1) * _BPS,
-        "momentum_5m_bps": (mid / market.mid_at(ns - round(window_s * SECOND_NS)) - 1) * _BPS,
+        "volatility_5m_bps": deviation * BPS,
+        "momentum_1m_bps": (mid / market.mid_at(ns - _MOMENTUM_S * SECOND_NS) - 1) * BPS,
+        "momentum_5m_bps": (mid / market.mid_at(ns - round(window_s * SECOND_NS)) - 1) * BPS,
     }
 
 
-def _split_names(ns: Nanoseconds, warm: NDArray[np.bool_], split: Mapping[str, tuple[int, int]]) -> NDArray[np.object_]:
-    names = np.full(len(ns), "", dtype=object)
-    for name, (begin, end) in split.items():
-        names[(ns >= begin) & (ns < end) & warm] = name
-    return names
+@njit(cache=True)
+def print_sums(
+    begin: Integers,
+    end: Integers,
+    oldest: Integers,
+    price: Floats,
+    size: Floats,
+    side: NDArray[np.int8],
+    mid: Floats,
+    quantile: float,
+) -> Floats:
+    """Sums over the prints [begin, end) of each row (n, 6); `begin`, `end` and `oldest` (n,) never fall.
+
+    A print is large when it exceeds the quantile (linear between order statistics, as in numpy) of the sizes of the
+    prints [oldest, end). Those sizes are counted in a Fenwick tree over the ranks of all sizes.
+    """
+    ordered = np.unique(size)
+    rank = np.searchsorted(ordered, size)
+    tree = np.zeros(len(ordered) + 1, dtype=np.int64)
+    sums = np.zeros((len(end), 6))
+    left = entered = 0
+    for row in range(len(end)):
+        while entered < end[row]:
+            _count(tree, rank[entered], 1)
+            entered += 1
+        while left < oldest[row]:
+            _count(tree, rank[left], -1)
+            left += 1
+        if begin[row] == end[row]:
+            continue
+        place = (entered - left - 1) * quantile
+        below = int(place)
+        low = ordered[_order_statistic(tree, below)]
+        high = ordered[_order_statistic(tree, min(below + 1, entered - left - 1))]
+        part = place - below
+        threshold = low + (high - low) * part if part < 0.5 else high - (high - low) * (1 - part)
+        for index in range(begin[row], end[row]):
+            sums[row, VOLUME] += size[index]
+            sums[row, NOTIONAL] += size[index] * price[index]
+            sums[row, FLOW] += size[index] * side[index]
+            if size[index] > threshold:
+                sums[row, LARGE] += 1
+                sums[row, LARGE_VOLUME] += size[index]
+            if price[index] > mid[row]:
+                sums[row, VOLUME_ABOVE] += size[index]
+    return sums
+
+
+@njit(cache=True)
+def _count(tree: Integers, rank: int, change: int) -> None:
+    node = rank + 1
+    while node < len(tree):
+        tree[node] += change
+        node += node & -node
+
+
+@njit(cache=True)
+def _order_statistic(tree: Integers, place: int) -> int:
+    """Rank of the value that has `place` counted values before it."""
+    step = 1
+    while 2 * step < len(tree):
+        step *= 2
+    node, left = 0, place
+    while step:
+        if node + step < len(tree) and tree[node + step] <= left:
+            node += step
+            left -= tree[node]
+        step //= 2
+    return node
+
+
+@njit(cache=True)
+def return_deviation(
+    newest: Integers, ns: Nanoseconds, known_ns: Nanoseconds, log_price: Floats, steps: int, step_ns: int
+) -> Floats:
+    """Standard deviation (ddof 1) of `steps` log returns over `step_ns` each, up to each of n instants.
+
+    `newest` (n,) is the row of the last of the quotes (`known_ns`, `log_price`) known at `ns` (n,), -1 before the
+    first. NaN where the returns reach before the first quote.
+    """
+    deviation = np.full(len(ns), np.nan)
+    path = np.empty(steps + 1)
+    for row in range(len(ns)):
+        quote = newest[row]
+        for step in range(steps + 1):
+            while quote >= 0 and known_ns[quote] > ns[row] - step * step_ns:
+                quote -= 1
+            if quote < 0:
+                break
+            path[step] = log_price[quote]
+        if quote >= 0:
+            returns = path[:-1] - path[1:]
+            deviation[row] = np.sqrt(np.sum((returns - np.mean(returns)) ** 2) / (steps - 1))
+    return deviation
+
+
+@njit(cache=True)
+def weighted_scores(values: Floats, decay: Floats, epsilon: float, moments: Floats) -> Floats:
+    """(x - mean) / (deviation + epsilon) of each column of (n, m) values under weights that decay from row to row.
+
+    `decay` (n,) multiplies the weight of all earlier rows; 0 forgets them. Values that are not finite weigh nothing.
+    `moments` (3, m), zeros at first, holds weight, mean and sum of squares of each column from one call to the next.
+    """
+    scores = np.full(values.shape, np.nan)
+    for column in range(values.shape[1]):
+        weight, mean, squares = moments[:, column]
+        for row in range(values.shape[0]):
+            weight *= decay[row]
+            squares *= decay[row]
+            value = values[row, column]
+            if np.isfinite(value):
+                if weight == 0.0:
+                    mean = value
+                weight += 1.0
+                distance = value - mean
+                mean += distance / weight
+                squares += distance * (value - mean)
+                scores[row, column] = (value - mean) / (np.sqrt(squares / weight) + epsilon)
+        moments[:, column] = weight, mean, squares
+    return scores

@@ -5,7 +5,9 @@ The tick therefore moves with the price. A size is a multiple of `10 ** -sz_deci
 """
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+
+from hyperdapo.market.columns import Floats, Mask
 
 MINIMUM_NOTIONAL_USD = 10.0
 _SIGNIFICANT_FIGURES = 5
@@ -13,14 +15,14 @@ _MAX_DECIMALS = 6
 _SLACK = 1e-7  # of a tick: what floating point may add to a price that is on the grid
 
 
-def tick_size(price: ArrayLike, sz_decimals: int) -> NDArray[np.float64]:
+def tick_size(price: ArrayLike, sz_decimals: int) -> Floats:
     """Smallest step of a price near `price`, in USD; same shape as `price`."""
     magnitude = np.floor(np.log10(np.asarray(price, dtype=float)))
     decimals = np.minimum(_SIGNIFICANT_FIGURES - 1 - magnitude, _MAX_DECIMALS - sz_decimals)
     return np.asarray(10.0 ** -np.maximum(decimals, 0.0))
 
 
-def snap_price(price: ArrayLike, side: ArrayLike, sz_decimals: int) -> NDArray[np.float64]:
+def snap_price(price: ArrayLike, side: ArrayLike, sz_decimals: int) -> Floats:
     """Nearest grid price that is not worse for the trader: down for a buy (+1), up for a sell (-1); USD."""
     price = np.asarray(price, dtype=float)
     tick = tick_size(price, sz_decimals)
@@ -29,14 +31,14 @@ def snap_price(price: ArrayLike, side: ArrayLike, sz_decimals: int) -> NDArray[n
     return np.round(snapped * tick, _MAX_DECIMALS)
 
 
-def on_grid(price: ArrayLike, sz_decimals: int) -> NDArray[np.bool_]:
+def on_grid(price: ArrayLike, sz_decimals: int) -> Mask:
     """Whether the exchange would accept each price."""
     price = np.asarray(price, dtype=float)
     steps = price / tick_size(price, sz_decimals)
     return np.asarray((price > 0) & (np.abs(steps - np.round(steps)) < 1e-6))
 
 
-def snap_size(size: ArrayLike, sz_decimals: int) -> NDArray[np.float64]:
+def snap_size(size: ArrayLike, sz_decimals: int) -> Floats:
     """Largest valid size that does not exceed `size`, in coin."""
     step = 10.0**-sz_decimals
     return np.round(np.floor(np.asarray(size, dtype=float) / step + _SLACK) * step, sz_decimals)

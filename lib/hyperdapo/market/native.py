@@ -15,12 +15,11 @@ import msgspec
 import numpy as np
 
 from hyperdapo.market.columns import Nanoseconds
-from hyperdapo.times import SECOND_NS
+from hyperdapo.times import MS_NS, SECOND_NS
 
 CHANNELS = ("l2Book", "bbo", "trades", "activeAssetCtx")
 STAMP_LENGTH = 28  # of 2025-09-04T19:46:56.8699350Z, as Tardis writes it
-NS_PER_MS = 1_000_000
-LAST_MS = (2**63 - 1) // NS_PER_MS
+LAST_MS = (2**63 - 1) // MS_NS
 FAST_LEVELS = 5  # of a `fast` book, a side
 LAST_SECOND = (2**63 - 1) // SECOND_NS  # the first that no longer fits nanoseconds as a whole
 _CHANNEL = re.compile(rb'"channel"\s*:\s*"(\w+)"')
@@ -60,7 +59,7 @@ class QuoteData(msgspec.Struct, gc=False):
 
 
 class Print(msgspec.Struct, gc=False):
-    """One fill of `trades`, told by its aggressor: B buys, A sells."""
+    """One fill of `trades`; `side` is its aggressor's: B buys, A sells."""
 
     coin: str
     side: Literal["A", "B"]
@@ -142,8 +141,8 @@ def is_other_channel(text: bytes) -> bool:
 
 def channel_of(line: bytes) -> str:
     """The channel of a replay line, however its JSON is spaced; empty where it names none."""
-    found = _CHANNEL.search(line)
-    return found[1].decode() if found else ""
+    match = _CHANNEL.search(line)
+    return match[1].decode() if match else ""
 
 
 def stamp_length(line: bytes) -> int:
@@ -175,9 +174,9 @@ def local_time(stamp: bytes) -> int:
 
 def _other_time(line: bytes) -> int:
     """The same of a stamp that has not seven decimals."""
-    found = _STAMP.match(line)
-    second = _whole_second(found[1]) if found else -1
-    return second * SECOND_NS + int((found[2] or b"0").ljust(9, b"0")) if found and second >= 0 else -1
+    match = _STAMP.match(line)
+    second = _whole_second(match[1]) if match else -1
+    return second * SECOND_NS + int((match[2] or b"0").ljust(9, b"0")) if match and second >= 0 else -1
 
 
 @lru_cache(maxsize=1024)

@@ -7,14 +7,12 @@ import numpy as np
 import pandas as pd
 
 from hyperdapo.market.book import Book, Market
-from hyperdapo.market.columns import BookSnapshots, Contexts, Floats, Nanoseconds, TopOfBook, Trades
+from hyperdapo.market.columns import BPS, BookSnapshots, Contexts, Floats, Nanoseconds, TopOfBook, Trades
 from hyperdapo.market.native import FAST_LEVELS
 from hyperdapo.times import MINUTE_NS, SECOND_NS
 
 LISTING_4_8 = {"BTC": 0.71, "ETH": 0.65, "SOL": 0.68, "HYPE": 0.62}
 """Share of buys from which the draft's Listing 4.8 draws its training states."""
-
-_BPS = 1e4
 _MINUTES_OF_A_DAY = 1440
 
 
@@ -32,9 +30,9 @@ def by_minute(book: BookSnapshots, bbo: TopOfBook, trades: Trades, context: Cont
     mid = (book.bid_price[:, 0] + book.ask_price[:, 0]) / 2
     ends = [np.nanmax(np.abs(side - mid[:, None]), axis=1, initial=0) for side in (book.bid_price, book.ask_price)]
     books = {
-        "spread_bps": (book.ask_price[:, 0] - book.bid_price[:, 0]) / mid * _BPS,
+        "spread_bps": (book.ask_price[:, 0] - book.bid_price[:, 0]) / mid * BPS,
         "depth_usd": (book.bid_size[:, 0] + book.ask_size[:, 0]) * mid,
-        "reach_bps": np.minimum(*ends) / mid * _BPS,
+        "reach_bps": np.minimum(*ends) / mid * BPS,
         "delay_s": (book.local_ns - book.exchange_ns) / SECOND_NS,
     }
     updates = {"mark_price": context.mark_price, "oracle_price": context.oracle_price, "funding": context.funding}
@@ -80,18 +78,6 @@ def feed_name(report: Mapping[str, Any]) -> str:
     return f"{name}; dropped beside them: {', '.join(others)}" if others else name
 
 
-def _mark_error_bps(bbo: TopOfBook, context: Contexts) -> Floats:
-    """Distance of each published mark price from eq. 2.2 on the quote known then; NaN where there is none."""
-    known = np.searchsorted(bbo.local_ns, context.local_ns, side="right") - 1
-    quoted = np.concatenate([[[np.nan, np.nan]], np.column_stack([bbo.bid_price, bbo.ask_price])])[known + 1]
-    median = np.median(np.column_stack([quoted, context.oracle_price]), axis=1)
-    return np.asarray(np.abs(context.mark_price / median - 1) * _BPS)
-
-
-def _of_minute(local_ns: Nanoseconds, columns: Mapping[str, Any]) -> "pd.api.typing.DataFrameGroupBy":
-    return pd.DataFrame(columns, index=pd.Index(local_ns, dtype="int64")).groupby(local_ns // MINUTE_NS * MINUTE_NS)
-
-
 def visible_levels(market: Market, ns: int) -> pd.DataFrame:
     """D(p) of eq. 2.3 at an instant: a row per visible level, nearest first.
 
@@ -105,7 +91,19 @@ def visible_levels(market: Market, ns: int) -> pd.DataFrame:
     frames = []
     for name, (prices, sizes) in sides.items():
         price, usd = prices[np.isfinite(prices)], (prices * sizes)[np.isfinite(prices)]
-        distance = (price / book.mid[0] - 1) * _BPS
+        distance = (price / book.mid[0] - 1) * BPS
         levels = {"side": name, "distance_bps": distance, "size_usd": usd, "cumulative_usd": usd.cumsum()}
         frames.append(pd.DataFrame(levels))
     return pd.concat(frames, ignore_index=True)
+
+
+def _mark_error_bps(bbo: TopOfBook, context: Contexts) -> Floats:
+    """Distance of each published mark price from eq. 2.2 on the quote known then; NaN where there is none."""
+    known = np.searchsorted(bbo.local_ns, context.local_ns, side="right") - 1
+    quoted = np.concatenate([[[np.nan, np.nan]], np.column_stack([bbo.bid_price, bbo.ask_price])])[known + 1]
+    median = np.median(np.column_stack([quoted, context.oracle_price]), axis=1)
+    return np.asarray(np.abs(context.mark_price / median - 1) * BPS)
+
+
+def _of_minute(local_ns: Nanoseconds, columns: Mapping[str, Any]) -> "pd.api.typing.DataFrameGroupBy":
+    return pd.DataFrame(columns, index=pd.Index(local_ns, dtype="int64")).groupby(local_ns // MINUTE_NS * MINUTE_NS)

@@ -1,4 +1,7 @@
-"""The clean messages of one asset on disk: a Parquet table for each channel, one row group for each hour."""
+"""The clean messages of one asset on disk: a Parquet table for each channel, one row group for each hour.
+
+And work in threads ahead of whoever consumes its results: reading, hashing and decompressing release the interpreter.
+"""
 
 import os
 from collections import deque
@@ -29,51 +32,14 @@ from hyperdapo.market.columns import (
 )
 from hyperdapo.times import Span
 
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
-
-
-def threads() -> int:
-    """How many threads a stage may use: OMP_NUM_THREADS, as for NumPy and torch; without it, the cores we may run on.
-
-    The workflow sets it: one where stages run side by side, so that they do not take each other's cores.
-    """
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    if given.isdigit() and int(given):
-        return int(given)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def ahead(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
-    """`work` on each item, in their order; with more than one of `threads`, the next ones are worked on meanwhile.
-
-    What `work` does must not depend on the other items, and pays only where it releases the interpreter's lock, as
-    reading, hashing, decompressing and compiled code do. So few results wait that memory does not grow.
-    """
-    workers = threads()
-    if workers == 1:
-        yield from map(work, items)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[_Result]] = deque()
-        try:
-            for item in items:
-                waiting.append(pool.submit(work, item))
-                if len(waiting) > workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
 TABLES: dict[str, type] = {
     "book.parquet": BookSnapshots,
     "bbo.parquet": TopOfBook,
     "trades.parquet": Trades,
     "context.parquet": Contexts,
 }
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 @contextmanager
@@ -107,28 +73,6 @@ def writer(folder: Path) -> Iterator[Callable[[BookSnapshots, TopOfBook, Trades,
                 written.pop().result()
 
 
-def read(kind: type[Columns], folder: Path, span: Span | None = None) -> Columns:
-    """Read the table of a kind: all of it, or the row groups that reach into a span of `local_ns`, both ends included.
-
-    The row group before the span comes with it, so that what was known when the span begins is there.
-
-    Raises
-    ------
-    MissingInputError
-        If 02_preprocess has not run.
-    DataError
-        If the file is damaged, or not what 02_preprocess wrote.
-    """
-    path = confirmed(folder / next(name for name, kept in TABLES.items() if kept is kind))
-    index = _index(version(path))
-    with parquet_file(path, index.metadata) as file:
-        parts = [_columns(kind, file.read_row_group(group)) for group in index.groups(span)]
-    rows = concatenate(parts) if parts else empty(kind)
-    del parts
-    pa.default_memory_pool().release_unused()  # or what Arrow keeps for later adds up over many parts
-    return rows
-
-
 class _Index(NamedTuple):
     """The footer of a table, and of each row group (n,) the first and last `local_ns`."""
 
@@ -144,6 +88,63 @@ class _Index(NamedTuple):
         return range(max(first - 1, 0), int(np.searchsorted(self.first_ns, span[1], side="right")))
 
 
+def read(kind: type[Columns], folder: Path, span: Span | None = None) -> Columns:
+    """Read the table of a kind: all of it, or the row groups that reach into a span of `local_ns`, both ends included.
+
+    The row group before the span comes with it, so that what was known when the span begins is there.
+
+    Raises
+    ------
+    MissingInputError
+        If 02_preprocess has not run.
+    DataError
+        If the file is damaged, or not what 02_preprocess wrote.
+    """
+    path = confirmed(folder / next(name for name, stored in TABLES.items() if stored is kind))
+    index = _index(version(path))
+    with parquet_file(path, index.metadata) as file:
+        parts = [_columns(kind, file.read_row_group(group)) for group in index.groups(span)]
+    rows = concatenate(parts) if parts else empty(kind)
+    del parts
+    pa.default_memory_pool().release_unused()  # or what Arrow keeps for later adds up over many parts
+    return rows
+
+
+def ahead(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
+    """`work` on each item, in their order; with more than one of `threads`, the next ones are worked on meanwhile.
+
+    What `work` does must not depend on the other items, and pays only where it releases the interpreter's lock, as
+    reading, hashing, decompressing and compiled code do. So few results wait that memory does not grow.
+    """
+    workers = threads()
+    if workers == 1:
+        yield from map(work, items)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[_Result]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def threads() -> int:
+    """How many threads a stage may use: OMP_NUM_THREADS, as for NumPy and torch; without it, the cores we may run on.
+
+    The workflow sets it: one where stages run side by side, so that they do not take each other's cores.
+    """
+    allowed = os.environ.get("OMP_NUM_THREADS", "")
+    if allowed.isdigit() and int(allowed):
+        return int(allowed)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @lru_cache(maxsize=64)
 def _index(file: Version) -> _Index:
     """Read once for each version of a table: a span of many parts asks for it again and again."""
@@ -152,17 +153,16 @@ def _index(file: Version) -> _Index:
     leaves = [metadata.schema.column(leaf).path for leaf in range(metadata.num_columns)]
     column = leaves.index("local_ns")
     ends = [metadata.row_group(group).column(column).statistics for group in range(metadata.num_row_groups)]
-    first, last = (np.array([getattr(end, name) for end in ends], dtype=np.int64) for name in ("min", "max"))
-    return _Index(metadata, first, last)
+    first_ns, last_ns = np.array([(end.min, end.max) for end in ends], dtype=np.int64).reshape(-1, 2).T
+    return _Index(metadata, first_ns, last_ns)
 
 
 def _table(columns: BookSnapshots | TopOfBook | Trades | Contexts) -> pa.Table:
     """Arrow columns: those of shape (n, 20) as lists of fixed size."""
-    arrays = {field.name: getattr(columns, field.name) for field in fields(columns)}
     return pa.table(
         {
             name: pa.array(array) if array.ndim == 1 else pa.FixedSizeListArray.from_arrays(array.ravel(), LEVELS)
-            for name, array in arrays.items()
+            for name, array in vars(columns).items()
         }
     )
 

@@ -14,10 +14,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hyperdapo.errors import DataError
-from hyperdapo.market.columns import Nanoseconds
+from hyperdapo.market.columns import Mask, Nanoseconds
 from hyperdapo.params import Parameters
 from hyperdapo.times import SECOND_NS, Span
 
@@ -58,8 +57,8 @@ def counted(report: Mapping[str, Any], parameters: Parameters) -> dict[str, int]
     ns = _decision_times(report, parameters)
     left, counts = np.ones(len(ns), dtype=bool), {}
     for cause, spans in unusable(report, parameters).items():
-        found = left & _inside(ns, spans)
-        counts[cause], left = int(found.sum()), left & ~found
+        inside = left & _inside(ns, spans)
+        counts[cause], left = int(inside.sum()), left & ~inside
     return {"usable": int(left.sum())} | counts
 
 
@@ -84,7 +83,7 @@ def split_span(report: Mapping[str, Any], parameters: Parameters) -> dict[str, S
     """Train, validation and test by time: half-open intervals of `decision_ns`, in that order.
 
     The shares hold for the time in which decisions can be used, so that a gap is nobody's share. Between two parts a
-    cut of the longest horizon and one feature window is taken out, so that no order and no window of one part reaches
+    cut of the longest horizon and one feature window is left out, so that no order and no window of one part reaches
     into the next. Where a cut can spare time by lying in a gap, what it spares is the test's.
 
     Parameters
@@ -103,8 +102,8 @@ def split_span(report: Mapping[str, Any], parameters: Parameters) -> dict[str, S
     parts = _divided(spans, cut_ns, parameters.split.train, parameters.split.validation)
     usable_ns = _decision_times(report, parameters)
     usable_ns = usable_ns[_inside(usable_ns, [(begin, end) for begin, end in spans.tolist()])]
-    held = [int(((usable_ns >= begin) & (usable_ns < end)).sum()) for begin, end in parts]
-    if min(held) == 0:
+    decisions = [int(((usable_ns >= begin) & (usable_ns < end)).sum()) for begin, end in parts]
+    if min(decisions) == 0:
         raise DataError(_too_few(report, parameters, cut_ns))
     return dict(zip(PARTS, parts, strict=True))
 
@@ -112,7 +111,7 @@ def split_span(report: Mapping[str, Any], parameters: Parameters) -> dict[str, S
 def _divided(spans: Nanoseconds, cut_ns: int, train: float, validation: float) -> list[Span]:
     """Three parts of the intervals (m, 2): the most time that can be shared out, found by bisection.
 
-    The later the first parts end, the less is left to the test; the shares hold where it is left its own.
+    The later the first parts end, the less is left to the test; the shares hold where its share is left.
     """
     if not len(spans):
         return [(0, 0)] * 3
@@ -165,14 +164,14 @@ def _decision_times(report: Mapping[str, Any], parameters: Parameters) -> Nanose
     return np.arange(-(-first_ns // step) * step, last_ns + 1, step, dtype=np.int64)
 
 
-def _between(first_ns: int, last_ns: int, taken: Sequence[Span]) -> list[Span]:
-    """What the taken intervals, disjoint and in order, leave of a span."""
-    edges = [first_ns, *(ns for span in taken for ns in span), last_ns]
+def _between(first_ns: int, last_ns: int, others: Sequence[Span]) -> list[Span]:
+    """What the others, disjoint and in order, leave of a span."""
+    edges = [first_ns, *(ns for span in others for ns in span), last_ns]
     left = [(max(begin, first_ns), min(end, last_ns)) for begin, end in zip(edges[::2], edges[1::2], strict=True)]
     return [(begin, end) for begin, end in left if begin < end]
 
 
-def _inside(ns: Nanoseconds, spans: Sequence[Span]) -> NDArray[np.bool_]:
+def _inside(ns: Nanoseconds, spans: Sequence[Span]) -> Mask:
     """Whether each time (n,) is in one of the intervals, disjoint and in order."""
     edges = np.array([edge for span in spans for edge in span], dtype=np.int64)
     return np.asarray(np.searchsorted(edges, ns, side="right") % 2 == 1)

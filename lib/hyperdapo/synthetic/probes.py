@@ -12,7 +12,7 @@ import pandas as pd
 
 from hyperdapo.execution.records import Executions
 from hyperdapo.market.book import Market
-from hyperdapo.market.columns import Floats, take
+from hyperdapo.market.columns import Floats, select
 from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD
 from hyperdapo.sections import SyntheticAsset
 from hyperdapo.synthetic import matching
@@ -43,7 +43,7 @@ def play_probes(
     """
     probes = draw_probes(asset, model, sz_decimals, seed, start_ns, end_ns, per_hour)
     tape = simulate(asset, model, sz_decimals, predictability, seed, start_ns, end_ns, probes)
-    trades = take(tape.trades, slice(tape.backfilled, None))
+    trades = select(tape.trades, slice(tape.backfilled, None))
     gaps = np.zeros((0, 2), np.int64)
     market = Market(asset, sz_decimals, tape.book, tape.bbo, trades, gaps, tape.context)
     return market, executions(
@@ -78,7 +78,7 @@ def executions(tape: Tape, probes: Probes, usd: Floats) -> Executions:
     came = np.flatnonzero(probes.placed_ns > 0)
     coin = 10.0**-tape.sz_decimals
     rows, role = np.nonzero(tape.owners != matching.NOBODY)
-    trades = take(tape.trades, rows)
+    trades = select(tape.trades, rows)
     fills = pd.DataFrame(
         {
             "order_id": tape.owners[rows, role],
