@@ -52,6 +52,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What is imported stays: no collection of garbage goes through it again (statsmodels asks for one a correction)."""
+    """What is imported by now stays: statsmodels, which collects garbage at each correction, need not look at it."""
     gc.collect()
     gc.freeze()
