@@ -6,7 +6,7 @@ import pytest
 
 from hand_built import START, at, market
 from hyperdapo.errors import DataError
-from hyperdapo.evidence.metrics import summarise
+from hyperdapo.evidence.metrics import in_blocks, summarise
 from hyperdapo.execution import strategies
 from hyperdapo.execution.parents import candidate_orders, evenly_spaced, offset_orders, parent_orders, replay_candidates
 from hyperdapo.execution.simulator import replay_orders
@@ -136,7 +136,7 @@ class TestParents:
     ) -> None:
         fewer = parent_orders(features.iloc[::3].reset_index(drop=True), parameters, tape).set_index("decision_ns")
         same = parents.set_index("decision_ns").loc[fewer.index]
-        drawn = ["side", "objective", "size", "horizon_s", "arrival_mid", "block"]
+        drawn = ["side", "objective", "size", "horizon_s", "arrival_mid"]
         pd.testing.assert_frame_equal(fewer[drawn], same[drawn])
 
     def test_size_and_side_follow_the_parameters(self, parents: pd.DataFrame, parameters: Parameters) -> None:
@@ -234,7 +234,7 @@ class TestBacktest:
         assert (joined["maker_share"] == joined["filled_passive"]).all() and joined["maker_share"].max() > 0
 
     def test_metrics_can_be_taken(self, orders: pd.DataFrame, parameters: Parameters) -> None:
-        table = summarise(orders, parameters.evidence, parameters.seed)
+        table = summarise(in_blocks(orders, parameters.evidence.block_s), parameters.evidence, parameters.seed)
         rates = table[table["metric"] == "fill_rate"].set_index("strategy")["value"]
         assert rates["market"] == rates["twap"] == 1.0 and rates["untrained"] < 1
 

@@ -12,6 +12,7 @@ import pandas as pd
 import PIL.Image
 import pytest
 
+from hyperdapo import plan
 from hyperdapo.cli import main
 from hyperdapo.errors import DataError, HyperdapoError, MissingInputError
 from hyperdapo.evidence import contents, numbers, provenance, tables, verification
@@ -64,7 +65,7 @@ def _dashboard(paths: Paths) -> Path:
 
 def _stage(paths: Paths, stage: str, shown: str, files: list[Path]) -> None:
     html = provenance.stamp(SMOKE, paths, stage, files).data
-    render = paths.notebooks / f"{provenance.unit(stage, paths.asset).replace(' ', '_')}.ipynb"
+    render = paths.notebooks / f"{plan.unit(stage, paths.asset).replace(' ', '_')}.ipynb"
     _render(render, shown, html)
     provenance.record_render(paths, stage, render)
     provenance._written.clear()
