@@ -1,7 +1,7 @@
-# The workflow: one rule per notebook, per asset where the stage is; each executes its notebook by papermill. What 05 and
-# 06 show is trained before, by rules of its own: all runs of an asset in one job, or, with `each_run`, a job for each.
-# `hyperdapo run` calls it. A stage runs again when its notebook, a module it imports, a parameter it
-# mentions, or an input changes.
+# The workflow: of each stage one rule that computes it and one that renders its notebook by papermill, for each asset
+# where the stage is made for one. `hyperdapo run` calls it. A stage is computed again when its code, a parameter that
+# the code mentions, or an input changes, and a notebook is rendered again when it, what it imports, or what the stage
+# left changes. On a cluster (`each_run`) every training is a job of its own; else a stage trains what it needs.
 
 import json
 import math
@@ -9,26 +9,23 @@ import os
 import re
 import sys
 from base64 import b64decode
+from hashlib import sha256
 from shlex import quote
 
-from hyperdapo import plan as pipeline
-from hyperdapo.evidence import provenance as manifest
-from hyperdapo.workflow import dependencies as needs_of
+from hyperdapo import dependencies, plan
+from hyperdapo.evidence import provenance
 from hyperdapo.params import load
-from hyperdapo.paths import GENERALIST, Paths
-from snakemake.io import strip_wildcard_constraints as plain
+from hyperdapo.paths import GENERALIST, NOTEBOOKS, Paths
+from hyperdapo.stages import record
 
 PROFILE = config["profile"]
 OVERRIDES = b64decode(config["overrides"]).decode()
-STAGES_WANTED = json.loads(config["stages"]) if isinstance(config["stages"], str) else config["stages"]
+WANTED = json.loads(config["stages"]) if isinstance(config["stages"], str) else config["stages"]
+AGAIN = config.get("again", "none")
 PARAMETERS = load(PROFILE, json.loads(OVERRIDES))
-os.environ["HYPERDAPO_OVERRIDES"] = OVERRIDES  # not in the rules: a rule depends on its own sections only
+os.environ["HYPERDAPO_OVERRIDES"] = OVERRIDES  # not in the rules: a rule depends on its own parameters only
 ASSETS, ALGORITHMS, SEEDS = PARAMETERS.assets, PARAMETERS.training.algorithms, PARAMETERS.training.seeds
-
-PATHS, EACH, ALL = Paths(PROFILE), Paths(PROFILE, "{asset}"), Paths(PROFILE, GENERALIST)
-NEEDS = {stage: needs_of.dependencies(stage) for stage in pipeline.STAGES} | {"training": needs_of.training_dependencies()}
-CODE = {stage: files for stage, (files, _) in NEEDS.items()}
-VALUES = {stage: needs_of.section_values(PARAMETERS, names) for stage, (_, names) in NEEDS.items()}
+RUN = Paths(PARAMETERS.name)
 
 EACH_RUN = bool(config.get("each_run"))
 CORES = int(config.get("cores", 1))  # of this machine; on a cluster the workflow profile sets threads
@@ -36,44 +33,6 @@ SHARE = max(1, CORES // len(ASSETS))
 GPU = PARAMETERS.policy.four_bit or int(config.get("gpus", 0)) > 0  # NF4 is for GPUs; and where there are some, one is used
 LENGTH = max(1, (PARAMETERS.source.end_ns - PARAMETERS.source.start_ns) / (8 * 3600e9))  # of the market, in those of `sample`
 MODEL_MB = 4000 + 1000 * PARAMETERS.training.memory_gb + (32000 if PARAMETERS.policy.four_bit else 0)
-
-
-def rendered(stage, paths=EACH):
-    suffix = "" if stage in pipeline.ACROSS_ASSETS else f"_{paths.asset}"
-    return paths.notebooks / f"{stage}{suffix}.ipynb"
-
-
-def record(stage):
-    return manifest.record_path(PATHS if stage in pipeline.ACROSS_ASSETS else EACH, stage)
-
-
-def for_all(*patterns):
-    return [str(pattern).format(asset=asset) for pattern in patterns for asset in ASSETS]
-
-
-def former_kept(*files):
-    """Outputs that a stage writes whole or not at all: where it fails, the former ones come back."""
-    return [update(str(file)) for file in files]
-
-
-def adapters(paths, algorithms):
-    return [paths.adapter(algorithm, seed) for algorithm in algorithms for seed in SEEDS]
-
-
-TRAINED = {"05_train": for_all(*adapters(EACH, ALGORITHMS)), "06_convergence": adapters(ALL, ALGORITHMS[:1])}
-
-
-def call(command):
-    return f"OMP_NUM_THREADS={{threads}} exec {quote(sys.executable)} -m hyperdapo.cli {command} --profile {PROFILE} --overrides \"$HYPERDAPO_OVERRIDES\""
-
-
-def execute(stage):
-    asset = "" if stage in pipeline.ACROSS_ASSETS else " --asset {wildcards.asset:q}"
-    return call(f"render {stage} {{output.notebook:q}}{asset}")
-
-
-def train(asset):
-    return call(f"train --asset {asset}" + (" --algorithm {wildcards.algorithm} --seed {wildcards.seed}" if EACH_RUN else ""))
 
 
 def needs(minutes, mem_mb):
@@ -87,129 +46,112 @@ def needs_model(minutes, gpus=1):
     return {"runtime": runtime, "mem_mb": math.ceil(MODEL_MB), "gpu": gpus if GPU else 0}
 
 
-MARKET = [EACH.data / f"{name}.parquet" for name in ["book", "bbo", "trades", "context", "quality"]]
-MARKET += [EACH.data / "cleaning.json", EACH.data / "split.json"]
+TRAINING = needs_model(240, PARAMETERS.training.processes)
+RESOURCES = {
+    "04_preference_pairs": needs(3, 3000),
+    "05_train": needs_model(60) if EACH_RUN else TRAINING,
+    "06_convergence": needs_model(120) if EACH_RUN else TRAINING,
+    "07_inference": needs_model(120),
+    "08_backtest": needs(5, 4000),
+    "09_significance": needs(2, 4000),
+}
+
+
+def folder(stage):
+    return RUN if stage in plan.ACROSS_ASSETS else RUN.of("{asset}")
+
+
+def computed(stage):
+    return record.place(stage, folder(stage))
+
+
+def shown(stage):
+    return folder(stage).notebooks / f"{plan.unit(stage, folder(stage).asset).replace(' ', '_')}.ipynb"
+
+
+def inputs(stage):
+    """Records of the stages that a stage reads, and its trainings where those are jobs of their own."""
+    patterns = [computed(maker) for maker in plan.makers(stage)]
+    if EACH_RUN and stage == "05_train":
+        patterns += trainings(RUN.of("{asset}"), ALGORITHMS)
+    if EACH_RUN and stage == "06_convergence":
+        patterns += trainings(RUN.of(GENERALIST), ALGORITHMS[:1])
+    return for_all(patterns) if stage in plan.ACROSS_ASSETS else patterns
+
+
+def for_all(patterns):
+    return list(dict.fromkeys(str(pattern).format(asset=asset) for pattern in patterns for asset in ASSETS))
+
+
+def states_of(asset):
+    """Records of the states that a training learns from: of its asset, or of all."""
+    return for_all([computed("04_preference_pairs")] if asset == GENERALIST else [str(computed("04_preference_pairs")).format(asset=asset)])
+
+
+def trainings(paths, algorithms):
+    return [paths.adapter(algorithm, seed) / "training.json" for algorithm in algorithms for seed in SEEDS]
+
+
+def of_code(source, across=True):
+    """What a rule depends on beside files: the digest of some code, and the parameters that it mentions."""
+    names = dependencies.mentioned(source, across)
+    return [dependencies.digest(source), json.dumps(dependencies.select(PARAMETERS, names), sort_keys=True)]
+
+
+def of_notebook(stage):
+    notebook = NOTEBOOKS / f"{stage}.ipynb"
+    return [sha256(notebook.read_bytes()).hexdigest(), *of_code(dependencies.notebook_code(notebook), stage in plan.ACROSS_ASSETS)]
+
+
+def call(command):
+    environment = "OMP_NUM_THREADS={threads} exec"
+    options = f"--profile {PROFILE} --overrides \"$HYPERDAPO_OVERRIDES\""
+    return f"{environment} {quote(sys.executable)} -m hyperdapo.cli {command} {{params.asset}} {options}"
+
+
+def of_asset(across):
+    """The command's option that names the asset of a job, where it has one."""
+    return "" if across else lambda wildcards: f"--asset {quote(wildcards.asset)}"
 
 
 wildcard_constraints:
-    asset="|".join(map(re.escape, ASSETS)),
+    asset="|".join(map(re.escape, [*ASSETS, GENERALIST])),
     algorithm="|".join(ALGORITHMS),
     seed="|".join(map(str, SEEDS)),
 
 
-rule download:
-    input: CODE["01_download"],
-    output: EACH.data / "manifest.json", notebook=rendered("01_download"), record=record("01_download"),
-    params: values=VALUES["01_download"],
+for stage in plan.STAGES:
+    across = stage in plan.ACROSS_ASSETS
+
+    rule:
+        name: plan.rule(stage)
+        input: inputs(stage),
+        output: update(str(computed(stage))),  # the record of the former computation says whether it still stands
+        priority: 1  # before renders, which nothing waits for
+        params: *of_code(f"import hyperdapo.stages.{plan.rule(stage)}", across), stage=stage, asset=of_asset(across),
+        threads: CORES if across else SHARE
+        resources: **RESOURCES.get(stage, needs(2, 2000)),
+        shell: call("stage {params.stage} --again {AGAIN:q}")
+
+    rule:
+        name: f"render_{plan.rule(stage)}"
+        input: computed(stage),
+        output: shown(stage), update(str(provenance.record_path(folder(stage), stage))),
+        params: *of_notebook(stage), stage=stage, asset=of_asset(across),
+        threads: CORES if across else SHARE
+        resources: **needs(2, 4000),
+        shell: call("render {params.stage} {output[0]:q}")
+
+
+rule training_run:
+    input: lambda wildcards: states_of(wildcards.asset),
+    output: update(str(RUN.of("{asset}").adapter("{algorithm}", "{seed}") / "training.json")),
+    params: *of_code("import hyperdapo.policy.training", across=False), asset=of_asset(across=False),
     threads: SHARE
-    resources: **needs(2, 2000),
-    shell: execute("01_download")
+    resources: **TRAINING,
+    shell: call("train --algorithm {wildcards.algorithm} --seed {wildcards.seed}")
 
 
-rule preprocess:
-    input: CODE["02_preprocess"], EACH.data / "manifest.json",
-    output: *former_kept(*MARKET), notebook=rendered("02_preprocess"), record=record("02_preprocess"),
-    params: values=VALUES["02_preprocess"],
-    threads: SHARE
-    resources: **needs(2, 2000),
-    shell: execute("02_preprocess")
-
-
-rule features:
-    input: CODE["03_features"], MARKET,
-    output: *former_kept(EACH.data / "features.parquet", EACH.data / "laws.parquet"), notebook=rendered("03_features"), record=record("03_features"),
-    params: values=VALUES["03_features"],
-    threads: SHARE
-    resources: **needs(2, 2000),
-    shell: execute("03_features")
-
-
-rule preference_pairs:
-    input: CODE["04_preference_pairs"], MARKET, EACH.data / "features.parquet", EACH.data / "laws.parquet",
-    output: *former_kept(EACH.data / "outcomes.parquet", EACH.data / "pairs.parquet"), notebook=rendered("04_preference_pairs"), record=record("04_preference_pairs"),
-    params: values=VALUES["04_preference_pairs"],
-    threads: SHARE
-    resources: **needs(3, 3000),
-    shell: execute("04_preference_pairs")
-
-
-STATES = [EACH.data / "features.parquet", EACH.data / "outcomes.parquet"]
-
-
-rule adapters:
-    input: CODE["training"], STATES,
-    output: [directory(folder) for folder in ([EACH.adapter("{algorithm}", "{seed}")] if EACH_RUN else adapters(EACH, ALGORITHMS))],
-    params: values=VALUES["training"],
-    threads: SHARE
-    resources: **needs_model(240, PARAMETERS.training.processes),
-    shell: train("{wildcards.asset:q}")
-
-
-rule train:
-    input: CODE["05_train"], STATES, adapters(EACH, ALGORITHMS),
-    output: [EACH.model(algorithm) / "training_log.csv" for algorithm in ALGORITHMS], notebook=rendered("05_train"), record=record("05_train"),
-    params: values=VALUES["05_train"],
-    threads: SHARE
-    resources: **needs_model(60),
-    shell: execute("05_train")
-
-
-rule generalist:
-    input: CODE["training"], for_all(*STATES),
-    output: [directory(folder) for folder in ([ALL.adapter("{algorithm}", "{seed}")] if EACH_RUN else TRAINED["06_convergence"])],
-    params: values=VALUES["training"],
-    threads: CORES
-    resources: **needs_model(240, PARAMETERS.training.processes),
-    shell: train(GENERALIST)
-
-
-rule convergence:
-    input: CODE["06_convergence"], for_all(*rules.train.output[: len(ALGORITHMS)], *STATES), TRAINED["06_convergence"],
-    output: PATHS.tables / "convergence.csv", PATHS.data / "specialists.parquet", PATHS.outputs / "dashboard.html", notebook=rendered("06_convergence", PATHS), record=record("06_convergence"),
-    params: values=VALUES["06_convergence"],
-    threads: CORES
-    resources: **needs_model(120),
-    shell: execute("06_convergence")
-
-
-rule inference:
-    input: CODE["07_inference"], rules.train.output, STATES,
-    output: *former_kept(EACH.data / "decisions.parquet"), notebook=rendered("07_inference"), record=record("07_inference"),
-    params: values=VALUES["07_inference"],
-    threads: SHARE
-    resources: **needs_model(120),
-    shell: execute("07_inference")
-
-
-rule backtest:
-    input: CODE["08_backtest"], MARKET, *(EACH.data / f"{name}.parquet" for name in ["features", "laws", "outcomes", "decisions"]),
-    output: *former_kept(EACH.data / "orders.parquet", EACH.data / "calibration.parquet"), notebook=rendered("08_backtest"), record=record("08_backtest"),
-    params: values=VALUES["08_backtest"],
-    threads: SHARE
-    resources: **needs(5, 4000),
-    shell: execute("08_backtest")
-
-
-rule significance:
-    input: CODE["09_significance"], PATHS.tables / "convergence.csv", PATHS.data / "specialists.parquet", for_all(*(EACH.data / f"{name}.parquet" for name in ["orders", "calibration", "outcomes", "decisions"])),
-    output: PATHS.outputs / "numbers.tex", PATHS.outputs / "manifest.json", notebook=rendered("09_significance", PATHS), record=record("09_significance"),
-    params: values=VALUES["09_significance"],
-    threads: CORES
-    resources: **needs(2, 4000),
-    shell: execute("09_significance")
-
-
-WANTED = [plain(str(name)) for stage in STAGES_WANTED for name in getattr(rules, pipeline.rule(stage)).output]
-
-
-rule all:  # every file of a wanted stage, not its notebook alone: a lost one is made again
+rule all:
     default_target: True
-    input:
-        [name.format(asset=asset) for name in WANTED for asset in (ASSETS if "{asset}" in name else [""])],
-        [TRAINED.get(stage, []) for stage in STAGES_WANTED],
-
-
-if "files" in config:  # `hyperdapo remote` asks what each stage reads and writes
-    FILES = {rule.name: [[plain(str(name)) for name in names] for names in (rule.input, rule.output)] for rule in workflow.rules}
-    with open(config["files"], "w") as listing:
-        json.dump(FILES, listing)
+    input: [for_all([computed(stage), shown(stage), provenance.record_path(folder(stage), stage)]) for stage in WANTED],

@@ -77,7 +77,7 @@ def plain_step(model: Any, checkpointing: bool, vocabulary: int) -> Callable[[],
 
 def our_step(model: Any) -> Callable[[], None]:
     """Reading as many tokens, then the letters after the cue with the adapter of the thesis."""
-    tokenizer, policy = models.tokenizer(), load("thesis").policy
+    tokenizer, policy = models.tiny_tokenizer(), load("thesis").policy
     adapted = get_peft_model(model, lora_config(model.config, policy))
     opening = "Choose:"
     scorer = Scorer(adapted, tokenizer, opening, ["A", "B", "C", "D", "E", "F"])

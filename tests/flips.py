@@ -94,7 +94,7 @@ def arrival(path: Path) -> Read:
 
 def experiment(data: Path, parameters: Parameters, times: int) -> Iterator[tuple[str, Counter[str]]]:
     """Every kind of file of the first asset of a finished run, and how the flips in it ended."""
-    paths = Paths(parameters.profile, parameters.assets[0])
+    paths = Paths(parameters.name, parameters.assets[0])
     slices = [piece.path for piece in download.downloaded(parameters, paths.asset, paths)]
     lines, rng = slice_lines(parameters, paths.asset, paths), random.Random(0)
     chosen = Counter(rng.choices(slices, k=times))
@@ -105,9 +105,9 @@ def experiment(data: Path, parameters: Parameters, times: int) -> Iterator[tuple
     yield "days/DATE.json", flips(next((paths.data / "days").glob("*.json")), lines, times)
     found = [path for path in sorted(data.rglob("*")) if path.name in files.WRITTEN_BY and path.is_file()]
     for path in found:
-        if path.parent in (paths.data, Paths(parameters.profile).data):
+        if path.parent in (paths.data, Paths(parameters.name).data):
             yield path.name, flips(path, reader_of(path), times)
-            yield f"checksums/{path.name}.sha256", flips(files.record_of(path), reader_of(path), times)
+            yield f"checksums/{path.name}.sha256", flips(files.checksum_of(path), reader_of(path), times)
             if path.suffix == ".parquet":
                 yield f"{path.name}, pages alone", flips(path, lambda path=path: pages_alone(path), times)
 

@@ -53,7 +53,7 @@ def test_the_ways_of_the_gpu_benchmark_run_on_a_small_model(monkeypatch: pytest.
 
     monkeypatch.setattr(gpu_memory, "TOKENS", 48)
     monkeypatch.setattr(gpu_memory, "STEPS", 1)
-    small = models.model(models.tokenizer()).config
+    small = models.tiny_model(models.tiny_tokenizer()).config
     found = gpu_memory.compare(small, "cpu")
     assert len(found) == 5 and all(speed > 0 for _, speed in found.values())
     packed = gpu_memory.build(small, True, "cpu").model.layers[0].mlp.up_proj.weight

@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from hyperdapo.evidence import calibration
 from hyperdapo.evidence.calibration import brier_differences
 from hyperdapo.execution import laws, strategies, validation
 from hyperdapo.execution.parents import parent_orders, replay_candidates
@@ -127,7 +128,7 @@ def _calibration(parameters: Parameters) -> pd.DataFrame:
     model, sz_decimals = parameters.synthetic.assets["ETH"], parameters.contracts["ETH"].sz_decimals
     published, truth = play_probes("ETH", model, sz_decimals, 1.0, 3, start, start + 600 * SECOND, 400)
     compared = validation.compare_models(published, truth, parameters.execution)
-    scores = validation.calibration(compared)
+    scores = calibration.fill_scores(compared)
     return scores.merge(brier_differences(compared, parameters.evidence, 0), on="queue_model")
 
 

@@ -144,8 +144,10 @@ def test_the_map_knows_whatever_of_the_thesis_is_mentioned() -> None:
 
 
 def _resolves(name: str) -> bool:
-    """Whether a dotted name of the package is a module, or something that a module defines."""
+    """Whether a dotted name of the package is a room, a module, or something that a module defines."""
     parts = name.split(".")
+    if PACKAGE.joinpath(*parts).is_dir():
+        return True
     for depth in range(len(parts), 0, -1):
         module = PACKAGE.joinpath(*parts[:depth]).with_suffix(".py")
         if module.is_file():

@@ -163,7 +163,7 @@ def test_a_tokenizer_is_had_without_the_weights(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("HYPERDAPO_DATA", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr(models, "_convert", lambda *_: pytest.fail("the weights are read"))
-    assert models.load_tokenizer("tiny-qwen2").get_vocab() == models.tokenizer().get_vocab()
+    assert models.load_tokenizer("tiny-qwen2").get_vocab() == models.tiny_tokenizer().get_vocab()
     if models._package():
         tokenizer = models.load_tokenizer("smollm2-135m")
         assert tokenizer.pad_token is not None
@@ -173,9 +173,9 @@ def test_a_tokenizer_is_had_without_the_weights(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_tiny_model_and_tokenizer_are_always_the_same() -> None:
-    first, second = models.tokenizer(), models.tokenizer()
+    first, second = models.tiny_tokenizer(), models.tiny_tokenizer()
     assert first.get_vocab() == second.get_vocab()
-    for one, other in zip(models.model(first).parameters(), models.model(second).parameters(), strict=True):
+    for one, other in zip(models.tiny_model(first).parameters(), models.tiny_model(second).parameters(), strict=True):
         assert torch.equal(one, other)
     assert np.ndim(letter_ids(first, letters(range(26)))) == 1
 

@@ -12,10 +12,10 @@ from hyperdapo.policy.losses import (
     clipped_preference,
     clipped_surrogate,
     entropy,
+    halved_preference,
     has_signal,
-    listing_4_4,
     preference,
-    reward_weighted,
+    reward_cross_entropy,
     sampling_weights,
 )
 
@@ -122,11 +122,11 @@ def test_listing_4_4_halves_the_gradient_above_its_bound() -> None:
     new, base, rewards = draw(0)
     new.requires_grad_()
     plain = preference(new, base, rewards, 0.5).loss
-    listed = listing_4_4(new, base, rewards, 0.5, LOW, HIGH)
+    listed = halved_preference(new, base, rewards, 0.5, LOW, HIGH)
     assert plain.item() > HIGH and listed.clip_fraction == 1
     assert listed.loss.item() == pytest.approx(plain.item() / 2 + HIGH / 2)
     torch.testing.assert_close(torch.autograd.grad(listed.loss, new)[0], torch.autograd.grad(plain, new)[0] / 2)
-    assert listing_4_4(new, base, rewards, 0.5, LOW, 10.0).clip_fraction == 0
+    assert halved_preference(new, base, rewards, 0.5, LOW, 10.0).clip_fraction == 0
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -173,4 +173,4 @@ def test_reward_weighted_equals_the_reference_loop() -> None:
     for state in range(len(new)):
         exponents = [math.exp(reward / 2.0) for reward in rewards[state].tolist()]
         total -= sum(e / sum(exponents) * new[state, a].item() for a, e in enumerate(exponents))
-    assert reward_weighted(new, rewards, 2.0).loss.item() == pytest.approx(total / len(new), rel=1e-4)
+    assert reward_cross_entropy(new, rewards, 2.0).loss.item() == pytest.approx(total / len(new), rel=1e-4)

@@ -18,7 +18,7 @@ STAGES = {"01_download BTC": "01_download_BTC", "06_convergence": "06_convergenc
 
 @pytest.fixture
 def finished(tmp_path, monkeypatch) -> Paths:
-    """Two renders of the committed run as outputs of their own, with notebooks that may be edited."""
+    """Two renders of the committed run as outputs of their own, with the notebooks that they are of, to be edited."""
     monkeypatch.setenv("HYPERDAPO_OUTPUTS", str(tmp_path / "outputs"))
     monkeypatch.setenv("HYPERDAPO_DATA", str(tmp_path / "data"))
     monkeypatch.setattr(rendering, "NOTEBOOKS", tmp_path / "notebooks")
@@ -28,8 +28,8 @@ def finished(tmp_path, monkeypatch) -> Paths:
     entries = {}
     for unit, name in STAGES.items():
         stage, _, asset = unit.partition(" ")
-        shutil.copy(REPOSITORY / f"notebooks/{stage}.ipynb", tmp_path / "notebooks")
         render = shutil.copy(REPOSITORY / f"outputs/sample/notebooks/{name}.ipynb", paths.notebooks)
+        nbformat.write(_unrun(Path(render)), tmp_path / f"notebooks/{stage}.ipynb")
         entries[unit] = {"files": {f"notebooks/{name}.ipynb": provenance.sha256(Path(render))}}
         place = provenance.record_path(Paths("sample", asset), stage)
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -37,6 +37,16 @@ def finished(tmp_path, monkeypatch) -> Paths:
     provenance.store(paths.outputs / provenance.NAME, {"profile": "sample", "stages": entries})
     rendering.refresh(paths)
     return paths
+
+
+def _unrun(render: Path) -> nbformat.NotebookNode:
+    """The notebook of a render, as it was before it ran."""
+    notebook = nbformat.read(render, as_version=4)
+    notebook.cells = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    return notebook
 
 
 def _edit(name: str, kind: str, old: str, new: str) -> None:

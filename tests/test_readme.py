@@ -9,7 +9,7 @@ import pytest
 
 from conftest import REPOSITORY
 from hyperdapo.params import load
-from hyperdapo.workflow.run import ACROSS_ASSETS, STAGES
+from hyperdapo.plan import ACROSS_ASSETS, STAGES
 
 RENDERS = sorted((REPOSITORY / "outputs/sample/notebooks").glob("*.ipynb"))
 

@@ -41,7 +41,7 @@ rule slow:
 JOB = """
 import os, subprocess, sys
 from pathlib import Path
-from hyperdapo import family
+from hyperdapo import processes
 processes.die_with_parent()
 kernel = [sys.executable, "-m", "hyperdapo.processes", sys.executable, "-c", "import time; time.sleep(600)"]
 kernels = [subprocess.Popen(kernel, start_new_session=True) for _ in range(2)]
@@ -51,7 +51,8 @@ kernels[0].wait()
 RUNNER = """
 import sys
 from pathlib import Path
-from hyperdapo import engine, family
+from hyperdapo import processes
+from hyperdapo.workflow import engine
 def listen(event):
     if event: print(event, flush=True)
 try:
@@ -163,7 +164,7 @@ def test_two_runs_share_neither_data_nor_outputs(folders, monkeypatch, variable:
 
 
 def test_a_run_waits_for_the_last_processes_of_a_killed_one(folders) -> None:
-    hold = "import os, time; from hyperdapo import locks; lock = locks.run_lock(); fds = lock.__enter__()\n"
+    hold = "import os, time; from hyperdapo.workflow import locks; lock = locks.run_lock(); fds = lock.__enter__()\n"
     hold += "os.fork() or (time.sleep(2), os._exit(0)); print(flush=True); os._exit(0)"
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "lib")}
     subprocess.run([sys.executable, "-c", hold], env=environment, stdout=subprocess.DEVNULL, check=True)

@@ -19,8 +19,8 @@ import pytest
 import torch
 from transformers import Trainer
 
+from hyperdapo.dependencies import modules
 from hyperdapo.errors import ModelError, ParameterError, TrainingError
-from hyperdapo.imports import modules
 from hyperdapo.params import Parameters, load
 from hyperdapo.paths import Paths
 from hyperdapo.policy import runs

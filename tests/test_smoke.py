@@ -7,9 +7,9 @@ import subprocess
 import pandas as pd
 import pytest
 
+from hyperdapo.evidence.calibration import SCORES
 from hyperdapo.evidence.gaps import COLUMNS, MEANS
 from hyperdapo.execution.strategies import STRATEGIES
-from hyperdapo.execution.validation import SCORES
 from hyperdapo.params import load
 from smoke import Run, assert_whole
 

@@ -20,7 +20,7 @@ from hyperdapo import files
 from hyperdapo.errors import DataError, MissingInputError
 from hyperdapo.feed import download
 from hyperdapo.feed.clean import preprocess
-from hyperdapo.files import WRITTEN_BY, read_assets, read_json, read_table, record_of, write_json, write_table
+from hyperdapo.files import WRITTEN_BY, checksum_of, read_assets, read_json, read_table, write_json, write_table
 from hyperdapo.market import storage
 from hyperdapo.market.book import Market
 from hyperdapo.market.columns import TopOfBook
@@ -84,9 +84,9 @@ def test_what_is_not_what_was_written_is_refused(paths: Paths, damage: str) -> N
         other = write_table(pd.DataFrame({"a": range(1000, 2000)}), paths.of("BTC").data, "features")
         path.write_bytes(other.read_bytes())
     elif damage == "no record":
-        record_of(path).unlink()
+        checksum_of(path).unlink()
     elif damage == "odd record":
-        record_of(path).write_bytes(b"\xff\xfe")
+        checksum_of(path).write_bytes(b"\xff\xfe")
     else:
         path.write_bytes(path.read_bytes()[: -100 if damage == "cut" else 0])
     command = "hyperdapo run --profile smoke --force 03 --asset ETH$"

@@ -10,13 +10,48 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from hyperdapo.imports import modules
 
 from conftest import REPOSITORY
 
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
-MODULES = sorted((REPOSITORY / "lib").rglob("*.py"))
+PACKAGE = REPOSITORY / "lib/hyperdapo"
+MODULES = sorted(PACKAGE.rglob("*.py"))
 HEADER = ("Question", "Reads", "Writes", "Thesis items", "Run time and memory")
-ROOMS = {"market": 1, "execution": 2, "policy": 3, "live": 4}
+
+TOP = ""  # the modules that stand in no room
+REACHES = {
+    TOP: set(),
+    "market": set(),
+    "evidence": set(),  # it takes data frames, of whatever run
+    "feed": {"market"},
+    "execution": {"market"},
+    "policy": {"market"},
+    "synthetic": {"market", "execution"},
+    "workflow": {"market", "feed", "policy", "evidence"},
+    "remote": {"market", "feed", "policy", "evidence", "workflow"},
+}
+"""The rooms that a room may import, directly or through others; `cli.py`, where commands begin, may import all."""
+
+NEVER = [
+    ("feed", "synthetic", "data come from an endpoint, whoever serves it"),
+    ("execution/records.py", "synthetic", "records of real orders need no exchange that we make"),
+    ("synthetic", "execution/simulator.py", "the truth knows nothing of the simulator that it judges"),
+    ("policy", "execution/kernel.py", "a policy learns from tables of outcomes"),
+]
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def _room(path: Path) -> str:
+    first, *rest = path.relative_to(PACKAGE).parts
+    return first if rest else TOP
+
+
+def _inside(path: Path, place: str) -> bool:
+    return path == PACKAGE / place or PACKAGE / place in path.parents
 
 
 def _cells(path: Path, kind: str) -> list[nbformat.NotebookNode]:
@@ -62,7 +97,7 @@ class TestNotebook:
             assert not re.search(r"""["'](?:\.{0,2}/|~/|[A-Za-z]:\\)""", cell.source), cell.source
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(REPOSITORY / "lib")))
+@pytest.mark.parametrize("path", MODULES, ids=_name)
 def test_modules_and_functions_are_short_and_typed(path: Path) -> None:
     text = path.read_text()
     assert len(text.splitlines()) <= 500
@@ -76,43 +111,48 @@ def test_modules_and_functions_are_short_and_typed(path: Path) -> None:
             assert set(untyped) <= {"self", "cls"}, f"{node.name}: {untyped}"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(REPOSITORY / "lib")))
+@pytest.mark.parametrize("path", MODULES, ids=_name)
 def test_public_functions_say_what_they_do(path: Path) -> None:
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
             assert ast.get_docstring(node), f"{node.name} has no docstring"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(REPOSITORY / "lib")))
-def test_imports_go_down_only(path: Path) -> None:
-    room = path.relative_to(REPOSITORY / "lib" / "hyperdapo").parts[0]
-    imported = set(re.findall(r"from hyperdapo\.(\w+)", path.read_text()))
-    if room in ROOMS:
-        assert not {other for other in imported if ROOMS.get(other, 0) > ROOMS[room]} and "evidence" not in imported
-    if room == "evidence":
-        assert not imported & set(ROOMS), "evidence takes data frames only"
+@pytest.mark.parametrize("room", [*REACHES, "evidence/figures"])
+def test_a_room_has_at_most_twelve_modules(room: str) -> None:
+    names = [path.stem for path in (PACKAGE / room).glob("*.py") if path.name != "__init__.py"]
+    assert len(names) <= 12, sorted(names)
 
 
-@pytest.mark.parametrize(
-    "stage",
-    [
-        "01_download",
-        "02_preprocess",
-        "03_features",
-        "08_backtest",
-        "09_significance",
-    ],
-)
-def test_notebooks_without_a_model_load_no_torch(stage: str) -> None:
-    cells = _cells(REPOSITORY / "notebooks" / f"{stage}.ipynb", "code")
-    imports = "\n".join(
-        ast.unparse(node)
-        for cell in cells
-        for node in ast.walk(ast.parse(cell.source))
-        if isinstance(node, ast.Import | ast.ImportFrom)
-    )
-    check = f"{imports}\nimport sys; sys.exit('torch is loaded' if 'torch' in sys.modules else 0)"
-    subprocess.run([sys.executable, "-c", check], check=True, capture_output=True, text=True)
+def test_the_table_of_rooms_is_whole() -> None:
+    assert {_room(path) for path in MODULES} == set(REACHES)
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if _name(path) != "cli.py"], ids=_name)
+def test_a_module_reaches_the_rooms_below_its_own_only(path: Path) -> None:
+    room = _room(path)
+    others = {_room(other) for other in modules(path.read_text())} - {room, TOP}
+    assert others <= REACHES[room], f"{_name(path)} reaches {others - REACHES[room]}"
+
+
+@pytest.mark.parametrize(("start", "end", "why"), NEVER)
+def test_what_must_stay_apart_does(start: str, end: str, why: str) -> None:
+    found = [path for path in MODULES if _inside(path, start)]
+    assert found and any(_inside(path, end) for path in MODULES), "one of the two has another name now"
+    for path in found:
+        reached = [_name(other) for other in modules(path.read_text()) if _inside(other, end)]
+        assert not reached, f"{why}: {_name(path)} reaches {reached}"
+
+
+def test_stages_without_a_model_load_no_torch() -> None:
+    """Their notebooks' imports, one stage after the other in a process of their own."""
+    lines = ["import sys"]
+    for stage in ("01_download", "02_preprocess", "03_features", "08_backtest", "09_significance"):
+        for cell in _cells(REPOSITORY / f"notebooks/{stage}.ipynb", "code"):
+            nodes = ast.walk(ast.parse(cell.source))
+            lines += [ast.unparse(node) for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+        lines.append(f"'torch' in sys.modules and sys.exit('{stage} loads torch')")
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, capture_output=True, text=True)
 
 
 def test_nothing_names_a_machine_of_ours() -> None:

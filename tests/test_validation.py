@@ -12,6 +12,7 @@ import pytest
 
 from exports import Exported, export
 from hyperdapo.errors import DataError, MissingInputError
+from hyperdapo.evidence import calibration
 from hyperdapo.execution import fees, records, validation
 from hyperdapo.execution.records import Executions, read_account
 from hyperdapo.market.book import Market
@@ -114,8 +115,8 @@ class TestEngine:
 class TestScores:
     @pytest.mark.parametrize("asset", ["BTC", "ETH", "SOL", "HYPE"])
     def test_the_power_queue_is_nearer_to_the_truth_than_the_extremes(self, asset: str) -> None:
-        scores = validation.calibration(validation.compare_models(*played(asset, 3.0), PARAMETERS.execution))
-        assert tuple(scores.columns[:7]) == validation.SCORES
+        scores = calibration.fill_scores(validation.compare_models(*played(asset, 3.0), PARAMETERS.execution))
+        assert tuple(scores.columns[:7]) == calibration.SCORES
         table = scores.set_index("queue_model")
         assert table.loc["power", "brier"] < min(table.loc[["risk_averse", "touch"], "brier"])
         assert table.loc["power", "auc"] > 0.99 and table.loc["power", "orders"] > 800
@@ -124,7 +125,7 @@ class TestScores:
         market, truth = played()
         orders = validation.compare(market, truth, PARAMETERS.execution)
         told = {"filled": orders["true_filled"], "fill_ns": orders["true_fill_ns"], "cost_bps": orders["true_cost_bps"]}
-        scores = validation.score(orders.assign(**told))
+        scores = calibration.score(orders.assign(**told))
         assert scores["auc"] == 1.0
         assert [scores[name] for name in ("brier", "fill_time_error_s", "cost_error_bps", "cost_bias_bps")] == [0] * 4
 
@@ -141,7 +142,7 @@ class TestScores:
                 "cost_bps": [1.0, 5.0, 3.0, 3.0],
             }
         )
-        scores = validation.score(orders)
+        scores = calibration.score(orders)
         assert scores["brier"] == pytest.approx((0 + 1 + 0 + 0.25) / 4)
         assert scores["fill_time_error_s"] == pytest.approx(3.0)
         assert (scores["cost_error_bps"], scores["cost_bias_bps"]) == (pytest.approx(1.0), pytest.approx(0.5))

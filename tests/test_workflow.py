@@ -20,7 +20,7 @@ from hyperdapo.workflow import dependencies, engine, rendering
 def test_dependencies_follow_imports_through_modules() -> None:
     files, sections = dependencies.dependencies("03_features")
     names = {path.name for path in files}
-    assert {"03_features.ipynb", "features.py", "book.py", "figures.py"} <= names
+    assert {"03_features.ipynb", "features.py", "book.py", "style.py"} <= names
     assert "training.py" not in names and "simulator.py" not in names
     assert "features" in sections and "training" not in sections
 

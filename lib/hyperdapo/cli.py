@@ -12,11 +12,14 @@ from time import monotonic
 from typing import Any
 
 from hyperdapo.errors import HyperdapoError, ParameterError
-from hyperdapo.params import load, merge, portable, read
+from hyperdapo.params import Parameters, load, portable, profiles, read
 
 # jsonschema, with which papermill comes, would build a grammar of web addresses at each start: a second of every job,
 # for a format that no notebook has. It does without where this package is not installed.
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+
+
+DEFAULT = "sample"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,10 +36,17 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _overrides(options: argparse.Namespace) -> dict[str, Any]:
-    """What `--params` and `--asset` lay on top of the profile."""
+def _chosen(options: argparse.Namespace) -> tuple[Parameters, dict[str, Any]]:
+    """The run that a user means: by its name alone where it was made before, else by profile and what is laid on it."""
+    from hyperdapo.workflow import run
+
+    if options.name and not (options.profile or options.params or options.asset) and options.name not in profiles():
+        profile, overrides = run.recall(options.name)
+        return load(profile, overrides), overrides
     overrides = portable(read(options.params), Path.cwd()) if options.params else {}
-    return merge(overrides, {"assets": options.asset}) if options.asset else overrides
+    overrides |= {"assets": options.asset} if options.asset else {}
+    overrides |= {"name": options.name} if options.name else {}
+    return load(options.profile or DEFAULT, overrides), overrides
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -44,36 +54,55 @@ def _run(options: argparse.Namespace) -> None:
     from hyperdapo.paths import Paths
     from hyperdapo.workflow import preflight, run
 
-    overrides = _overrides(options)
-    parameters = load(options.profile, overrides)
+    parameters, overrides = _chosen(options)
     preflight.check(parameters, plan.wanted(options.until, options.only))
     begun = monotonic()
     more = (options.only, options.force, options.dry_run, options.workflow_profile)
     run.run(parameters, overrides, options.until, options.cores, *more)
     if not options.dry_run:
-        print(run.summary(Paths(options.profile), monotonic() - begun))
+        print(run.summary(Paths(parameters.name), monotonic() - begun))
+
+
+def _stage(options: argparse.Namespace) -> None:
+    from hyperdapo import gpus, plan
+    from hyperdapo.paths import Paths
+    from hyperdapo.stages import compute
+
+    stage, parameters = plan.named(options.stage), load(options.profile, options.overrides, options.asset)
+    wanted = {"07_inference": 1} | dict.fromkeys(["05_train", "06_convergence"], parameters.training.processes)
+    label, watch = plan.unit(stage, options.asset or ""), None
+    if stage == "05_train":
+        from hyperdapo.evidence.figures.convergence import Watch
+
+        watch = Watch(parameters, Paths(parameters.name, options.asset))
+    with (
+        _as_job(parameters.name, label, label.replace(" ", "_")) as bar,
+        gpus.reserved(wanted.get(stage, 0)),
+        redirect_stderr(bar or sys.stderr),
+    ):
+        compute(stage, parameters, options.asset or "", options.again == stage, watch)
 
 
 def _render(options: argparse.Namespace) -> None:
-    from hyperdapo import gpus, plan
+    from hyperdapo import plan
     from hyperdapo.evidence import provenance
     from hyperdapo.paths import NOTEBOOKS, Paths
     from hyperdapo.workflow import locks, rendering
 
+    parameters = load(options.profile, options.overrides)
     if options.text:
         with locks.run_lock():
-            changed = rendering.refresh(Paths(options.profile))
+            changed = rendering.refresh(Paths(parameters.name))
         print(f"{len(changed)} renders reworded: {', '.join(changed)}" if changed else "no wording has changed")
         return
     if not (options.stage and options.output):
         raise ParameterError("render: name a stage and where its render goes, or --text for the prose of all renders")
-    stage = plan.named(options.stage)
+    stage, paths = plan.named(options.stage), Paths(parameters.name, options.asset or "")
     given = {"profile": options.profile, "overrides": options.overrides}
     given |= {"asset": options.asset} if options.asset else {}
-    label = " ".join(filter(None, [stage, options.asset]))
-    with _as_job(options.profile, label, options.output.stem) as bar, gpus.reserved(int(stage in plan.WITH_MODEL)):
+    label = plan.unit(f"{stage[:2]}_render", paths.asset)
+    with _as_job(parameters.name, label, options.output.stem) as bar:
         rendering.render(NOTEBOOKS / f"{stage}.ipynb", options.output, given, bar)
-        paths, parameters = Paths(options.profile, options.asset or ""), load(options.profile, options.overrides)
         provenance.record_render(paths, stage, options.output)
         provenance.write(parameters, paths, plan.units(parameters.assets))
 
@@ -81,25 +110,29 @@ def _render(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> None:
     from hyperdapo import gpus
     from hyperdapo.evidence.figures.convergence import Watch
-    from hyperdapo.paths import GENERALIST, Paths
+    from hyperdapo.paths import Paths
     from hyperdapo.policy import training
 
     parameters = load(options.profile, options.overrides)
     chosen = training.runs_of(parameters, options.asset, options.algorithm, options.seed)
-    own = [str(part) for part in (options.asset, options.algorithm, options.seed) if part is not None]
-    label = " ".join(["06_generalist", *own[1:]] if options.asset == GENERALIST else ["05_adapters", *own])
+    parts = [str(part) for part in (options.asset, options.algorithm, options.seed) if part is not None]
+    label, paths = " ".join(["05_run", *parts]), Paths(parameters.name, options.asset)
     with (
-        _as_job(options.profile, label, label.replace(" ", "_")) as bar,
+        _as_job(parameters.name, label, label.replace(" ", "_")) as bar,
         gpus.reserved(parameters.training.processes),
         redirect_stderr(bar or sys.stderr),
     ):
-        training.train_asset(
-            parameters, options.asset, chosen, Watch(parameters, Paths(options.profile, options.asset))
-        )
+        training.train_asset(parameters, options.asset, chosen, Watch(parameters, paths))
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from hyperdapo.evidence import comparison
+
+    comparison.show(options.first, options.second)
 
 
 @contextmanager
-def _as_job(profile: str, label: str, name: str) -> Iterator[Any]:
+def _as_job(run_name: str, label: str, name: str) -> Iterator[Any]:
     """End with the workflow that called, yield where to write a progress bar for it, and leave it the own error."""
     from hyperdapo import processes
     from hyperdapo.workflow import progress, rendering, run
@@ -107,11 +140,11 @@ def _as_job(profile: str, label: str, name: str) -> Iterator[Any]:
     bar = None
     if processes.MARK in os.environ:
         processes.die_with_parent()
-        bar = rendering.Bar(progress.bar_file(profile, name), sys.stderr)
+        bar = rendering.Bar(progress.bar_file(run_name, name), sys.stderr)
     try:
         yield bar
     except HyperdapoError as error:
-        note = run.failures(profile) / f"{name}.txt"
+        note = run.failures(run_name) / f"{name}.txt"
         with suppress(OSError):  # a full disk must not hide the error itself
             note.parent.mkdir(parents=True, exist_ok=True)
             note.write_text(f"{label}: {error}\n")
@@ -130,8 +163,8 @@ def _remote(options: argparse.Namespace) -> None:
     from hyperdapo.remote.connection import Host
 
     host = Host(options.host, options.folder, options.port, options.ssh)
-    overrides = _overrides(options)
-    request = remote.Request.of(options.stage, options.profile, overrides, commit()) if options.stage else None
+    parameters, overrides = _chosen(options)
+    request = remote.Request.of(options.stage, parameters.profile, overrides, commit()) if options.stage else None
     if options.status:
         print(remote.status(host))
     elif options.stop:
@@ -186,12 +219,17 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="hyperdapo", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     chosen = argparse.ArgumentParser(add_help=False)
-    chosen.add_argument("--profile", default="sample", help="params/PROFILE.yaml (default: sample)")
+    chosen.add_argument("--profile", help=f"params/PROFILE.yaml (default: {DEFAULT})")
     chosen.add_argument("--params", type=Path, help="one more YAML file of parameters, laid on top of the profile")
     chosen.add_argument("--asset", nargs="+", metavar="A", help="only these assets")
+    chosen.add_argument(
+        "--name", help="of the run's folders (default: the profile's, or one after a hash where it differs)"
+    )
     _add_run(commands, chosen)
+    _add_stage(commands)
     _add_train(commands)
     _add_render(commands)
+    _add_compare(commands)
     _add_serve_recordings(commands)
     _add_remote(commands, chosen)
     _add_verify(commands)
@@ -214,10 +252,27 @@ def _add_run(commands: Any, chosen: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_stage(commands: Any) -> None:
+    stage = commands.add_parser("stage", help="compute one stage, and draw nothing (what the workflow calls)")
+    stage.set_defaults(call=_stage)
+    stage.add_argument("stage", help="for example 03")
+    stage.add_argument("--profile", default=DEFAULT)
+    stage.add_argument("--asset", help="where the stage is made for one")
+    stage.add_argument("--again", metavar="NN", default="", help="compute it though it stands, if it is this one")
+    stage.add_argument("--overrides", type=_mapping, default={}, help="JSON of parameters laid on top of the profile")
+
+
+def _add_compare(commands: Any) -> None:
+    compare = commands.add_parser("compare", help="lay two runs side by side: parameters, main table, differences")
+    compare.set_defaults(call=_compare)
+    compare.add_argument("first", metavar="A", help="name of a run: a profile's, or that of --name")
+    compare.add_argument("second", metavar="B")
+
+
 def _add_train(commands: Any) -> None:
-    train = commands.add_parser("train", help="train runs of one asset (what the workflow calls before 05)")
+    train = commands.add_parser("train", help="train runs of one asset (what the workflow calls on a cluster)")
     train.set_defaults(call=_train)
-    train.add_argument("--profile", default="sample")
+    train.add_argument("--profile", default=DEFAULT)
     train.add_argument("--asset", required=True, help="or 'all': the generalist of 06")
     train.add_argument("--algorithm", help="this one only (default: all)")
     train.add_argument("--seed", type=int, help="this one only (default: all)")
@@ -234,7 +289,7 @@ def _add_render(commands: Any) -> None:
     render.add_argument(
         "--text", action="store_true", help="put the notebooks' present Markdown into the renders of the finished run"
     )
-    render.add_argument("--profile", default="sample")
+    render.add_argument("--profile", default=DEFAULT)
     render.add_argument("--asset")
     render.add_argument("--overrides", type=_mapping, default={}, help="JSON of parameters laid on top of the profile")
 
@@ -265,7 +320,7 @@ def _add_remote(commands: Any, chosen: argparse.ArgumentParser) -> None:
 def _add_verify(commands: Any) -> None:
     verify = commands.add_parser("verify", help="say, number by number, what came back the same")
     verify.set_defaults(call=_verify)
-    verify.add_argument("--profile", default="sample")
+    verify.add_argument("--profile", default=DEFAULT)
     verify.add_argument("--run", dest="run_folder", type=Path, help="a finished run's outputs (default: this one's)")
     verify.add_argument("--reference", type=Path, help="outputs to compare with (default: the committed ones)")
     verify.add_argument("--no-run", action="store_true", help="compare what is there, bring nothing up to date")

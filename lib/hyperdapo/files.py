@@ -26,7 +26,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hyperdapo.errors import DataError, DiskFullError, MissingInputError
-from hyperdapo.paths import Paths, data_root
+from hyperdapo.paths import Paths, data_root, option
+from hyperdapo.plan import WRITTEN_BY
 from hyperdapo.processes import lives
 
 _UNCONFIRMED = ".unconfirmed"  # the ending of temporary names, which is also that of the Tardis client
@@ -140,7 +141,7 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def require(path: Path, stage: str, profile: str = "sample") -> Path:
+def require(path: Path, stage: str, run: str = "sample") -> Path:
     """Return `path`, or say which command makes it.
 
     Raises
@@ -149,28 +150,10 @@ def require(path: Path, stage: str, profile: str = "sample") -> Path:
         If nothing is at `path`.
     """
     if not path.exists():
-        command = f"hyperdapo run --profile {profile} --until {stage[:2]}"
+        command = f"hyperdapo run {option(run)} --until {stage[:2]}"
         raise MissingInputError(f"{path} is not there: {stage} writes it. Run: {command}")
     return path
 
-
-WRITTEN_BY = {
-    "book.parquet": "02_preprocess",
-    "bbo.parquet": "02_preprocess",
-    "trades.parquet": "02_preprocess",
-    "context.parquet": "02_preprocess",
-    "quality.parquet": "02_preprocess",
-    "cleaning.json": "02_preprocess",
-    "split.json": "02_preprocess",
-    "features.parquet": "03_features",
-    "laws.parquet": "03_features",
-    "outcomes.parquet": "04_preference_pairs",
-    "pairs.parquet": "04_preference_pairs",
-    "specialists.parquet": "06_convergence",
-    "decisions.parquet": "07_inference",
-    "calibration.parquet": "08_backtest",
-    "orders.parquet": "08_backtest",
-}
 
 Version = tuple[Path, int, int, int]
 """One version of a file: its path, size, time of change and inode."""
@@ -266,7 +249,7 @@ def recorded(path: Path) -> Iterator[Path]:
     with atomic(path) as temporary:
         yield temporary
         digest = _sha256(temporary)
-    with atomic(record_of(path)) as note:
+    with atomic(checksum_of(path)) as note:
         note.write_text(f"{digest}  {path.name}\n")
 
 
@@ -283,7 +266,7 @@ def confirmed(path: Path) -> Path:
     stage = WRITTEN_BY[path.name]
     require(path, stage, _origin(path)[0])
     try:
-        noted = record_of(path).read_text().split()[:1]
+        noted = checksum_of(path).read_text().split()[:1]
     except FileNotFoundError:
         noted = []
     except UnicodeDecodeError:
@@ -291,26 +274,25 @@ def confirmed(path: Path) -> Path:
     if noted != [_digest(version(path))]:
         what = "differs from its SHA-256 in" if noted else "has no SHA-256 in"
         raise DataError(
-            f"{path} is not what {stage} wrote (it {what} {record_of(path)}): damaged, or changed by another hand. "
+            f"{path} is not what {stage} wrote (it {what} {checksum_of(path)}): damaged, or changed by another hand. "
             f"Run: {mending(path)}"
         )
     return path
 
 
-def record_of(path: Path) -> Path:
+def checksum_of(path: Path) -> Path:
     """Where the SHA-256 of a derived file is noted."""
     return path.parent / "checksums" / f"{path.name}.sha256"
 
 
 def mending(path: Path) -> str:
     """The command that makes a derived file anew."""
-    profile, *asset = _origin(path)
-    return force(profile, WRITTEN_BY[path.name], *asset)
+    return force(_origin(path)[0], WRITTEN_BY[path.name])
 
 
-def force(profile: str, stage: str, asset: str = "") -> str:
+def force(run: str, stage: str) -> str:
     """The command that runs a stage again, whatever is up to date."""
-    return f"hyperdapo run --profile {profile} --force {stage[:2]}" + (f" --asset {asset}" if asset else "")
+    return f"hyperdapo run {option(run)} --force {stage[:2]}"
 
 
 def version(path: Path) -> Version:
@@ -320,7 +302,7 @@ def version(path: Path) -> Version:
 
 
 def _origin(path: Path) -> tuple[str, ...]:
-    """Profile, and asset where the file is of one."""
+    """Name of the run, and asset where the file is of one."""
     if path.is_relative_to(data_root()):
         return path.parent.relative_to(data_root()).parts
     return path.parent.parts[-2:]

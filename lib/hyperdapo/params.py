@@ -1,4 +1,4 @@
-"""Reading parameters: `params/base.yaml`, one overlay, and what the user lays on top; validated by `schema`."""
+"""All parameters of a run: `params/base.yaml`, one overlay, and what the user lays on top, validated by `sections`."""
 
 import hashlib
 import json
@@ -39,6 +39,9 @@ class Parameters(Section):
     """All parameters of one run. `load` makes it; `for_asset` checks an asset's name."""
 
     profile: str
+    name: str
+    """Of the folders of the run: its profile's, where it is the profile as it stands."""
+
     seed: Whole
     assets: Annotated[list[Asset], Field(min_length=1), Unique]
     contracts: dict[Asset, Contract]
@@ -71,8 +74,9 @@ class Parameters(Section):
         return self
 
     def fingerprint(self) -> str:
-        """SHA-256 of the canonical JSON of every value, first 16 hex digits."""
-        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:16]
+        """SHA-256 of the canonical JSON of every value but the name, first 16 hex digits."""
+        values = self.model_dump(mode="json", exclude={"name"})
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
     def for_asset(self, asset: str) -> "Parameters":
         """These parameters, once `asset` is known to be one of `assets`.
@@ -90,29 +94,57 @@ class Parameters(Section):
         return self
 
 
-__all__ = ["Parameters", "load", "merge", "portable", "read"]
-
-
 def load(profile: str, overrides: Mapping[str, Any] | None = None, asset: str | None = None) -> Parameters:
     """Read `params/base.yaml`, lay the profile's overlay on it, then `overrides`, and validate.
+
+    A run whose parameters differ from its profile's has folders of its own, so that it can replace nothing of the
+    profile's: those of `overrides["name"]`, else `PROFILE-xxxxxx` after a hash of the parameters.
 
     Raises
     ------
     ParameterError
-        For an unknown profile, an unknown key (with the nearest right name), a value out of range, an unknown asset.
+        For an unknown profile, an unknown key (with the nearest right name), a value out of range, an unknown asset, or
+        a name that is a profile's.
     """
-    if "profile" in (overrides or {}):
+    chosen = dict(overrides or {})
+    if "profile" in chosen:
         raise ParameterError("the profile is chosen by --profile (or the notebook's own `profile`), not by a parameter")
-    profiles = sorted(path.stem for path in PARAMS.glob("*.yaml") if path.stem != "base")
-    if profile not in profiles:
-        raise ParameterError(f"unknown profile {profile!r}{nearest(profile, profiles)}; there are {profiles}")
-    values = merge(read(PARAMS / "base.yaml"), read(PARAMS / f"{profile}.yaml"))
-    values = merge(merge(values, overrides or {}), {"profile": profile})
+    if profile not in profiles():
+        raise ParameterError(f"unknown profile {profile!r}{nearest(profile, profiles())}; there are {profiles()}")
+    name = chosen.pop("name", None)
+    standing = merge(read(PARAMS / "base.yaml"), read(PARAMS / f"{profile}.yaml"))
+    plain = _validated(standing, profile)
+    parameters = _validated(merge(standing, chosen), profile) if chosen else plain
+    differs = parameters.fingerprint() != plain.fingerprint()
+    named = parameters.model_copy(update={"name": _name(name, profile, parameters, differs)})
+    return named if asset is None else named.for_asset(asset)
+
+
+def profiles() -> list[str]:
+    """Names of the overlays in `params/`."""
+    return sorted(path.stem for path in PARAMS.glob("*.yaml") if path.stem != "base")
+
+
+def _validated(values: Mapping[str, Any], profile: str) -> Parameters:
     try:
-        parameters = Parameters.model_validate(values)
+        return Parameters.model_validate(merge(values, {"profile": profile, "name": profile}))
     except ValidationError as error:
         raise ParameterError(_explain(error)) from None
-    return parameters if asset is None else parameters.for_asset(asset)
+
+
+def _name(name: Any, profile: str, parameters: Parameters, differs: bool) -> str:
+    """The name of a run's folders: the one that was given, if any, and if it may have it."""
+    if name is None:
+        return f"{profile}-{parameters.fingerprint()[:6]}" if differs else profile
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name in _SHARED:
+        raise ParameterError(
+            f"name: {name!r} cannot name a run (letters, digits, '.', '_' and '-' can; slices and base_models are shared)"
+        )
+    if name in profiles() and (differs or name != profile):
+        raise ParameterError(
+            f"name: the folders of {name!r} hold the profile {name!r} as it stands; choose another name for this run"
+        )
+    return name
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -158,6 +190,8 @@ def merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+_SHARED = ("slices", "base_models")  # folders of the data of all runs
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 _FILES = (("source", "endpoint"), ("truth", "account"), ("truth", "node_fills"))
 
 

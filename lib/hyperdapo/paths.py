@@ -31,19 +31,19 @@ def base_models() -> Path:
 
 @dataclass(frozen=True)
 class Paths:
-    """Where one profile, and within it one asset, keeps its files."""
+    """Where one run, and within it one asset, keeps its files; a profile as it stands is the run of its name."""
 
-    profile: str
+    name: str
     asset: str = ""
 
     @property
     def data(self) -> Path:
-        """Derived tables: of the asset where one is named, else of the profile."""
-        return data_root() / self.profile / self.asset
+        """Derived tables: of the asset where one is named, else of the whole run."""
+        return data_root() / self.name / self.asset
 
     @property
     def outputs(self) -> Path:
-        return outputs_root() / self.profile
+        return outputs_root() / self.name
 
     @property
     def notebooks(self) -> Path:
@@ -59,13 +59,13 @@ class Paths:
 
     @property
     def cache(self) -> Path:
-        """The tardis-dev cache of raw one-minute slices."""
-        return self.data / "slices"
+        """The tardis-dev cache of raw one-minute slices of an asset, which all runs share."""
+        return data_root() / "slices" / self.asset
 
     @property
     def models(self) -> Path:
         """LoRA adapters trained for this asset, by algorithm."""
-        return data_root() / self.profile / "models" / self.asset
+        return data_root() / self.name / "models" / self.asset
 
     def model(self, algorithm: str) -> Path:
         """Folder of the LoRA adapters that `algorithm` trained for this asset."""
@@ -78,11 +78,16 @@ class Paths:
     @property
     def runs(self) -> Path:
         """Trainings of this asset that are not finished: checkpoints and progress, by algorithm and seed."""
-        return data_root() / self.profile / "runs" / self.asset
+        return data_root() / self.name / "runs" / self.asset
 
     def run(self, algorithm: str, seed: int) -> Path:
         """Folder of one unfinished training."""
         return self.runs / algorithm / f"seed_{seed}"
 
     def of(self, asset: str) -> "Paths":
-        return Paths(self.profile, asset)
+        return Paths(self.name, asset)
+
+
+def option(name: str) -> str:
+    """How the command `hyperdapo run` is told which run is meant: `--profile sample`, or `--name wide`."""
+    return f"--profile {name}" if (PARAMS / f"{name}.yaml").exists() else f"--name {name}"

@@ -1,4 +1,4 @@
-"""The nine stages by name: which there are, for which assets each is made, and which rules of the workflow make it."""
+"""The nine stages by name: what each reads and leaves for others, for which assets, and what its jobs are called."""
 
 from collections.abc import Iterable
 
@@ -6,20 +6,76 @@ from hyperdapo.errors import ParameterError, nearest
 from hyperdapo.paths import NOTEBOOKS
 
 STAGES = tuple(path.stem for path in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")))
+ACROSS_ASSETS = ("06_convergence", "09_significance")
 WITH_MODEL = ("05_train", "06_convergence", "07_inference")
-ACROSS_ASSETS = {
-    "06_convergence": ("tables/convergence.csv", "dashboard.html", "notebooks/06_convergence.ipynb"),
-    "09_significance": ("numbers.tex", "manifest.json", "notebooks/09_significance.ipynb"),
-}
-"""What the stages across assets leave in the outputs of a profile."""
 
-TRAINING_RULES = {"05_train": ["adapters"], "06_convergence": ["generalist"]}  # the rules that train what a stage shows
+MARKET = ("book.parquet", "bbo.parquet", "trades.parquet", "context.parquet", "cleaning.json", "split.json")
+STATES = ("features.parquet", "outcomes.parquet")
+MODELS = "models"
+"""Stands among the files of an asset for the adapters that were trained for it, with their logs."""
+
+WRITES = {
+    "01_download": ("manifest.json",),
+    "02_preprocess": (*MARKET, "quality.parquet"),
+    "03_features": ("features.parquet", "laws.parquet", "impact_curve.parquet", "fill_curve.parquet", "queue.parquet"),
+    "04_preference_pairs": (
+        *("outcomes.parquet", "pairs.parquet", "prompts.parquet"),
+        *("weight_trials.parquet", "weight_costs.parquet"),
+    ),
+    "05_train": (MODELS,),
+    "06_convergence": ("convergence.parquet", "specialists.parquet"),
+    "07_inference": ("decisions.parquet", "latency.parquet"),
+    "08_backtest": (
+        *("orders.parquet", "sensitivity.parquet", "probes.parquet", "order_life.parquet"),
+        *("own_fills.parquet", "fees.parquet"),  # where `truth` names records of real executions
+    ),
+    "09_significance": (
+        *("metrics.parquet", "fill_calibration.parquet", "learning_gap.parquet", "learning_gap_over_seeds.parquet"),
+        *("specialist_gaps.parquet", "significance.parquet", "cheapest.parquet", "decomposition.parquet"),
+        "claims.parquet",
+    ),
+}
+"""What each stage leaves in the folder of its asset, or of the run where it is made across assets."""
+
+READS = {
+    "01_download": (),
+    "02_preprocess": ("manifest.json",),
+    "03_features": (*MARKET, "quality.parquet"),
+    "04_preference_pairs": (*MARKET, "features.parquet", "laws.parquet"),
+    "05_train": STATES,
+    "06_convergence": (*STATES, MODELS),
+    "07_inference": (*STATES, MODELS),
+    "08_backtest": (*MARKET, *STATES, "laws.parquet", "decisions.parquet"),
+    "09_significance": (
+        *("orders.parquet", "probes.parquet", "outcomes.parquet", "decisions.parquet"),
+        *("convergence.parquet", "specialists.parquet"),
+    ),
+}
+"""What each stage reads of those before it; across assets, of every asset."""
+
+WRITTEN_BY = {name: stage for stage, names in WRITES.items() for name in names}
+
+
+def makers(stage: str) -> list[str]:
+    """The stages whose files a stage reads, in their order."""
+    return sorted({WRITTEN_BY[name] for name in READS[stage]})
+
+
+def before(stage: str) -> list[str]:
+    """All stages on which a stage depends, directly or through others, in their order."""
+    known = {maker: None for first in makers(stage) for maker in (*before(first), first)}
+    return sorted(known)
 
 
 def units(assets: Iterable[str]) -> list[str]:
     """Every stage of a whole run, by asset where it is made for one: `05_train BTC`, `06_convergence`."""
-    names = (f"{stage} {asset}" for stage in STAGES for asset in assets if stage not in ACROSS_ASSETS)
+    names = (unit(stage, asset) for stage in STAGES for asset in assets if stage not in ACROSS_ASSETS)
     return sorted([*names, *ACROSS_ASSETS])
+
+
+def unit(stage: str, asset: str = "") -> str:
+    """A stage of one asset, or of all: `05_train BTC`, `06_convergence`."""
+    return f"{stage} {asset}".strip()
 
 
 def wanted(until: str | None = None, only: str | None = None) -> list[str]:
@@ -43,16 +99,16 @@ def named(stage: str) -> str:
 
 
 def rule(stage: str) -> str:
-    """The Snakefile's rule of a stage is its name without the number."""
+    """The Snakefile's rule that computes a stage: its name without the number."""
     return stage[3:]
 
 
 def rules(stage: str) -> list[str]:
-    """The rule of a stage, after those that train what it shows."""
-    return [*TRAINING_RULES.get(stage, []), rule(stage)]
+    """The rules of a stage: the one that computes it, and the one that renders its notebook."""
+    return [rule(stage), f"render_{rule(stage)}"]
 
 
 def labels() -> dict[str, str]:
-    """What the jobs of each rule are called: the stage, or the stage's number and the rule that trains for it."""
-    trained = {name: f"{stage[:2]}_{name}" for stage, names in TRAINING_RULES.items() for name in names}
-    return trained | {rule(stage): stage for stage in STAGES}
+    """What the jobs of each rule are called: `05_train`, `05_render`, and `05_run` for one training on a cluster."""
+    computed = {rule(stage): stage for stage in STAGES}
+    return computed | {f"render_{rule(stage)}": f"{stage[:2]}_render" for stage in STAGES} | {"training_run": "05_run"}

@@ -2,17 +2,53 @@
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
+from sklearn.metrics import roc_auc_score
 
 from hyperdapo import sections
-from hyperdapo.evidence.figures import style
 from hyperdapo.evidence.metrics import block_bootstrap
-from hyperdapo.evidence.tables import heading
 from hyperdapo.times import SECOND_NS, block_of
 
 GROUPS = 10
-MODEL_COLOURS = style.Colours(power="#D55E00", evenly="#E69F00", risk_averse="#0072B2", touch="#7A7A7A")
-_MARKERS = {"power": "o", "evenly": "D", "risk_averse": "v", "touch": "^"}
+SCORES = ("asset", "queue_model", "orders", "brier", "auc", "fill_time_error_s", "cost_error_bps")
+
+
+def scores(compared: pd.DataFrame, evidence: sections.Evidence, seed: int) -> pd.DataFrame:
+    """`fill_scores` of each asset and queue model, with `brier_differences`."""
+    rows = []
+    for _, orders in compared.groupby("asset", sort=False):
+        rows.append(fill_scores(orders).merge(brier_differences(orders, evidence, seed), on="queue_model"))
+    return pd.concat(rows, ignore_index=True)
+
+
+def fill_scores(compared: pd.DataFrame) -> pd.DataFrame:
+    """How true the fills of each queue model are: a row per asset and model with `SCORES`, and cost_bias_bps.
+
+    `brier`: mean squared difference of the share that was filled before the cancel. `auc`: of "filled in full", ranked
+    by that share and then by how soon it was filled. `fill_time_error_s`: mean absolute error of the last fill, of
+    orders filled in full in both. `cost_error_bps`: mean absolute error of the cost, `cost_bias_bps`: with its sign.
+    """
+    rows = [
+        {"asset": asset, "queue_model": name, "orders": len(orders)} | score(orders)
+        for (asset, name), orders in compared.groupby(["asset", "queue_model"], sort=False)
+    ]
+    return pd.DataFrame(rows)
+
+
+def score(orders: pd.DataFrame) -> dict[str, float]:
+    """The scores of `fill_scores`; NaN where no order tells."""
+    truth, told = orders["true_filled"].to_numpy(), orders["filled"].to_numpy()
+    whole, full = truth > 1 - 1e-9, told > 1 - 1e-9
+    life = (orders["cancel_ns"] - orders["placed_ns"]).clip(lower=1)
+    waited = ((orders["fill_ns"] - orders["placed_ns"]) / life).where(full, 1.0)
+    late_s = (orders["fill_ns"] - orders["true_fill_ns"])[whole & full].abs() / SECOND_NS
+    error = orders["cost_bps"] - orders["true_cost_bps"]
+    return {
+        "brier": float(np.mean((told - truth) ** 2)),
+        "auc": float(roc_auc_score(whole, told + 1 - waited)) if 0 < whole.sum() < len(whole) else np.nan,
+        "fill_time_error_s": float(late_s.mean()),
+        "cost_error_bps": float(error.abs().mean()),
+        "cost_bias_bps": float(error.mean()),
+    }
 
 
 def brier_differences(compared: pd.DataFrame, evidence: sections.Evidence, seed: int) -> pd.DataFrame:
@@ -60,35 +96,3 @@ def reliability(compared: pd.DataFrame, evidence: sections.Evidence, seed: int) 
         rows.append((name, number, len(orders), orders["filled"].mean(), truth.value, truth.low, truth.high))
     names = ["queue_model", "group", "orders", "predicted", "observed", "ci_low", "ci_high"]
     return pd.DataFrame(rows, columns=names).sort_values(["queue_model", "group"], ignore_index=True)
-
-
-def plot_calibration(groups: pd.DataFrame, scores: pd.DataFrame) -> Figure:
-    """Predicted against true share of fills, and how far each queue model is from the truth; bars are intervals.
-
-    Parameters
-    ----------
-    groups : of `reliability`
-    scores : queue_model, brier, cost_bias_bps
-    """
-    models = list(scores["queue_model"])
-    figure, (reliable, miss, brier) = style.new(1, 3, height=0.4, width_ratios=[1.2, 1.4, 1])
-    reliable.plot([0, 1], [0, 1], color="black", linewidth=0.6, linestyle=":")
-    for name in models:
-        own = groups[groups["queue_model"] == name].sort_values("observed")
-        look = {"color": MODEL_COLOURS[name], "marker": _MARKERS.get(name, "s"), "markersize": 4}
-        reliable.plot(own["predicted"], own["observed"], linestyle="", **look)
-        miss.plot(own["observed"], own["predicted"] - own["observed"], linewidth=0.8, label=heading(name), **look)
-    first = groups[groups["queue_model"] == models[0]]
-    reliable.vlines(first["predicted"], first["ci_low"], first["ci_high"], color=MODEL_COLOURS[models[0]], linewidth=1)
-    reliable.set_xlabel("share filled, simulator")
-    reliable.set_ylabel("share filled, truth")
-    miss.axhline(0, color="black", linewidth=0.6)
-    miss.set_xlabel("share filled, truth")
-    miss.set_ylabel("simulator minus truth")
-    place = np.arange(len(models))
-    brier.barh(place, scores["brier"], color=[MODEL_COLOURS[name] for name in models], height=0.6)
-    brier.set_yticks(place, [""] * len(models))
-    brier.invert_yaxis()
-    brier.set_xlabel("Brier score")
-    figure.legend(*miss.get_legend_handles_labels(), loc="outside upper center", ncols=len(models))
-    return figure

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-TABLE = Path(__file__).with_suffix(".yaml")
+TABLE = Path(__file__).with_name("tolerances.yaml")
 
 
 @dataclass(frozen=True)

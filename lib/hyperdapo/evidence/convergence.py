@@ -1,11 +1,13 @@
 """What the draft claims of training (§4.6.2), measured from the training logs: how far, how fast, how accurate."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from hyperdapo.files import require
 from hyperdapo.paths import Paths
 
 FIRST_STEPS = 100  # the draft: "72 % decrease in first 100 training steps"
@@ -13,9 +15,18 @@ _MOST_OF_THE_WAY = 0.9
 _SMOOTHED = 3
 
 
-def read_logs(files: Mapping[tuple[str, str], Path]) -> pd.DataFrame:
-    """Training logs by (asset, algorithm), one below the other, with the columns `asset` and `algorithm`."""
-    logs = [pd.read_csv(file).assign(asset=asset, algorithm=algorithm) for (asset, algorithm), file in files.items()]
+def read_logs(paths: Paths, assets: Sequence[str], algorithms: Sequence[str]) -> pd.DataFrame:
+    """The training logs of all seeds, one below the other, with the columns `asset` and `algorithm`.
+
+    Raises
+    ------
+    MissingInputError
+        If 05_train has not run for one of the assets.
+    """
+    logs = []
+    for asset, algorithm in product(assets, algorithms):
+        log = require(paths.of(asset).model(algorithm) / "training_log.csv", "05_train", paths.name)
+        logs.append(pd.read_csv(log).assign(asset=asset, algorithm=algorithm))
     return pd.concat(logs, ignore_index=True)
 
 

@@ -10,6 +10,7 @@ from hyperdapo.errors import DataError
 from hyperdapo.evidence.metrics import Floats, block_bootstrap, learning_gap
 from hyperdapo.files import force
 from hyperdapo.params import Parameters
+from hyperdapo.times import block_of
 
 COLUMNS = [
     *("asset", "algorithm", "seed", "untrained_bps", "best_fixed_bps", "trained_bps", "oracle_bps", "gap_closed"),
@@ -142,9 +143,9 @@ def _judge(asset: str, outcomes: pd.DataFrame, decisions: pd.DataFrame, paramete
     test, trained_on = (outcomes[outcomes["split"] == split] for split in ("test", "train"))
     best_fixed = int(trained_on.groupby("action")["reward"].mean().to_numpy().argmax())
     rewards = test.pivot_table(index="order_id", columns="action", values="reward")
-    blocks = test.groupby("order_id")["block"].first().to_numpy()
+    blocks = block_of(test.groupby("order_id")["decision_ns"].first(), parameters.evidence.block_s)
     earned, states = {}, np.arange(len(rewards))
-    again = force(parameters.profile, "07_inference", asset)
+    again = force(parameters.name, "07_inference")
     for (policy, seed), taken in decisions.groupby(["policy", "seed"], sort=False):
         action = taken.set_index("order_id")["action"].reindex(rewards.index)
         if action.isna().any():

@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from hyperdapo import sections
+from hyperdapo.times import block_of
 
 Floats = NDArray[np.float64]
 
@@ -99,6 +100,11 @@ def ratio_bootstrap(numerator: Floats, denominator: Floats, evidence: Resampling
     with np.errstate(divide="ignore", invalid="ignore"):
         draws = (times_drawn @ numerator) / (times_drawn @ denominator)
     return Interval(value, *_percentiles(draws, evidence.confidence), blocks)
+
+
+def in_blocks(rows: pd.DataFrame, block_s: float) -> pd.DataFrame:
+    """Rows with a `decision_ns`, and the `block` of so many seconds in which each lies: the unit of all intervals."""
+    return rows.assign(block=block_of(rows["decision_ns"], block_s))
 
 
 def summarise(orders: pd.DataFrame, evidence: sections.Evidence, seed: int) -> pd.DataFrame:
@@ -229,7 +235,7 @@ def levels(orders: pd.DataFrame, feature: str) -> pd.Series:
     return pd.cut(rank, [0, 1 / 3, 2 / 3, 1], labels=list(LEVELS)).astype(str).rename("level")
 
 
-def mean_costs(orders: pd.DataFrame) -> pd.DataFrame:
+def regime_costs(orders: pd.DataFrame) -> pd.DataFrame:
     """Mean total cost in bps: a row per `regime` and `level` with its number of `orders`, a column per strategy."""
     rows = []
     for feature, regime in REGIMES.items():
@@ -242,7 +248,7 @@ def mean_costs(orders: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(rows)
 
 
-def differences(orders: pd.DataFrame, reference: str, evidence: sections.Evidence, seed: int) -> pd.DataFrame:
+def regime_differences(orders: pd.DataFrame, reference: str, evidence: sections.Evidence, seed: int) -> pd.DataFrame:
     """Each strategy minus the reference on the same parent orders, regime by regime.
 
     Returns

@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 from IPython.display import HTML
 
+from hyperdapo import plan
 from hyperdapo.errors import DataError, MissingInputError
 from hyperdapo.evidence import tables
 from hyperdapo.files import atomic
@@ -35,12 +36,7 @@ def note(path: Path) -> None:
 
 def record_path(paths: Paths, stage: str) -> Path:
     """Where the record of a stage is kept: with what is derived, so that outputs from elsewhere never have one."""
-    return data_root() / paths.profile / "records" / f"{unit(stage, paths.asset).replace(' ', '_')}.json"
-
-
-def unit(stage: str, asset: str) -> str:
-    """A stage of one asset, or of all: `05_train BTC`, `06_convergence`."""
-    return f"{stage} {asset}".strip()
+    return data_root() / paths.name / "records" / f"{plan.unit(stage, paths.asset).replace(' ', '_')}.json"
 
 
 def record(paths: Paths, stage: str, stamps: Mapping[str, Any], files: Iterable[Path]) -> Path:
@@ -52,8 +48,8 @@ def record(paths: Paths, stage: str, stamps: Mapping[str, Any], files: Iterable[
     for path in dict.fromkeys([*_written, *files]):
         if path.is_relative_to(paths.outputs):
             shown[path.relative_to(paths.outputs).as_posix()] = sha256(path)
-        elif path.is_file() and path.is_relative_to(data_root() / paths.profile):
-            derived[path.relative_to(data_root() / paths.profile).as_posix()] = sha256(path)
+        elif path.is_file() and path.is_relative_to(data_root() / paths.name):
+            derived[path.relative_to(data_root() / paths.name).as_posix()] = sha256(path)
     return store(record_path(paths, stage), dict(stamps) | {"files": shown, "derived": derived})
 
 
@@ -74,11 +70,23 @@ def record_render(paths: Paths, stage: str, render: Path) -> None:
         store(place, entry)
 
 
+def lost(paths: Paths, stage: str) -> str:
+    """What is missing of what a render left in the outputs, in words; nothing where all is there."""
+    try:
+        files = read(record_path(paths, stage))["files"]
+    except MissingInputError:
+        return ""
+    except DataError:
+        return f"{record_path(paths, stage).name} is damaged"
+    gone = [name for name in files if not (path := paths.outputs / name).is_file() or not path.stat().st_size]
+    return f"{', '.join(gone[:3])} lost or empty" if gone else ""
+
+
 def assembled(parameters: Parameters, paths: Paths, units: Iterable[str]) -> dict[str, Any]:
     """The manifest of what has run so far: all parameter values, and the record of every stage that left one."""
     stages = {}
     for name in units:
-        place = record_path(Paths(paths.profile), name)
+        place = record_path(Paths(paths.name), name)
         if place.exists():
             stages[name] = read(place)
     values = parameters.model_dump(mode="json")
@@ -87,7 +95,7 @@ def assembled(parameters: Parameters, paths: Paths, units: Iterable[str]) -> dic
 
 def write(parameters: Parameters, paths: Paths, units: Iterable[str]) -> Path:
     """Write `outputs/<profile>/manifest.json`; of stages that end at the same time the last one lists them all."""
-    lock = data_root() / paths.profile / "records" / ".lock"
+    lock = data_root() / paths.name / "records" / ".lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -162,15 +170,19 @@ def store(path: Path, content: Mapping[str, Any]) -> Path:
 PACKAGES = ("numpy", "pandas", "numba", "scipy", "statsmodels", "torch", "transformers", "peft", "trl", "tardis-dev")
 
 
-def stamp(parameters: Parameters, paths: Paths, stage: str, files: Iterable[Path]) -> HTML:
-    """The last cell of every notebook: show and record what made this render, and the files that it wrote.
+def stamp(parameters: Parameters, paths: Paths, stage: str, shown: Iterable[Path] = ()) -> HTML:
+    """The last cell of every notebook: show and record what made this render, and the files that the stage wrote.
+
+    Parameters
+    ----------
+    shown : files of the outputs to name beside what the stage computed; all that were written are recorded
 
     Raises
     ------
     FileNotFoundError
         If the stage claims a file that is not there.
     """
-    files = list(files)
+    files = [*_computed(paths, stage), *shown]
     written = ", ".join(f"{path.parent.name}/{path.name} ({_size(path)})" for path in files)
     stamps: dict[str, Any] = {
         "commit": commit(),
@@ -191,6 +203,12 @@ def stamp(parameters: Parameters, paths: Paths, stage: str, files: Iterable[Path
         "files written": written,
     }
     return tables.show(pd.DataFrame({"provenance": list(rows), "value": list(rows.values())}))
+
+
+def _computed(paths: Paths, stage: str) -> list[Path]:
+    """What the computation of a stage left."""
+    logs = sorted(paths.models.glob("*/training_log.csv")) if plan.MODELS in plan.WRITES[stage] else []
+    return [path for name in plan.WRITES[stage] if (path := paths.data / name).is_file()] + logs
 
 
 @cache

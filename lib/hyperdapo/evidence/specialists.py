@@ -2,11 +2,10 @@
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from hyperdapo import sections
-from hyperdapo.evidence.figures import style
 from hyperdapo.evidence.metrics import block_bootstrap
+from hyperdapo.times import block_of
 
 
 def specialists_table(earned: pd.DataFrame, evidence: sections.Evidence, seed: int) -> pd.DataFrame:
@@ -25,7 +24,7 @@ def specialists_table(earned: pd.DataFrame, evidence: sections.Evidence, seed: i
     for asset, own in earned.groupby("asset", sort=False):
         placed = own.assign(place=own.groupby(["trained_on", "seed"]).cumcount())
         rewards = placed.pivot_table(index="place", columns="trained_on", values="reward", sort=False)
-        blocks = placed.groupby("place")["block"].first().to_numpy()
+        blocks = block_of(placed.groupby("place")["decision_ns"].first(), evidence.block_s)
         for source in rewards:
             difference = (rewards[source] - rewards[asset]).to_numpy()
             found = block_bootstrap(difference, blocks, evidence, seed)
@@ -34,21 +33,3 @@ def specialists_table(earned: pd.DataFrame, evidence: sections.Evidence, seed: i
             rows.append((asset, source, rewards[source].mean(), found.value, low, high, *counts))
     names = ["asset", "trained_on", "reward_bps", "minus_specialist_bps", "ci_low", "ci_high", "states", "blocks"]
     return pd.DataFrame(rows, columns=names)
-
-
-def plot_specialists(table: pd.DataFrame) -> Figure:
-    """What each adapter earns beyond the asset's own specialist, with intervals: one axis per asset tested."""
-    assets = list(table["asset"].unique())
-    figure, axes = style.new(1, len(assets), height=0.3, sharey=True, squeeze=False)
-    for axis, asset in zip(axes[0], assets, strict=True):
-        own = table[table["asset"] == asset].reset_index(drop=True)
-        colours = [style.ASSET_COLOURS[source] for source in own["trained_on"]]
-        axis.hlines(own.index, own["ci_low"], own["ci_high"], color=colours)
-        axis.scatter(own["minus_specialist_bps"], own.index, color=colours, zorder=3)
-        axis.axvline(0, color="black", linewidth=0.8)
-        axis.set_title(f"tested on {asset}")
-    sources = [f"trained on {source}" for source in table[table["asset"] == assets[0]]["trained_on"]]
-    axes[0, 0].set_yticks(range(len(sources)), sources)
-    axes[0, 0].invert_yaxis()
-    figure.supxlabel("reward beyond that of the asset's own specialist (bps)", fontsize=9)
-    return figure

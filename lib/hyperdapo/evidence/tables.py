@@ -61,7 +61,7 @@ def read(paths: Paths, name: str, stage: str) -> pd.DataFrame:
     MissingInputError
         If `stage` has not run.
     """
-    return pd.read_csv(require(paths.tables / f"{name}.csv", stage, paths.profile))
+    return pd.read_csv(require(paths.tables / f"{name}.csv", stage, paths.name))
 
 
 def show(frame: pd.DataFrame, caption: str = "", rows: int = 24) -> HTML:

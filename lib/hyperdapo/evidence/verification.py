@@ -51,15 +51,15 @@ def keep_reference(paths: Paths) -> Path:
     kept = _kept(paths)
     if kept.is_dir():
         return kept
-    command = ["git", "-C", str(REPOSITORY), "archive", "HEAD", f"outputs/{paths.profile}"]
+    command = ["git", "-C", str(REPOSITORY), "archive", "HEAD", f"outputs/{paths.name}"]
     try:
         archive = subprocess.run(command, capture_output=True, check=True).stdout
     except (FileNotFoundError, subprocess.CalledProcessError):
-        _copy_shipped(REPOSITORY / "outputs" / paths.profile, kept)
+        _copy_shipped(REPOSITORY / "outputs" / paths.name, kept)
         return kept
     with atomic_folder(kept) as temporary, tarfile.open(fileobj=BytesIO(archive)) as tree:
         tree.extractall(temporary, filter="data")
-        for path in (temporary / "outputs" / paths.profile).iterdir():
+        for path in (temporary / "outputs" / paths.name).iterdir():
             path.rename(temporary / path.name)
         shutil.rmtree(temporary / "outputs")
     return kept
@@ -71,7 +71,7 @@ def forget_reference(paths: Paths) -> None:
 
 
 def _kept(paths: Paths) -> Path:
-    return data_root() / paths.profile / "reference"
+    return data_root() / paths.name / "reference"
 
 
 def _copy_shipped(shipped: Path, kept: Path) -> None:
@@ -101,7 +101,7 @@ def verify(reference: Path, candidate: Path, run: Parameters | None = None) -> N
     faults = [f"reference {fault}" for fault in provenance.faults(reference, theirs, [])]
     if run is not None:
         units = plan.units(run.assets)
-        recorded = provenance.assembled(run, Paths(run.profile), units)
+        recorded = provenance.assembled(run, Paths(run.name), units)
         faults += ["manifest.json: not what the stages recorded"] * (recorded != ours)
         faults += [f"{name}: did not run" for name in units if name not in recorded["stages"]]
         ours = recorded if recorded["stages"] else ours

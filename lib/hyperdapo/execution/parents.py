@@ -11,7 +11,7 @@ from hyperdapo.market.book import Market
 from hyperdapo.market.grid import snap_price, snap_size
 from hyperdapo.params import Parameters
 from hyperdapo.sections import Orders
-from hyperdapo.times import SECOND_NS, block_of
+from hyperdapo.times import SECOND_NS
 
 STATE = ("volatility_5m_bps", "bid_ask_spread_bps")  # features that a parent remembers, for strategies and regimes
 LATENCY_S = 10.0  # what latencies may add to an order's life: a parent needs so much uninterrupted market more
@@ -72,7 +72,6 @@ def parent_orders(features: pd.DataFrame, parameters: Parameters, market: Market
             "horizon_s": horizon_s,
             "arrival_mid": features["mid"].to_numpy(float),
             "split": features["split"].to_numpy(str),
-            "block": block_of(decision_ns, parameters.evidence.block_s),
             **{name: features[name].to_numpy(float) for name in STATE},
         }
     )

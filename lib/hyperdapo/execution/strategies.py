@@ -185,7 +185,7 @@ ORDERS_COLUMNS = (
     *("offset_bps", "target_price", "exec_price", "filled_passive", "maker_share", "filled", "fill_ns", "status"),
     *("fees_bps", "funding_bps", "implementation_shortfall_bps", "total_cost_bps", "slippage_bps"),
     *("spread_bps", "timing_bps", "opportunity_bps"),
-    *("queue_ahead", "latency_ms", "block", "split", *STATE),
+    *("queue_ahead", "latency_ms", "split", *STATE),
 )
 """Of `orders.parquet`; the mark-outs `markout_{h}s_bps` follow."""
 

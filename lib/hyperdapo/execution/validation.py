@@ -6,7 +6,6 @@ exchange are known, so no latency is charged: what is judged is the queue, and w
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import roc_auc_score
 
 from hyperdapo.errors import DataError
 from hyperdapo.execution.costs import fee_rates
@@ -18,7 +17,6 @@ from hyperdapo.sections import Execution
 from hyperdapo.times import SECOND_NS
 
 NO_LATENCY = {"preset": "empirical", "policy_ms": 0.0, "empirical_ms": [0.0]}
-SCORES = ("asset", "queue_model", "orders", "brier", "auc", "fill_time_error_s", "cost_error_bps")
 _CANCEL_S = 1.0  # within which a cancel has landed
 
 
@@ -90,37 +88,6 @@ def compare_models(market: Market, executions: Executions, execution: Execution)
         told.insert(1, "queue_model", name)
         parts.append(told)
     return pd.concat(parts, ignore_index=True)
-
-
-def calibration(compared: pd.DataFrame) -> pd.DataFrame:
-    """How true the fills of each queue model are: a row per asset and model with `SCORES`, and cost_bias_bps.
-
-    `brier`: mean squared difference of the share that was filled before the cancel. `auc`: of "filled in full", ranked
-    by that share and then by how soon it was filled. `fill_time_error_s`: mean absolute error of the last fill, of
-    orders filled in full in both. `cost_error_bps`: mean absolute error of the cost, `cost_bias_bps`: with its sign.
-    """
-    rows = [
-        {"asset": asset, "queue_model": name, "orders": len(orders)} | score(orders)
-        for (asset, name), orders in compared.groupby(["asset", "queue_model"], sort=False)
-    ]
-    return pd.DataFrame(rows)
-
-
-def score(orders: pd.DataFrame) -> dict[str, float]:
-    """The scores of `calibration` for orders of `compare`; NaN where no order tells."""
-    truth, told = orders["true_filled"].to_numpy(), orders["filled"].to_numpy()
-    whole, full = truth > 1 - 1e-9, told > 1 - 1e-9
-    life = (orders["cancel_ns"] - orders["placed_ns"]).clip(lower=1)
-    waited = ((orders["fill_ns"] - orders["placed_ns"]) / life).where(full, 1.0)
-    late_s = (orders["fill_ns"] - orders["true_fill_ns"])[whole & full].abs() / SECOND_NS
-    error = orders["cost_bps"] - orders["true_cost_bps"]
-    return {
-        "brier": float(np.mean((told - truth) ** 2)),
-        "auc": float(roc_auc_score(whole, told + 1 - waited)) if 0 < whole.sum() < len(whole) else np.nan,
-        "fill_time_error_s": float(late_s.mean()),
-        "cost_error_bps": float(error.abs().mean()),
-        "cost_bias_bps": float(error.mean()),
-    }
 
 
 def _as_orders(orders: pd.DataFrame) -> pd.DataFrame:

@@ -35,7 +35,7 @@ from hyperdapo.feed import archive
 from hyperdapo.feed.slices import Description, SliceFile, cover, file_at
 from hyperdapo.files import atomic, disk_error, force, require
 from hyperdapo.params import Parameters
-from hyperdapo.paths import Paths
+from hyperdapo.paths import Paths, data_root, option
 from hyperdapo.sections import Source
 from hyperdapo.times import MINUTE_NS, SECOND_NS, Span, by_day, date_of
 
@@ -127,15 +127,15 @@ def downloaded(parameters: Parameters, asset: str, paths: Paths) -> list[SliceFi
     DataError
         If a slice is lost, or what was noted of a day is damaged.
     """
-    path, mending = paths.data / "manifest.json", force(paths.profile, "01_download", asset)
-    manifest, spans = _read(require(path, "01_download", paths.profile)) or {}, _days(parameters)
+    path, mending = paths.data / "manifest.json", force(paths.name, "01_download")
+    manifest, spans = _read(require(path, "01_download", paths.name)) or {}, _days(parameters)
     try:
         asked, days = manifest["asked"], {tuple(day["span"]): day for day in manifest["days"]}
         cache = paths.cache / manifest["cache"]
     except (KeyError, TypeError):
         raise DataError(f"{path} is damaged. Run: {mending}") from None
     if asked != _asked(parameters, asset) or list(days) != spans:
-        command = f"hyperdapo run --profile {paths.profile} --until 01"
+        command = f"hyperdapo run {option(paths.name)} --until 01"
         raise MissingInputError(f"what {paths.cache} holds is not what `source` asks for now. Run: {command}")
     slices = []
     for span in spans:
@@ -153,7 +153,7 @@ def coverage(parameters: Parameters, paths: Paths) -> pd.DataFrame:
     """Messages received in each minute of the span, as the days were marked: `minute_ns` and a column per channel."""
     frames = []
     for span in _days(parameters):
-        day = json.loads(require(_mark(paths, span), "01_download", paths.profile).read_text())
+        day = json.loads(require(_mark(paths, span), "01_download", paths.name).read_text())
         frames.append(pd.DataFrame(day["by_minute"], index=range(*span, MINUTE_NS)))
     counts = pd.concat(frames).reindex(columns=parameters.source.channels).fillna(0).astype(int)
     return counts.rename_axis("minute_ns").reset_index()
@@ -242,9 +242,12 @@ def _digest(value: list[Any]) -> str:
 
 
 def _forget_other_worlds(cache: Path) -> None:
-    """Delete the slices of synthetic markets that nobody asks for any more; real ones stay."""
+    """Delete the slices of synthetic markets that no run asks for any more; real ones stay."""
+    kept = {cache.name}
+    for manifest in data_root().glob(f"*/{cache.parent.name}/manifest.json"):
+        kept.add((_read(manifest) or {}).get("cache", ""))
     for folder in cache.parent.glob("synthetic-*"):
-        if folder != cache:
+        if folder.name not in kept:
             shutil.rmtree(folder)
 
 

@@ -93,7 +93,7 @@ def decide_across(parameters: Parameters, paths: Paths, tested: Mapping[str, Sta
 
     Returns
     -------
-    `asset` (of the state), `block, trained_on, seed, reward`: one row per state, adapter and seed.
+    `asset` (of the state), `decision_ns, trained_on, seed, reward`: one row per state, adapter and seed.
     """
     together = States.joined(tested.values())
     decider, rows = Decider(parameters, together), np.arange(len(together))
@@ -101,7 +101,7 @@ def decide_across(parameters: Parameters, paths: Paths, tested: Mapping[str, Sta
     frames = []
     for source, seed in tqdm(adapters, "deciding", delay=2, mininterval=5, leave=False):
         action = decider.probabilities(paths.of(source).adapter(algorithm, seed)).argmax(axis=1)
-        earned = together.table[["asset", "block"]].assign(reward=together.rewards[rows, action])
+        earned = together.table[["asset", "decision_ns"]].assign(reward=together.rewards[rows, action])
         frames.append(earned.assign(trained_on=source, seed=seed))
     return pd.concat(frames, ignore_index=True)
 

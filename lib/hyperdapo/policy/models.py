@@ -193,6 +193,11 @@ def load_base(policy: Policy) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]
     return model.eval().requires_grad_(False), tokenizer
 
 
+def adapter_size(policy: Policy) -> tuple[int, int]:
+    """How many parameters the adapter has, and how many it has with the base; no weights are loaded (§4.3.2)."""
+    return parameter_counts(add_adapter(_without_weights(policy), policy, seed=0))
+
+
 def check_targets(policy: Policy) -> None:
     """Look a base up without its weights, and for the layers that the adapter is to act on.
 
@@ -201,11 +206,7 @@ def check_targets(policy: Policy) -> None:
     ModelError
         If the base cannot be had, or has no layer of a name in `lora.targets`.
     """
-    if policy.base_model == "tiny-qwen2":
-        model: Any = tiny_model(tiny_tokenizer())
-    else:
-        with fetched(policy.base_model), torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(weights(policy.base_model)))
+    model = _without_weights(policy)
     known = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     for target in policy.lora.targets:
         if target not in known:
@@ -213,6 +214,13 @@ def check_targets(policy: Policy) -> None:
                 f"policy.lora.targets: {policy.base_model} has no layer {target!r}{nearest(target, known)}; "
                 f"there are {', '.join(sorted(known))}"
             )
+
+
+def _without_weights(policy: Policy) -> Any:
+    if policy.base_model == "tiny-qwen2":
+        return tiny_model(tiny_tokenizer())
+    with fetched(policy.base_model), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(weights(policy.base_model)))
 
 
 def lora_config(config: Any, policy: Policy) -> LoraConfig:

@@ -21,6 +21,7 @@ from hyperdapo.market.columns import Floats
 from hyperdapo.policy import boosting
 from hyperdapo.policy.states import reward_matrix
 from hyperdapo.sections import Orders
+from hyperdapo.times import block_of
 
 
 def reward_parts(outcomes: pd.DataFrame, drawdown_threshold_bps: float, markouts_s: Sequence[float]) -> pd.DataFrame:
@@ -145,7 +146,7 @@ def search(foretold: Foretold, known: Mapping[str, Floats], trials: int, seed: i
     return pd.DataFrame(rows, columns=[*WEIGHTS, COST])
 
 
-def judged(foretold: Foretold, known: Mapping[str, Floats], trials: pd.DataFrame) -> pd.DataFrame:
+def judged(foretold: Foretold, known: Mapping[str, Floats], trials: pd.DataFrame, block_s: float) -> pd.DataFrame:
     """What each state's order costs under the best weights of a search, and under the known ones.
 
     The best of many trials on these very states looks cheaper than it is. So the weights `picked_elsewhere` stand
@@ -153,22 +154,22 @@ def judged(foretold: Foretold, known: Mapping[str, Floats], trials: pd.DataFrame
 
     Returns
     -------
-    One row per state and name of weights: `asset, order_id, block, strategy` (`best`, `picked_elsewhere`, the known
+    One row per state and name of weights: `asset, order_id, decision_ns, strategy` (`best`, `picked_elsewhere`, the known
     names), its weights `execution, risk, cost`, and `total_cost_bps`.
     """
     tried = trials[list(WEIGHTS)].to_numpy()
-    picked = tried[_picked_elsewhere(foretold, tried)]
+    picked = tried[_picked_elsewhere(foretold, tried, block_s)]
     frames = []
     for name, weights in {"best": tried[trials[COST].argmin()], "picked_elsewhere": picked, **known}.items():
-        rows = foretold.states[["asset", "order_id", "block"]].assign(strategy=name)
+        rows = foretold.states[["asset", "order_id", "decision_ns"]].assign(strategy=name)
         each = np.broadcast_to(weights, (len(rows), len(WEIGHTS)))
         frames.append(rows.assign(**dict(zip(WEIGHTS, each.T, strict=True)), **{COST: foretold.costs_under(weights)}))
     return pd.concat(frames, ignore_index=True)
 
 
-def _picked_elsewhere(foretold: Foretold, tried: Floats) -> NDArray[np.int64]:
+def _picked_elsewhere(foretold: Foretold, tried: Floats, block_s: float) -> NDArray[np.int64]:
     """(n,) the trial of (T, 3) that is cheapest over the states of all other blocks; the first where there are none."""
-    _, block = np.unique(foretold.states["block"], return_inverse=True)
+    _, block = np.unique(block_of(foretold.states["decision_ns"], block_s), return_inverse=True)
     sums = np.stack([np.bincount(block, weights=foretold.costs_under(weights)) for weights in tried])
     best: NDArray[np.int64] = (sums.sum(axis=1, keepdims=True) - sums).argmin(axis=0)[block]
     return best

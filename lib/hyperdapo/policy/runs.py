@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, spawn
 
 from hyperdapo import gpus
+from hyperdapo.dependencies import modules
 from hyperdapo.errors import TrainingError
 from hyperdapo.files import atomic, writing_into
-from hyperdapo.imports import modules
 from hyperdapo.params import Parameters
 from hyperdapo.policy.losses import ALGORITHMS, learning_rate
 from hyperdapo.policy.states import States

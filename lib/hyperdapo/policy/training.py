@@ -155,35 +155,18 @@ class _Scribe(TrainerCallback):
             pd.DataFrame(rows).reindex(columns=COLUMNS).to_csv(temporary, index=False)
 
 
-def train(
-    parameters: Parameters,
-    paths: Paths,
-    training: States,
-    held_out: States,
-    watch: Callable[[], None] = lambda: None,
-    algorithms: Sequence[str] | None = None,
-) -> dict[str, pd.DataFrame]:
-    """Train every algorithm and seed of `parameters` that is not trained yet, and gather their logs.
+def gather_logs(parameters: Parameters, paths: Paths) -> dict[str, pd.DataFrame]:
+    """The log of each algorithm, all seeds one below the other, also left as `training_log.csv` in its folder.
 
-    Parameters
-    ----------
-    algorithms : `training.algorithms` unless named
-    watch : called after each look at held-out states, when `progress.csv` of the run has the rows so far
+    Adapters of seeds that are not asked for any more are removed.
 
     Returns
     -------
-    The log of each algorithm, one row per gradient update, with `COLUMNS`; those of `heldout_*` every
-    `evaluate_every` steps. They are also left as `training_log.csv` in the algorithm's folder.
-
-    Raises
-    ------
-    As `train_runs`.
+    One row per gradient update, with `COLUMNS`; those of `heldout_*` every `evaluate_every` steps.
     """
-    algorithms, seeds = algorithms or list(parameters.training.algorithms), parameters.training.seeds
-    train_runs(parameters, paths, training, held_out, [(name, seed) for name in algorithms for seed in seeds], watch)
-    logs = {}
-    for algorithm in algorithms:
-        folders = [paths.adapter(algorithm, seed) for seed in seeds]
+    logs = dict[str, pd.DataFrame]()
+    for algorithm in parameters.training.algorithms:
+        folders = [paths.adapter(algorithm, seed) for seed in parameters.training.seeds]
         logs[algorithm] = pd.concat([pd.read_csv(folder / runs.LOG) for folder in folders], ignore_index=True)
         for former in set(paths.model(algorithm).glob("seed_*")) - set(folders):
             shutil.rmtree(former)
@@ -302,7 +285,7 @@ def train_asset(
         If 03 or 04 has not run.
     And as `training.train_runs`.
     """
-    paths = Paths(parameters.profile, asset)
+    paths = Paths(parameters.name, asset)
     sources = parameters.assets if asset == GENERALIST else [asset]
     states = [read_split(parameters, sources, split) for split in ("train", "validation")]
     training, held_out = (pooled(own) if asset == GENERALIST else own[0] for own in states)
@@ -311,6 +294,6 @@ def train_asset(
 
 def read_split(parameters: Parameters, assets: Sequence[str], split: str) -> list[States]:
     """The states of a split of each asset. Raises as `train_asset`."""
-    folders = [Paths(parameters.profile, asset).data for asset in assets]
+    folders = [Paths(parameters.name, asset).data for asset in assets]
     tables = ([read_table(folder, name) for name in ("features", "outcomes")] for folder in folders)
     return [read_states(features, outcomes, parameters, split) for features, outcomes in tables]

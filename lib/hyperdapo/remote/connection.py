@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, ParamSpec, TypeVar
 
 from hyperdapo.errors import HostError, HostUnreachableError, ParameterError
-from hyperdapo.files import atomic_folder, full_disk, own_ending, record_of, writing_into
+from hyperdapo.files import atomic_folder, checksum_of, full_disk, own_ending, writing_into
 from hyperdapo.paths import REPOSITORY, data_root, outputs_root
 
 PYTHONS = ("python3", "python3.13", "python3.12", "python3.11")
@@ -305,7 +305,7 @@ def beside(inputs: Iterable[Path]) -> list[Path]:
         whole = path.parent.rglob("*") if path.name == "training_log.csv" else [path]
         found |= dict.fromkeys(file for file in whole if file.is_file())
         manifest = path.parent / "manifest.json"
-        for file in (manifest, record_of(path)):
+        for file in (manifest, checksum_of(path)):
             found |= {file: None} if path.is_relative_to(data_root()) and file.is_file() else {}
     return list(found)
 
@@ -326,7 +326,7 @@ def bring_back(host: Host, profile: str, assets: Iterable[str], outputs: Iterabl
         for folder in [kind / asset for kind in (models, runs) for asset in assets]:
             host.patiently(_bring_folder, host, folder)
     made = [path for path in outputs if path.is_relative_to(here) and models not in path.parents]
-    tables = [str(file.relative_to(here)) for path in made for file in (path, record_of(path))]
+    tables = [str(file.relative_to(here)) for path in made for file in (path, checksum_of(path))]
     if tables:
         host.patiently(host.fetch, f"data/{profile}", here, "--update", names=tables)
     shown = ("--update", "--exclude=.*")

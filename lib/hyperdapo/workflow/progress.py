@@ -22,19 +22,18 @@ from hyperdapo.paths import data_root
 from hyperdapo.workflow.engine import Event
 
 WEIGHTS = {
-    "01_download": 20,
-    "02_preprocess": 10,
-    "03_features": 15,
-    "04_preference_pairs": 20,
-    "05_adapters": 340,
-    "05_train": 20,
-    "06_generalist": 80,
-    "06_convergence": 40,
-    "07_inference": 70,
-    "08_backtest": 60,
-    "09_significance": 15,
+    "01_download": 15,
+    "02_preprocess": 5,
+    "03_features": 10,
+    "04_preference_pairs": 15,
+    "05_train": 340,
+    "06_convergence": 100,
+    "07_inference": 65,
+    "08_backtest": 45,
+    "09_significance": 10,
+    **{f"{number:02d}_render": 12 for number in range(1, 10)},
 }
-"""Seconds of each stage and asset in `sample` (README); a first run scales them by what has ended so far."""
+"""Seconds of each stage and asset, and of its render, in `sample`; a first run scales them by what has ended so far."""
 
 _WIPE = "\r\x1b[K"  # back to the first column, clear the line
 _EVERY_S = 30.0  # a plain line
@@ -44,21 +43,21 @@ _FRESH_S = 120.0  # a bar that did not move for longer is not shown
 _BAR = re.compile(r"^(?:(.*?): +)?(\d+)%\|.*\| *(\S+?)/(\S+) \[\S+<((?:\d+:)?\d+:\d+|\?),? ?(.*)\]$")
 
 
-def durations_file(profile: str) -> Path:
-    """Where the durations of a profile's stages on each host are kept."""
-    return data_root() / profile / "durations.json"
+def durations_file(run: str) -> Path:
+    """Where the durations of a run's stages on each host are kept."""
+    return data_root() / run / "durations.json"
 
 
-def bar_file(profile: str, name: str) -> Path:
+def bar_file(run: str, name: str) -> Path:
     """Where the progress bar of a job is kept while it runs; a notebook's job has the name of its render."""
-    return data_root() / profile / "progress" / f"{name}.txt"
+    return data_root() / run / "progress" / f"{name}.txt"
 
 
 class Estimates:
     """Seconds of a job, from a former run on this host, or else by `WEIGHTS` and what has ended so far."""
 
-    def __init__(self, profile: str) -> None:
-        self._file = durations_file(profile)
+    def __init__(self, run: str) -> None:
+        self._file = durations_file(run)
         self._known: dict[str, float] = self._all().get(platform.node(), {})
 
     def learn(self, label: str, seconds: float) -> None:
@@ -104,10 +103,10 @@ class Job:
 class Progress:
     """Follows the events of a run and prints lines; `total` jobs are to run, `failed` names those that did."""
 
-    def __init__(self, profile: str, stages: Mapping[str, str], cores: int) -> None:
+    def __init__(self, run: str, stages: Mapping[str, str], cores: int) -> None:
         """`stages` maps each rule of the workflow to its stage, `cores` is how many jobs run side by side."""
-        self._profile, self._stages, self._cores = profile, stages, cores
-        self._estimates = Estimates(profile)
+        self._run, self._stages, self._cores = run, stages, cores
+        self._estimates = Estimates(run)
         self._running: dict[str, Job] = {}
         self._waiting: Counter[str] = Counter()
         self._done, self.total = 0, 0
@@ -123,7 +122,7 @@ class Progress:
             )
             self.total = sum(self._waiting.values())
             if self.total:
-                self._say(f"{self._profile}: {self.total} to run{self._left()}")
+                self._say(f"{self._run}: {self.total} to run{self._left()}")
         elif event and kind == "job_info" and event["rule_name"] in self._stages:
             self._start(event)
         elif event and kind in ("job_finished", "job_error"):
@@ -182,7 +181,7 @@ class Progress:
 
     def _bar(self, job: Job) -> tuple[str, float] | None:
         """What the bar of a running notebook says, and the seconds that it takes to be left."""
-        file = bar_file(self._profile, job.name)
+        file = bar_file(self._run, job.name)
         with suppress(OSError):
             if time.time() - file.stat().st_mtime < _FRESH_S and (match := _BAR.match(file.read_text())):
                 label, share, now, total, left, rate = match.groups(default="")

@@ -174,7 +174,7 @@ def refresh(paths: Paths) -> list[str]:
             temporary.write_text(texts[file], encoding="utf-8")
     for name, entry in stages.items():
         stage, _, asset = name.partition(" ")
-        record = provenance.record_path(Paths(paths.profile, asset), stage)
+        record = provenance.record_path(Paths(paths.name, asset), stage)
         of_this_run = record.exists() and provenance.read(record) == entry
         entry["files"] |= {file: provenance.sha256(paths.outputs / file) for file in changed if file in entry["files"]}
         if of_this_run:

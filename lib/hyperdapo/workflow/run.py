@@ -16,10 +16,11 @@ from typing import Any
 
 from hyperdapo import gpus
 from hyperdapo.errors import HyperdapoError, ParameterError, nearest
-from hyperdapo.files import full_disk, sweep, writing_into
+from hyperdapo.files import atomic, full_disk, sweep, writing_into
 from hyperdapo.params import Parameters
 from hyperdapo.paths import PROFILES, REPOSITORY, Paths, base_models, data_root, outputs_root
 from hyperdapo.plan import STAGES, labels, named, rules, wanted
+from hyperdapo.stages import record
 from hyperdapo.workflow import engine
 from hyperdapo.workflow.engine import because
 from hyperdapo.workflow.locks import run_lock
@@ -33,9 +34,9 @@ _MANY = 10**6  # jobs side by side on a cluster
 _NOTHING = "nothing to run: all is up to date"
 
 
-def failures(profile: str) -> Path:
+def failures(run: str) -> Path:
     """Folder where a failed stage leaves its one clear error."""
-    return data_root() / profile / "failures"
+    return data_root() / run / "failures"
 
 
 def run(
@@ -72,22 +73,24 @@ def run(
     allowed = ["--allowed-rules", "all", *rules(stages[0])] if only else []
     options, config = cluster(workflow_profile) if workflow_profile else here(cores)
     again, reasons = _again(parameters, stages, force)
+    config = {**config, **({"again": named(force)} if force else {})}
     options = [*options, *_RERUN, *(["--forcerun", *again] if again else []), *allowed]
     if dry_run:
-        _explain(snakemake(parameters, overrides, stages, *options, "--dry-run", config=config), reasons)
+        _explain(snakemake(parameters, overrides, stages, *options, "--dry-run", config=config), parameters, reasons)
         return
+    remember(parameters, overrides)
     command = snakemake(parameters, overrides, stages, *options, config=config)
-    log, beside = data_root() / parameters.profile / "run.log", _MANY if workflow_profile else cores
-    progress = Progress(parameters.profile, labels(), min(beside, len(parameters.assets)))
+    log, beside = data_root() / parameters.name / "run.log", _MANY if workflow_profile else cores
+    progress = Progress(parameters.name, labels(), min(beside, len(parameters.assets)))
     with run_lock() as locks, closing(progress):
-        _tidy(parameters.profile)
+        _tidy(parameters.name)
         try:
             with writing_into(log.parent):
                 status = engine.run(command[3:], log, progress, locks)
         finally:
-            _tidy(parameters.profile, failures_too=False)
+            _tidy(parameters.name, failures_too=False)
     if status:
-        raise _failure(parameters.profile, progress.failed, status, log)
+        raise _failure(parameters.name, progress.failed, status, log)
     if not progress.total:
         print(_NOTHING)
 
@@ -101,26 +104,69 @@ def _again(parameters: Parameters, stages: list[str], force: str | None) -> tupl
     return [*(rules(forced) if forced else []), *lost], lost
 
 
-def _explain(command: list[str], lost: Mapping[str, str]) -> None:
+def remember(parameters: Parameters, overrides: Mapping[str, Any]) -> None:
+    """Keep what a run was asked for, so that its name is enough to go on with it."""
+    with atomic(_request(parameters.name)) as temporary:
+        asked = {
+            "profile": parameters.profile,
+            "overrides": overrides,
+            "parameters": parameters.model_dump(mode="json"),
+        }
+        temporary.write_text(json.dumps(asked, indent=1, default=str) + "\n")
+
+
+def recall(name: str) -> tuple[str, dict[str, Any]]:
+    """Profile and overrides of a run that was made before.
+
+    Raises
+    ------
+    ParameterError
+        If there is none of that name.
+    """
+    try:
+        asked = json.loads(_request(name).read_text())
+    except FileNotFoundError:
+        known = sorted(path.parent.name for path in data_root().glob("*/run.json"))
+        raise ParameterError(f"there is no run {name!r}{nearest(name, known)}; there are {known}") from None
+    return asked["profile"], asked["overrides"]
+
+
+def _request(name: str) -> Path:
+    return data_root() / name / "run.json"
+
+
+def _explain(command: list[str], parameters: Parameters, lost: Mapping[str, str]) -> None:
     """Print what a dry run of Snakemake says, one line for each job."""
-    jobs, stages = dict[str, str](), labels()
+    jobs, rules = dict[str, str](), labels()
 
     def listen(event: engine.Event | None) -> None:
-        if event and event["event"] == "job_info" and event["rule_name"] in stages:
-            label = label_of(event, stages)
-            own = [lost[name] for name in event.get("output", []) if name in lost]
-            jobs[label] = "; ".join(own) or because(event["reason"])
+        if event and event["event"] == "job_info" and event["rule_name"] in rules:
+            known = [lost[name] for name in event.get("output", []) if name in lost]
+            jobs[label_of(event, rules)] = "; ".join(known) or because(event["reason"])
 
     with TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         if engine.run(command[3:], log, listen):
             raise HyperdapoError(f"the workflow cannot be planned: {_last_words(log)}")
-    print("\n".join(f"{label}: {reason}" for label, reason in jobs.items()) or _NOTHING)
+    lines = [f"{label}: {_closer(label, reason, parameters)}" for label, reason in jobs.items()]
+    print("\n".join(lines) or _NOTHING)
 
 
-def _failure(profile: str, failed: list[str], status: int, log: Path) -> HyperdapoError:
+def _closer(label: str, reason: str, parameters: Parameters) -> str:
+    """The reason of a job, with the parameters that differ from those of the record, where it has one."""
+    stage, asset, *_ = [*label.split(), ""]
+    content = record.read(stage, Paths(parameters.name, asset)) if stage in STAGES else None
+    if not content:
+        return reason
+    changes = [f"{name} {then} -> {now}" for name, (then, now) in record.changed(content, parameters).items()]
+    if content["code"] != record.code(stage):
+        changes.append("its code")
+    return f"changed: {', '.join(changes)}" if changes else reason
+
+
+def _failure(run: str, failed: list[str], status: int, log: Path) -> HyperdapoError:
     """Every stage that failed, each once; where none says why, what the workflow last printed."""
-    reasons = [path.read_text().strip() for path in sorted(failures(profile).glob("*.txt"))]
+    reasons = [path.read_text().strip() for path in sorted(failures(run).glob("*.txt"))]
     full = [folder for folder in (data_root(), outputs_root()) if shutil.disk_usage(folder).free < _ROOM_FOR_NOTES]
     if full and not any(reasons):
         return full_disk(full[0])
@@ -175,12 +221,12 @@ def snakemake(
     ]
 
 
-def _tidy(profile: str, failures_too: bool = True) -> None:
+def _tidy(run: str, failures_too: bool = True) -> None:
     """Remove what killed writers left, and what the last run told of itself."""
-    for folder in (data_root() / profile, base_models(), Paths(profile).outputs):
+    for folder in (data_root() / run, base_models(), Paths(run).outputs):
         sweep(folder)
-    shutil.rmtree(data_root() / profile / "progress", ignore_errors=True)
-    for old in failures(profile).glob("*.txt") if failures_too else ():
+    shutil.rmtree(data_root() / run / "progress", ignore_errors=True)
+    for old in failures(run).glob("*.txt") if failures_too else ():
         old.unlink()
 
 

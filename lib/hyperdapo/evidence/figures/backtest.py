@@ -15,6 +15,8 @@ from hyperdapo.times import SECOND_NS
 BUY, SELL = "#0072B2", "#D55E00"
 _PARTS = {FEES: ("fees", "#B8B8B8"), PRICE: ("price", "#0072B2")}
 _LARGEST_DOT = 90.0  # area in points squared of the largest print
+MODEL_COLOURS = style.Colours(power="#D55E00", evenly="#E69F00", risk_averse="#0072B2", touch="#7A7A7A")
+_MARKERS = {"power": "o", "evenly": "D", "risk_averse": "v", "touch": "^"}
 
 
 def plot_order_life(trace: pd.DataFrame, order: pd.Series, asset: str) -> Figure:
@@ -136,3 +138,35 @@ def _draw_intervals(axis: Axes, intervals: pd.DataFrame, colours: Mapping[str, s
     for row, (strategy, (value, low, high)) in enumerate(zip(intervals.index, intervals.to_numpy(float), strict=True)):
         axis.plot([low, high], [row, row], color=colours[strategy], linewidth=1.6, solid_capstyle="butt")
         axis.plot(value, row, marker="o", color=colours[strategy])
+
+
+def plot_calibration(groups: pd.DataFrame, scores: pd.DataFrame) -> Figure:
+    """Predicted against true share of fills, and how far each queue model is from the truth; bars are intervals.
+
+    Parameters
+    ----------
+    groups : of `reliability`
+    scores : queue_model, brier, cost_bias_bps
+    """
+    models = list(scores["queue_model"])
+    figure, (reliable, miss, brier) = style.new(1, 3, height=0.4, width_ratios=[1.2, 1.4, 1])
+    reliable.plot([0, 1], [0, 1], color="black", linewidth=0.6, linestyle=":")
+    for name in models:
+        own = groups[groups["queue_model"] == name].sort_values("observed")
+        look = {"color": MODEL_COLOURS[name], "marker": _MARKERS.get(name, "s"), "markersize": 4}
+        reliable.plot(own["predicted"], own["observed"], linestyle="", **look)
+        miss.plot(own["observed"], own["predicted"] - own["observed"], linewidth=0.8, label=heading(name), **look)
+    first = groups[groups["queue_model"] == models[0]]
+    reliable.vlines(first["predicted"], first["ci_low"], first["ci_high"], color=MODEL_COLOURS[models[0]], linewidth=1)
+    reliable.set_xlabel("share filled, simulator")
+    reliable.set_ylabel("share filled, truth")
+    miss.axhline(0, color="black", linewidth=0.6)
+    miss.set_xlabel("share filled, truth")
+    miss.set_ylabel("simulator minus truth")
+    place = np.arange(len(models))
+    brier.barh(place, scores["brier"], color=[MODEL_COLOURS[name] for name in models], height=0.6)
+    brier.set_yticks(place, [""] * len(models))
+    brier.invert_yaxis()
+    brier.set_xlabel("Brier score")
+    figure.legend(*miss.get_legend_handles_labels(), loc="outside upper center", ncols=len(models))
+    return figure

@@ -128,7 +128,10 @@ class Watch:
         write_dashboard(self._parameters, self._paths, refresh_s=_REFRESH_S)
         self._shown = monotonic()
 
-    def close(self) -> None:
+    def __enter__(self) -> "Watch":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Clear the place of the figure once there is a final one."""
         if self._place is not None:
             self._place.update(HTML(""))

@@ -124,3 +124,21 @@ def _draw_difference(axis: Axes, place: int, test: dict[str, float], colour: str
     axis.hlines(place, test["ci_low"], test["ci_high"], color=colour)
     face = colour if test["significant"] else "white"
     axis.plot(test["difference_bps"], place, "o", color=colour, markerfacecolor=face)
+
+
+def plot_specialists(table: pd.DataFrame) -> Figure:
+    """What each adapter earns beyond the asset's own specialist, with intervals: one axis per asset tested."""
+    assets = list(table["asset"].unique())
+    figure, axes = style.new(1, len(assets), height=0.3, sharey=True, squeeze=False)
+    for axis, asset in zip(axes[0], assets, strict=True):
+        own = table[table["asset"] == asset].reset_index(drop=True)
+        colours = [style.ASSET_COLOURS[source] for source in own["trained_on"]]
+        axis.hlines(own.index, own["ci_low"], own["ci_high"], color=colours)
+        axis.scatter(own["minus_specialist_bps"], own.index, color=colours, zorder=3)
+        axis.axvline(0, color="black", linewidth=0.8)
+        axis.set_title(f"tested on {asset}")
+    sources = [f"trained on {source}" for source in table[table["asset"] == assets[0]]["trained_on"]]
+    axes[0, 0].set_yticks(range(len(sources)), sources)
+    axes[0, 0].invert_yaxis()
+    figure.supxlabel("reward beyond that of the asset's own specialist (bps)", fontsize=9)
+    return figure

@@ -1,0 +1,95 @@
+"""Two runs side by side: the parameters that differ, what each strategy costs, and what it costs less on the same orders."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from hyperdapo.errors import MissingInputError
+from hyperdapo.evidence.metrics import TOTAL, block_bootstrap, in_blocks
+from hyperdapo.files import read_assets, read_table
+from hyperdapo.params import Parameters, load
+from hyperdapo.paths import PARAMS, Paths, data_root
+
+SAME = ["asset", "order_id", "decision_ns", "side", "size", "horizon_s"]
+"""What makes two rows of `orders.parquet` the same parent order."""
+
+
+def compare(first: str, second: str) -> dict[str, pd.DataFrame]:
+    """The tables of a comparison of two runs by name.
+
+    Returns
+    -------
+    `parameters`: `parameter` and its value in each run, where they differ
+    `costs`: `asset, strategy`, and of each run the mean total cost (bps) with its interval
+    `differences`: `asset, strategy, orders, difference_bps, ci_low, ci_high, blocks`: the second run minus the first,
+    on the parent orders that both executed; no row for a strategy that shares none
+
+    Raises
+    ------
+    MissingInputError
+        If one of the runs is not there, or did not reach 09.
+    """
+    names, runs = (first, second), [parameters_of(first), parameters_of(second)]
+    costs = [_costs(name) for name in names]
+    return {
+        "parameters": _apart(names, runs),
+        "costs": costs[0].join(costs[1], how="outer", sort=False).reset_index(),
+        "differences": _differences(names, runs),
+    }
+
+
+def parameters_of(name: str) -> Parameters:
+    """The parameters of a run by its name; raises MissingInputError if there is none."""
+    request = data_root() / name / "run.json"
+    if request.exists():
+        asked = json.loads(request.read_text())
+        return load(asked["profile"], asked["overrides"])
+    if (PARAMS / f"{name}.yaml").exists():
+        return load(name)
+    raise MissingInputError(f"there is no run {name!r}: {request} is not there. Run: hyperdapo run --name {name} ...")
+
+
+def _costs(name: str) -> pd.DataFrame:
+    metrics = read_table(Paths(name).data, "metrics")
+    total = metrics[metrics["metric"] == TOTAL].set_index(["asset", "strategy"])
+    return total[["value", "ci_low", "ci_high"]].add_prefix(f"{name} ")
+
+
+def _apart(names: tuple[str, str], runs: list[Parameters]) -> pd.DataFrame:
+    values = [pd.Series(dict(_leaves(run.model_dump(mode="json", exclude={"name"})))) for run in runs]
+    both = pd.DataFrame(dict(zip(names, values, strict=True)), dtype=object)
+    differ = [str(one) != str(other) for one, other in zip(both[names[0]], both[names[1]], strict=True)]
+    return both[differ].rename_axis("parameter").reset_index()
+
+
+def _leaves(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    leaves = []
+    for key, value in values.items():
+        leaves += _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
+    return leaves
+
+
+def _differences(names: tuple[str, str], runs: list[Parameters]) -> pd.DataFrame:
+    orders = [
+        read_assets(Paths(name), run.assets, "orders")[[*SAME, "strategy", TOTAL]]
+        for name, run in zip(names, runs, strict=True)
+    ]
+    evidence, seed = runs[0].evidence, runs[0].seed
+    paired = in_blocks(orders[0].merge(orders[1], on=[*SAME, "strategy"], suffixes=("", "_other")), evidence.block_s)
+    rows = []
+    for (asset, strategy), group in paired.groupby(["asset", "strategy"], sort=False):
+        change = block_bootstrap(group[f"{TOTAL}_other"] - group[TOTAL], group["block"], evidence, seed)
+        rows.append((asset, strategy, len(group), change.value, change.low, change.high, change.blocks))
+    columns = ["asset", "strategy", "orders", "difference_bps", "ci_low", "ci_high", "blocks"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def write(tables: dict[str, pd.DataFrame], folder: Path) -> list[Path]:
+    """Write the tables of a comparison as CSV into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.csv" for name in tables]
+    for path, table in zip(paths, tables.values(), strict=True):
+        table.to_csv(path, index=False, float_format="%.6g")
+    return paths

@@ -1,0 +1,40 @@
+"""What each stage computes: one module a stage, whose `compute` reads files of the stages before it and leaves its own.
+
+`compute` here brings one stage of a run up to date; the notebooks and the workflow both call it. Nothing is drawn.
+"""
+
+from collections.abc import Callable
+from importlib import import_module
+
+from hyperdapo import plan
+from hyperdapo.params import Parameters
+from hyperdapo.paths import Paths
+from hyperdapo.stages import record
+
+
+def compute(
+    stage: str, parameters: Parameters, asset: str = "", again: bool = False, watch: Callable[[], None] | None = None
+) -> None:
+    """Compute a stage (`03_features`) of an asset, or of the run, unless it stands as it would be computed now.
+
+    Parameters
+    ----------
+    again : compute it though it stands
+    watch : of 05_train, called whenever there is something new to see
+
+    Raises
+    ------
+    MissingInputError
+        If a stage before it has not been computed.
+    DataError
+        If one was computed with other parameters than this run's.
+    And what the stage itself raises.
+    """
+    paths = Paths(parameters.name, asset)
+    record.refuse_others(stage, parameters, asset)
+    decided = record.identity(stage, parameters, asset)
+    if again or not (record.stands(stage, paths, decided) or record.borrow(stage, paths, decided)):
+        module = import_module(f"{__name__}.{plan.rule(stage)}")  # that of 05 takes seconds, and may not be needed
+        files = module.compute(parameters, paths, watch) if stage == "05_train" else module.compute(parameters, paths)
+        record.write(stage, paths, decided, files)
+    record.touch(stage, paths)

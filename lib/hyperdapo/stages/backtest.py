@@ -1,0 +1,113 @@
+"""08: every strategy on the test orders of one asset, how true their fills are, and what they cost otherwise."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from hyperdapo.execution import fees, records, strategies, validation
+from hyperdapo.execution.laws import as_measured
+from hyperdapo.execution.parents import life_s, offset_orders, parent_orders
+from hyperdapo.execution.queue_fit import fit_queue, observe_makers
+from hyperdapo.execution.records import read_account
+from hyperdapo.execution.simulator import replay_orders, trace_order
+from hyperdapo.files import read_table, write_table
+from hyperdapo.market.book import Market
+from hyperdapo.params import Parameters
+from hyperdapo.paths import Paths
+from hyperdapo.synthetic.probes import play_probes
+from hyperdapo.times import HOUR_NS, SECOND_NS
+
+_SEARCHED = 500  # test orders among which one is looked for whose life can be shown
+_ORDER = ["decision_ns", "arrival_ns", "side", "size", "limit_price", "arrival_mid"]
+
+
+def compute(parameters: Parameters, paths: Paths) -> list[Path]:
+    """Execute the test orders by every strategy and under other assumptions, and probe the simulator's fills.
+
+    Raises
+    ------
+    DataError
+        If an account's own records, or a node's, are damaged.
+    """
+    outcomes = read_table(paths.data, "outcomes")
+    tests = outcomes[outcomes["split"] == "test"].drop_duplicates("order_id")
+    states = read_table(paths.data, "features").loc[tests["order_id"]]
+    assumed = as_measured(parameters, read_table(paths.data, "laws"))
+    orders, costs = execute(assumed, paths, states, outcomes)
+    tables = {"orders": orders, "sensitivity": costs.reset_index()}
+    tables |= {"probes": probe(parameters, paths), "order_life": one_life(assumed, paths, states.head(_SEARCHED))}
+    tables |= judge_records(assumed, paths)
+    return [write_table(table, paths.data, name) for name, table in tables.items()]
+
+
+def execute(
+    parameters: Parameters, paths: Paths, states: pd.DataFrame, outcomes: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Orders of every strategy (rows of `orders.parquet`), and mean costs by assumption and strategy (bps).
+
+    `states` are rows of features, one a test order; the market is read a part of the span at a time.
+    """
+    decisions = read_table(paths.data, "decisions")
+    trained = strategies.train(Market.in_parts(paths.data), outcomes)
+    executed, scenarios = [], []
+    for part, market in Market.in_parts(paths.data, after_s=life_s(parameters.orders)):
+        here = states[states["decision_ns"].between(*part, inclusive="left")]
+        if len(here):
+            parents = parent_orders(here, parameters, market)
+            executed.append(strategies.backtest(market, parents, trained, outcomes, decisions, parameters))
+            scenarios.append(strategies.sensitivity(market, parents, trained, outcomes, decisions, parameters))
+    return pd.concat(executed, ignore_index=True), strategies.mean_costs(scenarios)
+
+
+def one_life(parameters: Parameters, paths: Paths, states: pd.DataFrame) -> pd.DataFrame:
+    """The events of one resting order that was filled and whose queue was seen: the one that waited longest.
+
+    Each row repeats what the order was (`_ORDER`).
+    """
+    last_ns = states["decision_ns"].max() + round(life_s(parameters.orders) * SECOND_NS)
+    market = Market.load(paths.data, (states["decision_ns"].min(), last_ns))
+    parents = parent_orders(states, parameters, market)
+    nearest = max(offset for offset in parameters.policy.offsets_bps if offset <= 0)
+    replayed = replay_orders(market, offset_orders(parents, market, nearest), parameters.execution, parameters.seed)
+    seen = (replayed["queue_ahead"] > 0) & ~replayed["queue_estimated"]
+    shown = replayed["filled"] & seen & (replayed["markout_1s_bps"] >= 0)
+    order = replayed.loc[(replayed["fill_ns"] - replayed["arrival_ns"]).where(shown, -1).idxmax()]
+    return trace_order(market, order, parameters.execution).assign(**order[_ORDER])
+
+
+def probe(parameters: Parameters, paths: Paths) -> pd.DataFrame:
+    """Orders whose fate in the synthetic exchange is known, each beside its replay, by queue model.
+
+    They are played in the world of the asset, or of BTC where the synthetic exchange does not list it; the queue is
+    fitted to what that world publishes.
+    """
+    asset, law = paths.asset if paths.asset in parameters.synthetic.assets else "BTC", parameters.laws
+    start_ns = parameters.source.start_ns
+    end_ns = start_ns + round(parameters.truth.hours * HOUR_NS)
+    published, truth = play_probes(
+        asset,
+        parameters.synthetic.assets[asset],
+        parameters.contracts[asset].sz_decimals,
+        parameters.synthetic.predictability,
+        parameters.seed + 1,
+        start_ns,
+        end_ns,
+        parameters.truth.probes_per_hour,
+    )
+    queue = fit_queue(observe_makers(published, 0, end_ns), law.block_s, law.confidence, parameters.seed)
+    laws = read_table(paths.data, "laws")
+    fitted = laws.assign(value=laws["value"].mask(laws["parameter"] == "queue_exponent", queue.exponent))
+    compared = validation.compare_models(published, truth, as_measured(parameters, fitted).execution)
+    return compared.assign(played=len(truth.orders))
+
+
+def judge_records(parameters: Parameters, paths: Paths) -> dict[str, pd.DataFrame]:
+    """An account's own orders against the simulator, and the fees that a node recorded, where `truth` names files."""
+    tables = dict[str, pd.DataFrame]()
+    if folder := parameters.truth.account_folder:
+        orders, left_out = read_account(folder / "historicalOrders.json", folder / "userFills.json", paths.asset)
+        compared = validation.compare_models(Market.load(paths.data), orders, parameters.execution)
+        tables["own_fills"] = compared.assign(submitted=len(orders.orders), left_out=str(dict(left_out)))
+    if file := parameters.truth.node_fills_file:
+        tables["fees"] = fees.fee_shares(fees.explain_fees(records.read_node_fills(file).rows))
+    return tables

@@ -1,0 +1,57 @@
+"""03: the features of one asset at every decision time, and three laws of its market."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from hyperdapo.execution import laws
+from hyperdapo.execution.queue_fit import QueueFit, fit_queue, observe_makers
+from hyperdapo.files import read_json, read_table, write_table
+from hyperdapo.market.book import Market
+from hyperdapo.market.features import features_in_parts
+from hyperdapo.market.quality import daily_volume
+from hyperdapo.market.usable import require
+from hyperdapo.params import Parameters
+from hyperdapo.paths import Paths
+
+
+def compute(parameters: Parameters, paths: Paths) -> list[Path]:
+    """Compute features, then measure the laws.
+
+    Raises
+    ------
+    DataError
+        If the recording has no decision time that can be used.
+    """
+    require(read_json(paths.data, "cleaning.json"))
+    split = read_json(paths.data, "split.json")
+    written = [write_table(features_in_parts(paths.data, parameters, split), paths.data, "features")]
+    impact, fills, queue = measure(parameters, paths)
+    queue_exponent = ("queue_exponent", queue.exponent, queue.exponent_low, queue.exponent_high, None)
+    rows = [impact.parameters, fills.parameters, pd.DataFrame([queue_exponent], columns=impact.parameters.columns)]
+    measured = pd.concat(rows, keys=["impact", "fill", "queue"], names=["law"]).reset_index("law")
+    tables = {"laws": measured, "impact_curve": impact.curve, "fill_curve": fills.curve, "queue": pd.DataFrame([queue])}
+    return written + [write_table(table, paths.data, name) for name, table in tables.items()]
+
+
+def measure(parameters: Parameters, paths: Paths) -> tuple[laws.Fit, laws.Fit, QueueFit]:
+    """Square-root impact (eq. 2.4), fill probability (eq. 2.5) and how a queue empties, part by part of the span.
+
+    Impact is measured on the aggressive orders (of a long span on every k-th), fill probability at every decision time,
+    the queue on the orders of others that are recognised by their sizes, in the training split.
+    """
+    horizon_s, law = parameters.orders.longest_horizon_s, parameters.laws
+    train_from, train_to = read_json(paths.data, "split.json")["train"]
+    decision_ns = read_table(paths.data, "features", ["decision_ns"])["decision_ns"]
+    orders, reaches, makers = laws.Thinned(), [], []
+    for (start, end), market in Market.in_parts(paths.data, after_s=max(horizon_s, law.impact_after_s)):
+        orders.add(laws.aggressive_orders(market, start, end, law.impact_after_s))
+        instants = decision_ns[decision_ns.between(start, end, inclusive="left")].to_numpy()
+        reaches.append(laws.reaches(market, instants, horizon_s))
+        makers.append(observe_makers(market, max(start, train_from), min(end, train_to)))
+    volume = daily_volume(read_table(paths.data, "quality", ["volume"]))
+    return (
+        laws.fit_impact(orders.joined(), volume, law.block_s, law.confidence),
+        laws.fit_fill_curve(pd.concat(reaches), laws.DISTANCES_BPS, law.block_s, law.confidence),
+        fit_queue(pd.concat(makers), law.block_s, law.confidence, parameters.seed),
+    )

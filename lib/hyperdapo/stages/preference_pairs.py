@@ -1,0 +1,70 @@
+"""04: what each candidate order would have earned in every state of one asset, as rewards, text and pairs."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from hyperdapo.execution.laws import as_measured
+from hyperdapo.execution.parents import evenly_spaced, life_s, parent_orders, replay_candidates
+from hyperdapo.files import read_table, write_table
+from hyperdapo.market.book import Market
+from hyperdapo.params import Parameters
+from hyperdapo.paths import Paths
+from hyperdapo.policy import rewards
+from hyperdapo.policy.models import load_tokenizer
+from hyperdapo.policy.prompts import STYLES, check_lengths, encode_states
+from hyperdapo.policy.states import build_pairs, prompt_card
+
+
+def compute(parameters: Parameters, paths: Paths) -> list[Path]:
+    """Replay the candidates, write the states down as text, pair the actions, and study the reward's weights.
+
+    Raises
+    ------
+    DataError
+        If no order can start, a split has none, or a prompt is longer than `policy.max_length` tokens.
+    ModelError
+        If the base's tokenizer cannot be had.
+    """
+    features = read_table(paths.data, "features")
+    parents, outcomes = replay(parameters, paths, features)
+    prompts, card = describe(parameters, features, parents)
+    trials, costs = study_weights(parameters, features, outcomes)
+    tables = {"outcomes": outcomes, "pairs": build_pairs(outcomes, prompts, parameters.policy.offsets_bps)}
+    tables |= {"prompts": card, "weight_trials": trials, "weight_costs": costs}
+    return [write_table(table, paths.data, name) for name, table in tables.items()]
+
+
+def replay(parameters: Parameters, paths: Paths, features: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Parent orders (n rows) from the market, a part of the span at a time, and their K candidates' outcomes (n K)."""
+    assumed = as_measured(parameters, read_table(paths.data, "laws"))
+    chosen = evenly_spaced(features, parameters.orders.most)
+    parents, outcomes = [], []
+    for part, market in Market.in_parts(paths.data, after_s=life_s(parameters.orders)):
+        states = chosen[chosen["decision_ns"].between(*part, inclusive="left")]
+        if len(states):
+            parents.append(parent_orders(states, assumed, market))
+            replayed = replay_candidates(market, parents[-1], assumed)
+            outcomes.append(rewards.with_rewards(replayed, parameters.orders))
+    return pd.concat(parents, ignore_index=True), pd.concat(outcomes, ignore_index=True)
+
+
+def describe(parameters: Parameters, features: pd.DataFrame, parents: pd.DataFrame) -> tuple[pd.Series, pd.DataFrame]:
+    """The prompt of each parent order in the style of the profile, by `order_id`, and a card of the lengths of both."""
+    policy, cards, texts = parameters.policy, [], {}
+    tokenizer = load_tokenizer(policy.base_model)
+    for style in STYLES:
+        texts[style] = encode_states(features, parents, policy.offsets_bps, style)
+        lengths = check_lengths(texts[style], parents, tokenizer, policy.max_length)
+        cards.append(prompt_card(pd.Series(texts[style]), parents["split"], lengths, style))
+    return pd.Series(texts[policy.prompt_style], index=parents["order_id"]), pd.concat(cards, ignore_index=True)
+
+
+def study_weights(
+    parameters: Parameters, features: pd.DataFrame, outcomes: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Trials of the weights of eq. 3.3, and what each state's order costs under the best and the known ones."""
+    foretold = rewards.foretell(features, outcomes, parameters.seed)
+    known = rewards.fixed_weights(parameters.orders, foretold.states)
+    trials = rewards.search(foretold, known, parameters.orders.weight_trials, parameters.seed)
+    return trials, rewards.judged(foretold, known, trials, parameters.laws.block_s)
