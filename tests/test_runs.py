@@ -26,9 +26,9 @@ from hyperdapo.paths import Paths
 from hyperdapo.policy import runs
 from hyperdapo.policy.models import load_adapter, load_base
 from hyperdapo.policy.states import States
-from hyperdapo.policy.training import Workbench, train, train_runs
+from hyperdapo.policy.training import Workbench, train_runs
 from hyperdapo.workflow import dependencies
-from planted import planted_splits, same_curve, settings
+from planted import planted_splits, same_curve, settings, train
 
 pytestmark = pytest.mark.slow
 

@@ -17,8 +17,8 @@ from hyperdapo.policy.losses import ALGORITHMS
 from hyperdapo.policy.models import load_base
 from hyperdapo.policy.states import States, read_states
 from hyperdapo.policy.trainer import plan_updates
-from hyperdapo.policy.training import make_scorer, train
-from planted import planted_splits, planted_world, same_curve, settings
+from hyperdapo.policy.training import make_scorer
+from planted import planted_splits, planted_world, same_curve, settings, train
 
 pytestmark = pytest.mark.slow
 
