@@ -7,9 +7,11 @@ import pandas as pd
 from peft import PeftModel
 
 from hyperdapo.params import Parameters, load
+from hyperdapo.paths import Paths
 from hyperdapo.policy.losses import ALGORITHMS
 from hyperdapo.policy.models import load_base, save_adapter
 from hyperdapo.policy.states import States, read_states
+from hyperdapo.policy.training import gather_logs, runs_of, train_runs
 from hyperdapo.sections import Policy
 from test_prompts import features as neutral
 
@@ -35,9 +37,7 @@ def planted_world(parameters: Parameters) -> tuple[pd.DataFrame, pd.DataFrame]:
     actions = len(parameters.policy.offsets_bps)
     orders = pd.DataFrame({"order_id": range(COUNT), "asset": "BTC", "objective": "balanced", "side": side})
     split = np.repeat(["train", "validation", "test"], [140, 40, 60])
-    orders = orders.assign(
-        decision_ns=features["decision_ns"], split=split, horizon_s=60.0, block=np.arange(COUNT) // 6
-    )
+    orders = orders.assign(decision_ns=features["decision_ns"], split=split, horizon_s=60.0)
     outcomes = orders.loc[orders.index.repeat(actions)].assign(action=np.tile(np.arange(actions), COUNT))
     tilt = np.linspace(-1, 1, actions)[outcomes["action"]]
     return features, outcomes.assign(reward=6.0 * tilt * np.repeat(lean, actions)).reset_index(drop=True)
@@ -46,6 +46,12 @@ def planted_world(parameters: Parameters) -> tuple[pd.DataFrame, pd.DataFrame]:
 def planted_splits(parameters: Parameters) -> dict[str, States]:
     world = planted_world(parameters)
     return {name: read_states(*world, parameters, name) for name in ("train", "validation", "test")}
+
+
+def train(parameters: Parameters, paths: Paths, splits: dict[str, States]) -> dict[str, pd.DataFrame]:
+    """All runs of an asset, and their logs."""
+    train_runs(parameters, paths, splits["train"], splits["validation"], runs_of(parameters, paths.asset))
+    return gather_logs(parameters, paths)
 
 
 def elsewhere(adapted: PeftModel, policy: Policy, folder: Path) -> PeftModel:
