@@ -14,9 +14,11 @@ import pytest
 import zstandard
 from tardis_dev import Channel, replay
 
+from faults import Faults, serve
 from hyperdapo.errors import DataError, EndpointError
 from hyperdapo.params import load
-from hyperdapo.synthetic.replay_server import Faults, RecordedSlices, SyntheticSlices, serve, synthetic_market
+from hyperdapo.synthetic import replay_server
+from hyperdapo.synthetic.replay_server import RecordedSlices, SyntheticSlices, synthetic_market
 from hyperdapo.synthetic.tape import CHANNELS
 
 PARAMETERS = load("smoke")
@@ -135,7 +137,7 @@ def test_a_taken_port_is_an_error_with_the_fix(market: SyntheticSlices) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(EndpointError, match="--port"), serve(market, port=taken.getsockname()[1]):
+        with pytest.raises(EndpointError, match="--port"), replay_server.serve(market, port=taken.getsockname()[1]):
             pass
 
 
