@@ -138,7 +138,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Parameters, Path]:
 def test_no_flipped_bit_is_silent(made: tuple[Parameters, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     parameters, folder = made
     monkeypatch.setenv("HYPERDAPO_DATA", str(folder))
-    write_table(pd.DataFrame({"a": np.arange(500.0), "b": ["x", "y"] * 250}), Paths(parameters.name, "ETH").data, "features")
+    write_table(
+        pd.DataFrame({"a": np.arange(500.0), "b": ["x", "y"] * 250}), Paths(parameters.name, "ETH").data, "features"
+    )
     ended = dict(flips.experiment(folder, parameters, 20))
     assert {"slices, read by 02", "book.parquet", "cleaning.json", "features.parquet"} <= set(ended)
     for name, counts in ended.items():

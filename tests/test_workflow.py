@@ -57,7 +57,9 @@ def test_a_parameter_decides_no_stage_before_the_first_that_mentions_it(changes:
 def test_comments_and_docstrings_decide_no_result() -> None:
     bare = "def f():\n    return 1\n"
     told = '"""A module."""\n\n\ndef f():  # one\n    """One."""\n    return 1\n'
-    assert dependencies._meaning(told) == dependencies._meaning(bare) != dependencies._meaning("def f():\n    return 2\n")
+    assert (
+        dependencies._meaning(told) == dependencies._meaning(bare) != dependencies._meaning("def f():\n    return 2\n")
+    )
 
 
 def test_the_workflow_starts_without_what_only_a_render_needs() -> None:
