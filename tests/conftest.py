@@ -36,7 +36,7 @@ def smoke(common: Path) -> Run:
 
 @pytest.fixture(scope="session")
 def small(common: Path, smoke: Run) -> Run:
-    """A run of `SMALL` beside one of `smoke`, whose first four stages it takes over: they know nothing of the difference."""
+    """A run of `SMALL` beside one of `smoke`, of which it takes over the first four stages: they are the same."""
 
     def make(folder: Path) -> Run:
         run = Run(folder, SMALL, cores=1)  # a training rounds otherwise on more threads

@@ -100,7 +100,7 @@ def shared(folder: Path, make: Callable[[Path], Run]) -> Run:
 
 
 def take_over(done: Run, data: Path, outputs: Path, asset: str, *stages: str) -> None:
-    """Copy what some stages (`01`, ...) of a done run left of an asset, and show of it, with the times at which they did."""
+    """Copy what some stages (`01`, ...) of a done run left of an asset, and show of it, with their times."""
     derived, shown = done.data / done.name, done.outputs / done.name
     for computed in (derived / asset / "computed").glob("*.json"):
         if computed.name[:2] in stages:

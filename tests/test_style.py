@@ -10,9 +10,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from hyperdapo.dependencies import modules
 
 from conftest import REPOSITORY
+from hyperdapo.dependencies import modules
 
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 PACKAGE = REPOSITORY / "lib/hyperdapo"

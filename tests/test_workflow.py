@@ -19,7 +19,6 @@ from hyperdapo.paths import NOTEBOOKS
 from hyperdapo.stages import record
 from hyperdapo.workflow import engine, rendering
 
-
 SMOKE = load("smoke")
 
 
