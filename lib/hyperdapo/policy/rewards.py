@@ -156,9 +156,13 @@ def costs_of_weights(
     known names), its weights `execution, risk, cost`, and `total_cost_bps`.
     """
     tried = trials[list(WEIGHTS)].to_numpy()
-    best, elsewhere = tried[trials[COST].argmin()], tried[_picked_elsewhere(predicted, tried, block_s)]
+    compared = {
+        "best": tried[trials[COST].argmin()],
+        "picked_elsewhere": tried[_picked_elsewhere(predicted, tried, block_s)],
+        **known,
+    }
     frames = []
-    for name, weights in {"best": best, "picked_elsewhere": elsewhere, **known}.items():
+    for name, weights in compared.items():
         rows = predicted.states[["asset", "order_id", "decision_ns"]].assign(strategy=name)
         rows[list(WEIGHTS)] = np.broadcast_to(weights, (len(rows), len(WEIGHTS)))
         frames.append(rows.assign(**{COST: predicted.costs_under(weights)}))
