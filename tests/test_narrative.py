@@ -5,7 +5,6 @@ import math
 import pandas as pd
 import pytest
 
-from conftest import REPOSITORY
 from hyperdapo.evidence import narrative
 
 NAN = math.nan
@@ -317,15 +316,17 @@ def test_every_account_is_three_to_five_sentences_and_speaks_of_its_frames_only(
         assert "planted" not in account and "nan" not in account, account
 
 
-class TestReadme:
-    def test_the_block_of_one_asset(self) -> None:
-        block = narrative.readme(costs(), BETTER, rival("twap", 0.4, 0.1, 0.7), gaps(), SCORES)
-        assert "| `dapo` | 0.80 (0.70 to 0.90) |" in block and "| boosting | 0.82 |" in block
-        assert "BTC +0.00 bps (-0.20 to +0.20)" in block.replace("\n  ", " "), "no negative zero"
-        assert max(map(len, block.splitlines())) <= 120
-
-    def test_it_holds_what_the_committed_tables_make(self) -> None:
-        text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-        made = narrative.refresh(text, REPOSITORY / "outputs/sample/tables")
-        assert text == made, "README.md is of other results: run `python -m hyperdapo.evidence.narrative`"
-        assert "<!-- results -->\nThe share" in text
+def test_the_readme_s_block_replaces_what_stands_between_the_markers(tmp_path) -> None:
+    tables = {"metrics": costs(), "significance": BETTER, "cheapest": rival("twap", 0.4, 0.1, 0.7)}
+    tables |= {"learning_gap_over_seeds": gaps(), "fill_calibration": SCORES}
+    for name, table in tables.items():
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+    before = "Above.\n<!-- results -->\nyesterday\n<!-- end of results -->\nBelow.\n"
+    after = narrative.refresh(before, tmp_path)
+    assert after.startswith("Above.\n<!-- results -->\nThe share of the way") and after.endswith(
+        "results -->\nBelow.\n"
+    )
+    assert narrative.refresh(after, tmp_path) == after and "yesterday" not in after
+    assert "| `dapo` | 0.80 (0.70 to 0.90) |" in after and "| boosting | 0.82 |" in after
+    assert "BTC +0.00 bps (-0.20 to +0.20)" in after.replace("\n  ", " "), "no negative zero"
+    assert max(map(len, after.splitlines())) <= 120

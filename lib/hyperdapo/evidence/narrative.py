@@ -427,8 +427,8 @@ def _fill_rate(orders: pd.DataFrame, summary: pd.DataFrame, strategy: str) -> st
     rates = summary[summary["metric"] == "fill_rate"].set_index("strategy")
     maker = orders.loc[orders["strategy"] == strategy, "maker_share"].mean()
     return (
-        f"`{strategy}` fills a share of {_estimate(rates.loc[strategy])} of its orders before they expire; as maker it "
-        f"fills {_percent(maker)} of what it trades."
+        f"`{strategy}` fills a share of {_estimate(rates.loc[strategy])} of its orders before they expire, and of an "
+        f"order {_percent(maker)} in the mean as maker."
     )
 
 
