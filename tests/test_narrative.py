@@ -269,7 +269,7 @@ class TestBacktest:
 class TestSignificance:
     def test_a_gain(self) -> None:
         text = narrative.significance(costs(), BETTER, rival("twap", 0.4, 0.1, 0.7), gaps(), ["dapo"])
-        assert "BTC 721 in 25 blocks of time" in text
+        assert "721 an asset, in 25 blocks of time (BTC)" in text
         assert "BTC 1.50 bps (0.50 to 2.50), 4.50 bps (0.50 to 2.50) and 4.00 bps" in text
         assert "BTC -3.00 bps (-4.00 to -2.00), significantly cheaper;" in text
         assert "BTC +0.40 bps (+0.10 to +0.70) to `twap`, an interval that excludes zero" in text
@@ -283,8 +283,11 @@ class TestSignificance:
     @pytest.mark.parametrize(
         ("table", "sentence"),
         [
-            (comparison(0.0, 0.0, 0.0, 1.0, False, "the same orders"), "nothing, as it places the same orders"),
-            (comparison(2.0, NAN, NAN, NAN, False, "3 blocks"), "+2.00 bps (no interval), not tested (3 blocks)"),
+            (
+                comparison(0.0, 0.0, 0.0, 1.0, False, "the same orders"),
+                "+0.00 bps (+0.00 to +0.00), not tested: the same orders",
+            ),
+            (comparison(2.0, NAN, NAN, NAN, False, "3 blocks"), "+2.00 bps (no interval), not tested: 3 blocks"),
             (comparison(2.0, 1.0, 3.0, 0.001, True), "+2.00 bps (+1.00 to +3.00), significantly more expensive"),
         ],
     )
@@ -296,7 +299,8 @@ class TestSignificance:
         both = [pd.concat([table, table.assign(asset="ETH")]) for table in (costs(), BETTER, gaps())]
         against = pd.concat([rival("twap", 0.4, 0.1, 0.7), rival("twap", 0.4, 0.1, 0.7).assign(asset="ETH")])
         text = narrative.significance(*both[:2], against, both[2], ["dapo"])
-        assert "; ETH -3.00 bps" in text and "2 of 2 comparisons" in text
+        assert "721 an asset, in 25 blocks of time (BTC and ETH)" in text and "; ETH -3.00 bps" in text
+        assert "2 of 2 comparisons" in text
 
 
 def test_every_account_is_three_to_five_sentences_and_speaks_of_its_frames_only() -> None:

@@ -24,7 +24,6 @@ README, TABLES = REPOSITORY / "README.md", REPOSITORY / "outputs/sample/tables"
 _PLAIN, _SIGNED = "z.2f", "+z.2f"
 _SPLITS = ("train", "validation", "test")
 _MEASURED = (("impact", "lambda_bps"), ("fill", "alpha"), ("queue", "queue_exponent"))
-_SAME = "the same orders"
 _RESULTS = re.compile(r"(?<=<!-- results -->\n).*?(?=<!-- end of results -->)", re.DOTALL)
 _OPENING = (
     "The share of the way from the best fixed offset to the oracle of each held-out state that each policy goes, with "
@@ -206,7 +205,10 @@ def significance(
     )
     fixed, rival = (table[table["strategy"] == policy] for table in (tests, cheapest))
     gaps = means[means["algorithm"] == policy]
-    sizes = _each(fixed, lambda row: f"{row.orders:,} in {_some(row.blocks, 'block')} of time")
+    sizes = "; ".join(
+        f"{orders:,} an asset, in {_some(blocks, 'block')} of time ({_assets(rows)})"
+        for (orders, blocks), rows in fixed.groupby(["orders", "blocks"], sort=False)
+    )
     return _bullets(
         f"Every strategy executed the same orders: {sizes}. Blocks, not orders, are what is tested.",
         f"`{policy}` costs, beside market orders and the best fixed offset: {levels}.",
@@ -265,7 +267,6 @@ def _some(count: int, noun: str) -> str:
 
 
 def _distinct(values: pd.Series, noun: str) -> str:
-    """`3 seeds`: how many different ones there are."""
     return _some(values.nunique(), noun)
 
 
@@ -274,7 +275,6 @@ def _assets(rows: pd.DataFrame) -> str:
 
 
 def _splits(rows: pd.DataFrame) -> str:
-    """`train 82, validation 14, test 28`."""
     return _counts(rows["split"].value_counts().reindex(_SPLITS, fill_value=0))
 
 
@@ -427,8 +427,8 @@ def _fill_rate(orders: pd.DataFrame, summary: pd.DataFrame, strategy: str) -> st
     rates = summary[summary["metric"] == "fill_rate"].set_index("strategy")
     maker = orders.loc[orders["strategy"] == strategy, "maker_share"].mean()
     return (
-        f"`{strategy}` fills a share of {_estimate(rates.loc[strategy])} of its orders before they expire, and of an "
-        f"order {_percent(maker)} in the mean as maker."
+        f"`{strategy}` fills a share of {_estimate(rates.loc[strategy])} of its orders before they expire; on average "
+        f"{_percent(maker)} of an order is filled as maker."
     )
 
 
@@ -455,11 +455,9 @@ def _difference(row: Any) -> str:
 
 
 def _tested(row: Any) -> str:
-    """A difference to the best fixed offset, and what its test says."""
-    if row.note == _SAME:
-        return "nothing, as it places the same orders"
-    if math.isnan(row.p_t_holm):
-        return f"{_difference(row)}, not tested ({row.note})"
+    """A difference to the best fixed offset, and what its test says, or why there is none (NaN in a CSV: no reason)."""
+    if isinstance(row.note, str) and row.note:
+        return f"{_difference(row)}, not tested: {row.note}"
     direction = "cheaper" if row.difference_bps < 0 else "more expensive"
     return f"{_difference(row)}, {f'significantly {direction}' if row.significant else 'not significant'}"
 
