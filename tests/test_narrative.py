@@ -255,7 +255,7 @@ class TestInference:
 class TestBacktest:
     def test_the_cheapest_the_yardsticks_and_the_fills(self) -> None:
         text = narrative.backtest(orders(), costs(), SCORES)
-        assert "2 orders of BTC, in 2 blocks of time, were each executed by 4 strategies" in text
+        assert "2 orders of BTC were each executed by 4 strategies" in text and "over 2 blocks of time" in text
         assert "`dapo`: 1.50 bps (0.50 to 2.50), chosen in hindsight" in text and "market orders cost 4.50 bps" in text
         assert "BTC 0.0100 (1,200 probes, other models 0.0050 to 0.0200)" in text
         assert "1 of 2 others are worse and 1 better" in text

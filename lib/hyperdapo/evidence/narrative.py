@@ -179,8 +179,8 @@ def backtest(orders: pd.DataFrame, summary: pd.DataFrame, scores: pd.DataFrame) 
     total = _costs(summary)
     cheapest = str(total["value"].drop("oracle").idxmin())
     return _bullets(
-        f"{_distinct(orders['order_id'], 'order')} of {_assets(orders)}, in "
-        f"{_distinct(orders['block'], 'block')} of time, were each executed by {len(total)} strategies.",
+        f"{_distinct(orders['order_id'], 'order')} of {_assets(orders)} were each executed by {len(total)} strategies; "
+        f"intervals, in brackets, are over {_distinct(orders['block'], 'block')} of time.",
         f"Cheapest of those that can be traded is `{cheapest}`: {_cost(total, cheapest)}, chosen in hindsight on "
         f"these orders; market orders cost {_cost(total, 'market')}, and the oracle, which nobody can trade, "
         f"{_cost(total, 'oracle')}.",
@@ -200,8 +200,8 @@ def significance(
     policy = algorithms[0]
     costs = {asset: _costs(rows) for asset, rows in measured.groupby("asset", sort=False)}
     levels = "; ".join(
-        f"{asset} {_cost(own, policy)}, {_cost(own, 'market')} and {_cost(own, 'best_fixed')}"
-        for asset, own in costs.items()
+        f"{asset} {_cost(total, policy)}, {_cost(total, 'market')} and {_cost(total, 'best_fixed')}"
+        for asset, total in costs.items()
     )
     fixed, rival = (table[table["strategy"] == policy] for table in (tests, cheapest))
     gaps = means[means["algorithm"] == policy]
@@ -210,7 +210,7 @@ def significance(
         for (orders, blocks), rows in fixed.groupby(["orders", "blocks"], sort=False)
     )
     return _bullets(
-        f"Every strategy executed the same orders: {sizes}. Blocks, not orders, are what is tested.",
+        f"Every strategy executed the same orders: {sizes}. Intervals, in brackets, and tests are over blocks.",
         f"`{policy}` costs, beside market orders and the best fixed offset: {levels}.",
         f"On the same orders `{policy}` differs from the best fixed offset by {_each(fixed, _tested)}; from the "
         f"strategy that turned out cheapest, chosen in hindsight, by {_each(rival, _against_rival)}.",
@@ -485,8 +485,8 @@ def _gap_table(means: pd.DataFrame) -> str:
     """Markdown: a row per trained policy and one of boosting, a column per asset."""
     assets = list(means["asset"].unique())
     rows = [["gap closed", *assets], ["---"] * (len(assets) + 1)]
-    for algorithm, own in means.groupby("algorithm", sort=False):
-        cells = [_measured(row.gap_closed, row.gap_ci_low, row.gap_ci_high) for row in own.itertuples()]
+    for algorithm, gaps in means.groupby("algorithm", sort=False):
+        cells = [_measured(row.gap_closed, row.gap_ci_low, row.gap_ci_high) for row in gaps.itertuples()]
         rows.append([f"`{algorithm}`", *cells])
     boosting = means.groupby("asset", sort=False)["boosting_gap_closed"].first()
     rows.append(["boosting", *(f"{closed:{_PLAIN}}" for closed in boosting)])
