@@ -10,9 +10,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from hyperdapo.dependencies import modules
 
 from conftest import REPOSITORY
+from hyperdapo.dependencies import modules
 
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 PACKAGE = REPOSITORY / "lib/hyperdapo"
@@ -36,7 +36,7 @@ REACHES = {
 
 NEVER = [
     ("feed", "synthetic", "data come from an endpoint, whoever serves it"),
-    ("execution/records.py", "synthetic", "records of real orders need no exchange that we make"),
+    ("execution/history.py", "synthetic", "records of real orders need no exchange that we make"),
     ("synthetic", "execution/simulator.py", "the truth knows nothing of the simulator that it judges"),
     ("policy", "execution/kernel.py", "a policy learns from tables of outcomes"),
 ]
