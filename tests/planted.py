@@ -1,5 +1,6 @@
 """A small world that is worth reading, for tests of training: only the imbalance in the prompt tells what to do."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,11 @@ import pandas as pd
 from peft import PeftModel
 
 from hyperdapo.params import Parameters, load
+from hyperdapo.paths import Paths
 from hyperdapo.policy.losses import ALGORITHMS
 from hyperdapo.policy.models import load_base, save_adapter
 from hyperdapo.policy.states import States, read_states
+from hyperdapo.policy.training import gather_logs, runs_of, train_runs
 from hyperdapo.sections import Policy
 from test_prompts import features as neutral
 
@@ -35,9 +38,7 @@ def planted_world(parameters: Parameters) -> tuple[pd.DataFrame, pd.DataFrame]:
     actions = len(parameters.policy.offsets_bps)
     orders = pd.DataFrame({"order_id": range(COUNT), "asset": "BTC", "objective": "balanced", "side": side})
     split = np.repeat(["train", "validation", "test"], [140, 40, 60])
-    orders = orders.assign(
-        decision_ns=features["decision_ns"], split=split, horizon_s=60.0, block=np.arange(COUNT) // 6
-    )
+    orders = orders.assign(decision_ns=features["decision_ns"], split=split, horizon_s=60.0)
     outcomes = orders.loc[orders.index.repeat(actions)].assign(action=np.tile(np.arange(actions), COUNT))
     tilt = np.linspace(-1, 1, actions)[outcomes["action"]]
     return features, outcomes.assign(reward=6.0 * tilt * np.repeat(lean, actions)).reset_index(drop=True)
@@ -46,6 +47,14 @@ def planted_world(parameters: Parameters) -> tuple[pd.DataFrame, pd.DataFrame]:
 def planted_splits(parameters: Parameters) -> dict[str, States]:
     world = planted_world(parameters)
     return {name: read_states(*world, parameters, name) for name in ("train", "validation", "test")}
+
+
+def train(
+    parameters: Parameters, paths: Paths, training: States, held_out: States, watch: Callable[[], None] = lambda: None
+) -> dict[str, pd.DataFrame]:
+    """Train what 05 trains of an asset, on these states, and return the logs."""
+    train_runs(parameters, paths, training, held_out, runs_of(parameters, paths.asset), watch)
+    return gather_logs(parameters, paths)
 
 
 def elsewhere(adapted: PeftModel, policy: Policy, folder: Path) -> PeftModel:

@@ -13,8 +13,7 @@ from hyperdapo.params import load
 from hyperdapo.paths import GENERALIST, Paths
 from hyperdapo.policy.decisions import decide_across
 from hyperdapo.policy.states import States, pooled
-from hyperdapo.policy.training import train
-from planted import planted_splits, settings
+from planted import planted_splits, settings, train
 
 EVIDENCE = load("smoke").evidence
 
@@ -33,14 +32,14 @@ def test_training_shows_how_far_it_has_got(monkeypatch: pytest.MonkeyPatch) -> N
     """The page is there, and loads itself again, before the first algorithm is done."""
     parameters, paths, splits = quick(), Paths("smoke", "BTC"), planted_splits(quick())
     monkeypatch.setattr(convergence, "_REFRESH_S", 0.0)
-    watch, pages = convergence.Watch(parameters, paths), []
+    pages = []
 
     def look() -> None:
         watch()
         pages.append(((paths.outputs / "dashboard.html").read_text(), paths.model("dapo").exists()))
 
-    train(parameters, paths, splits["train"], splits["validation"], look)
-    watch.close()
+    with convergence.Watch(parameters, paths) as watch:
+        train(parameters, paths, splits["train"], splits["validation"], look)
     assert len(pages) == 2 and not any(done for _, done in pages)
     assert all('http-equiv="refresh"' in page for page, _ in pages)
     convergence.write_dashboard(parameters, paths)
@@ -95,7 +94,7 @@ def test_specialists_decide_on_every_asset() -> None:
     for asset, parts in own.items():
         train(parameters, paths.of(asset), parts["train"], parts["validation"])
     learned, judged = (pooled([parts[name] for parts in own.values()]) for name in ("train", "validation"))
-    train(parameters, paths.of(GENERALIST), learned, judged, algorithms=["dapo"])
+    train(parameters, paths.of(GENERALIST), learned, judged)
     earned = decide_across(parameters, paths, {asset: parts["test"] for asset, parts in own.items()}, "dapo")
     assert len(earned) == 2 * 60 * 3
     table = specialists.specialists_table(earned, EVIDENCE, 0).set_index(["asset", "trained_on"])

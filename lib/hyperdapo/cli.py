@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Any
 
 from hyperdapo.errors import HyperdapoError, ParameterError
-from hyperdapo.params import Parameters, load, portable, profiles, read
+from hyperdapo.params import Parameters, load, overrides_of, portable, read, recall
 
 # jsonschema, with which papermill comes, would build a grammar of web addresses at each start: a second of every job,
 # for a format that no notebook has. It does without where this package is not installed.
@@ -38,11 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _chosen(options: argparse.Namespace) -> tuple[Parameters, dict[str, Any]]:
     """The run that a user means: by its name alone where it was made before, else by profile and what is laid on it."""
-    from hyperdapo.workflow import run
-
-    if options.name and not (options.profile or options.params or options.asset) and options.name not in profiles():
-        profile, overrides = run.recall(options.name)
-        return load(profile, overrides), overrides
+    if options.name and not (options.profile or options.params or options.asset):
+        parameters = recall(options.name)
+        return parameters, overrides_of(parameters)
     overrides = portable(read(options.params), Path.cwd()) if options.params else {}
     overrides |= {"assets": options.asset} if options.asset else {}
     overrides |= {"name": options.name} if options.name else {}
@@ -87,7 +85,7 @@ def _render(options: argparse.Namespace) -> None:
     from hyperdapo import plan
     from hyperdapo.evidence import provenance
     from hyperdapo.paths import NOTEBOOKS, Paths
-    from hyperdapo.workflow import locks, rendering
+    from hyperdapo.workflow import locks, rendering, stale
 
     parameters = load(options.profile, options.overrides)
     if options.text:
@@ -103,7 +101,7 @@ def _render(options: argparse.Namespace) -> None:
     label = plan.unit(f"{stage[:2]}_render", paths.asset)
     with _as_job(parameters.name, label, options.output.stem) as bar:
         rendering.render(NOTEBOOKS / f"{stage}.ipynb", options.output, given, bar)
-        provenance.record_render(paths, stage, options.output)
+        provenance.record_render(paths, stage, options.output, stale.shown_with(stage, parameters))
         provenance.write(parameters, paths, plan.units(parameters.assets))
 
 
@@ -127,8 +125,13 @@ def _train(options: argparse.Namespace) -> None:
 
 def _compare(options: argparse.Namespace) -> None:
     from hyperdapo.evidence import comparison
+    from hyperdapo.paths import outputs_root
 
-    comparison.show(options.first, options.second)
+    tables = comparison.compare(options.first, options.second)
+    folder = outputs_root() / f"{options.first}_vs_{options.second}"
+    comparison.write(options.first, options.second, tables, folder)
+    print(comparison.text(options.first, options.second, tables))
+    print(f"the same as CSV, and a figure, in {folder}")
 
 
 @contextmanager

@@ -1,16 +1,17 @@
-"""Two runs side by side: the parameters that differ, what each strategy costs, and what it costs less on the same orders."""
+"""Two runs side by side: the parameters that differ, what each strategy costs, and the difference on the same orders."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from hyperdapo.errors import MissingInputError
+from hyperdapo.evidence.figures import style
+from hyperdapo.evidence.figures.comparison import plot_differences
 from hyperdapo.evidence.metrics import TOTAL, block_bootstrap, in_blocks
-from hyperdapo.files import read_assets, read_table
-from hyperdapo.params import Parameters, load
-from hyperdapo.paths import PARAMS, Paths, data_root
+from hyperdapo.evidence.tables import CSV_FLOAT
+from hyperdapo.files import atomic, read_assets, read_table
+from hyperdapo.params import Parameters, recall
+from hyperdapo.paths import Paths
 
 SAME = ["asset", "order_id", "decision_ns", "side", "size", "horizon_s"]
 """What makes two rows of `orders.parquet` the same parent order."""
@@ -28,27 +29,18 @@ def compare(first: str, second: str) -> dict[str, pd.DataFrame]:
 
     Raises
     ------
+    ParameterError
+        If there is no run of one of the names.
     MissingInputError
-        If one of the runs is not there, or did not reach 09.
+        If one of them did not reach 09.
     """
-    names, runs = (first, second), [parameters_of(first), parameters_of(second)]
+    names, runs = (first, second), [recall(first), recall(second)]
     costs = [_costs(name) for name in names]
     return {
         "parameters": _apart(names, runs),
         "costs": costs[0].join(costs[1], how="outer", sort=False).reset_index(),
         "differences": _differences(names, runs),
     }
-
-
-def parameters_of(name: str) -> Parameters:
-    """The parameters of a run by its name; raises MissingInputError if there is none."""
-    request = data_root() / name / "run.json"
-    if request.exists():
-        asked = json.loads(request.read_text())
-        return load(asked["profile"], asked["overrides"])
-    if (PARAMS / f"{name}.yaml").exists():
-        return load(name)
-    raise MissingInputError(f"there is no run {name!r}: {request} is not there. Run: hyperdapo run --name {name} ...")
 
 
 def _costs(name: str) -> pd.DataFrame:
@@ -86,10 +78,27 @@ def _differences(names: tuple[str, str], runs: list[Parameters]) -> pd.DataFrame
     return pd.DataFrame(rows, columns=columns)
 
 
-def write(tables: dict[str, pd.DataFrame], folder: Path) -> list[Path]:
-    """Write the tables of a comparison as CSV into a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}.csv" for name in tables]
-    for path, table in zip(paths, tables.values(), strict=True):
-        table.to_csv(path, index=False, float_format="%.6g")
-    return paths
+def text(first: str, second: str, tables: dict[str, pd.DataFrame]) -> str:
+    """The tables of a comparison for a terminal."""
+    titles = {
+        "parameters": "Parameters that differ",
+        "costs": "Mean total cost (bps) with its interval",
+        "differences": f"{second} minus {first} on the same parent orders (bps; below 0: {second} costs less)",
+    }
+    parts = []
+    for name, title in titles.items():
+        table = tables[name]
+        body = table.to_string(index=False, float_format="{:.3f}".format, na_rep="-") if len(table) else "none"
+        parts.append(f"{title}\n{body}")
+    return "\n\n".join(parts)
+
+
+def write(first: str, second: str, tables: dict[str, pd.DataFrame], folder: Path) -> None:
+    """Write the tables of a comparison as CSV into a folder, and the differences as a figure."""
+    for name, table in tables.items():
+        with atomic(folder / f"{name}.csv") as temporary:
+            table.to_csv(temporary, index=False, float_format=CSV_FLOAT)
+    if len(tables["differences"]):
+        figure = plot_differences(tables["differences"], first, second)
+        with atomic(folder / "differences.png") as temporary:
+            temporary.write_bytes(style.preview(figure).data)

@@ -44,7 +44,7 @@ class Executions:
 
 
 class History(NamedTuple):
-    """What a file held: `rows`, and how many records were `dropped` by cause."""
+    """What a file held: `rows`, and how many entries were `dropped` by cause."""
 
     rows: pd.DataFrame
     dropped: Counter[str]

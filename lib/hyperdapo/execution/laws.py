@@ -138,17 +138,6 @@ def fit_impact(orders: pd.DataFrame, daily_volume: float, block_s: float, confid
     return Fit(pd.DataFrame(estimates, columns=_ESTIMATES), pd.DataFrame(rows, columns=names), int(blocks.max()) + 1)
 
 
-def square_root_verdict(parameters: pd.DataFrame) -> str:
-    """Whether the free exponent of `fit_impact` leaves room for the square root of eq. 2.4, as a sentence."""
-    beta = parameters.set_index("parameter").loc["beta"]
-    if np.isnan(beta["value"]):
-        return "No exponent can be measured here: neither a square root nor another power is shown."
-    interval = f"the interval of beta, {beta['ci_low']:.3f} to {beta['ci_high']:.3f},"
-    if beta["ci_low"] <= IMPACT_EXPONENT <= beta["ci_high"]:
-        return f"The square root is not refuted: {interval} holds {IMPACT_EXPONENT:g}."
-    return f"The square root is refuted here: {interval} leaves out {IMPACT_EXPONENT:g}. It is charged all the same."
-
-
 def fit_fill_curve(reaches: pd.DataFrame, distances_bps: ArrayLike, block_s: float, confidence: float) -> Fit:
     """Eq. 2.5, P_fill = 1 - exp(-lambda delta^-alpha), at the horizon of the `reaches` and the (m,) deltas.
 

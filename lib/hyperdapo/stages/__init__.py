@@ -3,11 +3,13 @@
 `compute` here brings one stage of a run up to date; the notebooks and the workflow both call it. Nothing is drawn.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from importlib import import_module
 
 from hyperdapo import plan
-from hyperdapo.params import Parameters
+from hyperdapo.errors import MissingInputError
+from hyperdapo.params import Parameters, remember
 from hyperdapo.paths import Paths
 from hyperdapo.stages import record
 
@@ -31,6 +33,8 @@ def compute(
     And what the stage itself raises.
     """
     paths = Paths(parameters.name, asset)
+    remember(parameters)
+    take_over(parameters, plan.before(stage), asset)
     record.refuse_others(stage, parameters, asset)
     decided = record.identity(stage, parameters, asset)
     if again or not (record.stands(stage, paths, decided) or record.borrow(stage, paths, decided)):
@@ -38,3 +42,21 @@ def compute(
         files = module.compute(parameters, paths, watch) if stage == "05_train" else module.compute(parameters, paths)
         record.write(stage, paths, decided, files)
     record.touch(stage, paths)
+
+
+def take_over(parameters: Parameters, stages: Iterable[str], only: str = "") -> list[str]:
+    """Link what other runs have computed as it would be computed here, for all assets or `only` one.
+
+    Returns
+    -------
+    The units (`05_train BTC`) that were taken over.
+    """
+    taken = []
+    for stage in stages:
+        for asset in plan.assets_of(stage, [only] if only else parameters.assets):
+            paths = Paths(parameters.name, asset)
+            with suppress(MissingInputError):
+                decided = record.identity(stage, parameters, asset)
+                if not record.stands(stage, paths, decided) and record.borrow(stage, paths, decided):
+                    taken.append(plan.unit(stage, asset))
+    return taken
