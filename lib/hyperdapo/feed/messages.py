@@ -105,7 +105,7 @@ class _Received:
     """A text of n lines: what was read of those in the regular spelling, and the messages of the others.
 
     `counts` (n,) says which lines count, `local_ns` (n,) when each came; `connection` (n,) numbers the connection over
-    which it came, `session` (n,) counts all blank lines before it. `rows` are the lines of `messages`, all of which count.
+    which it came, `session` (n,) counts all blank lines before it. `rows` are the lines of `messages`, which all count.
     """
 
     scan: Scan
