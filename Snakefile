@@ -1,7 +1,7 @@
 # The workflow: of each stage one rule that computes it and one that renders its notebook by papermill, for each asset
-# where the stage is made for one. `hyperdapo run` calls it. A stage is computed again when its code, a parameter that
-# the code mentions, or an input changes, and a notebook is rendered again when it, what it imports, or what the stage
-# left changes. On a cluster (`each_run`) every training is a job of its own; else a stage trains what it needs.
+# where the stage is made for one. `hyperdapo run` calls it, and forces what no longer stands by its record (workflow.stale):
+# here a job only waits for what it reads. On a cluster (`each_run`) every training is a job of its own; else a stage
+# trains what it needs.
 
 import json
 import math
@@ -9,13 +9,12 @@ import os
 import re
 import sys
 from base64 import b64decode
-from hashlib import sha256
 from shlex import quote
 
-from hyperdapo import dependencies, plan
+from hyperdapo import plan
 from hyperdapo.evidence import provenance
 from hyperdapo.params import load
-from hyperdapo.paths import GENERALIST, NOTEBOOKS, Paths
+from hyperdapo.paths import GENERALIST, Paths
 from hyperdapo.stages import record
 
 PROFILE = config["profile"]
@@ -92,17 +91,6 @@ def trainings(paths, algorithms):
     return [paths.adapter(algorithm, seed) / "training.json" for algorithm in algorithms for seed in SEEDS]
 
 
-def of_code(source, across=True):
-    """What a rule depends on beside files: the digest of some code, and the parameters that it mentions."""
-    names = dependencies.mentioned(source, across)
-    return [dependencies.digest(source), json.dumps(dependencies.select(PARAMETERS, names), sort_keys=True)]
-
-
-def of_notebook(stage):
-    notebook = NOTEBOOKS / f"{stage}.ipynb"
-    return [sha256(notebook.read_bytes()).hexdigest(), *of_code(dependencies.notebook_code(notebook), stage in plan.ACROSS_ASSETS)]
-
-
 def call(command):
     environment = "OMP_NUM_THREADS={threads} exec"
     options = f"--profile {PROFILE} --overrides \"$HYPERDAPO_OVERRIDES\""
@@ -128,7 +116,7 @@ for stage in plan.STAGES:
         input: inputs(stage),
         output: update(str(computed(stage))),  # the record of the former computation says whether it still stands
         priority: 1  # before renders, which nothing waits for
-        params: *of_code(f"import hyperdapo.stages.{plan.rule(stage)}", across), stage=stage, asset=of_asset(across),
+        params: stage=stage, asset=of_asset(across),
         threads: CORES if across else SHARE
         resources: **RESOURCES.get(stage, needs(2, 2000)),
         shell: call("stage {params.stage} --again {AGAIN:q}")
@@ -137,7 +125,7 @@ for stage in plan.STAGES:
         name: f"render_{plan.rule(stage)}"
         input: computed(stage),
         output: shown(stage), update(str(provenance.record_path(folder(stage), stage))),
-        params: *of_notebook(stage), stage=stage, asset=of_asset(across),
+        params: stage=stage, asset=of_asset(across),
         threads: CORES if across else SHARE
         resources: **needs(2, 4000),
         shell: call("render {params.stage} {output[0]:q}")
@@ -146,7 +134,7 @@ for stage in plan.STAGES:
 rule training_run:
     input: lambda wildcards: states_of(wildcards.asset),
     output: update(str(RUN.of("{asset}").adapter("{algorithm}", "{seed}") / "training.json")),
-    params: *of_code("import hyperdapo.policy.training", across=False), asset=of_asset(across=False),
+    params: asset=of_asset(across=False),
     threads: SHARE
     resources: **TRAINING,
     shell: call("train --algorithm {wildcards.algorithm} --seed {wildcards.seed}")

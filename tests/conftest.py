@@ -1,5 +1,6 @@
 """Shared places, and the order of the tests. What uses the real recordings skips where `../shared/data` is absent."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -48,3 +49,9 @@ def small(common: Path, smoke: Run) -> Run:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with long tests first, so that none begins when the other workers are done: a worker takes a whole file."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: statsmodels, which collects garbage at each correction, need not look at it."""
+    gc.collect()
+    gc.freeze()

@@ -21,9 +21,10 @@ from typing import Any
 
 import psutil
 
+from faults import Faults, serve
 from hyperdapo.params import Parameters, load, merge
 from hyperdapo.paths import REPOSITORY
-from hyperdapo.synthetic.replay_server import Faults, Filters, serve, synthetic_market
+from hyperdapo.synthetic.replay_server import Filters, synthetic_market
 from smoke import DOWNLOADED, PROFILE
 
 KEY = "TD.a-key-that-no-file-may-hold"

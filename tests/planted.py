@@ -1,5 +1,6 @@
 """A small world that is worth reading, for tests of training: only the imbalance in the prompt tells what to do."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -48,9 +49,11 @@ def planted_splits(parameters: Parameters) -> dict[str, States]:
     return {name: read_states(*world, parameters, name) for name in ("train", "validation", "test")}
 
 
-def train(parameters: Parameters, paths: Paths, splits: dict[str, States]) -> dict[str, pd.DataFrame]:
-    """All runs of an asset, and their logs."""
-    train_runs(parameters, paths, splits["train"], splits["validation"], runs_of(parameters, paths.asset))
+def train(
+    parameters: Parameters, paths: Paths, training: States, held_out: States, watch: Callable[[], None] = lambda: None
+) -> dict[str, pd.DataFrame]:
+    """Train what 05 trains of an asset, on these states, and return the logs."""
+    train_runs(parameters, paths, training, held_out, runs_of(parameters, paths.asset), watch)
     return gather_logs(parameters, paths)
 
 

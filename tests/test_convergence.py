@@ -13,8 +13,7 @@ from hyperdapo.params import load
 from hyperdapo.paths import GENERALIST, Paths
 from hyperdapo.policy.decisions import decide_across
 from hyperdapo.policy.states import States, pooled
-from hyperdapo.policy.training import train
-from planted import planted_splits, settings
+from planted import planted_splits, settings, train
 
 EVIDENCE = load("smoke").evidence
 
@@ -95,7 +94,7 @@ def test_specialists_decide_on_every_asset() -> None:
     for asset, parts in own.items():
         train(parameters, paths.of(asset), parts["train"], parts["validation"])
     learned, judged = (pooled([parts[name] for parts in own.values()]) for name in ("train", "validation"))
-    train(parameters, paths.of(GENERALIST), learned, judged, algorithms=["dapo"])
+    train(parameters, paths.of(GENERALIST), learned, judged)
     earned = decide_across(parameters, paths, {asset: parts["test"] for asset, parts in own.items()}, "dapo")
     assert len(earned) == 2 * 60 * 3
     table = specialists.specialists_table(earned, EVIDENCE, 0).set_index(["asset", "trained_on"])

@@ -25,10 +25,10 @@ from hyperdapo.paths import GENERALIST, Paths
 from hyperdapo.policy.decisions import decide_across, decide_all
 from hyperdapo.policy.rewards import with_rewards
 from hyperdapo.policy.states import build_pairs
-from hyperdapo.policy.training import COLUMNS, train
+from hyperdapo.policy.training import COLUMNS
 from hyperdapo.synthetic.probes import play_probes
 from markets import SECOND, random_market
-from planted import planted_splits, planted_world, settings
+from planted import planted_splits, planted_world, settings, train
 from test_docs import DESIGN, rows
 
 EVER = (0, np.iinfo(np.int64).max)

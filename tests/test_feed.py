@@ -5,6 +5,7 @@ import json
 import math
 from collections import Counter
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ def ladder(best: float, outward: float, count: int) -> list[tuple[float, float]]
     return [(round(best + outward * step, 1), 1 + step) for step in range(count)]
 
 
+@cache
 def whole(ms: int, count: int = LEVELS, rounded: bool = False, delay_ms: int = 400, **more: Any) -> str:
     """A book of so many levels a side, of whole dollars if rounded; `more` are fields that some subscriptions have."""
     tick = 1.0 if rounded else 0.1
@@ -195,12 +197,12 @@ class TestHoles:
         assert windows[(second > 901) | ((second > 301) & (second <= 600))].all()
 
     def test_one_an_hour_leaves_most_rows_warm(self) -> None:
-        """Six synthetic hours under the thesis's warm-up of an hour; a gap of 16 s would cost each hour."""
+        """Three synthetic hours under the thesis's warm-up of an hour; a gap of 16 s would cost each hour."""
         parameters = load("smoke", {"features": {"warmup_s": 3600, "decision_interval_s": 60}})
-        market = synthetic(6 * 3600)
+        market = synthetic(3 * 3600)
         begin = int(market.top.local_ns[0])
-        ends = begin + np.arange(1, 6) * 3600 * SECOND
-        for hole_s, share in ((1, 0.75), (16, 0.0)):
+        ends = begin + np.arange(1, 3) * 3600 * SECOND
+        for hole_s, share in ((1, 0.6), (16, 0.0)):
             holed = with_gaps(market, np.column_stack([ends - hole_s * SECOND, ends]))
             warm = compute_features(holed, decision_grid(holed, 60.0), parameters.features, max_gap_s=15.0)["warm"]
             assert warm.mean() >= share and (hole_s == 1 or warm.mean() < 0.02)

@@ -23,7 +23,7 @@ from test_tables import training_log
 DRAW = """
 import sys
 from io import BytesIO
-from hyperdapo.evidence import figures
+from hyperdapo.evidence.figures import style
 from hyperdapo.paths import Paths
 figure, axis = style.new()
 axis.plot([1, 2, 3], label="a − b §")

@@ -9,9 +9,11 @@ from hyperdapo.errors import DataError
 from hyperdapo.evidence import metrics
 from hyperdapo.evidence.gaps import COLUMNS, MEANS, learning_gaps, over_seeds
 from hyperdapo.params import load
+from hyperdapo.times import SECOND_NS
 
 PARAMETERS = load("smoke", {"assets": ["BTC"], "training": {"algorithms": ["dapo", "dpo"]}})
 EVIDENCE = PARAMETERS.evidence
+BLOCK_NS = round(EVIDENCE.block_s * SECOND_NS)
 
 
 def orders_frame(
@@ -142,7 +144,7 @@ def _replayed() -> tuple[pd.DataFrame, pd.DataFrame]:
     action = np.tile(np.arange(3), 60)
     level = np.where(train, np.array([0, 2, 1])[action], np.array([0, 1, 2])[action])
     outcomes = pd.DataFrame({"order_id": np.repeat(np.arange(60), 3), "asset": "BTC", "action": action})
-    outcomes["split"], outcomes["block"] = np.where(train, "train", "test"), outcomes["order_id"] // 4
+    outcomes["split"], outcomes["decision_ns"] = np.where(train, "train", "test"), outcomes["order_id"] // 4 * BLOCK_NS
     outcomes["reward"] = level + rng.normal(0, 0.1, 180)
     taken = {"untrained": 0, "dpo": 1, "dapo": 2, "boosting": 2}
     rows = [

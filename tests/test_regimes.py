@@ -21,16 +21,16 @@ def orders_frame() -> pd.DataFrame:
 
 class TestRegimes:
     def test_terciles_by_hand(self) -> None:
-        table = metrics.mean_costs(orders_frame())
+        table = metrics.regime_costs(orders_frame())
         assert table["dapo"].loc["volatility"].to_dict() == {"low": 8.0, "middle": 5.0, "high": 2.0}
         assert (table["orders"].loc["volatility"] == 3).all() and (table["mid_peg"] == 5.0).all()
 
     def test_equal_orders_are_of_one_level(self) -> None:
-        table = metrics.mean_costs(orders_frame()).loc["spread"]
+        table = metrics.regime_costs(orders_frame()).loc["spread"]
         assert table["orders"].to_dict() == {"middle": 8, "high": 1}
 
     def test_differences_have_the_blocks_that_are_there(self) -> None:
-        found = metrics.differences(orders_frame(), "best_fixed", EVIDENCE, 0)
+        found = metrics.regime_differences(orders_frame(), "best_fixed", EVIDENCE, 0)
         dapo = found[(found["strategy"] == "dapo") & (found["regime"] == "volatility")].set_index("level")
         assert dapo["difference_bps"].to_dict() == {"low": -2.0, "middle": -5.0, "high": -8.0}
         assert list(dapo.index) == ["low", "middle", "high"] and (dapo["blocks"] == 1).all()

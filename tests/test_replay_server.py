@@ -14,9 +14,11 @@ import pytest
 import zstandard
 from tardis_dev import Channel, replay
 
+from faults import Faults, serve
 from hyperdapo.errors import DataError, EndpointError
 from hyperdapo.params import load
-from hyperdapo.synthetic.replay_server import Faults, RecordedSlices, SyntheticSlices, serve, synthetic_market
+from hyperdapo.synthetic import replay_server
+from hyperdapo.synthetic.replay_server import RecordedSlices, SyntheticSlices, synthetic_market
 from hyperdapo.synthetic.tape import CHANNELS
 
 PARAMETERS = load("smoke")
@@ -124,16 +126,18 @@ def test_faults_come_as_ordered(market: SyntheticSlices, tmp_path: Path) -> None
 
 
 def test_the_client_survives_a_rate_limit(market: SyntheticSlices, tmp_path: Path) -> None:
-    with serve(market, faults=Faults(rate_limit_every=2)) as endpoint:
-        lines = _replay(endpoint, tmp_path, 20, ["ETH"])
-    assert b"".join(lines) == market.lines(None, START, START + 20 * MINUTE)
+    faults = Faults(rate_limit_every=2)
+    with serve(market, faults=faults) as endpoint:
+        lines = _replay(endpoint, tmp_path, 4, ["ETH"])
+    assert b"".join(lines) == market.lines(None, START, START + 4 * MINUTE)
+    assert faults.requests > len(list(tmp_path.rglob("*.zst"))), "nothing was refused"
 
 
 def test_a_taken_port_is_an_error_with_the_fix(market: SyntheticSlices) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(EndpointError, match="--port"), serve(market, port=taken.getsockname()[1]):
+        with pytest.raises(EndpointError, match="--port"), replay_server.serve(market, port=taken.getsockname()[1]):
             pass
 
 

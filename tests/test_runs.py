@@ -49,7 +49,7 @@ def splits() -> dict[str, States]:
 
 
 def trained(parameters: Parameters, splits: dict[str, States]) -> dict[str, pd.DataFrame]:
-    return train(parameters, PATHS, splits)
+    return train(parameters, PATHS, splits["train"], splits["validation"])
 
 
 @pytest.mark.parametrize("algorithm", ["dapo", "dapo_sampled", "dapo_preference"])
@@ -119,7 +119,8 @@ def train_planted(changes: dict[str, Any], data: Path) -> None:
     """What `hyperdapo train` does, on the planted world, with its data in a folder of its own."""
     os.environ["HYPERDAPO_DATA"] = str(data)
     parameters = load("smoke", changes)
-    train(parameters, PATHS, planted_splits(parameters))
+    splits = planted_splits(parameters)
+    train(parameters, PATHS, splits["train"], splits["validation"])
 
 
 def ended(process: BaseProcess) -> int | None:

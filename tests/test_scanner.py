@@ -168,7 +168,7 @@ def spaced(line: bytes) -> bytes:
     return line[:29] + json.dumps(json.loads(line[29:]), ensure_ascii=False).encode() if line else line
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, len(CORPUS) - 1), st.one_of(st.just([]), EDITS)), max_size=12), st.booleans())
 def test_any_spaced_lines_decode_the_same(chosen: list[tuple[int, Any]], ordered: bool) -> None:
     chosen = sorted(chosen, key=lambda line: line[0]) if ordered else chosen
@@ -186,14 +186,14 @@ def test_spaces_between_tokens_go_and_no_others() -> None:
     assert compact(STAMP.encode() + b' {"a": 17 000, "b": [ 1, 2]}') == STAMP.encode() + b' {"a":17 000,"b":[1,2]}'
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.recursive(st.none() | st.integers() | st.text(), lambda one: st.lists(one) | st.dictionaries(st.text(), one)))
 def test_compacted_json_means_the_same(value: Any) -> None:
     line = STAMP.encode() + b" " + json.dumps(value).encode()
     assert json.loads(compact(line)[28:]) == value
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, len(CORPUS) - 1), st.one_of(st.just([]), EDITS)), max_size=12),
     st.lists(st.integers(0, 3000), max_size=2),
@@ -224,7 +224,7 @@ def test_every_one_edit_of_a_regular_message_decodes_the_same(row: int) -> None:
     decoded([b"\n".join(stamp + line for line in lines)])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.data(), st.sampled_from([row for row, read in enumerate(READ) if read]))
 def test_any_one_edit_of_a_regular_line_decodes_the_same(data: st.DataObject, row: int) -> None:
     line = CORPUS[row]
@@ -259,7 +259,7 @@ DIGITS = st.from_regex(r"[0-9]{0,25}\.?[0-9]{0,25}", fullmatch=True)
 NUMBERS = st.one_of(PLAIN, DIGITS, st.sampled_from(ODD))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(NUMBERS, NUMBERS, NUMBERS, NUMBERS)
 def test_any_numbers_decode_the_same(price: str, size: str, orders: str, ms: str) -> None:
     odd = level(price, size)
@@ -274,7 +274,7 @@ def test_any_numbers_decode_the_same(price: str, size: str, orders: str, ms: str
     decoded([b"\n".join([*lines, *(trades([number]) for number in numbers), book(ms=ms)])])
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(PLAIN)
 @example("0.000000000000001")
 @example("999999999999999")
@@ -358,7 +358,7 @@ STAMPS = st.one_of(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(STAMPS, min_size=1, max_size=5))
 @example(["1970-01-01T00:00:00.0000000Z", "1969-12-31T23:59:59.9999999Z", "2262-04-11T23:46:59.9999999Z"])
 @example(["2262-04-11T23:47:15.9999999Z", "2262-04-11T23:47:16.0000000Z", "2024-02-29T00:00:00.0000000Z"])

@@ -4,19 +4,22 @@ import numpy as np
 import pandas as pd
 
 from hyperdapo.evidence import significance
+from hyperdapo.sections import Evidence
 from test_metrics import EVIDENCE, orders_frame
 
 BLOCKS = np.repeat(np.arange(40), 10)
 
 
-def _compared(differences: dict[str, np.ndarray], blocks: np.ndarray = BLOCKS) -> pd.DataFrame:
+def _compared(
+    differences: dict[str, np.ndarray], blocks: np.ndarray = BLOCKS, evidence: Evidence = EVIDENCE
+) -> pd.DataFrame:
     """The tests of `dapo` against the best fixed offset, one asset per difference."""
     noise = np.random.default_rng(0).normal(5, 3, len(blocks))
     frames = []
     for asset, difference in differences.items():
         frames.append(orders_frame("best_fixed", noise, blocks, asset=asset))
         frames.append(orders_frame("dapo", noise + difference, blocks, asset=asset))
-    return significance.compare(pd.concat(frames), "best_fixed", EVIDENCE, 0)
+    return significance.compare(pd.concat(frames), "best_fixed", evidence, 0)
 
 
 def _correlated(rng: np.random.Generator) -> np.ndarray:
@@ -25,8 +28,8 @@ def _correlated(rng: np.random.Generator) -> np.ndarray:
 
 
 def test_size_under_the_null_with_correlated_orders() -> None:
-    rng = np.random.default_rng(3)
-    table = _compared({f"asset {trial}": _correlated(rng) for trial in range(400)})
+    rng, no_intervals = np.random.default_rng(3), EVIDENCE.model_copy(update={"bootstrap": 10})
+    table = _compared({f"asset {trial}": _correlated(rng) for trial in range(400)}, evidence=no_intervals)
     assert 0.03 <= (table["p_t"] < 0.05).mean() <= 0.08
     assert 0.03 <= (table["p_wilcoxon"] < 0.05).mean() <= 0.08
     assert (table["p_t_iid"] < 0.05).mean() >= 0.25, "the i.i.d. test should reject far too often here"

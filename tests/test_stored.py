@@ -89,7 +89,7 @@ def test_what_is_not_what_was_written_is_refused(paths: Paths, damage: str) -> N
         checksum_of(path).write_bytes(b"\xff\xfe")
     else:
         path.write_bytes(path.read_bytes()[: -100 if damage == "cut" else 0])
-    command = "hyperdapo run --profile smoke --force 03 --asset ETH$"
+    command = "hyperdapo run --profile smoke --force 03$"
     with pytest.raises(DataError, match=rf"{re.escape(str(path))} is not what 03_features wrote .*Run: {command}"):
         read_table(paths.data, "features")
 

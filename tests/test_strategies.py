@@ -6,7 +6,7 @@ import pytest
 
 from hand_built import START, at, market
 from hyperdapo.errors import DataError
-from hyperdapo.evidence.metrics import summarise
+from hyperdapo.evidence.metrics import in_blocks, summarise
 from hyperdapo.execution import strategies
 from hyperdapo.execution.parents import candidate_orders, evenly_spaced, offset_orders, parent_orders, replay_candidates
 from hyperdapo.execution.simulator import replay_orders
@@ -136,7 +136,7 @@ class TestParents:
     ) -> None:
         fewer = parent_orders(features.iloc[::3].reset_index(drop=True), parameters, tape).set_index("decision_ns")
         same = parents.set_index("decision_ns").loc[fewer.index]
-        drawn = ["side", "objective", "size", "horizon_s", "arrival_mid", "block"]
+        drawn = ["side", "objective", "size", "horizon_s", "arrival_mid"]
         pd.testing.assert_frame_equal(fewer[drawn], same[drawn])
 
     def test_size_and_side_follow_the_parameters(self, parents: pd.DataFrame, parameters: Parameters) -> None:
@@ -234,7 +234,7 @@ class TestBacktest:
         assert (joined["maker_share"] == joined["filled_passive"]).all() and joined["maker_share"].max() > 0
 
     def test_metrics_can_be_taken(self, orders: pd.DataFrame, parameters: Parameters) -> None:
-        table = summarise(orders, parameters.evidence, parameters.seed)
+        table = summarise(in_blocks(orders, parameters.evidence.block_s), parameters.evidence, parameters.seed)
         rates = table[table["metric"] == "fill_rate"].set_index("strategy")["value"]
         assert rates["market"] == rates["twap"] == 1.0 and rates["untrained"] < 1
 
@@ -246,11 +246,13 @@ class TestBacktest:
         outcomes: pd.DataFrame,
         decisions: pd.DataFrame,
         parameters: Parameters,
-        orders: pd.DataFrame,
     ) -> None:
+        rounds = {"twap_slices": 2, "requote_s": 60.0}  # few: each is a replay
+        few = parameters.model_copy(update={"execution": parameters.execution.model_copy(update=rounds)})
         halves = tested.iloc[::2], tested.iloc[1::2]
-        parts = [strategies.sensitivity(tape, half, trained, outcomes, decisions, parameters) for half in halves]
+        parts = [strategies.sensitivity(tape, half, trained, outcomes, decisions, few) for half in halves]
         table = strategies.mean_costs(parts)
+        orders = backtest(tape, tested, trained, outcomes, decisions, few)
         as_it_is = orders.groupby("strategy")["total_cost_bps"].mean()
         pd.testing.assert_series_equal(table.loc["queue", "fitted"], as_it_is[table.columns], check_names=False)
         assert table.loc[("fees", "tier 0"), "market"] - table.loc[("fees", "tier 6"), "market"] == pytest.approx(

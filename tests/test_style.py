@@ -10,9 +10,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from hyperdapo.imports import modules
 
 from conftest import REPOSITORY
+from hyperdapo.dependencies import modules
 
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 PACKAGE = REPOSITORY / "lib/hyperdapo"
@@ -28,8 +28,9 @@ REACHES = {
     "execution": {"market"},
     "policy": {"market"},
     "synthetic": {"market", "execution"},
-    "workflow": {"market", "feed", "policy", "evidence"},
-    "remote": {"market", "feed", "policy", "evidence", "workflow"},
+    "stages": {"market", "feed", "synthetic", "execution", "policy", "evidence"},
+    "workflow": {"market", "feed", "policy", "evidence", "stages"},
+    "remote": {"market", "feed", "policy", "evidence", "stages", "workflow"},
 }
 """The rooms that a room may import, directly or through others; `cli.py`, where commands begin, may import all."""
 

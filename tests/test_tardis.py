@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import zstandard
 
+from faults import Faults, serve
 from feeds import download_synthetic
 from hyperdapo.errors import DataError, EndpointError, MissingInputError, ParameterError
 from hyperdapo.feed import download
@@ -26,7 +27,7 @@ from hyperdapo.feed.slices import Description, SliceFile, cover
 from hyperdapo.market.native import local_time
 from hyperdapo.params import Parameters, load
 from hyperdapo.paths import Paths
-from hyperdapo.synthetic.replay_server import EXCHANGE, Faults, RecordedSlices, serve
+from hyperdapo.synthetic.replay_server import EXCHANGE, RecordedSlices
 from hyperdapo.times import MINUTE_NS
 
 START = "2025-09-04T10:00:00Z"

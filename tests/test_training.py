@@ -43,7 +43,7 @@ def trained(splits, parameters: Parameters, tmp_path_factory) -> tuple[Paths, di
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HYPERDAPO_DATA", str(tmp_path_factory.mktemp("data")))
         paths = Paths("smoke", "BTC")
-        yield paths, train(parameters, paths, splits)
+        yield paths, train(parameters, paths, splits["train"], splits["validation"])
 
 
 def test_dapo_learns_to_read_the_state(trained) -> None:
@@ -86,7 +86,7 @@ def test_folder_holds_safetensors_manifest_and_log(trained) -> None:
 
 def test_same_seed_same_numbers(trained, splits, parameters: Parameters, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("HYPERDAPO_DATA", str(tmp_path))
-    for algorithm, again in train(parameters, Paths("smoke", "BTC"), splits).items():
+    for algorithm, again in train(parameters, Paths("smoke", "BTC"), splits["train"], splits["validation"]).items():
         same_curve(again, trained[1][algorithm])
 
 
@@ -139,5 +139,5 @@ def test_training_leaves_the_generator_of_torch_alone(splits, tmp_path, monkeypa
     monkeypatch.setenv("HYPERDAPO_DATA", str(tmp_path))
     before = torch.random.get_rng_state()
     short = settings(steps=1, algorithms=["dapo"])
-    train(short, Paths("smoke", "BTC"), splits)
+    train(short, Paths("smoke", "BTC"), splits["train"], splits["validation"])
     assert torch.equal(before, torch.random.get_rng_state())

@@ -44,17 +44,19 @@ class TestEngine:
         assert hashlib.sha256(tape.lines(CHANNELS, START, end)).hexdigest().startswith(sha256)
 
     @staticmethod
-    def probe(book: matching.Book, side: int, steps: int, lots: int, post_only: bool) -> tuple[matching.Probes, list]:
+    def probe(
+        book: matching.OrderBook, side: int, steps: int, lots: int, post_only: bool
+    ) -> tuple[matching.Probes, list]:
         """One probe admitted to a book, and the prints it made."""
         one = [np.array([value]) for value in (5, 50, side, steps, lots)]
         probes = matching.probes(*one, np.array([post_only]), np.array([True]))
-        state, record = matching.State(10, 12, 0, 0.0, 0, 0.0, 0.0, 0.0, BID), matching.empty_record(1, 1, 64)
-        matching._admit(book, probes, 1, state, post_only, True, record)
+        state, messages = matching.State(10, 12, 0, 0.0, 0, 0.0, 0.0, 0.0, BID), matching.empty_messages(1, 1, 64)
+        matching._admit(book, probes, 1, state, post_only, True, messages)
         probes.passed[0] = 1
-        return probes, record.print[: record.used[2]].tolist()
+        return probes, messages.print[: messages.used[2]].tolist()
 
     @staticmethod
-    def book() -> matching.Book:
+    def book() -> matching.OrderBook:
         """Bids of 4 and 3 lots at level 10 and 5 at 9; asks of 6 lots at 12 and 7 at 13."""
         book = matching.empty_book(20, 64)
         for side, level, lots in ((BID, 10, 4), (BID, 10, 3), (BID, 9, 5), (ASK, 12, 6), (ASK, 13, 7)):

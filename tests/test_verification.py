@@ -12,6 +12,7 @@ import pandas as pd
 import PIL.Image
 import pytest
 
+from hyperdapo import plan
 from hyperdapo.cli import main
 from hyperdapo.errors import DataError, HyperdapoError, MissingInputError
 from hyperdapo.evidence import contents, numbers, provenance, tables, verification
@@ -21,6 +22,8 @@ from hyperdapo.evidence.verification import compare, keep_reference, verify
 from hyperdapo.params import load
 from hyperdapo.paths import REPOSITORY, Paths
 
+SMOKE = load("smoke")
+UNITS = ["01_download BTC", "06_convergence", "09_significance"]
 SIGNIFICANCE = pd.DataFrame(
     {
         "asset": "BTC",
@@ -61,21 +64,41 @@ def _dashboard(paths: Paths) -> Path:
 
 
 def _stage(paths: Paths, stage: str, shown: str, files: list[Path]) -> None:
-    html = provenance.stamp(load("smoke"), paths, stage, files).data
-    render = paths.notebooks / f"{provenance.unit(stage, paths.asset).replace(' ', '_')}.ipynb"
+    html = provenance.stamp(SMOKE, paths, stage, files).data
+    render = paths.notebooks / f"{plan.unit(stage, paths.asset).replace(' ', '_')}.ipynb"
     _render(render, shown, html)
     provenance.record_render(paths, stage, render)
     provenance._written.clear()
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data and outputs of a small run of every kind of file."""
+    place = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        _at(place, patch)
+        _run()
+    return place
+
+
 @pytest.fixture
-def finished(tmp_path, monkeypatch) -> tuple[Path, Path]:
-    """The outputs of a small run of every kind of file, twice; every stage of it ran."""
-    monkeypatch.setenv("HYPERDAPO_OUTPUTS", str(tmp_path / "outputs"))
-    monkeypatch.setenv("HYPERDAPO_DATA", str(tmp_path / "data"))
-    monkeypatch.setattr(provenance, "_written", {})
-    units = ["01_download BTC", "06_convergence", "09_significance"]
-    monkeypatch.setattr(verification.plan, "units", lambda assets: units)
+def finished(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """The outputs of that run, twice: a reference, and where this process writes; every stage of it ran."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    _at(tmp_path, monkeypatch)
+    shutil.copytree(Paths("smoke").outputs, tmp_path / "reference")
+    return tmp_path / "reference", Paths("smoke").outputs
+
+
+def _at(place: Path, patch: pytest.MonkeyPatch) -> None:
+    """Work in a place, where a whole run is the stages of `UNITS`."""
+    patch.setenv("HYPERDAPO_OUTPUTS", str(place / "outputs"))
+    patch.setenv("HYPERDAPO_DATA", str(place / "data"))
+    patch.setattr(provenance, "_written", {})
+    patch.setattr(verification.plan, "units", lambda assets: UNITS)
+
+
+def _run() -> None:
     one, all_assets = Paths("smoke", "BTC"), Paths("smoke")
     shown = tables.save(DOWNLOAD, one, "download_BTC", "Messages of BTC").data
     tables.save(LATENCY, one, "latency_BTC", "Time")
@@ -87,9 +110,7 @@ def finished(tmp_path, monkeypatch) -> tuple[Path, Path]:
     macros = {("BTC", "twap", "bps"): 1.25, ("BTC", "dapo", "gap_closed"): 0.8}
     _picture(all_assets, "forest")
     _stage(all_assets, "09_significance", shown, [numbers.save(macros, all_assets)])
-    provenance.write(load("smoke"), all_assets, units)
-    shutil.copytree(all_assets.outputs, tmp_path / "reference")
-    return tmp_path / "reference", all_assets.outputs
+    provenance.write(SMOKE, all_assets, UNITS)
 
 
 def _edit(path: Path, old: str, new: str) -> None:
@@ -113,7 +134,7 @@ def _fails(finished, capsys) -> str:
 
 
 def test_the_same_run_matches(finished, capsys) -> None:
-    verify(*finished, load("smoke"))
+    verify(*finished, SMOKE)
     printed = capsys.readouterr().out.splitlines()
     found = re.fullmatch(r"(\d+) of (\d+) values within tolerance; 0 verdicts changed", printed[-1])
     assert found and found[1] == found[2] and int(found[1]) > 50
@@ -224,7 +245,7 @@ def test_left_overs_and_stages_that_did_not_run_are_named(finished, capsys) -> N
     (finished[1] / "tables/old.csv").write_text("a\n1\n")
     provenance.record_path(Paths("smoke"), "09_significance").unlink()
     with pytest.raises(HyperdapoError):
-        verify(*finished, load("smoke"))
+        verify(*finished, SMOKE)
     printed = capsys.readouterr().out
     assert "tables/old.csv: left over" in printed and "09_significance: did not run" in printed
     assert "numbers.tex: left over" in printed  # what another run wrote does not stand in
@@ -234,7 +255,7 @@ def test_left_overs_and_stages_that_did_not_run_are_named(finished, capsys) -> N
 def test_committed_files_do_not_stand_in_for_a_run(finished, capsys) -> None:
     shutil.rmtree(provenance.record_path(Paths("smoke"), "x").parent)
     with pytest.raises(HyperdapoError):
-        verify(*finished, load("smoke"))
+        verify(*finished, SMOKE)
     printed = capsys.readouterr().out
     assert printed.count("did not run") == 3
 

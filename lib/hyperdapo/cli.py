@@ -87,7 +87,7 @@ def _render(options: argparse.Namespace) -> None:
     from hyperdapo import plan
     from hyperdapo.evidence import provenance
     from hyperdapo.paths import NOTEBOOKS, Paths
-    from hyperdapo.workflow import locks, rendering
+    from hyperdapo.workflow import locks, rendering, stale
 
     parameters = load(options.profile, options.overrides)
     if options.text:
@@ -103,7 +103,7 @@ def _render(options: argparse.Namespace) -> None:
     label = plan.unit(f"{stage[:2]}_render", paths.asset)
     with _as_job(parameters.name, label, options.output.stem) as bar:
         rendering.render(NOTEBOOKS / f"{stage}.ipynb", options.output, given, bar)
-        provenance.record_render(paths, stage, options.output)
+        provenance.record_render(paths, stage, options.output, stale.shown_with(stage, parameters))
         provenance.write(parameters, paths, plan.units(parameters.assets))
 
 
@@ -127,8 +127,13 @@ def _train(options: argparse.Namespace) -> None:
 
 def _compare(options: argparse.Namespace) -> None:
     from hyperdapo.evidence import comparison
+    from hyperdapo.paths import outputs_root
 
-    comparison.show(options.first, options.second)
+    tables = comparison.compare(options.first, options.second)
+    folder = outputs_root() / f"{options.first}_vs_{options.second}"
+    comparison.write(options.first, options.second, tables, folder)
+    print(comparison.text(options.first, options.second, tables))
+    print(f"the same as CSV, and a figure, in {folder}")
 
 
 @contextmanager

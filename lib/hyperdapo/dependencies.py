@@ -45,7 +45,7 @@ def mentioned(code: str, across: bool) -> list[str]:
     Code that names a key (`parameters.evidence.block_s`) depends on that key, any other on the whole section. What is
     made for one asset (not `across` all) does not depend on which others are run, and nothing on the name of the run.
     """
-    text = "\n".join([code, *(path.read_text() for path in modules(code))])
+    text = "\n".join([code, *(_meaning(path.read_text()) for path in modules(code))])
     names = {_parameter(*found) for found in re.findall(r"\bparameters\.(\w+)(?:\.(\w+))?", text)}
     return sorted(names - {"", "profile", "name"} - (set() if across else {"assets"}))
 

@@ -1,6 +1,6 @@
 """The nine stages by name: what each reads and leaves for others, for which assets, and what its jobs are called."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from hyperdapo.errors import ParameterError, nearest
 from hyperdapo.paths import NOTEBOOKS
@@ -67,10 +67,14 @@ def before(stage: str) -> list[str]:
     return sorted(known)
 
 
+def assets_of(stage: str, assets: Sequence[str]) -> Sequence[str]:
+    """For which assets of a run a stage is made: each, or "" where it is made across them."""
+    return [""] if stage in ACROSS_ASSETS else assets
+
+
 def units(assets: Iterable[str]) -> list[str]:
     """Every stage of a whole run, by asset where it is made for one: `05_train BTC`, `06_convergence`."""
-    names = (unit(stage, asset) for stage in STAGES for asset in assets if stage not in ACROSS_ASSETS)
-    return sorted([*names, *ACROSS_ASSETS])
+    return [unit(stage, asset) for stage in STAGES for asset in assets_of(stage, list(assets))]
 
 
 def unit(stage: str, asset: str = "") -> str:

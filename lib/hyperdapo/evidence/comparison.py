@@ -1,4 +1,4 @@
-"""Two runs side by side: the parameters that differ, what each strategy costs, and what it costs less on the same orders."""
+"""Two runs side by side: the parameters that differ, what each strategy costs, and the difference on the same orders."""
 
 import json
 from pathlib import Path
@@ -7,8 +7,11 @@ from typing import Any
 import pandas as pd
 
 from hyperdapo.errors import MissingInputError
+from hyperdapo.evidence.figures import style
+from hyperdapo.evidence.figures.comparison import plot_differences
 from hyperdapo.evidence.metrics import TOTAL, block_bootstrap, in_blocks
-from hyperdapo.files import read_assets, read_table
+from hyperdapo.evidence.tables import CSV_FLOAT
+from hyperdapo.files import atomic, read_assets, read_table
 from hyperdapo.params import Parameters, load
 from hyperdapo.paths import PARAMS, Paths, data_root
 
@@ -86,10 +89,27 @@ def _differences(names: tuple[str, str], runs: list[Parameters]) -> pd.DataFrame
     return pd.DataFrame(rows, columns=columns)
 
 
-def write(tables: dict[str, pd.DataFrame], folder: Path) -> list[Path]:
-    """Write the tables of a comparison as CSV into a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}.csv" for name in tables]
-    for path, table in zip(paths, tables.values(), strict=True):
-        table.to_csv(path, index=False, float_format="%.6g")
-    return paths
+def text(first: str, second: str, tables: dict[str, pd.DataFrame]) -> str:
+    """The tables of a comparison for a terminal."""
+    titles = {
+        "parameters": "Parameters that differ",
+        "costs": "Mean total cost (bps) with its interval",
+        "differences": f"{second} minus {first} on the same parent orders (bps; below 0: {second} costs less)",
+    }
+    parts = []
+    for name, title in titles.items():
+        table = tables[name]
+        body = table.to_string(index=False, float_format="{:.3f}".format, na_rep="-") if len(table) else "none"
+        parts.append(f"{title}\n{body}")
+    return "\n\n".join(parts)
+
+
+def write(first: str, second: str, tables: dict[str, pd.DataFrame], folder: Path) -> None:
+    """Write the tables of a comparison as CSV into a folder, and the differences as a figure."""
+    for name, table in tables.items():
+        with atomic(folder / f"{name}.csv") as temporary:
+            table.to_csv(temporary, index=False, float_format=CSV_FLOAT)
+    if len(tables["differences"]):
+        figure = plot_differences(tables["differences"], first, second)
+        with atomic(folder / "differences.png") as temporary:
+            temporary.write_bytes(style.preview(figure).data)

@@ -53,8 +53,8 @@ def record(paths: Paths, stage: str, stamps: Mapping[str, Any], files: Iterable[
     return store(record_path(paths, stage), dict(stamps) | {"files": shown, "derived": derived})
 
 
-def record_render(paths: Paths, stage: str, render: Path) -> None:
-    """Add the render, which is whole only after the stage's last cell, to the record of its stage.
+def record_render(paths: Paths, stage: str, render: Path, shown_with: Mapping[str, Any]) -> None:
+    """Add the render, which is whole only after the stage's last cell, and what decided it to the record of its stage.
 
     Raises
     ------
@@ -64,10 +64,10 @@ def record_render(paths: Paths, stage: str, render: Path) -> None:
     place = record_path(paths, stage)
     if not place.exists():
         raise MissingInputError(f"{stage} left no record {place}: its last cell must be provenance.stamp(...)")
-    entry = read(place)
+    entry = read(place) | {"shown_with": dict(shown_with)}
     if render.resolve().is_relative_to(paths.outputs):
         entry["files"][render.resolve().relative_to(paths.outputs).as_posix()] = sha256(render)
-        store(place, entry)
+    store(place, entry)
 
 
 def lost(paths: Paths, stage: str) -> str:
@@ -88,7 +88,7 @@ def assembled(parameters: Parameters, paths: Paths, units: Iterable[str]) -> dic
     for name in units:
         place = record_path(Paths(paths.name), name)
         if place.exists():
-            stages[name] = read(place)
+            stages[name] = {key: value for key, value in read(place).items() if key != "shown_with"}
     values = parameters.model_dump(mode="json")
     return {"profile": parameters.profile, "parameters": values, "stages": stages}
 

@@ -77,9 +77,7 @@ def _no_book(asset: str, parameters: Parameters, report: Mapping[str, Any]) -> s
     dropped = report["dropped"]
     message = f"{asset}: no valid l2Book message from {parameters.source.start} on; dropped {dropped}"
     if dropped.get("l2Book_aggregated"):
-        message += (
-            "; prices of whole ticks are wanted: record l2Book without nSigFigs, or correct contracts.sz_decimals"
-        )
+        message += "; prices must be whole ticks: record l2Book without nSigFigs, or correct contracts.sz_decimals"
     if dropped.get("l2Book_stamp_ahead"):
         message += "; what is stamped ahead came to a recorder whose clock is behind: set it by NTP"
     return message

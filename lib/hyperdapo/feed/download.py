@@ -1,4 +1,4 @@
-"""Stage 01: the raw messages of one asset, from an endpoint that replays as Tardis does, or from the exchange's archive.
+"""Stage 01: raw messages of one asset, from an endpoint that replays as Tardis does or from the exchange's archive.
 
 They come day by day, by Tardis's client, which caches slices of some minutes each. Every slice is decompressed to its
 end, and fetched again where it is damaged; a day that is whole is marked with the SHA-256 of each of its slices, so

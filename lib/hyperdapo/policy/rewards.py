@@ -106,7 +106,7 @@ def fixed_weights(orders: Orders, states: pd.DataFrame) -> dict[str, Floats]:
     Those of the profile are (n, 3) where its objectives disagree: each state has the weights of its objective.
     """
     profile = _by_objective(orders).loc[states["objective"]].to_numpy(float)
-    profile /= profile.sum(axis=1, keepdims=True)
+    profile = profile / profile.sum(axis=1, keepdims=True)
     agreed = profile[0] if (profile == profile[0]).all() else profile
     return {"draft": np.array(DRAFT), "profile": agreed, "execution_only": np.eye(3)[0], "cost_only": np.eye(3)[2]}
 

@@ -8,16 +8,19 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ParamSpec, TypeVar
 
+from hyperdapo import plan
 from hyperdapo.errors import HostError, HostUnreachableError, ParameterError
+from hyperdapo.evidence.provenance import record_path
 from hyperdapo.files import atomic_folder, checksum_of, full_disk, own_ending, writing_into
-from hyperdapo.paths import REPOSITORY, data_root, outputs_root
+from hyperdapo.paths import REPOSITORY, Paths, data_root, outputs_root
+from hyperdapo.stages import record
 
 PYTHONS = ("python3", "python3.13", "python3.12", "python3.11")
 PATIENCE_S = 3600.0
@@ -249,9 +252,6 @@ def _last(said: str) -> str:
 _STAY = re.compile(r"^outputs/|^\.venv$|(^|/)(\.env(\..*)?|\.netrc|id_\w+|.*\.(pem|key))$")
 """Of what git lists: results (the host makes its own), an environment's link, and files that are secrets by name."""
 
-_UNFINISHED = "runs"
-_ADAPTERS = "models"
-
 
 def repository_files() -> list[str]:
     """Tracked and unignored files of the repository, as git lists them, but no results and no secrets.
@@ -292,45 +292,29 @@ def send_files(host: Host, files: Iterable[Path]) -> None:
             host.patiently(host.send, root, names, there)
 
 
-def changed_since(host: Host, files: Iterable[Path]) -> list[str]:
-    """Names of the files that are not (or no longer) the same here and there."""
-    groups = [group for group in _by_root(files) if group[2]]
-    return [name for root, there, names in groups for name in host.patiently(host.changed, root, names, there)]
-
-
-def beside(inputs: Iterable[Path]) -> list[Path]:
-    """The inputs and their records, the whole adapter where one is its training log, the manifests of the stamps."""
-    found: dict[Path, None] = {}
-    for path in inputs:
-        whole = path.parent.rglob("*") if path.name == "training_log.csv" else [path]
-        found |= dict.fromkeys(file for file in whole if file.is_file())
-        manifest = path.parent / "manifest.json"
-        for file in (manifest, checksum_of(path)):
-            found |= {file: None} if path.is_relative_to(data_root()) and file.is_file() else {}
-    return list(found)
-
-
-def bring_back(host: Host, profile: str, assets: Iterable[str], outputs: Iterable[Path]) -> None:
+def bring_back(host: Host, stage: str, folders: Sequence[Paths]) -> None:
     """Bring what a stage wrote there, finished or not: tables, adapters and checkpoints, figures, tables, renders.
 
-    Each file and each adapter is put in its place by one move. What is newer here stays.
+    Each file and each adapter is put in its place by one move. What is newer here stays. The records, which say that
+    all is there, come last.
 
     Raises
     ------
     DiskFullError
         If the disk here takes no more. Else as `Host.run`.
     """
-    here, (models, runs) = data_root() / profile, (data_root() / profile / kind for kind in (_ADAPTERS, _UNFINISHED))
-    outputs = list(outputs)
-    if any(path.is_relative_to(models) for path in outputs):
-        for folder in [kind / asset for kind in (models, runs) for asset in assets]:
+    name = folders[0].name
+    here = data_root() / name
+    if plan.MODELS in plan.WRITES[stage]:
+        for folder in [kind for paths in folders for kind in (paths.models, paths.runs)]:
             host.patiently(_bring_folder, host, folder)
-    made = [path for path in outputs if path.is_relative_to(here) and models not in path.parents]
-    tables = [str(file.relative_to(here)) for path in made for file in (path, checksum_of(path))]
-    if tables:
-        host.patiently(host.fetch, f"data/{profile}", here, "--update", names=tables)
-    shown = ("--update", "--exclude=.*")
-    host.patiently(host.fetch, f"outputs/{profile}", outputs_root() / profile, *shown)
+    tables = [paths.data / file for paths in folders for file in plan.WRITES[stage] if file != plan.MODELS]
+    records = [place for paths in folders for place in (record.place(stage, paths), record_path(paths, stage))]
+    for files in ([*tables, *map(checksum_of, tables)], records):
+        if files:
+            names = [str(path.relative_to(here)) for path in files]
+            host.patiently(host.fetch, f"data/{name}", here, "--update", names=names)
+    host.patiently(host.fetch, f"outputs/{name}", outputs_root() / name, "--update", "--exclude=.*")
 
 
 def _bring_folder(host: Host, here: Path) -> None:

@@ -6,8 +6,6 @@ command again goes on where it was. `host` is the part that runs there.
 
 import fcntl
 import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -16,93 +14,26 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from secrets import token_hex
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from hyperdapo import plan
-from hyperdapo.errors import HostError, HyperdapoError
-from hyperdapo.files import require
+from hyperdapo.errors import HostError
 from hyperdapo.params import Parameters, load
-from hyperdapo.paths import PARAMS, REPOSITORY, data_root, outputs_root
+from hyperdapo.paths import REPOSITORY, Paths, data_root, outputs_root
 from hyperdapo.remote import connection
 from hyperdapo.remote.connection import Host, say
-from hyperdapo.workflow.run import snakemake
-
-_STAMP = ".snakemake_timestamp"  # which Snakemake leaves in a folder that is an output, and whose time counts
+from hyperdapo.stages import record, take_over
 
 
-@dataclass(frozen=True)
-class StageFiles:
-    """Files that a stage reads (its notebook and modules among them) and writes, for the assets of a run."""
-
-    inputs: list[Path]
-    outputs: list[Path]
+def stage_inputs(parameters: Parameters, stage: str) -> list[Path]:
+    """What a stage reads, all of it there; raises MissingInputError with the command that makes what is missing."""
+    inputs = (record.inputs(stage, parameters, paths.asset) for paths in _folders(parameters, stage))
+    return list(dict.fromkeys(path for files in inputs for path in files))
 
 
-def stage_files(parameters: Parameters, overrides: Mapping[str, Any]) -> dict[str, StageFiles]:
-    """Files of every stage by its name, as the rules of the Snakefile name them.
-
-    Raises
-    ------
-    HyperdapoError
-        If Snakemake cannot read the workflow.
-    """
-    with TemporaryDirectory() as folder:
-        listing = Path(folder) / "files.json"
-        command = snakemake(parameters, overrides, [], "--list-rules", config={"files": str(listing)})
-        _quietly(command, "Snakemake cannot read the workflow")
-        rules = json.loads(listing.read_text())
-    return {stage: _of_assets([rules[name] for name in plan.rules(stage)], parameters) for stage in plan.STAGES}
-
-
-def require_inputs(stage: str, files: Mapping[str, StageFiles], profile: str) -> list[Path]:
-    """What a stage reads, all of it there.
-
-    Raises
-    ------
-    MissingInputError
-        Naming the first file that is not there, the stage that writes it, and the command that runs that stage.
-    """
-    makers = {path: maker for maker, found in files.items() for path in found.outputs}
-    return [require(path, makers.get(path, stage), profile) for path in files[stage].inputs]
-
-
-def mark_done(parameters: Parameters, overrides: Mapping[str, Any], stage: str, files: StageFiles) -> None:
-    """Tell Snakemake that what a stage writes is up to date: it was made elsewhere, of the same files and parameters.
-
-    What is newer than all that it was made of keeps its time, so that later stages are not made to run again.
-
-    Raises
-    ------
-    HyperdapoError
-        If Snakemake refuses.
-    """
-    rules = plan.rules(stage)
-    options = ["--touch", "--forcerun", *rules, "--cores", "1", "--rerun-incomplete", "--allowed-rules", "all", *rules]
-    places = [path / _STAMP if path.is_dir() else path for path in files.outputs]
-    times = {path: path.stat().st_mtime_ns for path in places if path.exists()}
-    _quietly(snakemake(parameters, overrides, [stage], *options), f"Snakemake does not take {stage}")
-    newest_input = max(path.stat().st_mtime_ns for path in files.inputs)
-    for path, time_ns in times.items():
-        if time_ns > newest_input:
-            os.utime(path, ns=(time_ns, time_ns))
-
-
-def _quietly(command: list[str], failure: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise HyperdapoError(f"{failure}: {done.stderr.strip()}")
-
-
-def _of_assets(rules: list[list[list[str]]], parameters: Parameters) -> StageFiles:
-    """What the rules of a stage read and write together; what one writes for the next is written."""
-    read, written = ([path for rule in rules for path in _each(rule[side], parameters)] for side in (0, 1))
-    return StageFiles([path for path in dict.fromkeys(read) if path not in written], list(dict.fromkeys(written)))
-
-
-def _each(patterns: list[str], parameters: Parameters) -> list[Path]:
-    paths = [Path(pattern.format(asset=asset)) for pattern in patterns for asset in parameters.assets]
-    return list(dict.fromkeys(paths))
+def _folders(parameters: Parameters, stage: str) -> list[Paths]:
+    assets = [""] if stage in plan.ACROSS_ASSETS else parameters.assets
+    return [Paths(parameters.name, asset) for asset in assets]
 
 
 State = dict[str, Any]
@@ -140,14 +71,14 @@ class Request:
         return f"{self.stage} {' '.join(self.assets)} ({self.profile})"
 
     @cached_property
-    def files(self) -> dict[str, StageFiles]:
-        """What every stage reads and writes here, for these assets."""
-        return stage_files(load(self.profile, self.overrides), self.overrides)
+    def parameters(self) -> Parameters:
+        """The parameters of the run there, and here."""
+        return load(self.profile, self.overrides)
 
     @property
     def log(self) -> Path:
         """Where the log of the run is kept here."""
-        return data_root() / self.profile / "remote" / f"{self.run}.log"
+        return data_root() / self.parameters.name / "remote" / f"{self.run}.log"
 
     def same_work(self, other: "Request") -> bool:
         """Whether both ask for the same, whenever they were made."""
@@ -250,12 +181,13 @@ def fetch(host: Host, request: Request | None) -> str:
     wanted = request or last
     if wanted is None:
         raise HostError(f"nothing has run on {host.name} in {host.folder}: there is nothing to fetch")
-    _bring(host, wanted, done=present["state"] == "done" and last is not None and wanted.same_work(last))
-    return f"brought from {host.name}: {wanted.title}, into {data_root() / wanted.profile} and {outputs_root()}"
+    connection.bring_back(host, wanted.stage, _folders(wanted.parameters, wanted.stage))
+    return f"brought from {host.name}: {wanted.title}, into {data_root() / wanted.parameters.name} and {outputs_root()}"
 
 
 def _send(host: Host, request: Request) -> None:
-    inputs = connection.beside(require_inputs(request.stage, request.files, request.profile))
+    take_over(request.parameters, plan.before(request.stage))
+    inputs = stage_inputs(request.parameters, request.stage)
     names = connection.repository_files()
     connection.refuse_secrets([*(REPOSITORY / name for name in names), *inputs], json.dumps(request.overrides))
     size = sum(path.stat().st_size for path in {*inputs, *(REPOSITORY / name for name in names)} if path.is_file())
@@ -291,7 +223,7 @@ def _conclude(host: Host, request: Request) -> None:
     if last is None or last.run != request.run or state["state"] == "running":
         raise HostError(f"{host.name} has begun another run meanwhile: {_title(state)}; --fetch brings what is there")
     if state["state"] == "done":
-        _bring(host, request, done=True)
+        connection.bring_back(host, request.stage, _folders(request.parameters, request.stage))
         say(f"{request.title} done on {host.name}; its results are in {data_root()} and {outputs_root()}")
         return
     if state["state"] == "stopped":
@@ -304,20 +236,6 @@ def _reason(tail: list[str]) -> list[str]:
     """The run's own last error of a log's last lines, or the very last where it told none."""
     own = [number for number, line in enumerate(tail) if line.startswith("hyperdapo: ")]
     return [line for line in tail[own[-1] if own else -_SHOWN_LINES :] if line]
-
-
-def _bring(host: Host, request: Request, done: bool) -> None:
-    """Bring the results; a stage that is `done`, of what is here too, need not run here again."""
-    files = request.files[request.stage]
-    connection.bring_back(host, request.profile, request.assets, files.outputs)
-    if not done or not all(path.exists() for path in [*files.inputs, *files.outputs]):
-        return
-    settings = [PARAMS / "base.yaml", PARAMS / f"{request.profile}.yaml"]
-    if changed := connection.changed_since(host, [*files.inputs, *settings]):
-        names = ", ".join(sorted(changed)[:5]) + (", ..." if len(changed) > 5 else "")
-        say(f"changed here since it was sent: {names}; the next run here may run {request.stage} again")
-    else:
-        mark_done(load(request.profile, request.overrides), request.overrides, request.stage, files)
 
 
 def _recorded(state: State) -> Request | None:

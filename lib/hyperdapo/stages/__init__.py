@@ -3,10 +3,12 @@
 `compute` here brings one stage of a run up to date; the notebooks and the workflow both call it. Nothing is drawn.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from importlib import import_module
 
 from hyperdapo import plan
+from hyperdapo.errors import MissingInputError
 from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths
 from hyperdapo.stages import record
@@ -38,3 +40,16 @@ def compute(
         files = module.compute(parameters, paths, watch) if stage == "05_train" else module.compute(parameters, paths)
         record.write(stage, paths, decided, files)
     record.touch(stage, paths)
+
+
+def take_over(parameters: Parameters, stages: Iterable[str]) -> list[str]:
+    """Link what other runs have computed as it would be computed here; the units (`05_train BTC`) that it is."""
+    taken = []
+    for stage in stages:
+        for asset in plan.assets_of(stage, parameters.assets):
+            paths = Paths(parameters.name, asset)
+            with suppress(MissingInputError):
+                decided = record.identity(stage, parameters, asset)
+                if not record.stands(stage, paths, decided) and record.borrow(stage, paths, decided):
+                    taken.append(plan.unit(stage, asset))
+    return taken

@@ -9,20 +9,24 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from hyperdapo import dependencies, plan
-from hyperdapo.errors import DataError
+from hyperdapo.errors import DataError, MissingInputError
 from hyperdapo.feed.slices import cover
 from hyperdapo.files import atomic, checksum_of, require
 from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths, data_root, option
 
+Files = dict[str, dict[str, Any]]
+"""What a stage left, by name within the run: `sha256` and `bytes`."""
+
 Content = dict[str, Any]
-"""Of a record: the three fields of `Identity`, and `files`, by name within the run: `sha256` and `bytes`."""
+"""Of a record: the three fields of `Identity`, and `files`."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,10 @@ class Identity:
     inputs: dict[str, str]
 
 
-def identity(stage: str, parameters: Parameters, asset: str = "") -> Identity:
-    """What decides the result of a stage now.
+def identity(
+    stage: str, parameters: Parameters, asset: str = "", made: Callable[[str, Paths], Files] | None = None
+) -> Identity:
+    """What decides the result of a stage now; `made` tells what a stage before it left, where not the records do.
 
     Raises
     ------
@@ -47,7 +53,7 @@ def identity(stage: str, parameters: Parameters, asset: str = "") -> Identity:
         for name in plan.READS[stage]:
             maker = plan.WRITTEN_BY[name]
             if (maker in plan.ACROSS_ASSETS) == (source.asset == ""):
-                inputs[f"{source.asset}/{name}".lstrip("/")] = _digest_of(name, _made(maker, source))
+                inputs[f"{source.asset}/{name}".lstrip("/")] = _digest_of(name, (made or _made)(maker, source))
     return Identity(code(stage), values(stage, parameters), inputs)
 
 
@@ -83,17 +89,52 @@ def write(stage: str, paths: Paths, decided: Identity, files: Iterable[Path]) ->
     _store(place(stage, paths), asdict(decided) | {"files": left})
 
 
+def inputs(stage: str, parameters: Parameters, asset: str = "") -> list[Path]:
+    """All files without which a stage cannot be computed elsewhere: what it reads, with checksums and records.
+
+    Raises
+    ------
+    MissingInputError
+        If a stage before it has not been computed.
+    """
+    found = dict[Path, None]()
+    for source in _sources(stage, parameters, asset):
+        for maker in plan.before(stage):
+            if (maker in plan.ACROSS_ASSETS) != (source.asset == ""):
+                continue
+            names = [name for name in _made(maker, source) if _is_read(name, stage)]
+            paths = [data_root() / parameters.name / name for name in names]
+            found |= dict.fromkeys([place(maker, source), source.data / "manifest.json", *paths])
+            found |= dict.fromkeys(checksum_of(path) for path in paths)
+    return [path for path in found if path.exists()]
+
+
 def stands(stage: str, paths: Paths, decided: Identity) -> bool:
     """Whether a stage was computed as it would be now, and all that it left is there."""
     content = read(stage, paths)
-    return content is not None and _same(content, decided) and not lost(stage, paths)
+    return content is not None and _same(content, decided) and not _lost(content, stage, paths)
 
 
-def lost(stage: str, paths: Paths) -> str:
-    """What is missing of what a stage left, in words; nothing where all is there."""
+def why_not(stage: str, parameters: Parameters, asset: str = "") -> str:
+    """Why what a stage left does not stand, in words; nothing where it stands, or left no record.
+
+    Raises
+    ------
+    MissingInputError
+        If a stage before it has not been computed.
+    """
+    paths = Paths(parameters.name, asset)
     content = read(stage, paths)
     if content is None:
         return f"{place(stage, paths).name} is damaged" if place(stage, paths).exists() else ""
+    reasons = [f"{name} {then} -> {now}" for name, (then, now) in changed(content, parameters).items()]
+    reasons += ["its code"] * (content["code"] != code(stage))
+    if not reasons and content["inputs"] != identity(stage, parameters, asset).inputs:
+        reasons = ["what it reads"]
+    return f"changed: {', '.join(reasons)}" if reasons else _lost(content, stage, paths)
+
+
+def _lost(content: Content, stage: str, paths: Paths) -> str:
     for name, described in content["files"].items():
         path = data_root() / paths.name / name
         if not path.is_file() or path.stat().st_size != described["bytes"]:
@@ -106,17 +147,42 @@ def touch(stage: str, paths: Paths) -> None:
     os.utime(place(stage, paths))
 
 
+def lender(stage: str, paths: Paths, decided: Identity) -> Paths | None:
+    """Another run in which a stage was computed as it would be here, if there is one."""
+    records = data_root().glob("/".join(filter(None, ["*", paths.asset, "computed", f"{stage}.json"])))
+    others = (Paths(path.relative_to(data_root()).parts[0], paths.asset) for path in sorted(records))
+    return next((other for other in others if other != paths and stands(stage, other, decided)), None)
+
+
 def borrow(stage: str, paths: Paths, decided: Identity) -> bool:
     """Link the files of another run in which a stage was computed as it would be here; whether there is one."""
-    for other in sorted(data_root().glob(f"*/{paths.asset}/computed/{stage}.json".replace("//", "/"))):
-        lender = Paths(other.relative_to(data_root()).parts[0], paths.asset)
-        if lender != paths and stands(stage, lender, decided):
-            content = read(stage, lender) or {}
-            for name in content["files"]:
-                _link(data_root() / lender.name / name, data_root() / paths.name / name)
-            _store(place(stage, paths), content)
-            return True
-    return False
+    other = lender(stage, paths, decided)
+    if other is None:
+        return False
+    content = read(stage, other) or {}
+    for name in content["files"]:
+        _link(data_root() / other.name / name, data_root() / paths.name / name)
+    _store(place(stage, paths), content)
+    return True
+
+
+def lenders(parameters: Parameters, stages: Iterable[str]) -> dict[str, str]:
+    """Which units (`05_train BTC`) of a run would be taken over from which other runs; nothing is linked."""
+    known, found = dict[tuple[str, str], Files](), dict[str, str]()
+
+    def made(maker: str, source: Paths) -> Files:
+        return known.get((maker, source.asset)) or _made(maker, source)
+
+    for stage in stages:
+        for asset in plan.assets_of(stage, parameters.assets):
+            paths = Paths(parameters.name, asset)
+            with suppress(MissingInputError):
+                decided = identity(stage, parameters, asset, made)
+                other = None if stands(stage, paths, decided) else lender(stage, paths, decided)
+                if other is not None:
+                    found[plan.unit(stage, asset)] = other.name
+                    known[stage, asset] = (read(stage, other) or {})["files"]
+    return found
 
 
 def refuse_others(stage: str, parameters: Parameters, asset: str = "") -> None:
@@ -163,7 +229,7 @@ def _sources(stage: str, parameters: Parameters, asset: str) -> list[Paths]:
     return [Paths(parameters.name, name) for name in names]
 
 
-def _made(stage: str, paths: Paths) -> dict[str, dict[str, Any]]:
+def _made(stage: str, paths: Paths) -> Files:
     """What a stage left; raises as `identity`."""
     content = read(stage, paths)
     if content is None:
@@ -171,6 +237,13 @@ def _made(stage: str, paths: Paths) -> dict[str, dict[str, Any]]:
         require(place(stage, paths), stage, paths.name)
     assert content is not None
     return dict(content["files"])
+
+
+def _is_read(path: str, stage: str) -> bool:
+    """Whether a stage reads a file, by its name within the run."""
+    return Path(path).name in plan.READS[stage] or (
+        plan.MODELS in plan.READS[stage] and Path(path).parts[0] == plan.MODELS
+    )
 
 
 def _digest_of(name: str, files: Mapping[str, Mapping[str, Any]]) -> str:

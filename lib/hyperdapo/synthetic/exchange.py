@@ -12,10 +12,11 @@ from math import exp, log, sqrt
 import numpy as np
 
 from hyperdapo.errors import ParameterError
+from hyperdapo.market.columns import Integers
 from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD, tick_size
 from hyperdapo.sections import SyntheticAsset
 from hyperdapo.synthetic import matching
-from hyperdapo.synthetic.matching import BID, Integers, Probes, Rules, State, empty_book, empty_record, no_probes
+from hyperdapo.synthetic.matching import BID, Probes, Rules, State, empty_book, empty_messages, no_probes
 from hyperdapo.synthetic.tape import Recorder, Tape, joined
 from hyperdapo.times import HOUR_NS, MINUTE_NS, by_day
 
@@ -42,7 +43,7 @@ def play(
 ) -> Iterator[Tape]:
     """Play the market of `asset` and yield tape by tape what a recorder connected from `start_ns` on sees.
 
-    Probes (`among` the orders of the others) fill in what becomes of them; without, the market is that of nobody's.
+    Probes (`among` the orders of the others) fill in what becomes of them; without, all orders are of the others.
 
     The same arguments give the same tapes; another `end_ns` gives the same messages up to the earlier end. Each asset
     draws from its own stream, made of `seed` and its name.
@@ -57,16 +58,16 @@ def play(
     rng = np.random.default_rng([seed, zlib.crc32(asset.encode())])
     among = no_probes() if among is None else among
     state, book = _opening(model, sz_decimals, prices, start_ns - WARMUP_NS), empty_book(len(prices), RESTING_ORDERS)
-    record = empty_record(books=2_000, tops=10_000, prints=40_000)  # a quarter of an hour
+    messages = empty_messages(books=2_000, tops=10_000, prints=40_000)  # a quarter of an hour
     recorder = Recorder(asset, sz_decimals, prices, model, seed)
     for part in by_day(start_ns, end_ns, PLAYED_NS):
         while state.exchange_ns < part[1]:
-            record.used[:] = 0
+            messages.used[:] = 0
             try:
-                state = State(*matching.run(book, state, rules, prices, part[1], record, rng, among))
+                state = State(*matching.run(book, state, rules, prices, part[1], messages, rng, among))
             except ValueError as error:
                 raise ParameterError(f"synthetic {asset}: {error}") from None
-            recorder.take(record)
+            recorder.add(messages)
         yield recorder.tape(*part)
 
 

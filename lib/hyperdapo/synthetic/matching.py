@@ -1,7 +1,7 @@
 """The synthetic exchange, compiled: individual orders matched by price and time, and the participants who send them.
 
 Participants: liquidity providers who centre on the efficient price, and takers. All compiled code is in this module,
-because numba's cache watches only the file of the function that is called. Words and units are those of `layout`.
+because numba's cache watches only the file of the function that is called. Prices are levels of a ladder, sizes lots.
 """
 
 from math import ceil, exp, floor, sqrt
@@ -9,16 +9,28 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
+
+from hyperdapo.market.columns import Integers, Mask
+from hyperdapo.times import MS_NS, SECOND_NS
 
 BID, ASK, FREE = 0, 1, 2
 NOBODY = -1  # owner of an order that is not a probe
 VISIBLE = 20  # levels of a snapshot, a side
+Random = np.random.Generator
+BOOK_EVERY_NS = SECOND_NS // 2  # at the first block after it: one snapshot every 0.54 s
+REGIME_S, REGIME_SD = 900.0, 0.3  # of the logarithm of the volatility multiplier, which stays within [0.5, 2]
+DEPTH_TILT, FLOW_TILT = 0.5, 1.0  # what one standard deviation of the signal does to log depth and log odds of a buy
+SIGN_PERSISTENCE = 0.35  # chance that a market order continues the metaorder of the one before
+SELF_EXCITED, NEWS_EXCITED, EXCITEMENT_S = 0.4, 0.3, 2.0  # shares of market orders; decay of their intensity (Hawkes)
+ORDERS_PER_LEVEL, SIZE_SD = 5.0, 1.0  # resting orders; standard deviation of the logarithm of their size
+TOUCH_S, DEEPER_S, DEEPEST_S = 1.7, 0.25, 8.0  # life of an order: at the touch, more per level, at most
+STALE_S = 0.2  # life of an order that the efficient price has passed
+THIN_REFILL = 10.0  # how much faster an empty level fills than a full one
+LARGE_SHARE, LARGE_ORDERS, LARGE_SD, SMALL_ORDERS = 0.12, 10.0, 0.7, 0.1  # market orders, in mean resting orders
+SLIPPAGE = 6  # levels beyond the touch that a market order accepts
 
-Integers = NDArray[np.int64]
 
-
-class Book(NamedTuple):
+class OrderBook(NamedTuple):
     """Queues of orders: per level the resting lots, orders, first and last order; of each order what it is."""
 
     lots: Integers
@@ -62,7 +74,7 @@ class State(NamedTuple):
     taker: int  # side of the latest market order: BID buys, ASK sells
 
 
-class Record(NamedTuple):
+class Messages(NamedTuple):
     """Messages of a stretch of time. `used` counts the rows of snapshots, of best quotes and of prints."""
 
     book_ns: Integers  # (rows, 2): exchange, local
@@ -86,12 +98,12 @@ class Probes(NamedTuple):
     side: Integers
     steps: Integers
     lots: Integers
-    post_only: NDArray[np.bool_]
-    early: NDArray[np.bool_]
+    post_only: Mask
+    early: Mask
     order: Integers  # its place in the book, NOBODY while it has none
     level: Integers
     ahead: Integers  # lots before it when it came to rest
-    rejected: NDArray[np.bool_]
+    rejected: Mask
     placed_ns: Integers  # its block; 0 until then
     ended_ns: Integers  # the block of its cancel; 0 for none
     passed: Integers  # how many have arrived, how many of the first have ended
@@ -103,14 +115,27 @@ def probes(
     side: Integers,
     steps: Integers,
     lots: Integers,
-    post_only: NDArray[np.bool_],
-    early: NDArray[np.bool_],
+    post_only: Mask,
+    early: Mask,
 ) -> Probes:
     """Probes (n,) that have not arrived."""
     count = len(arrival_ns)
-    given = (arrival_ns, cancel_ns, side, steps, lots, post_only, early)
-    order, level, ahead, placed_ns, ended_ns = (np.full(count, start) for start in (NOBODY, NOBODY, 0, 0, 0))
-    return Probes(*given, order, level, ahead, np.zeros(count, np.bool_), placed_ns, ended_ns, np.zeros(2, np.int64))
+    return Probes(
+        arrival_ns,
+        cancel_ns,
+        side,
+        steps,
+        lots,
+        post_only,
+        early,
+        order=np.full(count, NOBODY),
+        level=np.full(count, NOBODY),
+        ahead=np.zeros(count, np.int64),
+        rejected=np.zeros(count, np.bool_),
+        placed_ns=np.zeros(count, np.int64),
+        ended_ns=np.zeros(count, np.int64),
+        passed=np.zeros(2, np.int64),
+    )
 
 
 def no_probes() -> Probes:
@@ -119,9 +144,9 @@ def no_probes() -> Probes:
     return probes(none, none, none, none, none, never, never)
 
 
-def empty_book(levels: int, orders: int) -> Book:
+def empty_book(levels: int, orders: int) -> OrderBook:
     """A book over that many levels, with room for that many resting orders."""
-    return Book(
+    return OrderBook(
         lots=np.zeros(levels, np.int64),
         orders=np.zeros(levels, np.int64),
         first=np.full(levels, -1),
@@ -136,9 +161,9 @@ def empty_book(levels: int, orders: int) -> Book:
     )
 
 
-def empty_record(books: int, tops: int, prints: int) -> Record:
-    """A record with room for that many snapshots, best quotes and prints."""
-    return Record(
+def empty_messages(books: int, tops: int, prints: int) -> Messages:
+    """Room for that many snapshots, best quotes and prints."""
+    return Messages(
         book_ns=np.empty((books, 2), np.int64),
         book=np.empty((books, 2, VISIBLE, 3), np.int64),
         top_ns=np.empty((tops, 2), np.int64),
@@ -149,96 +174,47 @@ def empty_record(books: int, tops: int, prints: int) -> Record:
     )
 
 
-Random = np.random.Generator
-BOOK_EVERY_NS = 500_000_000  # at the first block after it: one snapshot every 0.54 s
-REGIME_S, REGIME_SD = 900.0, 0.3  # of the logarithm of the volatility multiplier, which stays within [0.5, 2]
-DEPTH_TILT, FLOW_TILT = 0.5, 1.0  # what one standard deviation of the signal does to log depth and log odds of a buy
-SIGN_PERSISTENCE = 0.35  # chance that a market order continues the metaorder of the one before
-SELF_EXCITED, NEWS_EXCITED, EXCITEMENT_S = 0.4, 0.3, 2.0  # shares of market orders; decay of their intensity (Hawkes)
-ORDERS_PER_LEVEL, SIZE_SD = 5.0, 1.0  # resting orders; standard deviation of the logarithm of their size
-TOUCH_S, DEEPER_S, DEEPEST_S = 1.7, 0.25, 8.0  # life of an order: at the touch, more per level, at most
-STALE_S = 0.2  # life of an order that the efficient price has passed
-THIN_REFILL = 10.0  # how much faster an empty level fills than a full one
-LARGE_SHARE, LARGE_ORDERS, LARGE_SD, SMALL_ORDERS = 0.12, 10.0, 0.7, 0.1  # market orders, in mean resting orders
-SLIPPAGE = 6  # levels beyond the touch that a market order accepts
-
-
 @njit(cache=True)
-def post(book: Book, side: int, level: int, lots: int, owner: int = NOBODY) -> bool:
-    """Rest a post-only order behind its level's queue; False when it would cross and is rejected."""
-    top = book.top
-    if (side == BID and level >= top[ASK]) or (side == ASK and level <= top[BID]):
-        return False
-    if top[FREE] == 0:
-        raise ValueError("too many orders rest; lower volatility_bps")
-    top[FREE] -= 1
-    order = book.free[top[FREE]]
-    book.order_lots[order], book.order_level[order], book.owner[order] = lots, level, owner
-    book.preceding[order], book.following[order] = book.last[level], -1
-    if book.orders[level] == 0:
-        book.first[level] = order
-    else:
-        book.following[book.last[level]] = order
-    book.last[level] = order
-    book.orders[level] += 1
-    book.lots[level] += lots
-    if side == BID:
-        top[BID] = max(top[BID], level)
-    else:
-        top[ASK] = min(top[ASK], level)
-    return True
-
-
-@njit(cache=True)
-def cancel(book: Book, order: int) -> None:
-    """Take an order out of its queue, with what is left of it."""
-    level, before, after = book.order_level[order], book.preceding[order], book.following[order]
-    if before < 0:
-        book.first[level] = after
-    else:
-        book.following[before] = after
-    if after < 0:
-        book.last[level] = before
-    else:
-        book.preceding[after] = before
-    book.orders[level] -= 1
-    book.lots[level] -= book.order_lots[order]
-    book.owner[order] = NOBODY
-    top = book.top
-    book.free[top[FREE]] = order
-    top[FREE] += 1
-    while top[BID] >= 0 and book.orders[top[BID]] == 0:
-        top[BID] -= 1
-    while top[ASK] < len(book.orders) and book.orders[top[ASK]] == 0:
-        top[ASK] += 1
-
-
-@njit(cache=True)
-def take(book: Book, taker: int, limit: int, lots: int, prints: Integers, used: int, owner: int = NOBODY) -> int:
-    """Match an IOC order up to the level `limit`; each maker met is one row of `prints`. Returns the rows used."""
-    maker = ASK if taker == BID else BID
-    while lots > 0:
-        level = book.top[maker]
-        beyond = level > min(limit, len(book.orders) - 1) if taker == BID else level < max(limit, 0)
-        if beyond:
-            break
-        order = book.first[level]
-        traded = min(lots, book.order_lots[order])
-        prints[used, 0], prints[used, 1], prints[used, 2] = level, traded, taker
-        prints[used, 3], prints[used, 4] = book.owner[order], owner
-        used += 1
-        lots -= traded
-        book.order_lots[order] -= traded
-        book.lots[level] -= traded
-        if book.order_lots[order] == 0:
-            cancel(book, order)
-    return used
+def run(
+    book: OrderBook,
+    state: State,
+    rules: Rules,
+    prices: Integers,
+    until_ns: int,
+    messages: Messages,
+    rng: Random,
+    probes: Probes,
+) -> State:
+    """Play blocks until `until_ns` or until the messages are full; within a block post-only, cancels, takers."""
+    while state.exchange_ns < until_ns and _has_room(messages):
+        before = state.exchange_ns
+        state = _evolve(state, rules, prices, rng)
+        dt = (state.exchange_ns - before) * 1e-9
+        below, above = prices[state.level], prices[state.level + 1]
+        position = state.level + (exp(state.log_price) - below) / (above - below)
+        half_spread = rules.half_spread * volatility_multiplier(state.regime)
+        bid, ask = floor(position - half_spread), ceil(position + half_spread)
+        arrived = int(np.searchsorted(probes.arrival_ns, state.exchange_ns, side="right"))
+        _admit(book, probes, arrived, state, True, True, messages)
+        for side, quote in ((BID, bid), (ASK, ask)):
+            _quote(book, side, quote, dt, state.signal, rules, rng)
+        _admit(book, probes, arrived, state, True, False, messages)
+        for side, quote in ((BID, bid), (ASK, ask)):
+            _withdraw(book, side, quote, dt, rules, rng)
+        _recall(book, probes, state.exchange_ns)
+        _admit(book, probes, arrived, state, False, True, messages)
+        excitement, taker = _trade(book, bid, ask, dt, state, rules, messages, rng)
+        _admit(book, probes, arrived, state, False, False, messages)
+        probes.passed[0], due = arrived, _publish(book, state, messages)
+        now, local, _, log_price, level, signal, regime, _, _ = state
+        state = State(now, local, due, log_price, level, signal, regime, excitement, taker)
+    return state
 
 
 @njit(cache=True)
 def _evolve(state: State, rules: Rules, prices: Integers, rng: Random) -> State:
     """The next block: its time, the latent signal, the volatility regime, the efficient price, the excitement."""
-    step_ns = int(rng.integers(70, 101)) * 1_000_000
+    step_ns = int(rng.integers(70, 101)) * MS_NS
     dt = step_ns * 1e-9
     delay_ns = int((0.30 + 0.11 * exp(0.6 * rng.standard_normal())) * 1e7) * 100
     keep = exp(-dt / rules.signal_s)
@@ -271,19 +247,7 @@ def volatility_multiplier(regime: float) -> float:
 
 
 @njit(cache=True)
-def _life(behind: int) -> float:
-    """Mean life in seconds of an order `behind` levels outside the quotes; negative: the price has passed it."""
-    return STALE_S if behind < 0 else min(TOUCH_S + DEEPER_S * behind, DEEPEST_S)
-
-
-@njit(cache=True)
-def _lots(mean: float, spread: float, rules: Rules, rng: Random) -> int:
-    """A lognormal size of that mean, at least the exchange's minimum."""
-    return max(int(rules.mean_lots * mean * exp(spread * (rng.standard_normal() - spread / 2))), rules.minimum_lots)
-
-
-@njit(cache=True)
-def _quote(book: Book, side: int, quote: int, dt: float, signal: float, rules: Rules, rng: Random) -> None:
+def _quote(book: OrderBook, side: int, quote: int, dt: float, signal: float, rules: Rules, rng: Random) -> None:
     """Post-only orders of one side: each level is in balance at the tilted depth, and thin levels fill faster."""
     outward = -1 if side == BID else 1
     wanted = ORDERS_PER_LEVEL * exp(-outward * DEPTH_TILT * signal)
@@ -297,7 +261,7 @@ def _quote(book: Book, side: int, quote: int, dt: float, signal: float, rules: R
 
 
 @njit(cache=True)
-def _withdraw(book: Book, side: int, quote: int, dt: float, rules: Rules, rng: Random) -> None:
+def _withdraw(book: OrderBook, side: int, quote: int, dt: float, rules: Rules, rng: Random) -> None:
     """Cancels of one side: every order ends by itself, at the rate of where it stands."""
     outward, best = -1 if side == BID else 1, book.top[side]
     for level in range(best, best + outward * 4 * rules.quoted_levels, outward):
@@ -313,8 +277,20 @@ def _withdraw(book: Book, side: int, quote: int, dt: float, rules: Rules, rng: R
 
 
 @njit(cache=True)
+def _life(behind: int) -> float:
+    """Mean life in seconds of an order `behind` levels outside the quotes; negative: the price has passed it."""
+    return STALE_S if behind < 0 else min(TOUCH_S + DEEPER_S * behind, DEEPEST_S)
+
+
+@njit(cache=True)
+def _lots(mean: float, spread: float, rules: Rules, rng: Random) -> int:
+    """A lognormal size of that mean, at least the exchange's minimum."""
+    return max(int(rules.mean_lots * mean * exp(spread * (rng.standard_normal() - spread / 2))), rules.minimum_lots)
+
+
+@njit(cache=True)
 def _trade(
-    book: Book, bid: int, ask: int, dt: float, state: State, rules: Rules, record: Record, rng: Random
+    book: OrderBook, bid: int, ask: int, dt: float, state: State, rules: Rules, messages: Messages, rng: Random
 ) -> tuple[float, int]:
     """Market orders (IOC): those who see a stale quote hit it, the others continue a metaorder or follow the signal."""
     rate = rules.market_order_rate * (1 - SELF_EXCITED - NEWS_EXCITED) + state.excitement
@@ -331,25 +307,27 @@ def _trade(
             if rng.random() > LARGE_SHARE:
                 size = _lots(SMALL_ORDERS, SIZE_SD, rules, rng)
             limit = book.top[ASK] + SLIPPAGE if taker == BID else book.top[BID] - SLIPPAGE
-        start = record.used[2]
-        end = take(book, taker, limit, size, record.print, start)
-        record.print_ns[start:end, 0], record.print_ns[start:end, 1] = state.exchange_ns, state.local_ns
-        record.used[2] = end
+        start = messages.used[2]
+        end = take(book, taker, limit, size, messages.print, start)
+        messages.print_ns[start:end, 0], messages.print_ns[start:end, 1] = state.exchange_ns, state.local_ns
+        messages.used[2] = end
     return state.excitement + orders * SELF_EXCITED / EXCITEMENT_S, taker
 
 
 @njit(cache=True)
-def _admit(book: Book, probes: Probes, last: int, state: State, post_only: bool, early: bool, record: Record) -> None:
+def _admit(
+    book: OrderBook, probes: Probes, last: int, state: State, post_only: bool, early: bool, messages: Messages
+) -> None:
     """The probes of a block that are of one kind: a post-only one rests or is rejected, another takes, then rests."""
     for probe in range(probes.passed[0], last):
         if probes.post_only[probe] != post_only or probes.early[probe] != early:
             continue
-        side, left, start = probes.side[probe], probes.lots[probe], record.used[2]
+        side, left, start = probes.side[probe], probes.lots[probe], messages.used[2]
         level = book.top[side] + (-probes.steps[probe] if side == BID else probes.steps[probe])
         if not post_only:
-            end = take(book, side, level, left, record.print, start, probe)
-            record.print_ns[start:end, 0], record.print_ns[start:end, 1] = state.exchange_ns, state.local_ns
-            left, record.used[2] = left - record.print[start:end, 1].sum(), end
+            end = take(book, side, level, left, messages.print, start, probe)
+            messages.print_ns[start:end, 0], messages.print_ns[start:end, 1] = state.exchange_ns, state.local_ns
+            left, messages.used[2] = left - messages.print[start:end, 1].sum(), end
         probes.placed_ns[probe], probes.level[probe], probes.ahead[probe] = state.exchange_ns, level, book.lots[level]
         probes.rejected[probe] = left > 0 and not post(book, side, level, left, probe)
         if left > 0 and not probes.rejected[probe]:
@@ -357,7 +335,7 @@ def _admit(book: Book, probes: Probes, last: int, state: State, post_only: bool,
 
 
 @njit(cache=True)
-def _recall(book: Book, probes: Probes, now: int) -> None:
+def _recall(book: OrderBook, probes: Probes, now: int) -> None:
     """Cancel the probes whose time is over; those that were filled have left the book."""
     for probe in range(probes.passed[1], probes.passed[0]):
         order = probes.order[probe]
@@ -370,7 +348,26 @@ def _recall(book: Book, probes: Probes, now: int) -> None:
 
 
 @njit(cache=True)
-def _describe(book: Book, side: int, rows: Integers) -> None:
+def _publish(book: OrderBook, state: State, messages: Messages) -> int:
+    """The top of the book if it changed, and the snapshot if it is due; returns when the next one is due."""
+    row = messages.used[1]
+    for side in (BID, ASK):
+        _describe(book, side, messages.top[row, side : side + 1])
+    if row == 0 or np.any(messages.top[row] != messages.top[row - 1]):
+        messages.top_ns[row, 0], messages.top_ns[row, 1] = state.exchange_ns, state.local_ns
+        messages.used[1] += 1
+    if state.exchange_ns < state.next_book_ns:
+        return state.next_book_ns
+    row = messages.used[0]
+    for side in (BID, ASK):
+        _describe(book, side, messages.book[row, side])
+    messages.book_ns[row, 0], messages.book_ns[row, 1] = state.exchange_ns, state.local_ns
+    messages.used[0] += 1
+    return state.exchange_ns + BOOK_EVERY_NS
+
+
+@njit(cache=True)
+def _describe(book: OrderBook, side: int, rows: Integers) -> None:
     """Fill (n, level | lots | orders) with the n best levels of a side, level -1 where there are no more."""
     outward, level, row = -1 if side == BID else 1, book.top[side], 0
     rows[:] = -1
@@ -382,56 +379,79 @@ def _describe(book: Book, side: int, rows: Integers) -> None:
 
 
 @njit(cache=True)
-def _publish(book: Book, state: State, record: Record) -> int:
-    """Record the top of the book if it changed and the snapshot if it is due; returns when the next one is due."""
-    row = record.used[1]
-    for side in (BID, ASK):
-        _describe(book, side, record.top[row, side : side + 1])
-    if row == 0 or np.any(record.top[row] != record.top[row - 1]):
-        record.top_ns[row, 0], record.top_ns[row, 1] = state.exchange_ns, state.local_ns
-        record.used[1] += 1
-    if state.exchange_ns < state.next_book_ns:
-        return state.next_book_ns
-    row = record.used[0]
-    for side in (BID, ASK):
-        _describe(book, side, record.book[row, side])
-    record.book_ns[row, 0], record.book_ns[row, 1] = state.exchange_ns, state.local_ns
-    record.used[0] += 1
-    return state.exchange_ns + BOOK_EVERY_NS
-
-
-@njit(cache=True)
-def _has_room(record: Record) -> bool:
+def _has_room(messages: Messages) -> bool:
     """Whether one more block fits: at most one snapshot, one best quote and every resting order printed."""
-    books, tops, prints = record.used
-    return bool(books < len(record.book) and tops < len(record.top) and prints < len(record.print) // 2)
+    books, tops, prints = messages.used
+    return bool(books < len(messages.book) and tops < len(messages.top) and prints < len(messages.print) // 2)
 
 
 @njit(cache=True)
-def run(
-    book: Book, state: State, rules: Rules, prices: Integers, until_ns: int, record: Record, rng: Random, probes: Probes
-) -> State:
-    """Play blocks until `until_ns` or until the record is nearly full; within a block post-only, cancels, takers."""
-    while state.exchange_ns < until_ns and _has_room(record):
-        before = state.exchange_ns
-        state = _evolve(state, rules, prices, rng)
-        dt = (state.exchange_ns - before) * 1e-9
-        below, above = prices[state.level], prices[state.level + 1]
-        position = state.level + (exp(state.log_price) - below) / (above - below)
-        half_spread = rules.half_spread * volatility_multiplier(state.regime)
-        bid, ask = floor(position - half_spread), ceil(position + half_spread)
-        arrived = int(np.searchsorted(probes.arrival_ns, state.exchange_ns, side="right"))
-        _admit(book, probes, arrived, state, True, True, record)
-        for side, quote in ((BID, bid), (ASK, ask)):
-            _quote(book, side, quote, dt, state.signal, rules, rng)
-        _admit(book, probes, arrived, state, True, False, record)
-        for side, quote in ((BID, bid), (ASK, ask)):
-            _withdraw(book, side, quote, dt, rules, rng)
-        _recall(book, probes, state.exchange_ns)
-        _admit(book, probes, arrived, state, False, True, record)
-        excitement, taker = _trade(book, bid, ask, dt, state, rules, record, rng)
-        _admit(book, probes, arrived, state, False, False, record)
-        probes.passed[0], due = arrived, _publish(book, state, record)
-        now, local, _, log_price, level, signal, regime, _, _ = state
-        state = State(now, local, due, log_price, level, signal, regime, excitement, taker)
-    return state
+def post(book: OrderBook, side: int, level: int, lots: int, owner: int = NOBODY) -> bool:
+    """Rest a post-only order behind its level's queue; False when it would cross and is rejected."""
+    top = book.top
+    if (side == BID and level >= top[ASK]) or (side == ASK and level <= top[BID]):
+        return False
+    if top[FREE] == 0:
+        raise ValueError("too many orders rest; lower volatility_bps")
+    top[FREE] -= 1
+    order = book.free[top[FREE]]
+    book.order_lots[order], book.order_level[order], book.owner[order] = lots, level, owner
+    book.preceding[order], book.following[order] = book.last[level], -1
+    if book.orders[level] == 0:
+        book.first[level] = order
+    else:
+        book.following[book.last[level]] = order
+    book.last[level] = order
+    book.orders[level] += 1
+    book.lots[level] += lots
+    if side == BID:
+        top[BID] = max(top[BID], level)
+    else:
+        top[ASK] = min(top[ASK], level)
+    return True
+
+
+@njit(cache=True)
+def cancel(book: OrderBook, order: int) -> None:
+    """Remove an order from its queue, with what is left of it."""
+    level, before, after = book.order_level[order], book.preceding[order], book.following[order]
+    if before < 0:
+        book.first[level] = after
+    else:
+        book.following[before] = after
+    if after < 0:
+        book.last[level] = before
+    else:
+        book.preceding[after] = before
+    book.orders[level] -= 1
+    book.lots[level] -= book.order_lots[order]
+    book.owner[order] = NOBODY
+    top = book.top
+    book.free[top[FREE]] = order
+    top[FREE] += 1
+    while top[BID] >= 0 and book.orders[top[BID]] == 0:
+        top[BID] -= 1
+    while top[ASK] < len(book.orders) and book.orders[top[ASK]] == 0:
+        top[ASK] += 1
+
+
+@njit(cache=True)
+def take(book: OrderBook, taker: int, limit: int, lots: int, prints: Integers, used: int, owner: int = NOBODY) -> int:
+    """Match an IOC order up to the level `limit`; each maker met is one row of `prints`. Returns the rows used."""
+    maker = ASK if taker == BID else BID
+    while lots > 0:
+        level = book.top[maker]
+        beyond = level > min(limit, len(book.orders) - 1) if taker == BID else level < max(limit, 0)
+        if beyond:
+            break
+        order = book.first[level]
+        traded = min(lots, book.order_lots[order])
+        prints[used, 0], prints[used, 1], prints[used, 2] = level, traded, taker
+        prints[used, 3], prints[used, 4] = book.owner[order], owner
+        used += 1
+        lots -= traded
+        book.order_lots[order] -= traded
+        book.lots[level] -= traded
+        if book.order_lots[order] == 0:
+            cancel(book, order)
+    return used

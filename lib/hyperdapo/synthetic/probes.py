@@ -1,6 +1,6 @@
 """Orders whose fate is known: probes among the orders of the synthetic exchange, and what its engine did to them.
 
-The simulator of `execution` sees only what the exchange publishes. A probe that was really there tells whether what it
+The simulator of `execution` sees only what the exchange publishes. A probe that was really there shows whether what it
 makes of that is true (§3.5.1).
 """
 
@@ -46,9 +46,8 @@ def play_probes(
     trades = select(tape.trades, slice(tape.backfilled, None))
     gaps = np.zeros((0, 2), np.int64)
     market = Market(asset, sz_decimals, tape.book, tape.bbo, trades, gaps, tape.context)
-    return market, executions(
-        tape, probes, np.round(ladder(model.price_usd, sz_decimals) * 10.0 ** (sz_decimals - 6), 6)
-    )
+    usd = np.round(ladder(model.price_usd, sz_decimals) * 10.0 ** (sz_decimals - 6), 6)
+    return market, executions(tape, probes, usd)
 
 
 def draw_probes(
@@ -74,8 +73,8 @@ def draw_probes(
 
 
 def executions(tape: Tape, probes: Probes, usd: Floats) -> Executions:
-    """The truth of those probes that came to a block of the tape; `usd` is the price of each level."""
-    came = np.flatnonzero(probes.placed_ns > 0)
+    """The truth of those probes that came into a block of the tape; `usd` is the price of each level."""
+    arrived = np.flatnonzero(probes.placed_ns > 0)
     coin = 10.0**-tape.sz_decimals
     rows, role = np.nonzero(tape.owners != matching.NOBODY)
     trades = select(tape.trades, rows)
@@ -89,18 +88,18 @@ def executions(tape: Tape, probes: Probes, usd: Floats) -> Executions:
             "tid": trades.tid,
         }
     )
-    size = np.round(probes.lots[came] * coin, 6)
-    filled = fills.groupby("order_id")["size"].sum().reindex(came, fill_value=0.0).to_numpy() >= size - coin / 2
-    status = np.select([probes.rejected[came], filled], ["rejected", "filled"], "canceled")
+    size = np.round(probes.lots[arrived] * coin, 6)
+    filled = fills.groupby("order_id")["size"].sum().reindex(arrived, fill_value=0.0).to_numpy() >= size - coin / 2
+    status = np.select([probes.rejected[arrived], filled], ["rejected", "filled"], "canceled")
     orders = pd.DataFrame(
         {
-            "order_id": came,
-            "side": np.where(probes.side[came] == matching.BID, 1, -1),
+            "order_id": arrived,
+            "side": np.where(probes.side[arrived] == matching.BID, 1, -1),
             "size": size,
-            "limit_price": usd[probes.level[came]],
-            "post_only": probes.post_only[came],
-            "placed_ns": probes.placed_ns[came],
-            "cancel_ns": np.where(probes.ended_ns[came] > 0, probes.ended_ns[came], probes.cancel_ns[came]),
+            "limit_price": usd[probes.level[arrived]],
+            "post_only": probes.post_only[arrived],
+            "placed_ns": probes.placed_ns[arrived],
+            "cancel_ns": np.where(probes.ended_ns[arrived] > 0, probes.ended_ns[arrived], probes.cancel_ns[arrived]),
             "status": status,
         }
     )

@@ -11,9 +11,8 @@ import re
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Protocol
 
 import zstandard
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from hyperdapo.errors import DataError, EndpointError, nearest
 from hyperdapo.market.native import STAMP_LENGTH, channel_of
@@ -34,7 +34,6 @@ SUGGESTED_SLICE_MINUTES = 10
 MAX_SLICE_MINUTES = 60
 _STAMP = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?Z ")
 _FAST = 1  # compression level: the reader is on this machine
-
 Filters = Mapping[str, frozenset[str] | None]  # channel -> coins, None for all of them
 
 
@@ -106,137 +105,33 @@ class RecordedSlices:
         return {asset: (_iso(min(minutes)), _iso(max(minutes) + 1)) for asset, minutes in self._minutes.items()}
 
 
-def _recorded_minutes(path: Path) -> Iterator[tuple[int, bytes]]:
-    """(minute since 1970, its lines) of a recording; a blank line belongs to the minute of the line before it."""
-    minute, stamp, lines = 0, b"", list[bytes]()
-    try:
-        with gzip.open(path, "rb") as file:
-            for line in file:
-                if len(line) > 1 and line[:16] != stamp:
-                    if stamp:
-                        yield minute, b"".join(lines)
-                        lines = []
-                    stamp = line[:16]
-                    minute = int(datetime.fromisoformat(stamp.decode()).replace(tzinfo=UTC).timestamp()) // 60
-                lines.append(line if line[STAMP_LENGTH - 1 : STAMP_LENGTH] == b"Z" else _with_seven_decimals(line))
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} is damaged ({error}); record or copy it again, or move it out of the folder") from None
-    except ValueError:
-        raise DataError(f"{path} has a line that does not open with a time such as 2025-09-04T19:46:56.869Z") from None
-    if stamp:
-        yield minute, b"".join(lines)
-
-
-def _with_seven_decimals(line: bytes) -> bytes:
-    """A line whose stamp is right but has other decimals; any other as it is."""
-    found = _STAMP.match(line)
-    return b"%s.%sZ %s" % (found[1], (found[2] or b"").ljust(7, b"0")[:7], line[found.end() :]) if found else line
-
-
-def _channels(filters: Filters, asset: str) -> set[str]:
-    return {channel for channel, coins in filters.items() if coins is None or asset in coins}
-
-
-def _let_through(lines: bytes, channels: set[str] | None) -> list[tuple[bytes, bytes]]:
-    """(local time, line) of the lines of these channels, and of the disconnects."""
-    kept, stamp = [], b""
-    for line in lines.splitlines(keepends=True):
-        stamp = line[:28] if len(line) > 1 else stamp
-        if channels is None or len(line) <= 1 or channel_of(line) in channels:
-            kept.append((stamp, line if line.endswith(b"\n") else line + b"\n"))
-    return kept
-
-
-@dataclass
-class Faults:
-    """What goes wrong on purpose, counted over requests from 1: every n-th, 0 for never. For tests of clients."""
-
-    server_error_every: int = 0  # 500
-    rate_limit_every: int = 0  # 429, to be tried again after a second
-    truncate_every: int = 0  # 200 with half of the compressed body
-    requests: int = 0
-
-    def next(self) -> str:
-        """Count a request and name what befalls it."""
-        self.requests += 1
-        for name in ("server_error", "rate_limit", "truncate"):
-            every = getattr(self, f"{name}_every")
-            if every and self.requests % every == 0:
-                return name
-        return ""
-
-
-class _Endpoint:
-    """The request handler."""
-
-    def __init__(self, slices: Slices, faults: Faults | None, api_key: str | None) -> None:
-        self.slices, self.faults, self.api_key = slices, faults or Faults(), api_key
-
-    async def answer(self, request: web.Request) -> web.Response:
-        fault = self.faults.next()
-        if fault == "server_error":
-            return _refuse(500, "internal error, on purpose")
-        if fault == "rate_limit":
-            return _refuse(429, "too many requests, on purpose", {"Retry-After": "1"})
-        if self.api_key is not None and request.headers.get("Authorization") != f"Bearer {self.api_key}":
-            return _refuse(401, "the API key is missing or wrong")
-        try:
-            from_ns, minutes, filters = _read(request)
-        except ValueError as error:
-            return _refuse(400, str(error))
-        lines = self.slices.lines(filters, from_ns, from_ns + minutes * MINUTE_NS)
-        accepts_zstd = "zstd" in request.headers.get("Accept-Encoding", "")
-        zstd = zstandard.ZstdCompressor(_FAST, write_checksum=True)
-        body = zstd.compress(lines) if accepts_zstd else gzip.compress(lines, _FAST, mtime=0)
-        headers = {
-            "Content-Encoding": "zstd" if accepts_zstd else "gzip",
-            "x-slice-size": str(minutes),
-            "x-suggested-slice-size": str(SUGGESTED_SLICE_MINUTES),
-        }
-        return web.Response(body=body[: len(body) // 2] if fault == "truncate" else body, headers=headers)
-
-
-def _refuse(status: int, message: str, headers: Mapping[str, str] | None = None) -> web.Response:
-    return web.json_response({"code": status, "message": message}, status=status, headers=headers)
-
-
-def _read(request: web.Request) -> tuple[int, int, Filters | None]:
-    """Start (ns), minutes and filters of a request; ValueError says what is wrong with it."""
-    exchange, query = request.match_info["exchange"], request.query
-    if exchange != EXCHANGE:
-        raise ValueError(f"unknown exchange {exchange!r}{nearest(exchange, [EXCHANGE])}")
-    try:
-        start = datetime.fromisoformat(query["from"])
-        offset, minutes = int(query.get("offset", "0")), int(query.get("sliceSize", "1"))
-    except (KeyError, ValueError):
-        raise ValueError("give from (ISO 8601 format), offset and sliceSize (whole minutes)") from None
-    if offset < 0 or not 1 <= minutes <= MAX_SLICE_MINUTES:
-        raise ValueError(f"offset must not be negative, and sliceSize within 1 and {MAX_SLICE_MINUTES}")
-    start = start if start.tzinfo else start.replace(tzinfo=UTC)
-    return (int(start.timestamp()) // 60 + offset) * MINUTE_NS, minutes, _read_filters(query.get("filters"))
-
-
-def _read_filters(text: str | None) -> Filters | None:
-    try:
-        filters = json.loads(text) if text else None
-        if not filters:
-            return None
-        return {entry["channel"]: frozenset(entry["symbols"]) if entry.get("symbols") else None for entry in filters}
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise ValueError('filters must be JSON such as [{"channel":"trades","symbols":["BTC"]}]') from None
+def synthetic_market(parameters: Parameters, asset: str) -> SyntheticSlices:
+    """The synthetic market of one asset over the span of `parameters.source`."""
+    source, synthetic = parameters.source, parameters.synthetic
+    playing = partial(
+        play,
+        asset,
+        synthetic.assets[asset],
+        parameters.contracts[asset].sz_decimals,
+        synthetic.predictability,
+        parameters.seed,
+        source.start_ns,
+        source.end_ns,
+    )
+    return SyntheticSlices(playing)
 
 
 @contextmanager
-def serve(slices: Slices, port: int = 0, faults: Faults | None = None, api_key: str | None = None) -> Iterator[str]:
-    """Serve `slices` on 127.0.0.1 from a thread of its own, and yield the endpoint; port 0 takes a free one.
+def serve(slices: Slices, port: int = 0, middlewares: Sequence[Middleware] = ()) -> Iterator[str]:
+    """Serve `slices` on 127.0.0.1 from a thread of its own, and yield the endpoint; port 0: a free one.
 
     Raises
     ------
     EndpointError
         If the port is taken.
     """
-    app = web.Application()
-    app.router.add_get("/v1/data-feeds/{exchange}", _Endpoint(slices, faults, api_key).answer)
+    app = web.Application(middlewares=middlewares)
+    app.router.add_get("/v1/data-feeds/{exchange}", _Endpoint(slices).answer)
     runner, loop = web.AppRunner(app, access_log=None, shutdown_timeout=1.0), asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="replay-server", daemon=True)
     thread.start()
@@ -281,11 +176,94 @@ def serve_recordings(folder: Path, port: int) -> None:
             print("stopped", flush=True)
 
 
-def synthetic_market(parameters: Parameters, asset: str) -> SyntheticSlices:
-    """The synthetic market of one asset over the span of `parameters.source`."""
-    source, synthetic = parameters.source, parameters.synthetic
-    world = (synthetic.assets[asset], parameters.contracts[asset].sz_decimals, synthetic.predictability)
-    return SyntheticSlices(partial(play, asset, *world, parameters.seed, source.start_ns, source.end_ns))
+class _Endpoint:
+    """The request handler: it knows one source of lines."""
+
+    def __init__(self, slices: Slices) -> None:
+        self.slices = slices
+
+    async def answer(self, request: web.Request) -> web.Response:
+        try:
+            from_ns, minutes, filters = _read(request)
+        except ValueError as error:
+            return web.json_response({"code": 400, "message": str(error)}, status=400)
+        lines = self.slices.lines(filters, from_ns, from_ns + minutes * MINUTE_NS)
+        accepts_zstd = "zstd" in request.headers.get("Accept-Encoding", "")
+        zstd = zstandard.ZstdCompressor(_FAST, write_checksum=True)
+        body = zstd.compress(lines) if accepts_zstd else gzip.compress(lines, _FAST, mtime=0)
+        headers = {
+            "Content-Encoding": "zstd" if accepts_zstd else "gzip",
+            "x-slice-size": str(minutes),
+            "x-suggested-slice-size": str(SUGGESTED_SLICE_MINUTES),
+        }
+        return web.Response(body=body, headers=headers)
+
+
+def _read(request: web.Request) -> tuple[int, int, Filters | None]:
+    """Start (ns), minutes and filters of a request; ValueError says what is wrong with it."""
+    exchange, query = request.match_info["exchange"], request.query
+    if exchange != EXCHANGE:
+        raise ValueError(f"unknown exchange {exchange!r}{nearest(exchange, [EXCHANGE])}")
+    try:
+        start = datetime.fromisoformat(query["from"])
+        offset, minutes = int(query.get("offset", "0")), int(query.get("sliceSize", "1"))
+    except (KeyError, ValueError):
+        raise ValueError("give from (ISO 8601 format), offset and sliceSize (whole minutes)") from None
+    if offset < 0 or not 1 <= minutes <= MAX_SLICE_MINUTES:
+        raise ValueError(f"offset must not be negative, and sliceSize within 1 and {MAX_SLICE_MINUTES}")
+    start = start if start.tzinfo else start.replace(tzinfo=UTC)
+    return (int(start.timestamp()) // 60 + offset) * MINUTE_NS, minutes, _read_filters(query.get("filters"))
+
+
+def _read_filters(text: str | None) -> Filters | None:
+    try:
+        filters = json.loads(text) if text else None
+        if not filters:
+            return None
+        return {entry["channel"]: frozenset(entry["symbols"]) if entry.get("symbols") else None for entry in filters}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise ValueError('filters must be JSON such as [{"channel":"trades","symbols":["BTC"]}]') from None
+
+
+def _channels(filters: Filters, asset: str) -> set[str]:
+    return {channel for channel, coins in filters.items() if coins is None or asset in coins}
+
+
+def _let_through(lines: bytes, channels: set[str] | None) -> list[tuple[bytes, bytes]]:
+    """(local time, line) of the lines of these channels, and of the disconnects."""
+    kept, stamp = [], b""
+    for line in lines.splitlines(keepends=True):
+        stamp = line[:28] if len(line) > 1 else stamp
+        if channels is None or len(line) <= 1 or channel_of(line) in channels:
+            kept.append((stamp, line if line.endswith(b"\n") else line + b"\n"))
+    return kept
+
+
+def _recorded_minutes(path: Path) -> Iterator[tuple[int, bytes]]:
+    """(minute since 1970, its lines) of a recording; a blank line belongs to the minute of the line before it."""
+    minute, stamp, lines = 0, b"", list[bytes]()
+    try:
+        with gzip.open(path, "rb") as file:
+            for line in file:
+                if len(line) > 1 and line[:16] != stamp:
+                    if stamp:
+                        yield minute, b"".join(lines)
+                        lines = []
+                    stamp = line[:16]
+                    minute = int(datetime.fromisoformat(stamp.decode()).replace(tzinfo=UTC).timestamp()) // 60
+                lines.append(line if line[STAMP_LENGTH - 1 : STAMP_LENGTH] == b"Z" else _with_seven_decimals(line))
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} is damaged ({error}); record or copy it again, or move it out of the folder") from None
+    except ValueError:
+        raise DataError(f"{path} has a line that does not open with a time such as 2025-09-04T19:46:56.869Z") from None
+    if stamp:
+        yield minute, b"".join(lines)
+
+
+def _with_seven_decimals(line: bytes) -> bytes:
+    """A line whose stamp is right but has other decimals; any other as it is."""
+    match = _STAMP.match(line)
+    return b"%s.%sZ %s" % (match[1], (match[2] or b"").ljust(7, b"0")[:7], line[match.end() :]) if match else line
 
 
 def _iso(minute: int) -> str:

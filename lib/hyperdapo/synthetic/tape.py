@@ -1,4 +1,7 @@
-"""What a feed recorder saw of one asset, as columns, and the same as Tardis replay lines of native messages."""
+"""What a feed recorder saw of one asset, as columns, and the same as Tardis replay lines of native messages.
+
+The recorder also makes what the matching engine does not know: the backfill of a connection, and `activeAssetCtx`.
+"""
 
 import zlib
 from collections.abc import Collection, Sequence
@@ -9,14 +12,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperdapo.market.columns import BookSnapshots, Contexts, Floats, Nanoseconds, TopOfBook, Trades, concatenate
+from hyperdapo.market.columns import (
+    BookSnapshots,
+    Contexts,
+    Floats,
+    Integers,
+    Nanoseconds,
+    TopOfBook,
+    Trades,
+    concatenate,
+)
 from hyperdapo.market.grid import snap_price
 from hyperdapo.sections import SyntheticAsset
-from hyperdapo.synthetic.matching import BID, Integers, Record
+from hyperdapo.synthetic.matching import BID, Messages
+from hyperdapo.times import HOUR_NS, MS_NS, SECOND_NS, Span
 
-_NO_HASH = "0x" + "0" * 64
 CHANNELS = ("trades", "bbo", "l2Book", "activeAssetCtx")  # the order of one block's messages
-_COLUMNS = {"l2Book": "book", "activeAssetCtx": "context"}
+BACKFILL = 10  # prints of the opening trades message
+CONTEXT_NS = 3 * SECOND_NS  # between two updates of mark, oracle and funding
+INTEREST, CLAMP = 1e-4, 5e-4  # of the exchange's funding formula, a share per 8 hours
+PREMIUM, PREMIUM_HOURS = 4e-4, (1.7, 5.3, 13.0)  # of the perpetual over its oracle: amplitude and periods of its waves
+_NO_HASH = "0x" + "0" * 64
 
 
 @dataclass(frozen=True)
@@ -24,36 +40,36 @@ class Tape:
     """The messages of one asset and one connection over the local times `covers`, rows in order of `local_ns`.
 
     `book_orders` (n, 2, 20) and `bbo_orders` (n, 2) count the orders at each level, bids first. Prints of the
-    same `local_ns` and `exchange_ns` are one message (`owners` (m, 2): the probes that made and took, -1: nobody's;
-    no message tells them); the first `backfilled` are the message that opens a connection.
+    same `local_ns` and `exchange_ns` are one message (`owners` (m, 2): the probes that made and took, -1: no probe;
+    no message says so); the first `backfilled` are the message that opens a connection.
     """
 
     asset: str
     sz_decimals: int
-    covers: tuple[int, int]
+    covers: Span
     book: BookSnapshots
     bbo: TopOfBook
     trades: Trades
     context: Contexts
     book_orders: NDArray[np.int32]
     bbo_orders: NDArray[np.int32]
-    owners: NDArray[np.int64]
+    owners: Integers
     backfilled: int
 
     def lines(self, channels: Collection[str], from_ns: int, to_ns: int) -> bytes:
         """Replay lines `LOCAL_TIME {native message}` of `from_ns` <= local_ns < `to_ns`, each ending in a newline."""
+        times = (self.trades.local_ns, self.bbo.local_ns, self.book.local_ns, self.context.local_ns)
+        encoders = (self._trades, self._quotes, self._books, self._contexts)
         messages: list[tuple[int, int, int, str]] = []
-        for rank, channel in enumerate(CHANNELS):
+        for rank, (channel, ns, encoded) in enumerate(zip(CHANNELS, times, encoders, strict=True)):
             if channel in channels:
-                times = getattr(self, _COLUMNS.get(channel, channel)).local_ns
-                first, last = np.searchsorted(times, [from_ns, to_ns])
-                encoded = getattr(self, f"_{channel.lower()}")(int(first), int(last))
-                messages += [(local, exchange, rank, text) for local, exchange, text in encoded]
+                first, last = np.searchsorted(ns, [from_ns, to_ns])
+                messages += [(local, exchange, rank, text) for local, exchange, text in encoded(int(first), int(last))]
         messages.sort(key=lambda message: message[:3])
         stamps = _timestamps(np.array([message[0] for message in messages], dtype=np.int64))
         return "".join(f"{stamp} {message[3]}\n" for stamp, message in zip(stamps, messages, strict=True)).encode()
 
-    def _l2book(self, first: int, last: int) -> list[tuple[int, int, str]]:
+    def _books(self, first: int, last: int) -> list[tuple[int, int, str]]:
         book, rows = self.book, slice(first, last)
         sides = (
             self._levels(book.bid_price[rows], book.bid_size[rows], self.book_orders[rows, 0]),
@@ -62,11 +78,11 @@ class Tape:
         times = zip(book.local_ns[rows].tolist(), book.exchange_ns[rows].tolist(), strict=True)
         head = f'{{"channel":"l2Book","data":{{"coin":"{self.asset}","time":'
         return [
-            (local, exchange, f'{head}{exchange // 1_000_000},"levels":[[{",".join(bids)}],[{",".join(asks)}]]}}}}')
+            (local, exchange, f'{head}{exchange // MS_NS},"levels":[[{",".join(bids)}],[{",".join(asks)}]]}}}}')
             for (local, exchange), bids, asks in zip(times, *sides, strict=True)
         ]
 
-    def _bbo(self, first: int, last: int) -> list[tuple[int, int, str]]:
+    def _quotes(self, first: int, last: int) -> list[tuple[int, int, str]]:
         bbo, rows = self.bbo, slice(first, last)
         sides = (
             self._levels(bbo.bid_price[rows, None], bbo.bid_size[rows, None], self.bbo_orders[rows, :1]),
@@ -75,7 +91,7 @@ class Tape:
         times = zip(bbo.local_ns[rows].tolist(), bbo.exchange_ns[rows].tolist(), strict=True)
         head = f'{{"channel":"bbo","data":{{"coin":"{self.asset}","time":'
         return [
-            (local, exchange, f'{head}{exchange // 1_000_000},"bbo":[{(*bid, "null")[0]},{(*ask, "null")[0]}]}}}}')
+            (local, exchange, f'{head}{exchange // MS_NS},"bbo":[{(*bid, "null")[0]},{(*ask, "null")[0]}]}}}}')
             for (local, exchange), bid, ask in zip(times, *sides, strict=True)
         ]
 
@@ -88,7 +104,7 @@ class Tape:
             px, sz = self._price(price), _decimal(size, self.sz_decimals)
             text = (
                 f'{{"coin":"{self.asset}","side":"{"B" if side > 0 else "A"}","px":"{px}","sz":"{sz}",'
-                f'"time":{exchange // 1_000_000},"hash":"{_NO_HASH}","tid":{tid}}}'
+                f'"time":{exchange // MS_NS},"hash":"{_NO_HASH}","tid":{tid}}}'
             )
             if messages and (messages[-1][:2] == (local, exchange) or 0 < row < self.backfilled):
                 messages[-1][2].append(text)
@@ -96,7 +112,7 @@ class Tape:
                 messages.append((local, exchange, [text]))
         return [(local, time, f'{{"channel":"trades","data":[{",".join(texts)}]}}') for local, time, texts in messages]
 
-    def _activeassetctx(self, first: int, last: int) -> list[tuple[int, int, str]]:
+    def _contexts(self, first: int, last: int) -> list[tuple[int, int, str]]:
         context, price, rows = self.context, self._price, slice(first, last)
         columns = (context.mark_price, context.oracle_price, context.funding, context.open_interest)
         values = zip(context.local_ns[rows].tolist(), *(column[rows].tolist() for column in columns), strict=True)
@@ -143,29 +159,8 @@ def joined(tapes: Sequence[Tape]) -> Tape:
     )
 
 
-def _decimal(value: float, decimals: int) -> str:
-    """The exchange's spelling: at most so many decimals, no trailing zeros but the one after the point."""
-    text = f"{value:.{max(decimals, 1)}f}".rstrip("0")
-    return f"{text}0" if text[-1] == "." else text
-
-
-_cached_decimal = lru_cache(maxsize=4096)(_decimal)
-
-
-def _timestamps(local_ns: Nanoseconds) -> list[str]:
-    """ISO times with the seven decimals that Tardis writes."""
-    texts = np.datetime_as_string(local_ns.astype("datetime64[ns]"), unit="ns")
-    return [f"{text[:27]}Z" for text in texts.tolist()]
-
-
-BACKFILL = 10  # prints of the opening trades message
-CONTEXT_NS = 3_000_000_000  # between two updates of mark, oracle and funding
-INTEREST, CLAMP = 1e-4, 5e-4  # of the exchange's funding formula, a share per 8 hours
-PREMIUM, PREMIUM_HOURS = 4e-4, (1.7, 5.3, 13.0)  # of the perpetual over its oracle: amplitude and periods of its waves
-
-
 class Recorder:
-    """Takes the records of one asset as they are played, and hands them out as tapes."""
+    """Collects the messages of one asset as they are played, and hands them out as tapes."""
 
     def __init__(self, asset: str, sz_decimals: int, prices: Integers, model: SyntheticAsset, seed: int) -> None:
         self._asset, self._sz_decimals = asset, sz_decimals
@@ -177,11 +172,11 @@ class Recorder:
         self._latest_top: Integers | None = None
         self._waiting: list[list[Integers]] = []
 
-    def take(self, record: Record) -> None:
-        """Keep what a stretch of time has recorded, best quotes only where they changed."""
-        used = np.repeat(record.used, 2)
+    def add(self, messages: Messages) -> None:
+        """Keep those of a stretch of time, best quotes only where they changed."""
+        used = np.repeat(messages.used, 2)
         book_ns, book, top_ns, top, print_ns, prints = (
-            rows[:count].copy() for rows, count in zip(record[:-1], used, strict=True)
+            rows[:count].copy() for rows, count in zip(messages[:-1], used, strict=True)
         )
         before = top[:1] - 1 if self._latest_top is None else self._latest_top
         changed = np.any(np.diff(top, axis=0, prepend=before) != 0, axis=(1, 2))
@@ -244,7 +239,7 @@ class Recorder:
         first = np.flatnonzero(np.diff(interval, prepend=-1) > 0)
         mean = np.add.reduceat(bbo.mid, first) / np.diff(first, append=len(interval)) if len(first) else bbo.mid
         earlier = np.concatenate([bbo.mid[first[:1]], mean[:-1]])
-        hours = bbo.exchange_ns[first, None] / 3.6e12
+        hours = bbo.exchange_ns[first, None] / HOUR_NS
         premium = PREMIUM * np.sin(2 * np.pi * hours / np.array(PREMIUM_HOURS) + self._phases).sum(axis=1)
         oracle = snap_price(earlier / (1 + premium), 1, self._sz_decimals)
         mark = np.median([bbo.bid_price[first], bbo.ask_price[first], oracle], axis=0)
@@ -257,6 +252,21 @@ class Recorder:
         absent, coin = rows[..., 0] < 0, 10.0**-self._sz_decimals
         sizes = np.where(absent, np.nan, _round(rows[..., 1] * coin))
         return np.where(absent, np.nan, self._usd[rows[..., 0]]), sizes
+
+
+def _decimal(value: float, decimals: int) -> str:
+    """The exchange's spelling: at most so many decimals, no trailing zeros but the one after the point."""
+    text = f"{value:.{max(decimals, 1)}f}".rstrip("0")
+    return f"{text}0" if text[-1] == "." else text
+
+
+_cached_decimal = lru_cache(maxsize=4096)(_decimal)
+
+
+def _timestamps(local_ns: Nanoseconds) -> list[str]:
+    """ISO times with the seven decimals that Tardis writes."""
+    texts = np.datetime_as_string(local_ns.astype("datetime64[ns]"), unit="ns")
+    return [f"{text[:27]}Z" for text in texts.tolist()]
 
 
 def _round(values: NDArray[Any]) -> Floats:

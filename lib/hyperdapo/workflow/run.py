@@ -19,17 +19,17 @@ from hyperdapo.errors import HyperdapoError, ParameterError, nearest
 from hyperdapo.files import atomic, full_disk, sweep, writing_into
 from hyperdapo.params import Parameters
 from hyperdapo.paths import PROFILES, REPOSITORY, Paths, base_models, data_root, outputs_root
-from hyperdapo.plan import STAGES, labels, named, rules, wanted
-from hyperdapo.stages import record
+from hyperdapo.plan import STAGES, before, labels, named, rules, wanted
+from hyperdapo.stages import record, take_over
 from hyperdapo.workflow import engine
 from hyperdapo.workflow.engine import because
 from hyperdapo.workflow.locks import run_lock
-from hyperdapo.workflow.lost import lost_outputs
 from hyperdapo.workflow.progress import Progress, label_of
+from hyperdapo.workflow.stale import stale as find_stale
 
 _ROOM_FOR_NOTES = 1 << 20  # bytes; with less, a failed stage may not even have told why
 _LAST_LINES = 3  # of the log of a workflow that did not even begin
-_RERUN = ["--rerun-incomplete", "--keep-going"]
+_RERUN = ["--rerun-incomplete", "--keep-going", "--rerun-triggers", "mtime"]
 _MANY = 10**6  # jobs side by side on a cluster
 _NOTHING = "nothing to run: all is up to date"
 
@@ -72,21 +72,26 @@ def run(
     stages = wanted(until, only)
     allowed = ["--allowed-rules", "all", *rules(stages[0])] if only else []
     options, config = cluster(workflow_profile) if workflow_profile else here(cores)
-    again, reasons = _again(parameters, stages, force)
-    config = {**config, **({"again": named(force)} if force else {})}
-    options = [*options, *_RERUN, *(["--forcerun", *again] if again else []), *allowed]
+    config |= {"again": named(force)} if force else {}
+
+    def command(*more: str) -> list[str]:
+        return snakemake(parameters, overrides, stages, *options, *_RERUN, *more, *allowed, config=config)
+
     if dry_run:
-        _explain(snakemake(parameters, overrides, stages, *options, "--dry-run", config=config), parameters, reasons)
+        again, reasons = _again(parameters, stages, force)
+        _explain(command(*again, "--dry-run"), reasons, record.lenders(parameters, stages))
         return
-    remember(parameters, overrides)
-    command = snakemake(parameters, overrides, stages, *options, config=config)
     log, beside = data_root() / parameters.name / "run.log", _MANY if workflow_profile else cores
     progress = Progress(parameters.name, labels(), min(beside, len(parameters.assets)))
     with run_lock() as locks, closing(progress):
         _tidy(parameters.name)
         try:
             with writing_into(log.parent):
-                status = engine.run(command[3:], log, progress, locks)
+                remember(parameters, overrides)
+                if taken := take_over(parameters, [*before(stages[0]), *stages]):
+                    print(f"taken over from other runs: {', '.join(taken)}")
+                again, _ = _again(parameters, stages, force)
+                status = engine.run(command(*again)[3:], log, progress, locks)
         finally:
             _tidy(parameters.name, failures_too=False)
     if status:
@@ -96,12 +101,13 @@ def run(
 
 
 def _again(parameters: Parameters, stages: list[str], force: str | None) -> tuple[list[str], dict[str, str]]:
-    """Rules and files that run again though Snakemake sees them up to date, and the reason of each file."""
-    lost = {str(path): reason for path, reason in lost_outputs(parameters, stages).items()}
+    """Options that have what no longer stands run again, and the reason of each file; a forced stage too."""
+    stale = {str(path): reason for path, reason in find_stale(parameters, stages).items()}
     forced = named(force) if force else None
     if forced and forced not in stages:
         raise ParameterError(f"--force {forced} is not among the stages that run: {', '.join(stages)}")
-    return [*(rules(forced) if forced else []), *lost], lost
+    again = [*(rules(forced) if forced else []), *stale]
+    return ["--forcerun", *again] if again else [], stale
 
 
 def remember(parameters: Parameters, overrides: Mapping[str, Any]) -> None:
@@ -135,33 +141,22 @@ def _request(name: str) -> Path:
     return data_root() / name / "run.json"
 
 
-def _explain(command: list[str], parameters: Parameters, lost: Mapping[str, str]) -> None:
+def _explain(command: list[str], stale: Mapping[str, str], lenders: Mapping[str, str]) -> None:
     """Print what a dry run of Snakemake says, one line for each job."""
     jobs, rules = dict[str, str](), labels()
 
     def listen(event: engine.Event | None) -> None:
         if event and event["event"] == "job_info" and event["rule_name"] in rules:
-            known = [lost[name] for name in event.get("output", []) if name in lost]
-            jobs[label_of(event, rules)] = "; ".join(known) or because(event["reason"])
+            known = [stale[name] for name in event.get("output", []) if name in stale]
+            label = label_of(event, rules)
+            taken = f"taken over from {lenders[label]}" if label in lenders else ""
+            jobs[label] = taken or "; ".join(known) or because(event["reason"])
 
     with TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         if engine.run(command[3:], log, listen):
             raise HyperdapoError(f"the workflow cannot be planned: {_last_words(log)}")
-    lines = [f"{label}: {_closer(label, reason, parameters)}" for label, reason in jobs.items()]
-    print("\n".join(lines) or _NOTHING)
-
-
-def _closer(label: str, reason: str, parameters: Parameters) -> str:
-    """The reason of a job, with the parameters that differ from those of the record, where it has one."""
-    stage, asset, *_ = [*label.split(), ""]
-    content = record.read(stage, Paths(parameters.name, asset)) if stage in STAGES else None
-    if not content:
-        return reason
-    changes = [f"{name} {then} -> {now}" for name, (then, now) in record.changed(content, parameters).items()]
-    if content["code"] != record.code(stage):
-        changes.append("its code")
-    return f"changed: {', '.join(changes)}" if changes else reason
+    print("\n".join(f"{label}: {reason}" for label, reason in jobs.items()) or _NOTHING)
 
 
 def _failure(run: str, failed: list[str], status: int, log: Path) -> HyperdapoError:
