@@ -21,7 +21,7 @@ from _peer_orders import joining_orders, ours, peer_events, peers
 from _synthetic import market as synthetic_market
 
 from hyperdapo.execution import kernel
-from hyperdapo.execution.events import PRINT, Events, Queue, stream
+from hyperdapo.execution.events import DUST, PRINT, Events, Queue, stream
 from hyperdapo.execution.kernel import Resting
 from hyperdapo.market.book import Market
 from markets import recorded
@@ -90,7 +90,7 @@ def _replayed(events: Events, order: pd.Series, rules: tuple[str, ...]) -> tuple
             state = Resting(0.0, 0.0, 0.0, 0.0, True)
         else:
             _, state = kernel.wait(events, event, event + 1, state, side, limit, np.inf, NOBODY, kernel.ALONE, NO_PATH)
-        if state.remaining <= kernel.DUST:
+        if state.remaining <= DUST:
             return 0.0, int(events.ns[event]), "filled"
     return state.remaining, -1, "completed"
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from hyperdapo.execution.costs import fee_rates
-from hyperdapo.execution.records import Executions
+from hyperdapo.execution.history import Executions
 from hyperdapo.files import atomic
 from hyperdapo.market.columns import Nanoseconds
 

@@ -103,7 +103,7 @@ def experiment(data: Path, parameters: Parameters, times: int) -> Iterator[tuple
     yield "slices, as they arrive in 01", fresh
     yield "manifest.json", flips(paths.data / "manifest.json", lines, times)
     yield "days/DATE.json", flips(next((paths.data / "days").glob("*.json")), lines, times)
-    found = [path for path in sorted(data.rglob("*")) if path.name in files.WRITTEN_BY and path.is_file()]
+    found = [path for path in sorted(data.rglob("*")) if path.is_file() and files.checksum_of(path).is_file()]
     for path in found:
         if path.parent in (paths.data, Paths(parameters.name).data):
             yield path.name, flips(path, reader_of(path), times)

@@ -99,6 +99,7 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         self.data, self.outputs = places.get("data", folder / "data"), folder / "outputs"
         self.prefix: Sequence[str] = places.get("prefix", ())
+        self.name = load(PROFILE, dict(settings)).name
         self.settings, self.printed = folder / "settings.yaml", folder / "printed.txt"
         self.settings.write_text(json.dumps(settings))
         where = {"HYPERDAPO_DATA": str(self.data), "HYPERDAPO_OUTPUTS": str(self.outputs), "TARDIS_API_KEY": key}
@@ -130,22 +131,22 @@ class Run:
 
     def results(self) -> dict[str, str]:
         """SHA-256 of every file that 02 and 03 made, by its path from the profile's folder."""
-        return results(self.data)
+        return results(self.data / self.name)
 
     def whole_days(self) -> set[Day]:
         """Days that are marked as downloaded."""
-        marks = self.data.glob(f"{PROFILE}/*/days/[0-9]*.json")
+        marks = self.data.glob(f"{self.name}/*/days/[0-9]*.json")
         return {(mark.parent.parent.name, mark.stem) for mark in marks}
 
     def day_digests(self) -> dict[Day, str]:
         """SHA-256 of the messages of each downloaded day."""
-        folder = self.data / PROFILE
+        folder = self.data / self.name
         marks = {day: folder / day[0] / "days" / f"{day[1]}.json" for day in self.whole_days()}
         return {day: json.loads(mark.read_text())["sha256"] for day, mark in marks.items()}
 
     def rendered(self) -> list[str]:
         """Stage and asset of each rendered notebook."""
-        folder = self.outputs / PROFILE / "notebooks"
+        folder = self.outputs / self.name / "notebooks"
         return sorted(f"{path.stem[:2]} {path.stem.split('_')[-1]}" for path in folder.glob("[0-9][0-9]_*.ipynb"))
 
     def progress(self, days: set[Day]) -> float:
@@ -168,12 +169,11 @@ class Run:
         return [str(path) for path in files if word.encode() in path.read_bytes()]
 
 
-def results(data: Path) -> dict[str, str]:
-    """SHA-256 of every file below a folder of data that 02 and 03 made, by its path from the profile's folder."""
-    root = data / PROFILE
+def results(root: Path) -> dict[str, str]:
+    """SHA-256 of every file that 02 and 03 made in the folder of a run, by its path from there."""
     found = {path.relative_to(root): path for path in root.glob("*/**/*") if path.is_file()}
-    made = {name: path for name, path in found.items() if name.parts[0] not in TOLD and name.parts[1] not in DOWNLOADED}
-    return {name.as_posix(): hashlib.sha256(made[name].read_bytes()).hexdigest() for name in sorted(made)}
+    kept = {name for name in found if name.parts[0] not in TOLD and not {*DOWNLOADED, "computed"} & set(name.parts)}
+    return {name.as_posix(): hashlib.sha256(found[name].read_bytes()).hexdigest() for name in sorted(kept)}
 
 
 @dataclass

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-KERNEL, SIMULATOR, ACCOUNTING = (f"lib/hyperdapo/execution/{name}.py" for name in ("kernel", "simulator", "accounting"))
+KERNEL, SIMULATOR, COSTS = (f"lib/hyperdapo/execution/{name}.py" for name in ("kernel", "simulator", "costs"))
 MUTATIONS = (
     ("queue: prints do not shorten it", KERNEL, "state.ahead - queue, state.visible", "state.ahead, state.visible"),
     ("queue: cancels count twice", KERNEL, "ahead -= (expected - size) *", "ahead -= 2 * (expected - size) *"),
@@ -20,7 +20,7 @@ MUTATIONS = (
     ),
     (
         "fee: maker and taker exchanged",
-        ACCOUNTING,
+        COSTS,
         "traded.taken_usd * taker + traded.made_usd * maker",
         "traded.taken_usd * maker + traded.made_usd * taker",
     ),

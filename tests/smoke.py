@@ -1,5 +1,6 @@
 """Runs of the profile `smoke`: a place and the command in it, and runs that one worker of pytest makes for all."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -17,12 +18,12 @@ from filelock import FileLock
 from hyperdapo import plan
 from hyperdapo.evidence import provenance
 from hyperdapo.evidence.verification import compare
-from hyperdapo.files import WRITTEN_BY
+from hyperdapo.params import load
 from hyperdapo.paths import REPOSITORY
 
 PROFILE = "smoke"
 SMALL: dict[str, Any] = {"assets": ["BTC"], "training": {"algorithms": ["dapo", "dpo"], "seeds": [0]}}
-ITS_OWN = plan.units(SMALL["assets"])[4:]  # the stages that a run of SMALL makes, after those that it takes over
+ITS_OWN = plan.units(SMALL["assets"])[4:]  # the stages whose results depend on what SMALL changes
 DOWNLOADED = ("slices", "days", "manifest.json")  # what 01 keeps: it counts retries, so it is not the same every time
 
 
@@ -39,6 +40,7 @@ class Run:
         place.mkdir(parents=True, exist_ok=True)
         self.place, self.data, self.outputs = place, place / "data", place / "outputs"
         self._log, self._own, self._cores = place / "printed.txt", list[str](), str(cores)
+        self.name = load(PROFILE, dict(settings or {})).name
         if settings:
             own = place / "settings.yaml"
             self._own = ["--params", str(own)]
@@ -65,15 +67,22 @@ class Run:
         return self.printed()
 
     def renders(self) -> list[Path]:
-        return sorted((self.outputs / PROFILE / "notebooks").glob("*.ipynb"))
+        return sorted((self.outputs / self.name / "notebooks").glob("*.ipynb"))
 
     def times(self) -> dict[str, int]:
         return {path.name: path.stat().st_mtime_ns for path in self.renders()}
 
+    @property
+    def shown(self) -> Path:
+        """The outputs of this run."""
+        return self.outputs / self.name
+
     @cached_property
     def kept(self) -> "Run":
         """A shared run as it stood when it was done, for those that only read it, while others work in its place."""
-        return Run(self.place / "kept")
+        kept = Run(self.place / "kept")
+        kept.name = self.name
+        return kept
 
 
 def shared(folder: Path, make: Callable[[Path], Run]) -> Run:
@@ -91,22 +100,25 @@ def shared(folder: Path, make: Callable[[Path], Run]) -> Run:
 
 
 def take_over(done: Run, data: Path, outputs: Path, asset: str, *stages: str) -> None:
-    """Copy what some stages (`01`, ...) of a done run made for an asset, with the times at which they did."""
-    folder = done.data / PROFILE / asset
-    for source in [path for path in folder.iterdir() if path.name != "checksums"] + [*folder.glob("checksums/*")]:
-        if stage_of(source.name) in stages:
-            _copy(source, data / PROFILE / asset / source.relative_to(folder))
-    for notebook in (done.outputs / PROFILE / "notebooks").glob(f"*_{asset}.ipynb"):
-        if notebook.name[:2] in stages:
-            _copy(notebook, outputs / PROFILE / "notebooks" / notebook.name)
-    for record in (done.data / PROFILE / "records").glob(f"*_{asset}.json"):
-        if record.name[:2] in stages:
-            _copy(record, data / PROFILE / "records" / record.name)
+    """Copy what some stages (`01`, ...) of a done run left of an asset, and show of it, with their times."""
+    derived, shown = done.data / done.name, done.outputs / done.name
+    for computed in (derived / asset / "computed").glob("*.json"):
+        if computed.name[:2] in stages:
+            unit = f"{computed.stem}_{asset}"
+            names = [computed.relative_to(derived), *json.loads(computed.read_text())["files"], f"records/{unit}.json"]
+            for path in map(derived.joinpath, names):
+                for source in (path, path.parent / "checksums" / f"{path.name}.sha256"):
+                    if source.exists():
+                        _copy(source, data / source.relative_to(done.data))
+            for name in json.loads((derived / f"records/{unit}.json").read_text())["files"]:
+                _copy(shown / name, outputs / done.name / name)
+    if "01" in stages:
+        _copy(done.data / "slices" / asset, data / "slices" / asset)
 
 
 def stage_of(name: str) -> str:
-    """The stage (`01`, ...) that makes a file or folder of an asset, or the record of its checksum."""
-    return "01" if name in DOWNLOADED else WRITTEN_BY[name.removesuffix(".sha256")][:2]
+    """The stage (`01`, ...) that makes a file of an asset, or the record of its checksum."""
+    return plan.WRITTEN_BY[name.removesuffix(".sha256")][:2]
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -126,13 +138,13 @@ def assert_whole(run: Run, assets: int) -> None:
 
 
 def assert_same_numbers(expected: Path, found: Path, units: Sequence[str]) -> None:
-    """Some stages (`01_download BTC`, ...) wrote the same to two folders of outputs, numbers to the last digit.
+    """Some stages (`01_download BTC`, ...) wrote the same to the outputs of two runs, numbers to the last digit.
 
     Only the stamp of the parameters may be another, as that of a run of fewer assets is.
     """
-    stages = [provenance.read(folder / PROFILE / provenance.NAME)["stages"] for folder in (expected, found)]
+    stages = [provenance.read(folder / provenance.NAME)["stages"] for folder in (expected, found)]
     wanted = {file for one in stages for unit in units for file in one[unit]["files"]}
-    table = compare(expected / PROFILE, found / PROFILE)
+    table = compare(expected, found)
     table = table[table["file"].isin(wanted)]
     assert set(table["file"]) == wanted
     stamps = {one[unit]["parameters"] for one in stages for unit in units}

@@ -80,7 +80,7 @@ def test_a_killed_job_and_the_same_command_again_end_as_a_run_without_a_cluster(
     assert ours.keys() == theirs.keys()
     for name, log in ours.items():
         same_curve(log, theirs[name])
-    assert_same_numbers(small.kept.outputs, spread.outputs, ITS_OWN)
+    assert_same_numbers(small.kept.shown, spread.shown, ITS_OWN)
 
 
 def _training(cluster: dict[str, str], data: Path) -> str | None:

@@ -32,14 +32,14 @@ def test_training_shows_how_far_it_has_got(monkeypatch: pytest.MonkeyPatch) -> N
     """The page is there, and loads itself again, before the first algorithm is done."""
     parameters, paths, splits = quick(), Paths("smoke", "BTC"), planted_splits(quick())
     monkeypatch.setattr(convergence, "_REFRESH_S", 0.0)
-    watch, pages = convergence.Watch(parameters, paths), []
+    pages = []
 
     def look() -> None:
         watch()
         pages.append(((paths.outputs / "dashboard.html").read_text(), paths.model("dapo").exists()))
 
-    train(parameters, paths, splits["train"], splits["validation"], look)
-    watch.close()
+    with convergence.Watch(parameters, paths) as watch:
+        train(parameters, paths, splits["train"], splits["validation"], look)
     assert len(pages) == 2 and not any(done for _, done in pages)
     assert all('http-equiv="refresh"' in page for page, _ in pages)
     convergence.write_dashboard(parameters, paths)

@@ -127,7 +127,7 @@ def _calibration(parameters: Parameters) -> pd.DataFrame:
     start = parameters.source.start_ns
     model, sz_decimals = parameters.synthetic.assets["ETH"], parameters.contracts["ETH"].sz_decimals
     published, truth = play_probes("ETH", model, sz_decimals, 1.0, 3, start, start + 600 * SECOND, 400)
-    compared = validation.compare_models(published, truth, parameters.execution)
+    compared = validation.replay_by_queue_model(published, truth, parameters.execution)
     scores = calibration.fill_scores(compared)
     return scores.merge(brier_differences(compared, parameters.evidence, 0), on="queue_model")
 

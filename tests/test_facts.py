@@ -149,16 +149,6 @@ class TestImpact:
         assert beta["ci_low"] < 0.2 < beta["ci_high"] < 0.5 == beta["draft"]
         assert misses["free_bps"] < 0.2 < misses["law_bps"]
 
-    @pytest.mark.parametrize(
-        ("exponent", "noise", "said"),
-        [(0.5, 1.0, "not refuted"), (0.2, 0.3, "refuted here"), (0.5, 1e6, "No exponent")],
-    )
-    def test_the_verdict_on_the_square_root_is_that_of_the_interval(
-        self, exponent: float, noise: float, said: str
-    ) -> None:
-        fit = laws.fit_impact(*made_orders(1, 50.0, exponent, noise), BLOCK_S, 0.95)
-        assert said in laws.square_root_verdict(fit.parameters)
-
     def test_without_noise_the_law_is_exact(self) -> None:
         fit = laws.fit_impact(*made_orders(2, 50.0, 0.5, 0.0), BLOCK_S, 0.95)
         assert of(fit)["value"].tolist() == pytest.approx([50, 50, 0.5], rel=1e-4)

@@ -29,7 +29,7 @@ def test_a_changed_parameter_reruns_what_depends_on_it_and_so_does_its_return(sm
         small.finish(*more)
         changed = {name[:2] for name, stamp in small.times().items() if stamp != before[name]}
         assert changed == {"07", "08", "09"}
-    assert_same_numbers(small.kept.outputs, small.outputs, ITS_OWN)
+    assert_same_numbers(small.kept.shown, small.shown, ITS_OWN)
 
 
 @pytest.mark.slow
@@ -46,7 +46,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_numbers(smoke: Run, tmp_pat
     assert finished
     other.finish(*part)
     assert {name: other.times()[name] for name in finished} == finished, "a finished stage was done again"
-    assert_same_numbers(smoke.kept.outputs, other.outputs, plan.units(["BTC"])[:4])
+    assert_same_numbers(smoke.kept.shown, other.shown, plan.units(["BTC"])[:4])
 
 
 @pytest.mark.slow

@@ -89,9 +89,9 @@ def test_a_run_killed_again_and_again_ends_with_the_same_files(
 
 def _leave_unconfirmed(run: Run) -> None:
     """What a kill leaves at its worst moments: a slice on its way, a table, a folder, a figure and a notebook."""
-    data, outputs = run.data / PROFILE / "ETH", run.outputs / PROFILE
+    data, outputs = run.data / run.name / "ETH", run.outputs / run.name
     for path in (
-        next(data.glob("slices/*/feeds/*/*/2025/08/*/*")) / "00.json0123456789abcdef.unconfirmed",
+        next(run.data.glob("slices/ETH/*/feeds/*/*/2025/08/*/*")) / "00.json0123456789abcdef.unconfirmed",
         data / f".book.parquet.{NO_PROCESS}@{platform.node()}.unconfirmed",
         data / f".parts.{NO_PROCESS}@{platform.node()}.unconfirmed" / "0.parquet",
         outputs / "figures" / f".coverage_ETH.pdf.{NO_PROCESS}@{platform.node()}.unconfirmed",
@@ -112,7 +112,7 @@ def test_the_tables_do_not_depend_on_how_the_slices_were_cut(
         clean.preprocess(_parameters(place, to=END), "ETH", Paths(PROFILE, "ETH"))
     once, twice = ({path.name for path in (tmp_path / folder).rglob("*.json.zst")} for folder in ("once", "twice"))
     assert once != twice, "the slices are the same"
-    assert results(tmp_path / "once") == results(tmp_path / "twice")
+    assert results(tmp_path / "once" / PROFILE) == results(tmp_path / "twice" / PROFILE)
 
 
 def _parameters(place: Place, endpoint: str = "", **source: str) -> Parameters:
@@ -131,7 +131,7 @@ def test_a_stage_that_fails_leaves_what_it_made_before(undisturbed: Timed, place
     run = Run(tmp_path, place.settings)
     take_over(undisturbed[0], run.data, run.outputs, "ETH", "01", "02")
     before = run.results()
-    damaged = next(run.data.glob(f"{PROFILE}/ETH/slices/*/feeds/**/*.zst"))
+    damaged = next(run.data.glob("slices/ETH/*/feeds/**/*.zst"))
     damaged.write_bytes(damaged.read_bytes()[:-7])
     printed = run.fail("02", "--force", "02")
     assert printed.count("DataError") == 1 and "Traceback" not in printed and "02_preprocess ETH: " in printed
@@ -211,11 +211,11 @@ def test_a_download_onto_a_full_disk_ends_at_once_and_goes_on_later(
     undisturbed: Timed, disk: SmallDisk, cramped: Run
 ) -> None:
     whole = _days_of_eth(undisturbed[0])
-    disk.leave(_size(undisturbed[0].data.glob(f"{PROFILE}/ETH/slices/**/*.json.*")) // 2)
+    disk.leave(_size(undisturbed[0].data.glob("slices/ETH/**/*.json.*")) // 2)
     printed = cramped.fail("01")
     _assert_says_full(printed, disk)
     _assert_typed(printed)
-    assert not (cramped.data / PROFILE / "ETH" / "manifest.json").exists() and not cramped.leftovers()
+    assert not (cramped.data / cramped.name / "ETH" / "manifest.json").exists() and not cramped.leftovers()
     assert cramped.day_digests().items() <= whole.items() and cramped.day_digests() != whole
     disk.make_room()
     cramped.finish("01")
@@ -229,7 +229,7 @@ def test_a_stage_on_a_full_disk_says_so_and_goes_on_later(
 ) -> None:
     take_over(undisturbed[0], cramped.data, cramped.outputs, "ETH", *before)
     made = _results_of_eth(undisturbed[0], stage)
-    disk.leave(_size(undisturbed[0].data / PROFILE / name for name in made) // 2)
+    disk.leave(_size(undisturbed[0].data / cramped.name / name for name in made) // 2)
     printed = cramped.fail(stage)
     _assert_says_full(printed, disk)
     _assert_typed(printed)

@@ -18,9 +18,13 @@ import pytest
 from conftest import REPOSITORY
 from hyperdapo import plan, processes
 from hyperdapo.errors import HyperdapoError
+from hyperdapo.evidence import provenance
+from hyperdapo.feed.slices import slice_path
 from hyperdapo.files import own_ending, sweep
 from hyperdapo.params import load
 from hyperdapo.paths import Paths
+from hyperdapo.stages import record
+from hyperdapo.times import MINUTE_NS
 from hyperdapo.workflow import engine, locks, lost, progress, rendering
 
 NO_PROCESS = 2**30  # above what any kernel gives out
@@ -296,36 +300,40 @@ def test_a_kernel_that_does_not_start_is_named(tmp_path: Path, monkeypatch: pyte
 # What was lost
 
 
-def test_lost_slices_adapters_and_empty_files_are_found(folders) -> None:
+def test_lost_slices_adapters_tables_and_renders_are_found(folders) -> None:
     parameters = load("smoke", {"assets": ["BTC"]})
-    paths = Paths("smoke", "BTC")
+    paths, run = Paths(parameters.name, "BTC"), Paths(parameters.name)
     begin = parameters.source.start_ns
-    (paths.cache / "c").mkdir(parents=True)
-    manifest = {"cache": "c", "days": [{"span": [begin, begin + 60_000_000_000]}]}
-    (paths.data / "manifest.json").write_text(json.dumps(manifest))
-    algorithm, seed = parameters.training.algorithms[0], parameters.training.seeds[0]
-    adapter = paths.adapter(algorithm, seed)
-    adapter.mkdir(parents=True)
-    (paths.data / "laws.parquet").touch()
-    found = {path.name: reason for path, reason in lost.lost_outputs(parameters, plan.STAGES).items()}
-    assert set(found) == {"manifest.json", adapter.name, "laws.parquet"}
-    assert [path.name for path in lost.lost_outputs(parameters, ["03_features"])] == ["laws.parquet"]
-    slice_ = (
-        paths.cache
-        / "c"
-        / "feeds"
-        / "x"
-        / "all"
-        / f"{time.strftime('%Y/%m/%d/%H/%M', time.gmtime(begin / 1e9))}.json.zst"
-    )
-    slice_.parent.mkdir(parents=True)
-    slice_.write_bytes(b"x")
-    for name in ("adapter_model.safetensors", "adapter_config.json", "training_log.csv", "training.json"):
-        (adapter / name).write_bytes(b"x")
-    (paths.data / "laws.parquet").write_bytes(b"x")
-    assert not lost.lost_outputs(parameters, plan.STAGES)
-    slice_.write_bytes(b"")
-    assert set(lost.lost_outputs(parameters, plan.STAGES)) == {paths.data / "manifest.json"}
+    slice_ = slice_path(paths.cache / "c", "x", begin, begin + MINUTE_NS)
+    manifest, adapter = paths.data / "manifest.json", paths.adapter("dapo", 0) / "adapter_model.safetensors"
+    left = {"01_download": manifest, "03_features": paths.data / "laws.parquet", "05_train": adapter}
+    render = paths.notebooks / "03_features_BTC.ipynb"
+    for path in (slice_, *left.values(), render):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    manifest.write_text(json.dumps({"cache": "c", "days": [{"span": [begin, begin + MINUTE_NS]}]}))
+    for stage, path in left.items():
+        record.write(stage, paths, record.Identity("", {}, {}), [path])
+    provenance.store(provenance.record_path(paths, "03_features"), {"files": {"notebooks/03_features_BTC.ipynb": ""}})
+
+    def lost_now(*stages: str) -> dict[str, str]:
+        return {path.name: reason for path, reason in lost.lost_outputs(parameters, stages or plan.STAGES).items()}
+
+    assert lost_now() == {}
+    for path, words in (
+        (slice_, {"01_download.json": f"slices of {paths.cache / 'c'} are lost or empty"}),
+        (left["03_features"], {"03_features.json": "BTC/laws.parquet is lost or cut"}),
+        (adapter, {"05_train.json": "models/BTC/dapo/seed_0/adapter_model.safetensors is lost or cut"}),
+        (render, {"03_features_BTC.json": "notebooks/03_features_BTC.ipynb lost or empty"}),
+    ):
+        whole = path.read_bytes()
+        path.write_bytes(b"")
+        assert lost_now() == words
+        assert lost_now("02_preprocess") == {}
+        path.write_bytes(whole)
+    record.place("06_convergence", run).parent.mkdir(parents=True)
+    record.place("06_convergence", run).write_text("{")
+    assert lost_now() == {"06_convergence.json": "06_convergence.json is damaged"}
 
 
 def test_the_mark_of_a_run_finds_its_processes_only() -> None:

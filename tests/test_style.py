@@ -36,7 +36,7 @@ REACHES = {
 
 NEVER = [
     ("feed", "synthetic", "data come from an endpoint, whoever serves it"),
-    ("execution/records.py", "synthetic", "records of real orders need no exchange that we make"),
+    ("execution/history.py", "synthetic", "records of real orders need no exchange that we make"),
     ("synthetic", "execution/simulator.py", "the truth knows nothing of the simulator that it judges"),
     ("policy", "execution/kernel.py", "a policy learns from tables of outcomes"),
 ]

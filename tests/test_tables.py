@@ -1,11 +1,14 @@
 """Tables and numbers: written whole, the same each time, and safe for LaTeX."""
 
+import shutil
+import subprocess
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from hyperdapo.errors import MissingInputError
-from hyperdapo.evidence import metrics, numbers, significance, tables
+from hyperdapo.evidence import contents, metrics, numbers, significance, tables
 from hyperdapo.evidence.convergence import convergence_table, logs_so_far, over_seeds
 from hyperdapo.paths import Paths
 from test_metrics import EVIDENCE, orders_frame
@@ -47,7 +50,20 @@ def test_a_long_table_breaks_across_pages_and_is_shown_in_part(paths: Paths) -> 
     shown = tables.save(frame, paths, "long", "Long")
     text = (paths.tables / "long.tex").read_text()
     assert r"\begin{longtable}{lr}" in text and r"\endhead" in text and "r59" in text
+    assert contents.untrue_cells(paths.tables / "long.tex") == []
     assert "first 24 of 60 rows" in shown.data and "r59" not in shown.data
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex")
+@pytest.mark.parametrize("rows", [2, 60])
+def test_whatever_a_table_holds_compiles(tmp_path, rows: int) -> None:
+    text = r"& % $ # _ { } ~ ^ \ § – − ± ≤ ≥ ∞"
+    table = tables.latex(pd.DataFrame({text: [text] * rows, "value": [-np.inf] * rows}), text, "tab:any")
+    packages = r"\documentclass{article}\usepackage{booktabs,longtable}"
+    (tmp_path / "any.tex").write_text(f"{packages}\\begin{{document}}{table}\\end{{document}}", encoding="utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "any.tex"]
+    printed = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+    assert printed.returncode == 0, printed.stdout.decode(errors="replace")[-1000:]
 
 
 def test_a_named_index_becomes_columns(paths: Paths) -> None:

@@ -13,8 +13,8 @@ import pytest
 from exports import Exported, export
 from hyperdapo.errors import DataError, MissingInputError
 from hyperdapo.evidence import calibration
-from hyperdapo.execution import fees, records, validation
-from hyperdapo.execution.records import Executions, read_account
+from hyperdapo.execution import fees, history, validation
+from hyperdapo.execution.history import Executions, read_account
 from hyperdapo.market.book import Market
 from hyperdapo.params import load
 from hyperdapo.synthetic import matching
@@ -115,7 +115,7 @@ class TestEngine:
 class TestScores:
     @pytest.mark.parametrize("asset", ["BTC", "ETH", "SOL", "HYPE"])
     def test_the_power_queue_is_nearer_to_the_truth_than_the_extremes(self, asset: str) -> None:
-        scores = calibration.fill_scores(validation.compare_models(*played(asset, 3.0), PARAMETERS.execution))
+        scores = calibration.fill_scores(validation.replay_by_queue_model(*played(asset, 3.0), PARAMETERS.execution))
         assert tuple(scores.columns[:7]) == calibration.SCORES
         table = scores.set_index("queue_model")
         assert table.loc["power", "brier"] < min(table.loc[["risk_averse", "touch"], "brier"])
@@ -123,7 +123,7 @@ class TestScores:
 
     def test_the_truth_itself_has_no_error(self) -> None:
         market, truth = played()
-        orders = validation.compare(market, truth, PARAMETERS.execution)
+        orders = validation.replay_executions(market, truth, PARAMETERS.execution)
         told = {"filled": orders["true_filled"], "fill_ns": orders["true_fill_ns"], "cost_bps": orders["true_cost_bps"]}
         scores = calibration.score(orders.assign(**told))
         assert scores["auc"] == 1.0
@@ -154,7 +154,7 @@ class TestScores:
             placed_ns=truth.orders["placed_ns"] + 9 * HOUR, cancel_ns=truth.orders["cancel_ns"] + 9 * HOUR
         )
         with pytest.raises(DataError, match="no order was accepted within the span"):
-            validation.compare(market, Executions(moved, truth.fills), PARAMETERS.execution)
+            validation.replay_executions(market, Executions(moved, truth.fills), PARAMETERS.execution)
 
 
 @pytest.fixture(scope="module")
@@ -181,16 +181,18 @@ class TestAccount:
     def test_the_simulator_is_scored_by_records_as_by_the_engine(self, exported: Exported) -> None:
         market, truth = played()
         back, _ = read_account(exported.historical_orders, exported.user_fills, "ETH")
-        known = validation.compare(market, truth, PARAMETERS.execution).sort_values(
+        known = validation.replay_executions(market, truth, PARAMETERS.execution).sort_values(
             ["placed_ns", "limit_price", "size"]
         )
-        told = validation.compare(market, back, PARAMETERS.execution).sort_values(["placed_ns", "limit_price", "size"])
+        told = validation.replay_executions(market, back, PARAMETERS.execution).sort_values(
+            ["placed_ns", "limit_price", "size"]
+        )
         np.testing.assert_allclose(known["true_filled"], told["true_filled"], atol=1e-9)
         ended = known["status"].to_numpy() == "canceled"
         np.testing.assert_allclose(known["filled"][ended], told["filled"][ended], atol=1e-9)
 
     def test_the_fees_of_the_export_are_those_of_the_table(self, exported: Exported) -> None:
-        fills = records.read_node_fills(exported.node_fills).rows
+        fills = history.read_node_fills(exported.node_fills).rows
         explained = fees.explain_fees(fills)
         assert explained["explained"].all() and set(explained["explanation"]) == {"tier"}
 
@@ -243,10 +245,10 @@ class TestFormats:
     def test_the_documented_examples(self, tmp_path: Path) -> None:
         (tmp_path / "orders.json").write_text(DOCUMENTED_ORDER)
         (tmp_path / "fills.json").write_text(DOCUMENTED_FILL)
-        order = records.read_historical_orders(tmp_path / "orders.json").rows.iloc[0]
+        order = history.read_historical_orders(tmp_path / "orders.json").rows.iloc[0]
         assert (order["order_id"], order["side"], order["size"], order["tif"]) == (91490942, -1, 20.0, "FrontendMarket")
         assert order["placed_ns"] == 1681247412573 * 10**6
-        fill = records.read_user_fills(tmp_path / "fills.json").rows.iloc[0]
+        fill = history.read_user_fills(tmp_path / "fills.json").rows.iloc[0]
         assert (fill["coin"], fill["side"], fill["price"], fill["crossed"], fill["fee"]) == (
             "AVAX",
             1,
@@ -259,24 +261,24 @@ class TestFormats:
         first = json.loads(DOCUMENTED_ORDER)[0]
         opened = first | {"status": "open", "statusTimestamp": first["order"]["timestamp"]}
         (tmp_path / "orders.json").write_text(json.dumps([first, opened]))
-        told = records.read_historical_orders(tmp_path / "orders.json")
+        told = history.read_historical_orders(tmp_path / "orders.json")
         assert told.rows["status"].tolist() == ["filled"] and told.dropped == {"superseded": 1}
 
     def test_lines_that_are_not_whole_are_counted(self, exported: Exported, tmp_path: Path) -> None:
         lines = gzip.decompress(exported.node_fills.read_bytes()).splitlines(keepends=True)
         (tmp_path / "torn.jsonl").write_bytes(b"".join([*lines[:20], lines[20][:40]]))
-        told = records.read_node_fills(tmp_path / "torn.jsonl")
+        told = history.read_node_fills(tmp_path / "torn.jsonl")
         assert told.dropped == {"malformed_block": 1} and len(told.rows) == sum(
             line.count(b'"tid"') for line in lines[:20]
         )
         (tmp_path / "cut.jsonl.gz").write_bytes(exported.node_fills.read_bytes()[:-40])
         with pytest.raises(DataError, match=r"cut\.jsonl\.gz cannot be decompressed"):
-            records.read_node_fills(tmp_path / "cut.jsonl.gz")
+            history.read_node_fills(tmp_path / "cut.jsonl.gz")
 
 
 @pytest.fixture(scope="module")
 def fills(recordings: Path) -> pd.DataFrame:
-    told = records.read_node_fills(recordings / NODE_FILLS)
+    told = history.read_node_fills(recordings / NODE_FILLS)
     assert not told.dropped
     return told.rows
 

@@ -5,37 +5,60 @@ import subprocess
 import sys
 from base64 import b64decode
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
 
 from conftest import REPOSITORY
-from hyperdapo import cli, plan
+from hyperdapo import cli, dependencies, plan
 from hyperdapo.errors import HyperdapoError, ParameterError
 from hyperdapo.files import atomic
 from hyperdapo.params import load
-from hyperdapo.workflow import dependencies, engine, rendering
+from hyperdapo.paths import NOTEBOOKS
+from hyperdapo.stages import record
+from hyperdapo.workflow import engine, rendering
+
+SMOKE = load("smoke")
 
 
 def test_dependencies_follow_imports_through_modules() -> None:
-    files, sections = dependencies.dependencies("03_features")
-    names = {path.name for path in files}
-    assert {"03_features.ipynb", "features.py", "book.py", "style.py"} <= names
-    assert "training.py" not in names and "simulator.py" not in names
-    assert "features" in sections and "training" not in sections
+    computes = {path.name for path in dependencies.modules("import hyperdapo.stages.features")}
+    assert {"features.py", "book.py", "laws.py", "params.py"} <= computes
+    assert not {"training.py", "simulator.py", "style.py"} & computes, "nothing is drawn, and nothing trained"
+    shows = {path.name for path in dependencies.modules(dependencies.notebook_code(NOTEBOOKS / "03_features.ipynb"))}
+    assert {"style.py", "features.py"} <= shows
 
 
 def test_a_stage_depends_on_the_keys_it_names_and_no_more() -> None:
-    pairs = set(dependencies.dependencies("04_preference_pairs")[1])
-    assert "evidence.block_s" in pairs and "evidence" not in pairs and "assets" not in pairs
-    assert {"assets", "evidence"} <= set(dependencies.dependencies("09_significance")[1])
-    assert "execution" in pairs, "named by a module, not by the notebook"
-    assert dependencies.dependencies("04_preference_pairs") == dependencies.dependencies("04_preference_pairs")
-    changed = load("smoke", {"evidence": {"bootstrap": 900}})
-    for stage in plan.STAGES:
-        names = dependencies.dependencies(stage)[1]
-        same = dependencies.section_values(changed, names) == dependencies.section_values(load("smoke"), names)
-        assert same == (stage not in ("08_backtest", "09_significance"))
+    assert "evidence" not in " ".join(record.values("04_preference_pairs", SMOKE)), "blocks are of 09 alone"
+    assert {"execution", "laws.block_s"} <= set(record.values("04_preference_pairs", SMOKE))
+    assert "assets" in record.values("09_significance", SMOKE) and "assets" not in record.values("05_train", SMOKE)
+
+
+@pytest.mark.parametrize(
+    ("changes", "first"),
+    [
+        ({"evidence": {"block_s": 120}}, "09_significance"),
+        ({"evidence": {"bootstrap": 900}}, "09_significance"),
+        ({"inference": {"latency_decisions": 6}}, "07_inference"),
+        ({"training": {"steps": 9}}, "05_train"),
+        ({"features": {"window_s": 60}}, "02_preprocess"),
+        ({"assets": ["BTC"]}, "06_convergence"),
+    ],
+)
+def test_a_parameter_decides_no_stage_before_the_first_that_mentions_it(changes: dict[str, Any], first: str) -> None:
+    changed = load("smoke", changes)
+    moved = [stage for stage in plan.STAGES if record.values(stage, changed) != record.values(stage, SMOKE)]
+    assert moved and moved[0] == first
+
+
+def test_comments_and_docstrings_decide_no_result() -> None:
+    bare = "def f():\n    return 1\n"
+    told = '"""A module."""\n\n\ndef f():  # one\n    """One."""\n    return 1\n'
+    assert (
+        dependencies._meaning(told) == dependencies._meaning(bare) != dependencies._meaning("def f():\n    return 2\n")
+    )
 
 
 def test_the_workflow_starts_without_what_only_a_render_needs() -> None:
@@ -43,14 +66,6 @@ def test_the_workflow_starts_without_what_only_a_render_needs() -> None:
     heavy = "{'papermill', 'nbformat', 'torch'} & set(sys.modules)"
     check = f"import hyperdapo.cli, hyperdapo.workflow.run, sys; sys.exit({heavy} or 0)"
     subprocess.run([sys.executable, "-c", check], check=True, capture_output=True)
-
-
-def test_section_values_move_with_their_sections_only() -> None:
-    changed = load("smoke", {"training": {"steps": 9}})
-    assert dependencies.section_values(changed, ["training"]) != dependencies.section_values(
-        load("smoke"), ["training"]
-    )
-    assert dependencies.section_values(changed, ["source"]) == dependencies.section_values(load("smoke"), ["source"])
 
 
 def _notebook(path, *cells: str):

@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Any
 
 from hyperdapo.errors import HyperdapoError, ParameterError
-from hyperdapo.params import Parameters, load, portable, profiles, read
+from hyperdapo.params import Parameters, load, overrides_of, portable, read, recall
 
 # jsonschema, with which papermill comes, would build a grammar of web addresses at each start: a second of every job,
 # for a format that no notebook has. It does without where this package is not installed.
@@ -38,11 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _chosen(options: argparse.Namespace) -> tuple[Parameters, dict[str, Any]]:
     """The run that a user means: by its name alone where it was made before, else by profile and what is laid on it."""
-    from hyperdapo.workflow import run
-
-    if options.name and not (options.profile or options.params or options.asset) and options.name not in profiles():
-        profile, overrides = run.recall(options.name)
-        return load(profile, overrides), overrides
+    if options.name and not (options.profile or options.params or options.asset):
+        parameters = recall(options.name)
+        return parameters, overrides_of(parameters)
     overrides = portable(read(options.params), Path.cwd()) if options.params else {}
     overrides |= {"assets": options.asset} if options.asset else {}
     overrides |= {"name": options.name} if options.name else {}

@@ -12,7 +12,8 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from hyperdapo.errors import ParameterError, nearest
-from hyperdapo.paths import PARAMS, REPOSITORY
+from hyperdapo.files import atomic
+from hyperdapo.paths import PARAMS, REPOSITORY, data_root
 from hyperdapo.sections import (
     Asset,
     Clean,
@@ -118,6 +119,50 @@ def load(profile: str, overrides: Mapping[str, Any] | None = None, asset: str | 
     differs = parameters.fingerprint() != plain.fingerprint()
     named = parameters.model_copy(update={"name": _name(name, profile, parameters, differs)})
     return named if asset is None else named.for_asset(asset)
+
+
+def remember(parameters: Parameters) -> None:
+    """Keep what a run differs in from its profile, so that its name is enough to go on with it (`recall`)."""
+    asked = {"profile": parameters.profile, "overrides": overrides_of(parameters)}
+    with atomic(_asked(parameters.name)) as temporary:
+        temporary.write_text(json.dumps(asked, indent=1) + "\n")
+
+
+def overrides_of(parameters: Parameters) -> dict[str, Any]:
+    """What to lay on the profile to have these parameters, the name of the run too where it is not the profile's."""
+    plain = load(parameters.profile).model_dump(mode="json", by_alias=True)
+    return _differences(plain, parameters.model_dump(mode="json", by_alias=True))
+
+
+def recall(name: str) -> Parameters:
+    """The parameters of a run by its name: that of a profile, or of a run that was made before.
+
+    Raises
+    ------
+    ParameterError
+        If there is none of that name.
+    """
+    if name in profiles():
+        return load(name)
+    try:
+        asked = json.loads(_asked(name).read_text())
+    except FileNotFoundError:
+        known = [*profiles(), *sorted(path.parent.name for path in data_root().glob("*/run.json"))]
+        raise ParameterError(f"there is no run {name!r}{nearest(name, known)}; there are {known}") from None
+    return load(asked["profile"], asked["overrides"])
+
+
+def _asked(name: str) -> Path:
+    return data_root() / name / "run.json"
+
+
+def _differences(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
+    """What to lay on `lower` to have `upper`: what `merge` takes."""
+    pairs = ((key, lower.get(key), value) for key, value in upper.items() if lower.get(key) != value)
+    return {
+        key: _differences(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+        for key, below, value in pairs
+    }
 
 
 def profiles() -> list[str]:

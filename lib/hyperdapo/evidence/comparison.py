@@ -1,19 +1,17 @@
 """Two runs side by side: the parameters that differ, what each strategy costs, and the difference on the same orders."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from hyperdapo.errors import MissingInputError
 from hyperdapo.evidence.figures import style
 from hyperdapo.evidence.figures.comparison import plot_differences
 from hyperdapo.evidence.metrics import TOTAL, block_bootstrap, in_blocks
 from hyperdapo.evidence.tables import CSV_FLOAT
 from hyperdapo.files import atomic, read_assets, read_table
-from hyperdapo.params import Parameters, load
-from hyperdapo.paths import PARAMS, Paths, data_root
+from hyperdapo.params import Parameters, recall
+from hyperdapo.paths import Paths
 
 SAME = ["asset", "order_id", "decision_ns", "side", "size", "horizon_s"]
 """What makes two rows of `orders.parquet` the same parent order."""
@@ -31,27 +29,18 @@ def compare(first: str, second: str) -> dict[str, pd.DataFrame]:
 
     Raises
     ------
+    ParameterError
+        If there is no run of one of the names.
     MissingInputError
-        If one of the runs is not there, or did not reach 09.
+        If one of them did not reach 09.
     """
-    names, runs = (first, second), [parameters_of(first), parameters_of(second)]
+    names, runs = (first, second), [recall(first), recall(second)]
     costs = [_costs(name) for name in names]
     return {
         "parameters": _apart(names, runs),
         "costs": costs[0].join(costs[1], how="outer", sort=False).reset_index(),
         "differences": _differences(names, runs),
     }
-
-
-def parameters_of(name: str) -> Parameters:
-    """The parameters of a run by its name; raises MissingInputError if there is none."""
-    request = data_root() / name / "run.json"
-    if request.exists():
-        asked = json.loads(request.read_text())
-        return load(asked["profile"], asked["overrides"])
-    if (PARAMS / f"{name}.yaml").exists():
-        return load(name)
-    raise MissingInputError(f"there is no run {name!r}: {request} is not there. Run: hyperdapo run --name {name} ...")
 
 
 def _costs(name: str) -> pd.DataFrame:

@@ -97,6 +97,8 @@ class Tolerances:
 Items = dict[str, "Item"]
 
 _MACRO = re.compile(r"\\newcommand\{\\(\w+)\}\{(.*)\}")
+_CAPTION = re.compile(r"^(\\caption\{.*?\})(?: \\label\{.*)?$", re.MULTILINE)
+_HEAD = re.compile(r"\\midrule\n|\\endlastfoot\n")
 _NUMBER = re.compile(r"(?<![\w.])[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?(?![\w])")
 _UNSHOWN = re.compile(r"<tr>\s*<td>(?:commit|versions|files written)</td>.*?</tr>", re.DOTALL)
 _MACRO_DIGITS = 4  # as numbers.number prints
@@ -181,11 +183,11 @@ def _macros(path: Path) -> Items:
 
 
 def _latex(path: Path, tolerances: Tolerances) -> Items:
-    """The words around the rows: what a row says stands in the CSV, against which `untrue_cells` holds it."""
+    """The caption: what a row says stands in the CSV, against which `untrue_cells` holds it."""
     if tolerances.is_time_table(path.stem):
         return {}
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if " & " not in line and line]
-    return _tokens("\n".join(line for line in lines if "\\caption" in line), "caption", "caption")
+    caption = _CAPTION.search(path.read_text(encoding="utf-8"))
+    return _tokens(caption[1] if caption else "", "caption", "caption")
 
 
 def _render(path: Path, tolerances: Tolerances) -> Items:
@@ -268,8 +270,9 @@ def untrue_cells(table: Path) -> list[str]:
     if not source.is_file():
         return [f"{source.name} is not there to hold it against"]
     values = pd.read_csv(source, dtype=str, keep_default_na=False).to_numpy()
-    lines = [line for line in table.read_text(encoding="utf-8").splitlines() if line.endswith(r"\\")]
-    rows = [re.split(r"(?<!\\) & ", line.removesuffix(r"\\").strip()) for line in lines if "\\label" not in line][1:]
+    body = _HEAD.split(table.read_text(encoding="utf-8"))[-1]
+    lines = [line.removesuffix(r"\\").strip() for line in body.splitlines() if line.endswith(r"\\")]
+    rows = [re.split(r"(?<!\\) & ", line) for line in lines]
     if len(rows) != len(values):
         return [f"{len(rows)} rows where {source.name} has {len(values)}"]
     pairs = [(i, text, value) for i, row in enumerate(rows, 1) for text, value in zip(row, values[i - 1], strict=False)]

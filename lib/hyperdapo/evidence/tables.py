@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterable
 from html import escape
 
-import numpy as np
 import pandas as pd
 from IPython.display import HTML
 
@@ -29,13 +28,11 @@ _ACRONYMS = {
     "p": "p",
     "t": "t",
 }
-_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "−": "$-$", "±": r"$\pm$"}
-_LATEX |= {character: f"\\{character}" for character in "&%$#_{}"} | {
-    "≤": r"$\le$",
-    "≥": r"$\ge$",
-    "§": r"\S{}",
-    "–": "--",
-}
+_LATEX = str.maketrans(
+    {character: f"\\{character}" for character in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "§": r"\S{}", "–": "--"}
+    | {"−": "$-$", "±": r"$\pm$", "≤": r"$\le$", "≥": r"$\ge$", "∞": r"$\infty$"}
+)
 
 
 def save(frame: pd.DataFrame, paths: Paths, name: str, caption: str, rows: int = 24) -> HTML:
@@ -70,29 +67,17 @@ def show(frame: pd.DataFrame, caption: str = "", rows: int = 24) -> HTML:
     shown = _text(frame.head(rows))
     more = f" (first {rows} of {len(frame)} rows)" if len(frame) > rows else ""
     heading_line = f"<p><em>{escape(caption)}{more}</em></p>" if caption or more else ""
-    return HTML(heading_line + shown.to_html(index=False, border=0, na_rep="–"))
+    return HTML(heading_line + shown.to_html(index=False, border=0))
 
 
 def latex(frame: pd.DataFrame, caption: str, label: str) -> str:
-    """A booktabs table: text left, numbers right, every special character escaped."""
-    numeric = [pd.api.types.is_numeric_dtype(dtype) and dtype != np.dtype(bool) for dtype in frame.dtypes]
-    alignment = "".join("r" if right else "l" for right in numeric)
-    text = _text(frame)
-    header = " & ".join(escape_latex(column) for column in text.columns) + r" \\"
-    body = [" & ".join(escape_latex(value) for value in row) + r" \\" for row in text.itertuples(index=False)]
-    titled = f"\\caption{{{escape_latex(caption)}}}\n\\label{{{label}}}"
+    """A booktabs table, or a `longtable` of more than `LONGEST_FLOAT` rows: text left, numbers right, all of it escaped."""
+    alignment = "".join("r" if _is_number(frame[name]) else "l" for name in frame)
+    text = _text(frame).style.hide(axis="index").format(escape_latex).format_index(escape_latex, axis="columns")
+    layout = {"column_format": alignment, "hrules": True, "label": label, "caption": escape_latex(caption)}
     if len(frame) > LONGEST_FLOAT:
-        opening = [
-            rf"\begin{{longtable}}{{{alignment}}}",
-            titled + r" \\",
-            r"\toprule",
-            header,
-            r"\midrule",
-            r"\endhead",
-        ]
-        return "\n".join([*opening, *body, r"\bottomrule", r"\end{longtable}", ""])
-    opening = [r"\begin{table}[htbp]", r"\centering", titled, rf"\begin{{tabular}}{{{alignment}}}", r"\toprule"]
-    return "\n".join([*opening, header, r"\midrule", *body, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+        return str(text.to_latex(environment="longtable", **layout))
+    return str(text.to_latex(position="htbp", position_float="centering", **layout))
 
 
 def heading(column: str) -> str:
@@ -106,8 +91,8 @@ def heading(column: str) -> str:
 
 
 def escape_latex(text: str) -> str:
-    """`text` with every character that LaTeX would act on made literal."""
-    return "".join(_LATEX.get(character, character) for character in text)
+    """`text` with every character that LaTeX would act on, or has no glyph for, made literal."""
+    return text.translate(_LATEX)
 
 
 def rounded(values: Iterable[float]) -> list[str]:
@@ -141,9 +126,13 @@ def _text(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns, dtype=object)
 
 
+def _is_number(column: pd.Series) -> bool:
+    return bool(pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column))
+
+
 def _column_text(column: pd.Series) -> list[str]:
     if pd.api.types.is_bool_dtype(column):
         return ["yes" if value else "no" for value in column]
-    if pd.api.types.is_numeric_dtype(column):
+    if _is_number(column):
         return rounded(column.astype(float))
     return ["–" if pd.isna(value) else str(value) for value in column]

@@ -1,4 +1,5 @@
-"""What an execution costs beside its price: exchange fees by date and tier, and square-root impact (eq. 2.4)."""
+"""What an execution costs: its price against the arrival mid and the parts of that, fees by date and tier, funding,
+mark-outs, and square-root impact beyond the visible book (eq. 2.4, 3.8, 3.9)."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -6,12 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from hyperdapo.errors import ParameterError
 from hyperdapo.execution.events import Arrivals, Events, Fills, funding_paid
 from hyperdapo.market.book import Market
-from hyperdapo.market.columns import Floats, Nanoseconds
+from hyperdapo.market.columns import BPS, Floats, Nanoseconds
 from hyperdapo.sections import Execution
 from hyperdapo.times import DAY_NS, SECOND_NS
 
@@ -33,7 +34,7 @@ _SCHEDULES = (
 )
 
 
-def fee_rates(ns: ArrayLike, tier: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def fee_rates(ns: ArrayLike, tier: int) -> tuple[Floats, Floats]:
     """Taker and maker fee of a perpetual at each instant.
 
     A tier is the account's, by its volume of the 14 days before: above 5, 25, 100, 500, 2,000 and 7,000 million USD.
@@ -59,14 +60,14 @@ def fee_rates(ns: ArrayLike, tier: int) -> tuple[NDArray[np.float64], NDArray[np
     index = np.searchsorted([start for start, _ in _SCHEDULES], np.atleast_1d(ns), side="right") - 1
     if index.size and index.min() < 0:
         raise ParameterError("there were no fees to know before June 2023: choose a later source.from")
-    known = [schedule[tier] if tier < len(schedule) else (np.nan, np.nan) for _, schedule in _SCHEDULES]
-    taker, maker = np.array(known)[index].T
+    rates = [schedule[tier] if tier < len(schedule) else (np.nan, np.nan) for _, schedule in _SCHEDULES]
+    taker, maker = np.array(rates)[index].T
     if np.isnan(taker).any():
         raise ParameterError(f"fees of tier {tier} before 2025-05-05 are not known: set execution.fees.tier to 0")
     return taker, maker
 
 
-def square_root_impact(size: ArrayLike, daily_volume: float, coefficient_bps: float) -> NDArray[np.float64]:
+def square_root_impact(size: ArrayLike, daily_volume: float, coefficient_bps: float) -> Floats:
     """How far taking `size` moves the price, eq. 2.4 without its sign.
 
     Parameters
@@ -124,21 +125,21 @@ def account(
     with np.errstate(invalid="ignore"):
         passive_price = (traded.taken_usd + traded.made_usd) / (traded.taken + traded.made)
         completion_price = traded.completed_usd / traded.completed
-    share = 1 - fills.abandoned / size
+    share = 1 - fills["abandoned"] / size
     with np.errstate(invalid="ignore"):
-        exec_price = (traded.taken_usd + traded.made_usd + traded.completed_usd) / (size - fills.abandoned)
+        exec_price = (traded.taken_usd + traded.made_usd + traded.completed_usd) / (size - fills["abandoned"])
     shortfall = _signed_bps(side, exec_price, arrival_mid, share)
-    slippage = side * (traded.completed_usd - traded.completed * arrival_mid) / worth * 1e4
-    target = np.where(arrivals.resting, arrivals.limit, arrival_mid)
+    slippage = side * (traded.completed_usd - traded.completed * arrival_mid) / worth * BPS
+    target = np.where(arrivals["resting"], arrivals["limit"], arrival_mid)
     fees = _fees(traded, life, execution.fees.tier) / worth
-    funding = side * _funding(market, size - fills.abandoned, traded, life, fills) / worth * 1e4
+    funding = side * _funding(market, size - fills["abandoned"], traded, life, fills) / worth * BPS
     spread, timing, opportunity = _parts(events, arrivals, traded, fills, arrival_mid)
     return pd.DataFrame(
         {
             "target_price": target,
-            "filled_passive": 1 - (traded.completed + fills.abandoned) / size,
+            "filled_passive": 1 - (traded.completed + fills["abandoned"]) / size,
             "maker_share": traded.made / size,
-            "filled": (traded.completed == 0) & (fills.abandoned == 0),
+            "filled": (traded.completed == 0) & (fills["abandoned"] == 0),
             "passive_price": passive_price,
             "completion_price": completion_price,
             "exec_price": exec_price,
@@ -148,9 +149,9 @@ def account(
             "implementation_shortfall_bps": shortfall,
             "slippage_bps": _signed_bps(side, exec_price, target, share),
             "total_cost_bps": shortfall + fees + funding,
-            "spread_bps": side * spread / worth * 1e4,
-            "timing_bps": side * timing / worth * 1e4,
-            "opportunity_bps": side * opportunity / worth * 1e4,
+            "spread_bps": side * spread / worth * BPS,
+            "timing_bps": side * timing / worth * BPS,
+            "opportunity_bps": side * opportunity / worth * BPS,
         },
         index=orders.index,
     )
@@ -165,24 +166,24 @@ def markouts(events: Events, ended: Nanoseconds, side: Floats, horizons_s: Seque
 
     start = mid_at(ended)
     later = {horizon: mid_at(ended + round(horizon * SECOND_NS)) for horizon in horizons_s}
-    return {f"markout_{horizon:g}s_bps": side * (mids / start - 1) * 1e4 for horizon, mids in later.items()}
+    return {f"markout_{horizon:g}s_bps": side * (mids / start - 1) * BPS for horizon, mids in later.items()}
 
 
 def _volumes(market: Market, arrivals: Arrivals, fills: Fills, coefficient_bps: float | None) -> Volumes:
     """What is taken beyond the visible book costs the last visible price, and the impact of eq. 2.4."""
     if coefficient_bps is None:
         raise ParameterError("execution.impact_coefficient_bps is null: fill it in with `as_measured`")
-    beyond = np.maximum(fills.completed - fills.swept, 0.0)
+    beyond = np.maximum(fills["completed"] - fills["swept"], 0.0)
     impact = square_root_impact(beyond, _daily_volume(market), coefficient_bps)
-    unseen_usd = np.where(beyond > 0, beyond * fills.deepest * (1 + arrivals.side * impact * 1e-4), 0.0)
-    swept_usd = fills.swept_usd + unseen_usd
+    unseen_usd = np.where(beyond > 0, beyond * fills["deepest"] * (1 + arrivals["side"] * impact * 1e-4), 0.0)
+    swept_usd = fills["swept_usd"] + unseen_usd
     return Volumes(
-        taken=np.where(arrivals.resting, fills.taken, fills.completed),
-        taken_usd=np.where(arrivals.resting, fills.taken_usd, swept_usd),
-        made=fills.made,
-        made_usd=np.where(fills.made > 0, fills.made * arrivals.limit, 0.0),
-        completed=np.where(arrivals.resting, fills.completed, 0.0),
-        completed_usd=np.where(arrivals.resting, swept_usd, 0.0),
+        taken=np.where(arrivals["resting"], fills["taken"], fills["completed"]),
+        taken_usd=np.where(arrivals["resting"], fills["taken_usd"], swept_usd),
+        made=fills["made"],
+        made_usd=np.where(fills["made"] > 0, fills["made"] * arrivals["limit"], 0.0),
+        completed=np.where(arrivals["resting"], fills["completed"], 0.0),
+        completed_usd=np.where(arrivals["resting"], swept_usd, 0.0),
     )
 
 
@@ -201,7 +202,7 @@ def _funding(market: Market, size: Floats, traded: Volumes, life: Life, fills: F
     arrival, expiry, completion = (
         funding_paid(market, ns) for ns in (life.arrival_ns, life.expiry_ns, life.completion_ns)
     )
-    return size * expiry - traded.taken * arrival - fills.made_funding - traded.completed * completion
+    return np.asarray(size * expiry - traded.taken * arrival - fills["made_funding"] - traded.completed * completion)
 
 
 def _parts(
@@ -213,9 +214,11 @@ def _parts(
     visible book included. Timing: that mid against the arrival mid, over what traded before the cancel. Opportunity:
     the same over what had to be completed.
     """
-    entered = events.moment["best_price"][np.where(arrivals.resting, arrivals.first, arrivals.final)].mean(axis=1)
-    completed = events.moment["best_price"][arrivals.final].mean(axis=1)
-    mids = traded.taken * entered + fills.made_mid_usd
+    entered = events.moment["best_price"][np.where(arrivals["resting"], arrivals["first"], arrivals["final"])].mean(
+        axis=1
+    )
+    completed = events.moment["best_price"][arrivals["final"]].mean(axis=1)
+    mids = traded.taken * entered + fills["made_mid_usd"]
     timing = mids - (traded.taken + traded.made) * arrival_mid
     spread = traded.taken_usd + traded.made_usd + traded.completed_usd - mids - traded.completed * completed
     return spread, timing, traded.completed * (completed - arrival_mid)
@@ -223,7 +226,7 @@ def _parts(
 
 def _signed_bps(side: Floats, price: Floats, reference: Floats, share: Floats) -> Floats:
     """Of the share that traded; 0 where none did."""
-    return np.where(share > 0, side * (price / reference - 1) * 1e4 * share, 0.0)
+    return np.where(share > 0, side * (price / reference - 1) * BPS * share, 0.0)
 
 
 def _daily_volume(market: Market) -> float:

@@ -1,4 +1,4 @@
-"""What a node's record of every fill says: who met whom, what was charged, how long the makers had waited (Truth 2)."""
+"""What was charged: the fee of each real fill, explained by the exchange's tiers, discounts and rebates."""
 
 from typing import NamedTuple
 
@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from hyperdapo.errors import DataError
 from hyperdapo.execution.costs import HIGHEST_TIER, fee_rates
+from hyperdapo.market.columns import BPS, Floats, Integers
 
 STAKING = (0.0, 0.05, 0.10, 0.15, 0.20, 0.30, 0.40)  # discounts from no stake to over 500,000 HYPE
 REFERRAL = 0.04  # discount on the first 25 million USD, so of the two lowest tiers
@@ -25,12 +26,12 @@ class Schedule(NamedTuple):
     """
 
     name: NDArray[np.str_]
-    tier: NDArray[np.int64]
-    staking: NDArray[np.float64]
-    referral: NDArray[np.float64]
-    rebate: NDArray[np.float64]
-    taker: NDArray[np.float64]
-    maker: NDArray[np.float64]
+    tier: Integers
+    staking: Floats
+    referral: Floats
+    rebate: Floats
+    taker: Floats
+    maker: Floats
 
 
 def schedules(ns: int) -> Schedule:
@@ -88,14 +89,14 @@ def explain_fees(fills: pd.DataFrame) -> pd.DataFrame:
     chosen = votes.argmax(axis=1)[account]
     rows = np.arange(len(fills))
     explained = ours & fits[rows, chosen]
-    exchange_bps = (fee - builder) / notional * 1e4
-    width = 2 * _ROUNDING_USD / notional * 1e4
+    exchange_bps = (fee - builder) / notional * BPS
+    width = 2 * _ROUNDING_USD / notional * BPS
     distinct = len(np.unique(np.round(np.concatenate([known.taker, known.maker]), 6)))
     return fills.assign(
         market=market,
         notional=notional,
-        charged_bps=fee / notional * 1e4,
-        builder_bps=builder / notional * 1e4,
+        charged_bps=fee / notional * BPS,
+        builder_bps=builder / notional * BPS,
         exchange_bps=exchange_bps,
         explanation=np.where(explained, known.name[chosen], "none"),
         tier=np.where(explained, known.tier[chosen], -1),

@@ -12,13 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-from hyperdapo.execution.events import PRINT, QUOTE, SNAPSHOT, Events, Queue, Records
+from hyperdapo.execution.events import DUST, PRINT, QUOTE, SNAPSHOT, Arrivals, Events, Fills, Queue
 from hyperdapo.market.columns import Floats
 
 ALONE = -1  # no event: an order without siblings
 UNKNOWN = -1.0  # size of a level that no message has shown
 INNER: dict[str, Any] = {"cache": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # not called from Python
-DUST = 1e-9  # coin; less than that is the rounding of floating point
 
 
 class Resting(NamedTuple):
@@ -32,8 +31,8 @@ class Resting(NamedTuple):
 
 
 @njit(cache=True)
-def replay(events: Events, orders: Records, queue: Queue, fills: Records, spent: Floats, path: Floats) -> None:
-    """Fill in `fills` (records of `Fills`) for `orders` (of `Arrivals`); only those of one parent see each other.
+def replay(events: Events, orders: Arrivals, queue: Queue, fills: Fills, spent: Floats, path: Floats) -> None:
+    """Fill in `fills` for `orders`; only those of one parent see each other.
 
     `spent` (n,) is room to note what siblings have had of each event, `path` is empty.
     """
@@ -60,7 +59,7 @@ def replay(events: Events, orders: Records, queue: Queue, fills: Records, spent:
 
 
 @njit(**INNER)
-def _span(orders: Records, position: int) -> tuple[int, int]:
+def _span(orders: Arrivals, position: int) -> tuple[int, int]:
     """First and last event of the lives of an order and its siblings."""
     order = orders[position].sequence
     parent, base, end = orders[order].parent, orders[order].first, orders[order].last
@@ -73,7 +72,7 @@ def _span(orders: Records, position: int) -> tuple[int, int]:
 
 @njit(**INNER)
 def _live(
-    events: Events, orders: Records, order: int, queue: Queue, fills: Records, spent: Floats, base: int, path: Floats
+    events: Events, orders: Arrivals, order: int, queue: Queue, fills: Fills, spent: Floats, base: int, path: Floats
 ) -> float:
     """From arrival to cancel: take what the limit reaches, then rest. Returns the size that is left.
 
@@ -121,7 +120,7 @@ def wait(
 
     `path` (m, 2), where it is not empty, gets what stands before the order and what is left of it after each event.
     """
-    own, opposite, start = 0 if side > 0 else 1, 1 if side > 0 else 0, event
+    near, opposite, start = 0 if side > 0 else 1, 1 if side > 0 else 0, event
     moment, level_price, level_size = events.moment, events.level_price, events.level_size
     while event < last:
         before = state.remaining
@@ -137,13 +136,15 @@ def wait(
                 state = Resting(0.0, 0.0, 0.0, 0.0, True)
             else:
                 state = Resting(state.remaining, state.ahead, state.visible, state.traded, not crossed)
-                before_best = side * (limit - moment[event].best_price[own])
+                before_best = side * (limit - moment[event].best_price[near])
                 if before_best > 0.0:
                     state = _seen(state, 0.0, exponent)
                 elif before_best == 0.0:
-                    state = _seen(state, moment[event].best_size[own], exponent)
+                    state = _seen(state, moment[event].best_size[near], exponent)
                 elif moment[event].kind == SNAPSHOT:  # a best quote before ours says nothing of our level
-                    state = _seen(state, _level(level_price, level_size, moment[event].row, own, side, limit), exponent)
+                    state = _seen(
+                        state, _level(level_price, level_size, moment[event].row, near, side, limit), exponent
+                    )
         if len(path):
             path[event - start, 0], path[event - start, 1] = state.ahead, state.remaining
         event += 1
@@ -190,10 +191,10 @@ def rest(events: Events, event: int, side: int, price: float, remaining: float, 
 
 @njit(**INNER)
 def shown_size(events: Events, event: int, side: int, price: float) -> float:
-    """Size that the newest message about a price shows there: its own quotes come before the snapshot's level."""
-    own = 0 if side > 0 else 1
+    """Size that the newest message about a price shows there: its quotes come before the snapshot's level."""
+    near = 0 if side > 0 else 1
     while event >= 0 and events.moment[event].kind != SNAPSHOT:
-        if events.moment[event].kind == QUOTE and side * (price - events.moment[event].best_price[own]) >= 0.0:
+        if events.moment[event].kind == QUOTE and side * (price - events.moment[event].best_price[near]) >= 0.0:
             break
         event -= 1
     return float(visible_size(events, max(event, 0), side, price))
@@ -202,23 +203,23 @@ def shown_size(events: Events, event: int, side: int, price: float) -> float:
 @njit(**INNER)
 def visible_size(events: Events, event: int, side: int, price: float) -> float:
     """Size resting at `price` on our side: 0 inside the spread or between levels, UNKNOWN beyond the visible book."""
-    own = 0 if side > 0 else 1
-    best = events.moment[event].best_price[own]
+    near = 0 if side > 0 else 1
+    best = events.moment[event].best_price[near]
     if price == best:
-        return float(events.moment[event].best_size[own])
+        return float(events.moment[event].best_size[near])
     if side * (price - best) > 0.0:
         return 0.0
-    return _level(events.level_price, events.level_size, events.moment[event].row, own, side, price)
+    return _level(events.level_price, events.level_size, events.moment[event].row, near, side, price)
 
 
 @njit(cache=True, inline="always")
-def _level(level_price: Floats, level_size: Floats, row: int, own: int, side: int, price: float) -> float:
+def _level(level_price: Floats, level_size: Floats, row: int, near: int, side: int, price: float) -> float:
     """Size of a level behind the best of a snapshot."""
     if row >= 0:
         for level in range(level_price.shape[2]):
-            at = level_price[row, own, level]
+            at = level_price[row, near, level]
             if at == price:
-                return float(level_size[row, own, level])
+                return float(level_size[row, near, level])
             if side * (price - at) > 0.0:
                 return 0.0
     return UNKNOWN
@@ -227,15 +228,15 @@ def _level(level_price: Floats, level_size: Floats, row: int, own: int, side: in
 @njit(**INNER)
 def usual_size(events: Events, event: int, side: int) -> float:
     """What a price step holds on average in the newest snapshot of our side: the guess for a level beyond it."""
-    own, row = 0 if side > 0 else 1, events.moment[event].row
+    near, row = 0 if side > 0 else 1, events.moment[event].row
     if row < 0:
-        return float(events.moment[event].best_size[own])
-    best, total, span, step = events.level_price[row, own, 0], events.level_size[row, own, 0], 0.0, np.inf
+        return float(events.moment[event].best_size[near])
+    best, total, span, step = events.level_price[row, near, 0], events.level_size[row, near, 0], 0.0, np.inf
     for level in range(1, events.level_price.shape[2]):
-        if np.isnan(events.level_price[row, own, level]):
+        if np.isnan(events.level_price[row, near, level]):
             break
-        before, span = span, abs(events.level_price[row, own, level] - best)
-        total, step = total + events.level_size[row, own, level], min(step, span - before)
+        before, span = span, abs(events.level_price[row, near, level] - best)
+        total, step = total + events.level_size[row, near, level], min(step, span - before)
     return float(total / (1.0 + np.rint(span / step)))
 
 

@@ -1,28 +1,29 @@
 """Two laws that chapter 2 takes for granted, measured: square-root impact (eq. 2.4), fill probability (eq. 2.5).
 
-Take observations part by part, keep them in `Thinned`, then fit. Intervals are clustered on blocks of time (t, blocks
-- 1 degrees of freedom): those of 95 % held the truth in 92-96 % of simulations with 30 blocks, in 85-96 % with 8. What
-cannot be told is NaN: intervals from fewer than 5 blocks, parameters that are not identified.
+Observe part by part, keep the observations in `Thinned`, then fit; `as_measured` puts the results into the parameters.
+Intervals are clustered on blocks of time (t, blocks - 1 degrees of freedom): those of 95 % held the truth in 92-96 % of
+simulations with 30 blocks, in 85-96 % with 8. What cannot be measured is NaN: intervals from fewer than 5 blocks,
+parameters that are not identified.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.optimize import brentq, minimize_scalar
 from statsmodels.api import GLM, OLS, families
 
 from hyperdapo.errors import DataError, ParameterError
 from hyperdapo.market.book import Market
-from hyperdapo.market.columns import Floats, Nanoseconds, TopOfBook, select
+from hyperdapo.market.columns import BPS, Floats, Integers, Nanoseconds, TopOfBook, select
 from hyperdapo.params import Parameters
 from hyperdapo.times import SECOND_NS, block_of
 
 IMPACT_EXPONENT, FILL_EXPONENT = 0.5, 1.5  # the draft's: of eq. 2.4, and alpha of eq. 2.5
 DISTANCES_BPS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 _ESTIMATES = ["parameter", "value", "ci_low", "ci_high", "draft"]
-_BPS, _FEWEST_BLOCKS = 1e4, 5
+_FEWEST_BLOCKS = 5
 _EXPONENTS = (-1.0, 2.0)  # where the free exponent of eq. 2.4 is looked for
 _SIZE_QUANTILES = (0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.98, 0.99, 1)  # of the bins, finer towards the largest orders
 
@@ -55,7 +56,7 @@ def aggressive_orders(market: Market, from_ns: int, to_ns: int, after_s: float =
     top, local_ns, side = _quotes(market), prints.local_ns[first], prints.side[first]
     row = np.searchsorted(top.exchange_ns, prints.exchange_ns[first], side="left") - 1
     before, later_ns = select(top, np.maximum(row, 0)), local_ns + round(after_s * SECOND_NS)
-    impact = side * (market.mid_at(later_ns) / before.mid - 1) * _BPS
+    impact = side * (market.mid_at(later_ns) / before.mid - 1) * BPS
     size = np.bincount(order, weights=prints.size, minlength=len(first))
     orders = pd.DataFrame({"local_ns": local_ns, "side": side, "size": size, "impact_bps": impact})
     whole = (row >= 0) & ~market.interrupted(np.minimum(before.local_ns, local_ns - 1), later_ns)
@@ -73,7 +74,7 @@ class Thinned:
         self._kept: list[pd.DataFrame] = []
 
     def add(self, part: pd.DataFrame) -> None:
-        """Take the next part in, which must not change afterwards."""
+        """Add the next part, which must not change afterwards."""
         self.seen += len(part)
         self._kept.append(part.iloc[:: self.every].copy())
         while self.seen > self.most * self.every:
@@ -89,7 +90,7 @@ def fit_impact(orders: pd.DataFrame, daily_volume: float, block_s: float, confid
     """Eq. 2.4, dP = lambda sign(Q) sqrt(|Q| / V), and its rival with a free exponent, dP = c sign(Q) (|Q| / V)^beta.
 
     Least squares without a constant on `aggressive_orders`; V in coin. `c_bps` and `beta` are not identified, so NaN,
-    where lambda cannot be told from zero, all sizes are equal, or beta leaves (-1, 2).
+    where lambda may be zero, all sizes are equal, or beta leaves (-1, 2).
 
     Returns
     -------
@@ -116,17 +117,6 @@ def fit_impact(orders: pd.DataFrame, daily_volume: float, block_s: float, confid
     return Fit(pd.DataFrame(estimates, columns=_ESTIMATES), pd.DataFrame(rows, columns=names), int(blocks.max()) + 1)
 
 
-def square_root_verdict(parameters: pd.DataFrame) -> str:
-    """Whether the free exponent of `fit_impact` leaves room for the square root of eq. 2.4, as a sentence."""
-    beta = parameters.set_index("parameter").loc["beta"]
-    if np.isnan(beta["value"]):
-        return "No exponent can be measured here: neither a square root nor another power is shown."
-    interval = f"the interval of beta, {beta['ci_low']:.3f} to {beta['ci_high']:.3f},"
-    if beta["ci_low"] <= IMPACT_EXPONENT <= beta["ci_high"]:
-        return f"The square root is not refuted: {interval} holds {IMPACT_EXPONENT:g}."
-    return f"The square root is refuted here: {interval} leaves out {IMPACT_EXPONENT:g}. It is charged all the same."
-
-
 def reaches(market: Market, decision_ns: Nanoseconds, horizon_s: float) -> pd.DataFrame:
     """How far from the mid at each decision time t (n,) the prints of (t, t + horizon_s] went, to both sides (eq. 2.5).
 
@@ -141,14 +131,14 @@ def reaches(market: Market, decision_ns: Nanoseconds, horizon_s: float) -> pd.Da
     prints, start_ns = np.searchsorted(market.trades.local_ns, windows, side="right"), windows[:, 0]
     price, mid = np.append(market.trades.price, np.nan), market.mid_at(start_ns)
     low, high = (extreme.reduceat(price, prints.ravel())[::2] for extreme in (np.minimum, np.maximum))
-    reach = np.column_stack([1 - low / mid, high / mid - 1]) * _BPS
+    reach = np.column_stack([1 - low / mid, high / mid - 1]) * BPS
     reach[prints[:, 0] == prints[:, 1]] = -np.inf
     side = np.tile(np.array([1, -1], dtype=np.int8), len(start_ns))
     return pd.DataFrame({"decision_ns": start_ns.repeat(2), "side": side, "reach_bps": reach.ravel()})
 
 
 def fit_fill_curve(reaches: pd.DataFrame, distances_bps: ArrayLike, block_s: float, confidence: float) -> Fit:
-    """Eq. 2.5, P_fill = 1 - exp(-lambda delta^-alpha), at the horizon of the `reaches` and the (m,) deltas given.
+    """Eq. 2.5, P_fill = 1 - exp(-lambda delta^-alpha), at the horizon of the `reaches` and the (m,) deltas.
 
     An order at delta from the mid counts as filled when a print went beyond its price (reach > delta). Queues and
     latency play no part; the fills of the simulator, which has both, are judged elsewhere. A binomial model with
@@ -183,7 +173,7 @@ def _quotes(market: Market) -> TopOfBook:
     return market.top
 
 
-def _clustered(model: OLS | GLM, blocks: NDArray[np.int64], confidence: float, **options: object) -> Floats:
+def _clustered(model: OLS | GLM, blocks: Integers, confidence: float, **options: object) -> Floats:
     """Estimates with their bounds, (k, 3)."""
     enough = len(np.unique(blocks)) >= _FEWEST_BLOCKS
     kind = {"cov_type": "cluster", "cov_kwds": {"groups": blocks}, "use_t": True} if enough else {}
@@ -193,7 +183,7 @@ def _clustered(model: OLS | GLM, blocks: NDArray[np.int64], confidence: float, *
     return np.column_stack([fit.params, bounds]) * (1.0 if converged else np.nan)
 
 
-def _free_power(impact: Floats, share: Floats, blocks: NDArray[np.int64], confidence: float) -> Floats:
+def _free_power(impact: Floats, share: Floats, blocks: Integers, confidence: float) -> Floats:
     """c and beta (2, 3); their intervals are those of the linear regression on the slopes at the optimum."""
 
     def unexplained(beta: float) -> float:
@@ -208,7 +198,7 @@ def _free_power(impact: Floats, share: Floats, blocks: NDArray[np.int64], confid
     return _clustered(OLS(impact + beta * slope, np.column_stack([power, slope])), blocks, confidence)
 
 
-def _binomial(filled: Floats, orders: NDArray[np.int64], design: Floats, confidence: float) -> Floats:
+def _binomial(filled: Floats, orders: Integers, design: Floats, confidence: float) -> Floats:
     """(k, 3) of log(-log(1 - P)) = design x estimates: `filled` (m, b) of `orders` (b,), `design` (m, k)."""
     share = filled.sum(axis=1) / orders.sum()
     if ((share > 0) & (share < 1)).sum() < design.shape[1]:
@@ -228,7 +218,7 @@ def _draft_scale(filled: Floats, orders: int, delta: Floats) -> float:
     return float(np.exp(brentq(score, -50, 50)))
 
 
-EVENLY = 1.0  # the queue's exponent where the orders of others tell too little: cancels spread over the queue
+EVENLY = 1.0  # the queue's exponent where too few makers are recognised: cancels spread over the queue
 
 
 def as_measured(parameters: Parameters, laws: pd.DataFrame) -> Parameters:
@@ -237,12 +227,12 @@ def as_measured(parameters: Parameters, laws: pd.DataFrame) -> Parameters:
     Parameters
     ----------
     laws : `parameter`, `value`; of them `lambda_bps` (eq. 2.4; below zero, as little data can give, counts as none:
-        nobody is paid for his impact) and `queue_exponent` (NaN where it could not be told)
+        nobody is paid for his impact) and `queue_exponent` (NaN where it could not be fitted)
 
     Raises
     ------
     ParameterError
-        If 03 could not tell lambda, and the parameters do not either.
+        If 03 could not measure lambda, and the parameters do not either.
     """
     execution, measured = parameters.execution, laws.set_index("parameter")["value"].astype(float)
     coefficient, exponent = execution.impact_coefficient_bps, execution.queue_exponent
@@ -253,5 +243,5 @@ def as_measured(parameters: Parameters, laws: pd.DataFrame) -> Parameters:
     if exponent is None:
         exponent = float(measured["queue_exponent"])
         exponent = EVENLY if np.isnan(exponent) else exponent
-    told = {"impact_coefficient_bps": coefficient, "queue_exponent": exponent}
-    return parameters.model_copy(update={"execution": execution.model_copy(update=told)})
+    update = {"impact_coefficient_bps": coefficient, "queue_exponent": exponent}
+    return parameters.model_copy(update={"execution": execution.model_copy(update=update)})

@@ -1,4 +1,4 @@
-"""Which orders the exchange and the data allow."""
+"""Which orders the exchange and the data allow, and the draws that belong to an order."""
 
 import zlib
 
@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 
 from hyperdapo.errors import OrderError
 from hyperdapo.market.book import Market
-from hyperdapo.market.columns import Floats, select
+from hyperdapo.market.columns import Floats, Integers, select
 from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD, on_grid
 from hyperdapo.times import SECOND_NS
 
 
-def uniform(seed: int, stream: str, *keys: NDArray[np.int64]) -> NDArray[np.float64]:
+def uniform(seed: int, stream: str, *keys: Integers) -> Floats:
     """(n,) uniform on (0, 1): one draw per row of the keys, each (n,)."""
     state = _mixed(np.array([seed, zlib.crc32(stream.encode())], dtype=np.int64).astype(np.uint64))
     state = _mixed(state[:1] ^ state[1:])
@@ -80,6 +80,6 @@ def checked_mid(market: Market, orders: pd.DataFrame) -> Floats:
     for fault, rows in faults.items():
         if rows.any():
             row = int(np.flatnonzero(rows)[0])
-            told = ", ".join(f"{name} {orders[name].iloc[row]}" for name in ORDER_COLUMNS)
-            raise OrderError(f"the order in row {row} has {fault}: {told}")
+            values = ", ".join(f"{name} {orders[name].iloc[row]}" for name in ORDER_COLUMNS)
+            raise OrderError(f"the order in row {row} has {fault}: {values}")
     return mid

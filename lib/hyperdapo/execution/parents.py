@@ -8,6 +8,7 @@ from hyperdapo.errors import DataError
 from hyperdapo.execution.orders import uniform
 from hyperdapo.execution.simulator import replay_orders
 from hyperdapo.market.book import Market
+from hyperdapo.market.columns import BPS
 from hyperdapo.market.grid import snap_price, snap_size
 from hyperdapo.params import Parameters
 from hyperdapo.sections import Orders
@@ -84,7 +85,7 @@ def offset_orders(parents: pd.DataFrame, market: Market, offset_bps: ArrayLike) 
     """Each parent as one limit order at its offset from the arrival mid, on the grid; negative offsets are passive."""
     side, mid = parents["side"].to_numpy(float), parents["arrival_mid"].to_numpy(float)
     offset_bps = np.broadcast_to(np.asarray(offset_bps, dtype=float), side.shape)
-    limit_price = snap_price(mid * (1 + side * offset_bps / 1e4), side, market.sz_decimals)
+    limit_price = snap_price(mid * (1 + side * offset_bps / BPS), side, market.sz_decimals)
     return parents.assign(offset_bps=offset_bps, limit_price=limit_price, post_only=False)
 
 

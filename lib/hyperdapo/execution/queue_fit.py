@@ -1,10 +1,10 @@
-"""How cancels split before and behind an order, fitted to a market's own messages: the exponent of `Queue`.
+"""How cancels split before and behind an order, fitted to a market's messages: the exponent of `Queue`.
 
 A feed without order ids shows the sizes of levels, not places in them. But the orders of others are probes: a best
 level that grows by 0.4173 coin says that an order of this size joined behind what stood there, and a print of 0.4173 at
 that price later says that it was its turn. What had stood before it was printed in between, or cancelled: the prints
 are seen, so the cancels before it are known, and the cancels of the whole level are seen as well. That identifies how
-cancels split. We replay each such maker through our own kernel and choose the exponent with which, on average, as much
+cancels split. We replay each such maker through our kernel and choose the exponent with which, on average, as much
 must print before its turn as did; this need rises with the exponent.
 
 Matches must be unambiguous: one waiting order of that size at that price. Two things bend the answer. A maker was
@@ -14,7 +14,7 @@ exponent without these weights beside it. (On made queues where every change is 
 1.01 and 2 gives 1.77; without weights 0.39, 0.85 and 1.59. The weights take all places for equally likely to be
 cancelled.) And what comes and goes between two messages is not seen, so that the exponent is the one that
 serves a simulator of these messages, not the law by which people cancel. Orders that joined together in one block, were
-filled in parts, or joined behind the best price are not recognised. Fills of one's own orders identify more: where they
+filled in parts, or joined behind the best price are not recognised. Fills of one's orders identify more: where they
 exist, prefer their scores (Brier, fill time) to this fit.
 """
 
@@ -26,7 +26,7 @@ import pandas as pd
 from scipy.optimize import brentq
 
 from hyperdapo.execution import kernel
-from hyperdapo.execution.events import PRINT, Events, stream
+from hyperdapo.execution.events import DUST, PRINT, Events, stream
 from hyperdapo.execution.kernel import Resting
 from hyperdapo.market.book import Market
 from hyperdapo.market.columns import Floats
@@ -36,7 +36,6 @@ FEWEST = 30  # makers that a fit rests on
 HEAVIEST = 20.0
 EXPONENTS = np.array([0.0, 0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, np.inf])
 _DRAWS = 400
-_SAME = 1e-9  # coin
 _NOTHING = np.zeros(0)
 
 
@@ -79,7 +78,7 @@ def observe_makers(market: Market, from_ns: int, to_ns: int, most: int = 1000, s
     name) what would have had to print; shares of what stood before it
     """
     events = stream(market)
-    makers = [maker for own in (0, 1) for maker in _makers(events, own)]
+    makers = [maker for near in (0, 1) for maker in _makers(events, near)]
     makers = [maker for maker in makers if from_ns <= events.ns[maker.first] and events.ns[maker.filled] < to_ns]
     if len(makers) > most:
         chosen = np.random.default_rng(seed).choice(len(makers), most, replace=False)
@@ -93,8 +92,8 @@ def observe_makers(market: Market, from_ns: int, to_ns: int, most: int = 1000, s
         )
         for maker in makers
     ]
-    told = pd.DataFrame(rows, columns=["first_ns", "weight", "printed", *EXPONENTS], dtype=float)
-    return told.assign(first_ns=np.array([row[0] for row in rows], dtype=np.int64))
+    observed = pd.DataFrame(rows, columns=["first_ns", "weight", "printed", *EXPONENTS], dtype=float)
+    return observed.assign(first_ns=np.array([row[0] for row in rows], dtype=np.int64))
 
 
 def fit_queue(makers: pd.DataFrame, block_s: float, confidence: float, seed: int = 0) -> QueueFit:
@@ -141,13 +140,13 @@ def _needed(events: Events, maker: Maker, exponent: float) -> float:
 
 def _outlived(events: Events, maker: Maker) -> float:
     """The chance that an order of the maker's level was not among those cancelled, whatever its place."""
-    own, since = (0 if maker.side > 0 else 1), slice(maker.first + 1, maker.filled)
+    near, since = (0 if maker.side > 0 else 1), slice(maker.first + 1, maker.filled)
     kind, price = events.moment["kind"][since], events.moment["price"][since]
     prints = (kind == PRINT) & (price == maker.price) & (events.moment["aggressor"][since] == -maker.side)
-    shown = (kind != PRINT) & (events.moment["best_price"][since, own] == maker.price)
+    shown = (kind != PRINT) & (events.moment["best_price"][since, near] == maker.price)
     printed = np.cumsum(np.where(prints, events.moment["size"][since], 0.0))[shown]
-    size = np.concatenate([[maker.ahead + maker.size], events.moment["best_size"][since, own][shown]])
-    expected = np.maximum(size[:-1] - np.diff(printed, prepend=0.0), _SAME)
+    size = np.concatenate([[maker.ahead + maker.size], events.moment["best_size"][since, near][shown]])
+    expected = np.maximum(size[:-1] - np.diff(printed, prepend=0.0), DUST)
     return float(np.prod(np.minimum(size[1:] / expected, 1.0)))
 
 
@@ -158,18 +157,18 @@ def _printed_before(events: Events, maker: Maker, event: int) -> float:
     return float(events.moment["size"][since][prints & (events.moment["aggressor"][since] == -maker.side)].sum())
 
 
-def _makers(events: Events, own: int) -> Iterator[Maker]:
+def _makers(events: Events, near: int) -> Iterator[Maker]:
     """The orders of a side that are seen to join the best level and recognised when they are filled."""
-    side, price, left = (1 if own == 0 else -1), np.nan, 0.0
+    side, price, left = (1 if near == 0 else -1), np.nan, 0.0
     waiting: dict[float, list[tuple[float, int, float]]] = {}
     columns = (
         events.moment["kind"],
         events.moment["price"],
         events.moment["size"],
         events.moment["aggressor"],
-        events.moment["best_price"][:, own],
+        events.moment["best_price"][:, near],
     )
-    rows = zip(*(column.tolist() for column in (*columns, events.moment["best_size"][:, own])), strict=True)
+    rows = zip(*(column.tolist() for column in (*columns, events.moment["best_size"][:, near])), strict=True)
     for event, (kind, print_price, print_size, aggressor, best, size) in enumerate(rows):
         if kind == PRINT:
             if aggressor == -side:
@@ -180,14 +179,14 @@ def _makers(events: Events, own: int) -> Iterator[Maker]:
         if best != price:
             if side * (best - price) < 0:  # nobody is left where the best has been
                 waiting = {at: orders for at, orders in waiting.items() if side * (at - best) <= 0}
-        elif size - left > _SAME and left > _SAME:
+        elif size - left > DUST and left > DUST:
             waiting.setdefault(best, []).append((size - left, event, left))
         price, left = best, size
 
 
 def _recognised(waiting: list[tuple[float, int, float]], size: float) -> list[tuple[float, int, float]]:
     """The one waiting order of this size; it leaves, with those before it: their turn has passed."""
-    rows = [row for row, order in enumerate(waiting) if abs(order[0] - size) < _SAME]
-    found = [waiting[rows[0]]] if len(rows) == 1 else []
+    rows = [row for row, order in enumerate(waiting) if abs(order[0] - size) < DUST]
+    recognised = [waiting[rows[0]]] if len(rows) == 1 else []
     del waiting[: rows[-1] + 1 if rows else 0]
-    return found
+    return recognised

@@ -10,18 +10,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from hyperdapo.errors import ParameterError
 from hyperdapo.execution import kernel
 from hyperdapo.execution.costs import Life, account, markouts
-from hyperdapo.execution.events import PRINT, Arrivals, Events, Fills, Queue, Records, stream
+from hyperdapo.execution.events import ARRIVAL, DUST, FILL, PRINT, Arrivals, Events, Fills, Queue, stream
 from hyperdapo.execution.orders import checked_mid, uniform
 from hyperdapo.market.book import Market
-from hyperdapo.market.columns import Floats, Nanoseconds
+from hyperdapo.market.columns import Floats, Integers, Mask, Nanoseconds
 from hyperdapo.sections import Execution, Latency
-from hyperdapo.times import SECOND_NS
+from hyperdapo.times import MS_NS, SECOND_NS
 
 MARKOUTS_S = (1.0, 5.0, 10.0, 60.0)
 _THESIS_MS = (5.0, 50.0)  # §3.5.1
@@ -40,15 +39,15 @@ def replay_orders(
 
     Parameters
     ----------
-    orders : (n, ...) with `checks.ORDER_COLUMNS`: side +1 / -1, size in coin, `limit_price` in USD (NaN: at any price,
-        at once), `post_only`; `checks.OPTIONAL_COLUMNS` count where they are, others pass through. Latencies are drawn
+    orders : (n, ...) with `orders.ORDER_COLUMNS`: side +1 / -1, size in coin, `limit_price` in USD (NaN: at any price,
+        at once), `post_only`; `orders.OPTIONAL_COLUMNS` count where they are, others pass through. Latencies are drawn
         from (seed, asset, order_id, decision_ns): orders that share these are compared under the same latency.
 
     Returns
     -------
     `orders` and, row by row, costs in bps of size x arrival mid, positive when worse for the trader: arrival_mid (USD,
     known at the decision), target_price (the limit, or the arrival mid), arrival_ns, expiry_ns (the horizon ends and a
-    cancel is sent), cancel_ns (it lands: fills before count), completion_ns (the rest is taken; -1 when not needed),
+    cancel is sent), cancel_ns (it lands: fills before count), completion_ns (of the rest; -1 when not needed),
     latency_ms, status (filled, completed, abandoned, rejected), queue_ahead (coin; NaN without a queue),
     queue_estimated (the level was beyond the visible book: a guess from the depth that was visible), filled_passive
     (share filled before the cancel), maker_share, filled, fill_ns (latest fill before the cancel, -1 for none),
@@ -69,8 +68,8 @@ def replay_orders(
     arrivals = _arrivals(events, orders, life, execution.block_ms)
     fills = _filled(events, arrivals, _queue(execution))
     outcome = account(market, events, orders, arrivals, life, fills, arrival_mid, execution)
-    last_fill = np.where(fills.last_event >= 0, np.maximum(events.ns[fills.last_event], life.arrival_ns), -1)
-    fill_ns = np.where(arrivals.resting, last_fill, life.arrival_ns)
+    last_fill = np.where(fills["last_event"] >= 0, np.maximum(events.ns[fills["last_event"]], life.arrival_ns), -1)
+    fill_ns = np.where(arrivals["resting"], last_fill, life.arrival_ns)
     filled = outcome["filled"].to_numpy()
     ended = np.where(filled, fill_ns, life.completion_ns)
     return orders.assign(
@@ -79,12 +78,12 @@ def replay_orders(
         expiry_ns=life.expiry_ns,
         cancel_ns=life.cancel_ns,
         completion_ns=np.where(filled, -1, life.completion_ns),
-        latency_ms=(life.arrival_ns - orders["decision_ns"].to_numpy()) / 1e6,
+        latency_ms=(life.arrival_ns - orders["decision_ns"].to_numpy()) / MS_NS,
         status=np.select(
-            [fills.rejected, filled, ~arrivals.completes], ["rejected", "filled", "abandoned"], "completed"
+            [fills["rejected"], filled, ~arrivals["completes"]], ["rejected", "filled", "abandoned"], "completed"
         ),
-        queue_ahead=fills.queue_ahead,
-        queue_estimated=fills.estimated,
+        queue_ahead=fills["queue_ahead"],
+        queue_estimated=fills["estimated"],
         fill_ns=fill_ns,
         **outcome,
         **markouts(events, ended, orders["side"].to_numpy(), markouts_s),
@@ -104,14 +103,14 @@ def trace_order(market: Market, order: Mapping[str, Any], execution: Execution) 
     queue_ahead (coin after it), filled (coin so far)
     """
     events, side, limit = stream(market), int(order["side"]), float(order["limit_price"])
-    queue, block_ns = _queue(execution), round(execution.block_ms * 1e6)
+    queue, block_ns = _queue(execution), round(execution.block_ms * MS_NS)
     first = int(_met(events, np.array([order["arrival_ns"]]), np.array([order["post_only"]]), block_ns)[0])
     last = int(np.searchsorted(events.ns, order["cancel_ns"], side="left"))
     taken = kernel.sweep(events, first, side, limit, order["size"])[0]
     state = kernel.rest(events, first, side, limit, order["size"] - taken, queue)
     path = np.empty((max(last - first, 1), 2))
     path[0], event = (state.ahead, state.remaining), first + 1
-    while state.remaining > kernel.DUST and event < last:
+    while state.remaining > DUST and event < last:
         rest = path[event - first :]
         event, state = kernel.wait(
             events, event, last, state, side, limit, queue.exponent, _NOTHING, kernel.ALONE, rest
@@ -154,7 +153,7 @@ def lives(asset: str, orders: pd.DataFrame, latency: Latency, seed: int) -> Life
 
     def leg_ns(leg: str, before_ms: Floats | float = 0.0) -> Nanoseconds:
         draws = uniform(seed, f"{asset} {leg}", order_id, decision_ns)
-        return np.rint((before_ms + _latency_ms(latency, draws)) * 1e6).astype(np.int64)
+        return np.rint((before_ms + _latency_ms(latency, draws)) * MS_NS).astype(np.int64)
 
     if "until_ns" in orders:
         arrival_ns, cancel_ns = (orders[name].to_numpy(np.int64) for name in ("arrives_ns", "until_ns"))
@@ -167,7 +166,7 @@ def lives(asset: str, orders: pd.DataFrame, latency: Latency, seed: int) -> Life
     return Life(arrival_ns, expiry_ns, cancel_ns, completion_ns)
 
 
-def _met(events: Events, ns: Nanoseconds, post_only: NDArray[np.bool_], block_ns: int) -> NDArray[np.int64]:
+def _met(events: Events, ns: Nanoseconds, post_only: Mask, block_ns: int) -> Integers:
     """The newest event that orders which arrive at `ns` (n,) find: (n,).
 
     They are in the first block after `ns` when it follows within `block_ns`. Inside it the exchange takes post-only
@@ -182,12 +181,12 @@ def _met(events: Events, ns: Nanoseconds, post_only: NDArray[np.bool_], block_ns
 
 
 def _arrivals(events: Events, orders: pd.DataFrame, life: Life, block_ms: float) -> Arrivals:
-    limit, block_ns = np.round(orders["limit_price"].to_numpy(float), 6), round(block_ms * 1e6)
+    limit, block_ns = np.round(orders["limit_price"].to_numpy(float), 6), round(block_ms * MS_NS)
     side, post_only = orders["side"].to_numpy(np.int64), orders["post_only"].to_numpy(bool)
     alone, order_id = np.full(len(orders), -1), orders["order_id"].to_numpy(np.int64)
     parent = orders["parent"].to_numpy(np.int64) if "parent" in orders else alone
     priority = np.lexsort((order_id, life.arrival_ns, -side * limit, parent))
-    return Arrivals(
+    columns = dict(
         side=side,
         size=orders["size"].to_numpy(float),
         limit=limit,
@@ -200,40 +199,15 @@ def _arrivals(events: Events, orders: pd.DataFrame, life: Life, block_ms: float)
         sequence=priority if "parent" in orders else np.arange(len(orders)),
         parent=parent,
     )
+    arrivals = np.zeros(len(orders), ARRIVAL)
+    for name in columns:
+        arrivals[name] = columns[name]
+    return arrivals
 
 
 def _filled(events: Events, arrivals: Arrivals, queue: Queue) -> Fills:
-    count = len(arrivals.side)
-    sums = (
-        "taken",
-        "taken_usd",
-        "made",
-        "made_mid_usd",
-        "made_funding",
-        "abandoned",
-        "completed",
-        "swept",
-        "swept_usd",
-    )
-    fills = Fills(
-        queue_ahead=np.full(count, np.nan),
-        estimated=np.zeros(count, dtype=np.bool_),
-        rejected=np.zeros(count, dtype=np.bool_),
-        last_event=np.full(count, -1),
-        deepest=np.full(count, np.nan),
-        **{name: np.zeros(count) for name in sums},
-    )
-    told = _records(fills)
-    spent = np.zeros(len(events.ns) if (arrivals.parent >= 0).any() else 0)
-    kernel.replay(events, _records(arrivals), queue, told, spent, np.zeros((0, 2)))
-    return Fills(*(np.ascontiguousarray(told[name]) for name in Fills._fields))
-
-
-def _records(columns: Arrivals | Fills) -> Records:
-    """Columns as one array of records: a kernel that takes few arrays compiles in half the time."""
-    fields = columns._asdict()
-    dtype = np.dtype([(name, values.dtype) for name, values in fields.items()], align=True)
-    records = np.empty(len(columns.side if isinstance(columns, Arrivals) else columns.made), dtype)
-    for name, values in fields.items():
-        records[name] = values
-    return records.view(np.recarray)
+    fills = np.zeros(len(arrivals), FILL)
+    fills["queue_ahead"], fills["deepest"], fills["last_event"] = np.nan, np.nan, -1
+    spent = np.zeros(len(events.ns) if (arrivals["parent"] >= 0).any() else 0)
+    kernel.replay(events, arrivals, queue, fills, spent, np.zeros((0, 2)))
+    return fills

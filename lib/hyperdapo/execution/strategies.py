@@ -5,16 +5,15 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from hyperdapo.errors import DataError
 from hyperdapo.execution.costs import HIGHEST_TIER
-from hyperdapo.execution.kernel import DUST
+from hyperdapo.execution.events import DUST
 from hyperdapo.execution.parents import STATE, offset_orders, replay
 from hyperdapo.execution.simulator import lives
 from hyperdapo.market.book import Market
-from hyperdapo.market.columns import Floats, select
+from hyperdapo.market.columns import BPS, Floats, Integers, select
 from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD, snap_price, snap_size, tick_size
 from hyperdapo.params import Parameters
 from hyperdapo.sections import Execution
@@ -57,11 +56,11 @@ def requote(market: Market, parents: pd.DataFrame, quote: Quote, parameters: Par
     return _quoted(market, parents, starts, due, quote, parameters)
 
 
-def slice_ns(parents: pd.DataFrame, slices: int) -> NDArray[np.int64]:
+def slice_ns(parents: pd.DataFrame, slices: int) -> Integers:
     """(n, slices + 1) bounds of the slices of each horizon."""
     share = np.arange(slices + 1) / slices
     since = np.rint(parents["horizon_s"].to_numpy(float)[:, None] * share * SECOND_NS).astype(np.int64)
-    bounds: NDArray[np.int64] = parents["decision_ns"].to_numpy(np.int64)[:, None] + since
+    bounds: Integers = parents["decision_ns"].to_numpy(np.int64)[:, None] + since
     return bounds
 
 
@@ -82,7 +81,7 @@ def slice_sizes(parents: pd.DataFrame, weights: Floats, sz_decimals: int) -> Flo
 def _quoted(
     market: Market,
     parents: pd.DataFrame,
-    starts: NDArray[np.int64],
+    starts: Integers,
     due: Floats,
     quote: Quote,
     parameters: Parameters,
@@ -115,7 +114,7 @@ def _quoted(
     return _together(parents, pd.concat(rounds, ignore_index=True), np.concatenate(rows))
 
 
-def _together(parents: pd.DataFrame, children: pd.DataFrame, row: NDArray[np.int64]) -> pd.DataFrame:
+def _together(parents: pd.DataFrame, children: pd.DataFrame, row: Integers) -> pd.DataFrame:
     """One row per parent: its children summed, and measured against its arrival mid."""
     size, side, mid = (parents[name].to_numpy(float) for name in ("size", "side", "arrival_mid"))
     child_size, child_mid, passive = (
@@ -139,9 +138,9 @@ def _together(parents: pd.DataFrame, children: pd.DataFrame, row: NDArray[np.int
         bps("funding_bps"),
         bps("spread_bps"),
     )
-    shortfall_bps = side * (exec_price / mid - 1) * 1e4
+    shortfall_bps = side * (exec_price / mid - 1) * BPS
     moved_usd = children["side"].to_numpy() * completed * (child_mid - mid[row])
-    opportunity_bps = bps("opportunity_bps") + total(moved_usd) / worth * 1e4
+    opportunity_bps = bps("opportunity_bps") + total(moved_usd) / worth * BPS
     filled = total(completed) <= DUST
     return parents.assign(
         offset_bps=np.nan,
@@ -190,7 +189,7 @@ ORDERS_COLUMNS = (
 """Of `orders.parquet`; the mark-outs `markout_{h}s_bps` follow."""
 
 _SHALLOWEST_BPS = 0.01  # prints that hug the mid: k stays finite
-_DECIMALS = 10  # of what is told in bps: equal orders have equal costs, however they were summed
+_DECIMALS = 10  # of columns in bps: equal orders have equal costs, however they were summed
 _MINUTE = 60  # the volume profile of VWAP is by second of the minute
 
 
@@ -217,10 +216,10 @@ def train(parts: Iterable[tuple[Span, Market]], outcomes: pd.DataFrame) -> Train
     best, ns = best_fixed_offset(outcomes), outcomes.loc[outcomes["split"] == "train", "decision_ns"]
     volume, depth_bps, prints = np.full(_MINUTE, np.finfo(float).tiny), 0.0, 0
     for (from_ns, to_ns), market in parts:
-        known = np.searchsorted(market.trades.local_ns, [max(from_ns, ns.min()), min(to_ns, ns.max() + 1)])
-        trades = select(market.trades, slice(*known))
+        inside = np.searchsorted(market.trades.local_ns, [max(from_ns, ns.min()), min(to_ns, ns.max() + 1)])
+        trades = select(market.trades, slice(*inside))
         volume += np.bincount(trades.local_ns // SECOND_NS % _MINUTE, weights=trades.size, minlength=_MINUTE)
-        depth_bps += float(np.nansum(np.abs(trades.price / market.mid_at(trades.local_ns) - 1)) * 1e4)
+        depth_bps += float(np.nansum(np.abs(trades.price / market.mid_at(trades.local_ns) - 1)) * BPS)
         prints += len(trades.price)
     return Trained(best, volume / volume.sum(), depth_bps / max(prints, 1))
 
@@ -296,7 +295,8 @@ def _whole(
         "market": parents.assign(offset_bps=np.nan, limit_price=np.nan, post_only=False),
         "join_best": parents.assign(offset_bps=np.nan, limit_price=_touch(market, parents), post_only=True),
     }
-    for strategy, offset_bps in (offsets | policy_offsets(decisions)).items():
+    offsets |= policy_offsets(decisions)
+    for strategy, offset_bps in offsets.items():
         if missing := sorted(set(ids) - set(offset_bps.index)):
             raise DataError(f"{strategy} decided {len(missing)} of the orders not at all: run 07_inference again")
         whole[strategy] = offset_orders(parents, market, offset_bps[ids])
@@ -327,7 +327,7 @@ def _by_children(
             execution.risk_aversion,
             1 / max(trained.print_depth_bps, _SHALLOWEST_BPS),
         )
-        quoted = snap_price(mid * (1 - side * distance / 1e4), side, market.sz_decimals)
+        quoted = snap_price(mid * (1 - side * distance / BPS), side, market.sz_decimals)
         return _behind_the_other_side(market, children, quoted)
 
     return {
@@ -422,7 +422,7 @@ def assumptions(execution: Execution) -> dict[tuple[str, str], Execution]:
         f"{seconds:g} s": _changed(latency, preset="empirical", policy_ms=0.0, empirical_ms=[seconds * 1000])
         for seconds in (0.0, 0.2, 0.5, 1.0, 2.0)
     }
-    presets = {preset: _changed(latency, preset=preset) for preset in ("thesis", "measured")}
+    latencies = constant | {preset: _changed(latency, preset=preset) for preset in ("thesis", "measured")}
     queues: dict[str, dict[str, Any]] = {
         "fitted": {},
         "evenly": {"queue": "power", "queue_exponent": 1.0},
@@ -431,7 +431,7 @@ def assumptions(execution: Execution) -> dict[tuple[str, str], Execution]:
     }
     tiers = {f"tier {tier}": _changed(execution.fees, tier=tier) for tier in (0, 3, HIGHEST_TIER)}
     return (
-        {("latency", name): _changed(execution, latency=each) for name, each in (constant | presets).items()}
+        {("latency", name): _changed(execution, latency=each) for name, each in latencies.items()}
         | {("queue", name): _changed(execution, **each) for name, each in queues.items()}
         | {("fees", name): _changed(execution, fees=each) for name, each in tiers.items()}
     )

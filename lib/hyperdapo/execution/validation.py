@@ -1,6 +1,6 @@
 """Are the simulator's fills true? Orders whose fate is known are replayed from the published messages alone (§3.5.1).
 
-The orders may be probes of the synthetic exchange (`market.probes`) or an account's own (`records`). Their times at the
+The orders may be probes of the synthetic exchange (`synthetic.probes`) or an account's (`history`). Their times at the
 exchange are known, so no latency is charged: what is judged is the queue, and what follows from it.
 """
 
@@ -9,15 +9,16 @@ import pandas as pd
 
 from hyperdapo.errors import DataError
 from hyperdapo.execution.costs import fee_rates
-from hyperdapo.execution.records import Executions
+from hyperdapo.execution.history import Executions
 from hyperdapo.execution.simulator import replay_orders
 from hyperdapo.market.book import Market
-from hyperdapo.market.columns import Floats
+from hyperdapo.market.columns import BPS, Floats
 from hyperdapo.sections import Execution
 from hyperdapo.times import SECOND_NS
 
 NO_LATENCY = {"preset": "empirical", "policy_ms": 0.0, "empirical_ms": [0.0]}
 _CANCEL_S = 1.0  # within which a cancel has landed
+_ROUNDING = 1e-9  # of a share
 
 
 def queue_models(execution: Execution) -> dict[str, Execution]:
@@ -32,7 +33,7 @@ def queue_models(execution: Execution) -> dict[str, Execution]:
     return models
 
 
-def compare(market: Market, executions: Executions, execution: Execution) -> pd.DataFrame:
+def replay_executions(market: Market, executions: Executions, execution: Execution) -> pd.DataFrame:
     """Each accepted order beside its replay.
 
     Returns
@@ -52,20 +53,20 @@ def compare(market: Market, executions: Executions, execution: Execution) -> pd.
     if orders.empty:
         raise DataError(f"{market.asset}: no order was accepted within the span of the market data")
     replayed = replay_orders(market, _as_orders(orders), _at_once(execution), seed=0, markouts_s=())
-    taken = _as_orders(orders).assign(
+    at_cancel = _as_orders(orders).assign(
         decision_ns=orders["cancel_ns"], limit_price=np.nan, post_only=False, horizon_s=0.0
     )
-    left = replay_orders(market, taken, _at_once(execution), seed=0, markouts_s=())
+    left = replay_orders(market, at_cancel, _at_once(execution), seed=0, markouts_s=())
     fills = executions.fills[executions.fills["order_id"].isin(orders["order_id"])]
     side, size, mid = orders["side"].to_numpy(float), orders["size"].to_numpy(float), replayed["arrival_mid"].to_numpy()
-    unit_bps = side * (left["exec_price"] / mid - 1) * 1e4 + left["fees_bps"]
+    unit_bps = side * (left["exec_price"] / mid - 1) * BPS + left["fees_bps"]
     true_filled = _sum(orders, fills["order_id"], fills["size"]) / size
     true_bps = _sum(orders, fills["order_id"], _cost(orders, fills, mid, execution.fees.tier)) / size
     filled = replayed["filled_passive"].to_numpy()
     price = np.where(filled > 0, replayed["passive_price"], mid)
     taker, maker = fee_rates(orders["placed_ns"], execution.fees.tier)
     made = replayed["maker_share"].to_numpy()
-    own_bps = filled * side * (price / mid - 1) * 1e4 + (made * maker + (filled - made) * taker) * price / mid
+    replayed_bps = filled * side * (price / mid - 1) * BPS + (made * maker + (filled - made) * taker) * price / mid
     last = fills.groupby("order_id")["exchange_ns"].max().reindex(orders["order_id"], fill_value=-1).to_numpy()
     return orders.assign(
         true_filled=true_filled,
@@ -73,27 +74,27 @@ def compare(market: Market, executions: Executions, execution: Execution) -> pd.
         true_fill_ns=last,
         fill_ns=replayed["fill_ns"],
         true_cost_bps=true_bps + (1 - true_filled) * unit_bps,
-        cost_bps=own_bps + (1 - filled) * unit_bps,
+        cost_bps=replayed_bps + (1 - filled) * unit_bps,
         arrival_mid=mid,
         queue_ahead=replayed["queue_ahead"],
     )
 
 
-def compare_models(market: Market, executions: Executions, execution: Execution) -> pd.DataFrame:
-    """`compare` under each of `queue_models`, one below the other, with asset and queue_model before the rest."""
+def replay_by_queue_model(market: Market, executions: Executions, execution: Execution) -> pd.DataFrame:
+    """`replay_executions` under each of `queue_models`, one below the other; asset and queue_model come first."""
     parts = []
     for name, model in queue_models(execution).items():
-        told = compare(market, executions, model)
-        told.insert(0, "asset", market.asset)
-        told.insert(1, "queue_model", name)
-        parts.append(told)
+        orders = replay_executions(market, executions, model)
+        orders.insert(0, "asset", market.asset)
+        orders.insert(1, "queue_model", name)
+        parts.append(orders)
     return pd.concat(parts, ignore_index=True)
 
 
 def _as_orders(orders: pd.DataFrame) -> pd.DataFrame:
     horizon_s = (orders["cancel_ns"] - orders["placed_ns"]) / SECOND_NS
-    told = orders[["order_id", "side", "size", "limit_price", "post_only"]]
-    return told.assign(decision_ns=orders["placed_ns"], horizon_s=horizon_s)
+    columns = ["order_id", "side", "size", "limit_price", "post_only"]
+    return orders[columns].assign(decision_ns=orders["placed_ns"], horizon_s=horizon_s)
 
 
 def _at_once(execution: Execution) -> Execution:
@@ -107,7 +108,7 @@ def _cost(orders: pd.DataFrame, fills: pd.DataFrame, mid: Floats, tier: int) -> 
     taker, maker = fee_rates(fills["exchange_ns"], tier)
     ratio = fills["price"].to_numpy() / mid[row]
     fee = np.where(fills["crossed"], taker, maker) * ratio
-    return np.asarray((orders["side"].to_numpy()[row] * (ratio - 1) * 1e4 + fee) * fills["size"].to_numpy())
+    return np.asarray((orders["side"].to_numpy()[row] * (ratio - 1) * BPS + fee) * fills["size"].to_numpy())
 
 
 def _sum(orders: pd.DataFrame, order_id: pd.Series, values: Floats | pd.Series) -> Floats:

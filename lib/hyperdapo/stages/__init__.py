@@ -9,7 +9,7 @@ from importlib import import_module
 
 from hyperdapo import plan
 from hyperdapo.errors import MissingInputError
-from hyperdapo.params import Parameters
+from hyperdapo.params import Parameters, remember
 from hyperdapo.paths import Paths
 from hyperdapo.stages import record
 
@@ -33,6 +33,8 @@ def compute(
     And what the stage itself raises.
     """
     paths = Paths(parameters.name, asset)
+    remember(parameters)
+    take_over(parameters, plan.before(stage), asset)
     record.refuse_others(stage, parameters, asset)
     decided = record.identity(stage, parameters, asset)
     if again or not (record.stands(stage, paths, decided) or record.borrow(stage, paths, decided)):
@@ -42,11 +44,16 @@ def compute(
     record.touch(stage, paths)
 
 
-def take_over(parameters: Parameters, stages: Iterable[str]) -> list[str]:
-    """Link what other runs have computed as it would be computed here; the units (`05_train BTC`) that it is."""
+def take_over(parameters: Parameters, stages: Iterable[str], only: str = "") -> list[str]:
+    """Link what other runs have computed as it would be computed here, for all assets or `only` one.
+
+    Returns
+    -------
+    The units (`05_train BTC`) that were taken over.
+    """
     taken = []
     for stage in stages:
-        for asset in plan.assets_of(stage, parameters.assets):
+        for asset in plan.assets_of(stage, [only] if only else parameters.assets):
             paths = Paths(parameters.name, asset)
             with suppress(MissingInputError):
                 decided = record.identity(stage, parameters, asset)

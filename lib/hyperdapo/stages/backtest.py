@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from hyperdapo.execution import fees, records, strategies, validation
+from hyperdapo.execution import fees, history, strategies, validation
+from hyperdapo.execution.history import read_account
 from hyperdapo.execution.laws import as_measured
 from hyperdapo.execution.parents import life_s, offset_orders, parent_orders
 from hyperdapo.execution.queue_fit import fit_queue, observe_makers
-from hyperdapo.execution.records import read_account
 from hyperdapo.execution.simulator import replay_orders, trace_order
 from hyperdapo.files import read_table, write_table
 from hyperdapo.market.book import Market
@@ -97,7 +97,7 @@ def probe(parameters: Parameters, paths: Paths) -> pd.DataFrame:
     queue = fit_queue(observe_makers(published, 0, end_ns), law.block_s, law.confidence, parameters.seed)
     laws = read_table(paths.data, "laws")
     fitted = laws.assign(value=laws["value"].mask(laws["parameter"] == "queue_exponent", queue.exponent))
-    compared = validation.compare_models(published, truth, as_measured(parameters, fitted).execution)
+    compared = validation.replay_by_queue_model(published, truth, as_measured(parameters, fitted).execution)
     return compared.assign(played=len(truth.orders))
 
 
@@ -106,8 +106,8 @@ def judge_records(parameters: Parameters, paths: Paths) -> dict[str, pd.DataFram
     tables = dict[str, pd.DataFrame]()
     if folder := parameters.truth.account_folder:
         orders, left_out = read_account(folder / "historicalOrders.json", folder / "userFills.json", paths.asset)
-        compared = validation.compare_models(Market.load(paths.data), orders, parameters.execution)
+        compared = validation.replay_by_queue_model(Market.load(paths.data), orders, parameters.execution)
         tables["own_fills"] = compared.assign(submitted=len(orders.orders), left_out=str(dict(left_out)))
     if file := parameters.truth.node_fills_file:
-        tables["fees"] = fees.fee_shares(fees.explain_fees(records.read_node_fills(file).rows))
+        tables["fees"] = fees.fee_shares(fees.explain_fees(history.read_node_fills(file).rows))
     return tables

@@ -10,7 +10,7 @@ from math import ceil, log
 import numpy as np
 import pandas as pd
 
-from hyperdapo.execution.records import Executions
+from hyperdapo.execution.history import Executions
 from hyperdapo.market.book import Market
 from hyperdapo.market.columns import Floats, select
 from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD

@@ -16,8 +16,8 @@ from typing import Any
 
 from hyperdapo import gpus
 from hyperdapo.errors import HyperdapoError, ParameterError, nearest
-from hyperdapo.files import atomic, full_disk, sweep, writing_into
-from hyperdapo.params import Parameters
+from hyperdapo.files import full_disk, sweep, writing_into
+from hyperdapo.params import Parameters, remember
 from hyperdapo.paths import PROFILES, REPOSITORY, Paths, base_models, data_root, outputs_root
 from hyperdapo.plan import STAGES, before, labels, named, rules, wanted
 from hyperdapo.stages import record, take_over
@@ -87,7 +87,7 @@ def run(
         _tidy(parameters.name)
         try:
             with writing_into(log.parent):
-                remember(parameters, overrides)
+                remember(parameters)
                 if taken := take_over(parameters, [*before(stages[0]), *stages]):
                     print(f"taken over from other runs: {', '.join(taken)}")
                 again, _ = _again(parameters, stages, force)
@@ -108,37 +108,6 @@ def _again(parameters: Parameters, stages: list[str], force: str | None) -> tupl
         raise ParameterError(f"--force {forced} is not among the stages that run: {', '.join(stages)}")
     again = [*(rules(forced) if forced else []), *stale]
     return ["--forcerun", *again] if again else [], stale
-
-
-def remember(parameters: Parameters, overrides: Mapping[str, Any]) -> None:
-    """Keep what a run was asked for, so that its name is enough to go on with it."""
-    with atomic(_request(parameters.name)) as temporary:
-        asked = {
-            "profile": parameters.profile,
-            "overrides": overrides,
-            "parameters": parameters.model_dump(mode="json"),
-        }
-        temporary.write_text(json.dumps(asked, indent=1, default=str) + "\n")
-
-
-def recall(name: str) -> tuple[str, dict[str, Any]]:
-    """Profile and overrides of a run that was made before.
-
-    Raises
-    ------
-    ParameterError
-        If there is none of that name.
-    """
-    try:
-        asked = json.loads(_request(name).read_text())
-    except FileNotFoundError:
-        known = sorted(path.parent.name for path in data_root().glob("*/run.json"))
-        raise ParameterError(f"there is no run {name!r}{nearest(name, known)}; there are {known}") from None
-    return asked["profile"], asked["overrides"]
-
-
-def _request(name: str) -> Path:
-    return data_root() / name / "run.json"
 
 
 def _explain(command: list[str], stale: Mapping[str, str], lenders: Mapping[str, str]) -> None:

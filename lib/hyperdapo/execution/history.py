@@ -1,4 +1,4 @@
-"""Real orders and fills in Hyperliquid's own formats, as tables (Truth 2, §3.5.1).
+"""Real orders and fills: Hyperliquid's formats as tables, and what became of an account's orders (§3.5.1).
 
 The info endpoint's answers to `historicalOrders` and `userFills` are JSON lists, a node's `node_fills_by_block` is one
 block a line. msgspec decodes and checks each record; one that is not whole is dropped and counted, a file without any
@@ -19,9 +19,10 @@ import numpy as np
 import pandas as pd
 
 from hyperdapo.errors import DataError, MissingInputError
-from hyperdapo.times import SECOND_NS
+from hyperdapo.execution.events import DUST
+from hyperdapo.times import MS_NS, SECOND_NS
 
-_Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=(2**63 - 1) // 1_000_000)]
+_Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=(2**63 - 1) // MS_NS)]
 _Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _Positive = Annotated[float, msgspec.Meta(gt=0, lt=1e18)]
 _Amount = Annotated[float, msgspec.Meta(gt=-1e18, lt=1e18)]
@@ -41,7 +42,7 @@ class Executions:
     fills: pd.DataFrame
 
 
-class Records(NamedTuple):
+class History(NamedTuple):
     """What a file held: `rows`, and how many records were `dropped` by cause."""
 
     rows: pd.DataFrame
@@ -104,7 +105,7 @@ class Block(msgspec.Struct, gc=False):
     events: list[msgspec.Raw]
 
 
-def read_historical_orders(path: Path) -> Records:
+def read_historical_orders(path: Path) -> History:
     """The orders of one account.
 
     Returns
@@ -137,19 +138,19 @@ def read_historical_orders(path: Path) -> Records:
             "trigger": [order.isTrigger for order in orders],
             "reduce_only": [order.reduceOnly for order in orders],
             "cloid": [order.cloid for order in orders],
-            "placed_ns": np.array([order.timestamp for order in orders], dtype=np.int64) * 1_000_000,
+            "placed_ns": np.array([order.timestamp for order in orders], dtype=np.int64) * MS_NS,
             "status": [record.status for record in records],
-            "status_ns": np.array([record.statusTimestamp for record in records], dtype=np.int64) * 1_000_000,
+            "status_ns": np.array([record.statusTimestamp for record in records], dtype=np.int64) * MS_NS,
         }
     )
     latest = rows.assign(final=rows["status"] != "open").sort_values(["status_ns", "final"], kind="stable")
     rows = latest.drop(columns="final").drop_duplicates("order_id", keep="last")
     if len(rows) < len(records):
         dropped["superseded"] = len(records) - len(rows)
-    return Records(rows.sort_values(["placed_ns", "order_id"], ignore_index=True), dropped)
+    return History(rows.sort_values(["placed_ns", "order_id"], ignore_index=True), dropped)
 
 
-def read_user_fills(path: Path) -> Records:
+def read_user_fills(path: Path) -> History:
     """The fills of one account.
 
     Returns
@@ -164,10 +165,10 @@ def read_user_fills(path: Path) -> Records:
     fills = list(_whole(_elements(path), decode, dropped))
     _something(fills, path, "userFills")
     rows = _unrepeated(_fill_rows(fills), ["tid", "order_id"], dropped)
-    return Records(rows.sort_values("exchange_ns", kind="stable", ignore_index=True), dropped)
+    return History(rows.sort_values("exchange_ns", kind="stable", ignore_index=True), dropped)
 
 
-def read_node_fills(path: Path) -> Records:
+def read_node_fills(path: Path) -> History:
     """Every fill of consecutive blocks, both sides.
 
     Returns
@@ -192,9 +193,9 @@ def read_node_fills(path: Path) -> Records:
             numbers.append(block.block_number)
             times.append(time_ns)
     _something(fills, path, "node_fills_by_block")
-    told = {"user": users, "block_number": np.array(numbers, np.int64), "block_ns": np.array(times, np.int64)}
-    rows = _unrepeated(_fill_rows(fills).assign(**told), ["tid", "order_id", "user"], dropped)
-    return Records(rows.sort_values(["block_ns", "block_number"], kind="stable", ignore_index=True), dropped)
+    blocks = {"user": users, "block_number": np.array(numbers, np.int64), "block_ns": np.array(times, np.int64)}
+    rows = _unrepeated(_fill_rows(fills).assign(**blocks), ["tid", "order_id", "user"], dropped)
+    return History(rows.sort_values(["block_ns", "block_number"], kind="stable", ignore_index=True), dropped)
 
 
 def _fill_rows(fills: list[Fill]) -> pd.DataFrame:
@@ -205,7 +206,7 @@ def _fill_rows(fills: list[Fill]) -> pd.DataFrame:
             "side": [1 if fill.side == "B" else -1 for fill in fills],
             "price": [fill.px for fill in fills],
             "size": [fill.sz for fill in fills],
-            "exchange_ns": np.array([fill.time for fill in fills], dtype=np.int64) * 1_000_000,
+            "exchange_ns": np.array([fill.time for fill in fills], dtype=np.int64) * MS_NS,
             "crossed": [fill.crossed for fill in fills],
             "fee": [fill.fee for fill in fills],
             "builder_fee": [fill.builderFee or 0.0 for fill in fills],
@@ -271,7 +272,6 @@ def _nanoseconds(stamp: str) -> int:
 
 
 RESTING = ("Alo", "Gtc")  # times in force of orders that may rest
-_SAME = 1e-9  # coin
 
 
 def read_account(
@@ -295,10 +295,10 @@ def read_account(
     DataError
         If a file is damaged, fills exceed an order, or no order is left.
     """
-    told, traded = read_historical_orders(orders), read_user_fills(fills)
-    rows, left_out = told.rows[told.rows["coin"] == coin], Counter(rows=(told.dropped + traded.dropped).total())
+    placed, traded = read_historical_orders(orders), read_user_fills(fills)
+    rows, left_out = placed.rows[placed.rows["coin"] == coin], Counter(rows=(placed.dropped + traded.dropped).total())
     done = traded.rows.groupby("order_id")["size"].sum().reindex(rows["order_id"], fill_value=0.0).to_numpy()
-    if (excess := done > rows["size"].to_numpy() + _SAME).any():
+    if (excess := done > rows["size"].to_numpy() + DUST).any():
         order_id = rows["order_id"].to_numpy()[excess][0]
         raise DataError(f"{fills.name}: the fills of order {order_id} are more than its size in {orders.name}")
     status = np.where(rows["status"].str.endswith("Rejected") | (rows["status"] == "rejected"), "rejected", "canceled")
@@ -309,7 +309,7 @@ def read_account(
         "trigger": rows["trigger"].to_numpy(bool),
         "not_resting": ~rows["tif"].isin(RESTING).to_numpy(),
         "open": rows["status"].isin(["open", "triggered"]).to_numpy(),
-        "unexplained": np.abs(done - expected) > _SAME,
+        "unexplained": np.abs(done - expected) > DUST,
     }
     kept = np.ones(len(rows), dtype=bool)
     for reason, faulty in reasons.items():
@@ -324,5 +324,5 @@ def read_account(
     cancel_ns = np.maximum(cancel_ns, mine["status_ns"] + (mine["status"] == "filled"))  # after the fill at least
     columns = ["order_id", "side", "size", "limit_price", "placed_ns", "status"]
     whole = mine[columns].assign(post_only=mine["tif"] == "Alo", cancel_ns=cancel_ns).reset_index(drop=True)
-    own = traded.rows[traded.rows["order_id"].isin(whole["order_id"])]
-    return Executions(whole, own[["order_id", "exchange_ns", "price", "size", "crossed", "tid", "fee"]]), left_out
+    theirs = traded.rows[traded.rows["order_id"].isin(whole["order_id"])]
+    return Executions(whole, theirs[["order_id", "exchange_ns", "price", "size", "crossed", "tid", "fee"]]), left_out
