@@ -95,7 +95,9 @@ def save_adapter(adapted: PeftModel, tokenizer: PreTrainedTokenizerBase, policy:
     """
     adapted.save_pretrained(str(folder), save_embedding_layers=False)
     config = json.loads((folder / _CONFIG).read_text())
-    (folder / _CONFIG).write_text(json.dumps(config | {"alora_invocation_tokens": cue_ids(tokenizer)}, indent=2))
+    config["alora_invocation_tokens"] = cue_ids(tokenizer)
+    config["target_modules"].sort()  # PEFT writes a set: the same training is to leave the same file
+    (folder / _CONFIG).write_text(json.dumps(config, indent=2))
     identity = _identity(policy) | {"dtype": str(adapted.dtype).removeprefix("torch.")}
     (folder / _IDENTITY).write_text(json.dumps(identity, indent=2))
 
