@@ -289,7 +289,7 @@ def test_preference_is_trls_dpo(tmp_path: Path) -> None:
             weight.data = torch.randn(weight.shape, generator=draw) / 4
             theirs_by_name[name].data = weight.data.clone()
     batch = peer.data_collator([peer.train_dataset[row] for row in range(4)])
-    ends = batch["input_ids"] == tokenizer.eos_token_id
+    ends = batch["input_ids"] == sampler._tokenizer.eos_token_id
     batch["completion_mask"] = batch["completion_mask"].masked_fill(ends, 0)
     assert (batch["completion_mask"].sum(dim=1) == 1).all()
     theirs = peer.compute_loss(peer.model, batch)

@@ -174,7 +174,7 @@ def lora_config(config: Any, policy: Policy) -> LoraConfig:
 
 
 def precision() -> torch.dtype:
-    """In which the base computes: float32 on CPUs, so that every processor computes the same numbers; bfloat16 on GPUs.
+    """In which the base computes: float32 on CPUs, where every processor then has the same numbers; bfloat16 on GPUs.
 
     A CPU without bfloat16 instructions takes six times as long in it, one that has them no less than in float32.
     """
@@ -225,8 +225,7 @@ def tiny_model(tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype = torch.fl
         tie_word_embeddings=True,
         initializer_range=0.2,
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(_SEED)
+    with seeded(_SEED):
         model = Qwen2ForCausalLM(config)
     model.to(dtype)  # type: ignore[arg-type]
     return model
