@@ -27,9 +27,8 @@ from hyperdapo.params import load
 from hyperdapo.policy import runs
 from hyperdapo.policy.models import add_adapter, load_base
 from hyperdapo.policy.prompts import CUE, FEATURES, instruction, letters
-from hyperdapo.policy.scoring import Encodings
+from hyperdapo.policy.scoring import Encodings, make_scorer
 from hyperdapo.policy.trainer import PolicyTrainer, plan_updates
-from hyperdapo.policy.training import make_scorer
 
 TARGET = 8.0
 STATES, UPDATES = 64, 4

@@ -4,7 +4,7 @@ from hyperdapo.params import load
 from hyperdapo.policy.decisions import measure_latency
 from hyperdapo.policy.models import load_base
 from hyperdapo.policy.prompts import CUE, instruction
-from hyperdapo.policy.training import make_scorer
+from hyperdapo.policy.scoring import make_scorer
 
 TARGET = 2.0
 DECISIONS = 20

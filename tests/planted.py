@@ -38,9 +38,7 @@ def planted_world(parameters: Parameters) -> tuple[pd.DataFrame, pd.DataFrame]:
     actions = len(parameters.policy.offsets_bps)
     orders = pd.DataFrame({"order_id": range(COUNT), "asset": "BTC", "objective": "balanced", "side": side})
     split = np.repeat(["train", "validation", "test"], [140, 40, 60])
-    orders = orders.assign(
-        decision_ns=features["decision_ns"], split=split, horizon_s=60.0, block=np.arange(COUNT) // 6
-    )
+    orders = orders.assign(decision_ns=features["decision_ns"], split=split, horizon_s=60.0)
     outcomes = orders.loc[orders.index.repeat(actions)].assign(action=np.tile(np.arange(actions), COUNT))
     tilt = np.linspace(-1, 1, actions)[outcomes["action"]]
     return features, outcomes.assign(reward=6.0 * tilt * np.repeat(lean, actions)).reset_index(drop=True)

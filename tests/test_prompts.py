@@ -4,20 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hyperdapo.errors import DataError, OrderError
+from hyperdapo.errors import DataError
 from hyperdapo.market.features import NAMES
-from hyperdapo.policy.prompts import (
-    CUE,
-    FEATURES,
-    WrittenOrder,
-    check_lengths,
-    encode_action,
-    encode_state,
-    encode_states,
-    instruction,
-    letters,
-    parse_action,
-)
+from hyperdapo.policy.prompts import CUE, FEATURES, check_lengths, encode_states, instruction, letters
 
 OFFSETS = [-50.0, -30.0, -15.0, -5.0, 0.0, 5.0]
 
@@ -45,14 +34,14 @@ def test_prompt_is_constant_instruction_then_state_then_cue() -> None:
     assert body(prompts[1]).startswith("balanced sell BTC at 117245:")
 
 
-def test_all_fifteen_features_are_told() -> None:
+def test_all_fifteen_features_are_written() -> None:
     columns = {feature.column.removesuffix("_z") for feature in FEATURES}
     assert columns == set(NAMES) and len(FEATURES) == len(NAMES)
     text = body(encode_states(features(), parents([1]), OFFSETS)[0])
     assert all(f" {feature.word}5" in text for feature in FEATURES)
 
 
-def test_a_direction_is_told_relative_to_the_side() -> None:
+def test_a_direction_is_relative_to_the_side() -> None:
     states = features(2).assign(book_imbalance=0.5, volatility_5m_bps_z=1.6)
     buy, sell = (body(prompt) for prompt in encode_states(states, parents([1, -1]), OFFSETS))
     assert " imbalance7" in buy and " imbalance3" in sell
@@ -71,18 +60,17 @@ def test_anonymous_hides_asset_and_price() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mid", "told"), [(117245.4, "117245"), (3750.0, "3750.0"), (25.1, "25.100"), (0.5, "0.50000")]
+    ("mid", "written"), [(117245.4, "117245"), (3750.0, "3750.0"), (25.1, "25.100"), (0.5, "0.50000")]
 )
-def test_price_level_has_five_figures(mid: float, told: str) -> None:
-    assert f" at {told}:" in encode_states(features().assign(mid=mid), parents([1]), OFFSETS)[0]
+def test_price_level_has_five_figures(mid: float, written: str) -> None:
+    assert f" at {written}:" in encode_states(features().assign(mid=mid), parents([1]), OFFSETS)[0]
 
 
-def test_one_state_is_encoded_as_many_are() -> None:
+def test_a_prompt_depends_on_its_state_alone() -> None:
     states = features().assign(book_imbalance=[-0.9, -0.3, 0.3, 0.9])
     orders = parents([1, -1, 1, -1])
-    many = encode_states(states, orders, OFFSETS)
-    rows = zip(states.to_dict("records"), orders.to_dict("records"), strict=True)
-    assert many == [encode_state(row, order, OFFSETS) for row, order in rows]
+    alone = [encode_states(states, orders.iloc[[row]], OFFSETS)[0] for row in range(4)]
+    assert encode_states(states, orders, OFFSETS) == alone
 
 
 def test_a_feature_that_is_not_finite_is_refused() -> None:
@@ -94,38 +82,6 @@ def test_a_feature_that_is_not_finite_is_refused() -> None:
 def test_letters_follow_the_offsets() -> None:
     assert letters(OFFSETS) == list("ABCDEF")
     assert "A -50" in instruction(OFFSETS) and "F +5" in instruction(OFFSETS)
-
-
-@pytest.mark.parametrize("price", [117245.0, 3750.1, 0.012345])
-@pytest.mark.parametrize("offset", [*OFFSETS, -0.5, 12.25])
-@pytest.mark.parametrize("side", [1, -1])
-def test_written_order_comes_back(side: int, price: float, offset: float) -> None:
-    order = WrittenOrder(side, price, offset)
-    assert parse_action(encode_action(order)) == order
-
-
-def test_order_is_written_as_in_the_design() -> None:
-    assert encode_action(WrittenOrder(1, 117245.0, -15.0)) == "LIMIT BUY 117245 (-15 bps)"
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "BUY 117245",
-        "LIMIT HOLD 117245 (-15 bps)",
-        "LIMIT BUY -117245 (-15 bps)",
-        "LIMIT BUY 0 (-15 bps)",
-        "LIMIT BUY 117,245 (-15 bps)",
-        "LIMIT BUY 117245 (-15 bps) LIMIT SELL 117245 (-15 bps)",
-        "LIMIT BUY 117245 (-15)",
-        "LIMIT BUY nan (-15 bps)",
-        "LIMIT BUY 1e5 (-15 bps)",
-    ],
-)
-def test_a_malformed_order_is_never_a_default_order(text: str) -> None:
-    with pytest.raises(OrderError, match="is not an order"):
-        parse_action(text)
 
 
 def words(prompts: list[str]) -> dict[str, list[list[str]]]:

@@ -19,7 +19,7 @@ import pytest
 import torch
 from transformers import Trainer
 
-from hyperdapo.dependencies import modules
+from hyperdapo import dependencies
 from hyperdapo.errors import ModelError, ParameterError, TrainingError
 from hyperdapo.params import Parameters, load
 from hyperdapo.paths import Paths
@@ -27,7 +27,6 @@ from hyperdapo.policy import runs
 from hyperdapo.policy.models import load_adapter, load_base
 from hyperdapo.policy.states import States
 from hyperdapo.policy.training import Workbench, train_runs
-from hyperdapo.workflow import dependencies
 from planted import planted_splits, same_curve, settings, train
 
 pytestmark = pytest.mark.slow
@@ -140,8 +139,8 @@ def test_half_a_checkpoint_is_passed_over_for_the_one_before(
     damaged = PATHS.run("dapo", 0) / "checkpoint-16" / file
     damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
     with pytest.warns(UserWarning, match="checkpoint-16 is damaged .*: training goes on from the one before"):
-        found = runs.newest_checkpoint(PATHS.run("dapo", 0))
-    assert found.name == "checkpoint-8"
+        checkpoint = runs.newest_checkpoint(PATHS.run("dapo", 0))
+    assert checkpoint.name == "checkpoint-8"
     steps = counted_steps(monkeypatch)
     trained(short(), splits)
     assert len(steps) == 16
@@ -250,14 +249,33 @@ def test_what_a_seed_left_that_is_no_more_goes(splits: dict[str, States]) -> Non
     assert not PATHS.adapter("dapo", 0).exists()
 
 
-def test_only_code_that_trains_is_part_of_a_run(splits: dict[str, States]) -> None:
-    files, sections = dependencies.training_dependencies()
-    names = {path.name for path in files}
+def test_a_run_depends_on_the_code_of_this_room_that_trains() -> None:
+    names = {path.name for path in dependencies.modules("import hyperdapo.policy.training")}
     assert {"training.py", "trainer.py", "losses.py", "states.py"} <= names
-    assert not names & {"decisions.py", "boosting.py", "figures.py", "progress.py", "cli.py"}
-    assert "training" in sections and "assets" not in sections
-    ours = {path for path in files if path.parent.name == "policy"}
-    assert {path for path in modules("import hyperdapo.policy.training") if path.parent.name == "policy"} <= ours
+    assert not names & {"decisions.py", "boosting.py", "rewards.py", "style.py", "progress.py", "cli.py"}
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "after", "other_run"),
+    [
+        ("policy/losses.py", "return (rewards - expected) /", "return (rewards + expected) /", True),
+        ("policy/losses.py", "Exact advantage of each action", "What each action is worth", False),
+        ("policy/losses.py", "# its loss is TRL's", "# TRL has a loss", False),
+        ("policy/decisions.py", "argmax", "argmin", False),
+    ],
+)
+def test_a_changed_line_of_code_is_another_run_and_a_changed_comment_is_not(
+    file: str, before: str, after: str, other_run: bool, splits: dict[str, States], monkeypatch, tmp_path: Path
+) -> None:
+    package = tmp_path / "hyperdapo"
+    shutil.copytree(Path(dependencies.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(dependencies, "_PACKAGE", package)
+    monkeypatch.setattr(dependencies, "_imports", dependencies._imports.__wrapped__)  # its cache holds other paths
+    first = runs.fingerprint(short(), "dapo", 0, splits["train"])
+    text = (package / file).read_text()
+    assert before in text
+    (package / file).write_text(text.replace(before, after))
+    assert (runs.fingerprint(short(), "dapo", 0, splits["train"]) != first) is other_run
 
 
 def test_a_loss_that_is_not_finite_names_the_parameter(splits: dict[str, States], monkeypatch) -> None:

@@ -19,8 +19,8 @@ from hyperdapo.policy import losses, runs
 from hyperdapo.policy.models import add_adapter, load_base, seeded
 from hyperdapo.policy.prompts import letters
 from hyperdapo.policy.sampled import SampledTrainer, grpo
-from hyperdapo.policy.scoring import Encodings, letter_ids
-from hyperdapo.policy.training import Workbench, make_scorer
+from hyperdapo.policy.scoring import Encodings, letter_ids, make_scorer
+from hyperdapo.policy.training import Workbench
 from planted import elsewhere, planted_splits, settings
 
 OWN = {
@@ -40,7 +40,7 @@ def generator():
 def trainer(folder: Path, rewards: np.ndarray | None = None, **own) -> SampledTrainer:
     """Of the first 24 planted states and the tiny model; a rollout is 16 states, an update 4."""
     parameters = settings(steps=8, states_per_update=4, checkpoint_every=4, dapo_sampled=OWN | own)
-    known = planted_splits(parameters)["train"].take(np.arange(STATES))
+    known = planted_splits(parameters)["train"].select(np.arange(STATES))
     model, tokenizer = load_base(parameters.policy)
     scorer = make_scorer(model, tokenizer, parameters)
     states = Encodings(scorer, known.prompts, 1.0)

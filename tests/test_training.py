@@ -15,9 +15,9 @@ from hyperdapo.paths import Paths
 from hyperdapo.policy.decisions import decide_all, measure_latency
 from hyperdapo.policy.losses import ALGORITHMS
 from hyperdapo.policy.models import load_base
+from hyperdapo.policy.scoring import make_scorer
 from hyperdapo.policy.states import States, read_states
 from hyperdapo.policy.trainer import plan_updates
-from hyperdapo.policy.training import make_scorer
 from planted import planted_splits, planted_world, same_curve, settings, train
 
 pytestmark = pytest.mark.slow

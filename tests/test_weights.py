@@ -8,51 +8,60 @@ from hyperdapo.errors import DataError, ParameterError
 from hyperdapo.evidence.weights import compare_weights, verdict
 from hyperdapo.market.features import NAMES
 from hyperdapo.params import load
-from hyperdapo.policy.rewards import COST, DRAFT, WEIGHTS, Foretold, fixed_weights, foretell, judged, search
+from hyperdapo.policy.rewards import (
+    COST,
+    DRAFT,
+    WEIGHTS,
+    Predicted,
+    costs_of_weights,
+    fixed_weights,
+    predict_parts,
+    search_weights,
+)
 from test_metrics import EVIDENCE
 
 STATES, BLOCKS = 240, 12
 
 
-def world(noise: float = 0.0) -> Foretold:
+def world(noise: float = 0.0) -> Predicted:
     """States in which the action of highest `reward_risk` costs nothing, any other 1 bps more for each place it is off.
 
-    The other parts of the reward foretell nothing.
+    The other parts of the reward predict nothing.
     """
     rng = np.random.default_rng(0)
     parts = rng.normal(size=(STATES, 4, 3))
     place = (-parts[..., 1]).argsort(axis=1).argsort(axis=1)
     table = {"asset": "BTC", "order_id": np.arange(STATES), "block": np.arange(STATES) * BLOCKS // STATES}
     states = pd.DataFrame(table | {"objective": "balanced"})
-    return Foretold(states, parts, place + noise * rng.normal(size=place.shape))
+    return Predicted(states, parts, place + noise * rng.normal(size=place.shape))
 
 
-def known(foretold: Foretold) -> dict[str, np.ndarray]:
-    return fixed_weights(load("smoke").orders, foretold.states)
+def known(predicted: Predicted) -> dict[str, np.ndarray]:
+    return fixed_weights(load("smoke").orders, predicted.states)
 
 
 def test_the_action_of_highest_weighted_reward_is_taken() -> None:
     parts = np.array([[[2.0, 0.0, 0.0], [0.0, 0.0, 3.0]], [[2.0, 0.0, 0.0], [0.0, 0.0, 1.0]]])
-    foretold = Foretold(pd.DataFrame(), parts, np.array([[10.0, 11.0], [20.0, 21.0]]))
-    assert foretold.costs_under([1, 0, 1]).tolist() == [11.0, 20.0]
-    assert foretold.costs_under([5, 0, 5]).tolist() == [11.0, 20.0], "the scale of the weights does not matter"
-    assert foretold.costs_under([[1, 0, 0], [0, 0, 1]]).tolist() == [10.0, 21.0], "each state by its own weights"
+    predicted = Predicted(pd.DataFrame(), parts, np.array([[10.0, 11.0], [20.0, 21.0]]))
+    assert predicted.costs_under([1, 0, 1]).tolist() == [11.0, 20.0]
+    assert predicted.costs_under([5, 0, 5]).tolist() == [11.0, 20.0], "the scale of the weights does not matter"
+    assert predicted.costs_under([[1, 0, 0], [0, 0, 1]]).tolist() == [10.0, 21.0], "each state by its own weights"
 
 
-def test_the_search_finds_the_part_that_foretells_the_cost() -> None:
-    foretold = world()
-    trials = search(foretold, known(foretold), 120, seed=0)
+def test_the_search_finds_the_part_that_predicts_the_cost() -> None:
+    predicted = world()
+    trials = search_weights(predicted, known(predicted), 120, seed=0)
     assert len(trials) == 120 and np.allclose(trials[list(WEIGHTS)].sum(axis=1), 1)
     best = trials.loc[trials[COST].idxmin()]
-    assert best["risk"] > 0.8 and best[COST] < 0.3 < foretold.costs_under(DRAFT).mean()
-    pd.testing.assert_frame_equal(trials, search(foretold, known(foretold), 120, seed=0))
+    assert best["risk"] > 0.8 and best[COST] < 0.3 < predicted.costs_under(DRAFT).mean()
+    pd.testing.assert_frame_equal(trials, search_weights(predicted, known(predicted), 120, seed=0))
 
 
 def test_the_known_weights_are_among_the_trials() -> None:
-    foretold = world()
-    trials = search(foretold, known(foretold), 4, seed=0)
+    predicted = world()
+    trials = search_weights(predicted, known(predicted), 4, seed=0)
     assert trials[list(WEIGHTS)].to_numpy().tolist() == [[0.5, 0.3, 0.2], [0.5, 0, 0.5], [1, 0, 0], [0, 0, 1]]
-    assert trials[COST].tolist() == [foretold.costs_under(weights).mean() for weights in known(foretold).values()]
+    assert trials[COST].tolist() == [predicted.costs_under(weights).mean() for weights in known(predicted).values()]
 
 
 def test_objectives_that_disagree_weigh_each_state_by_itself() -> None:
@@ -74,18 +83,20 @@ def test_weights_are_picked_without_the_block_that_they_are_judged_on() -> None:
     states = pd.DataFrame({"asset": "BTC", "order_id": range(4), "block": [1, 1, 2, 3], "objective": "balanced"})
     parts = np.zeros((4, 2, 3))
     parts[:, 0, 0] = parts[:, 1, 2] = 1.0
-    foretold = Foretold(states, parts, np.array([[5.0, 4], [5, 4], [5, 4], [5, 25]]))
+    predicted = Predicted(states, parts, np.array([[5.0, 4], [5, 4], [5, 4], [5, 25]]))
     trials = pd.DataFrame({"execution": [1.0, 0], "risk": [0.0, 0], "cost": [0.0, 1], COST: [5.0, 9.25]})
-    costs = judged(foretold, {}, trials).groupby("strategy")[COST].apply(list)
+    costs = costs_of_weights(predicted, {}, trials).groupby("strategy")[COST].apply(list)
     assert costs["best"] == [5, 5, 5, 5]
     assert costs["picked_elsewhere"] == [5, 5, 5, 25], "only without the last block is the second better"
 
 
 def test_the_table_holds_every_set_against_the_best() -> None:
-    foretold = world(noise=0.3)
-    trials = search(foretold, known(foretold), 60, seed=0)
-    table = compare_weights(judged(foretold, known(foretold), trials), WEIGHTS, EVIDENCE, 0).set_index("weights")
-    assert list(table.index) == ["best", "picked_elsewhere", *known(foretold)]
+    predicted = world(noise=0.3)
+    trials = search_weights(predicted, known(predicted), 60, seed=0)
+    table = compare_weights(costs_of_weights(predicted, known(predicted), trials), WEIGHTS, EVIDENCE, 0).set_index(
+        "weights"
+    )
+    assert list(table.index) == ["best", "picked_elsewhere", *known(predicted)]
     assert table.loc["best", COST] == pytest.approx(trials[COST].min()) and np.isnan(
         table.loc["best", "difference_bps"]
     )
@@ -96,11 +107,15 @@ def test_the_table_holds_every_set_against_the_best() -> None:
 
 
 def test_the_verdict_tells_a_difference_from_noise() -> None:
-    foretold = world()
-    said = verdict(judged(foretold, known(foretold), search(foretold, known(foretold), 60, 0)), EVIDENCE, 0)
+    predicted = world()
+    said = verdict(
+        costs_of_weights(predicted, known(predicted), search_weights(predicted, known(predicted), 60, 0)), EVIDENCE, 0
+    )
     assert said.count(": dearer (+") == 4 and "best" not in said
-    nothing = Foretold(foretold.states, foretold.parts, np.random.default_rng(1).normal(size=foretold.costs.shape))
-    said = verdict(judged(nothing, known(nothing), search(nothing, known(nothing), 60, 0)), EVIDENCE, 0)
+    nothing = Predicted(predicted.states, predicted.parts, np.random.default_rng(1).normal(size=predicted.costs.shape))
+    said = verdict(
+        costs_of_weights(nothing, known(nothing), search_weights(nothing, known(nothing), 60, 0)), EVIDENCE, 0
+    )
     assert said.count("not different beyond noise") >= 3, said
 
 
@@ -120,16 +135,16 @@ def market_states(count: int = 300) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def test_parts_are_foretold_on_states_that_were_not_fitted() -> None:
     features, outcomes = market_states()
-    foretold = foretell(features, outcomes, seed=0)
-    assert foretold.parts.shape == (100, 2, 3) and set(foretold.states["split"]) == {"validation"}
-    assert foretold.costs_under([1, 0, 0]).tolist() == [0.5] * 100
-    np.testing.assert_allclose(foretold.parts[..., 2], -1.5)
+    predicted = predict_parts(features, outcomes, seed=0)
+    assert predicted.parts.shape == (100, 2, 3) and set(predicted.states["split"]) == {"validation"}
+    assert predicted.costs_under([1, 0, 0]).tolist() == [0.5] * 100
+    np.testing.assert_allclose(predicted.parts[..., 2], -1.5)
     changed = outcomes.assign(reward_execution=outcomes["reward_execution"].where(outcomes["split"] == "train", 99.0))
-    np.testing.assert_array_equal(foretell(features, changed, seed=0).parts, foretold.parts)
+    np.testing.assert_array_equal(predict_parts(features, changed, seed=0).parts, predicted.parts)
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_an_empty_split_is_named(split: str) -> None:
     features, outcomes = market_states(220)
     with pytest.raises(DataError, match=f"no order belongs to the {split} split"):
-        foretell(features, outcomes[outcomes["split"] != split], seed=0)
+        predict_parts(features, outcomes[outcomes["split"] != split], seed=0)

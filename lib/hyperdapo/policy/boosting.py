@@ -1,7 +1,7 @@
 """A gradient-boosted policy on the same 15 features: the yardstick for a language model (docs/design.md, Algorithms).
 
-One regressor per action foretells its reward; the policy takes the action with the highest. Features that point to a
-direction of the price are also given relative to the side of the order, as the prompt gives them.
+One regressor per action predicts its reward; the policy chooses the action with the highest. Features that point to a
+direction of the price also enter relative to the side of the order, as in the prompt.
 """
 
 import numpy as np
@@ -38,8 +38,12 @@ def fit(x: Floats, rewards: Floats, seed: int) -> list[HistGradientBoostingRegre
     return [HistGradientBoostingRegressor(**_SETTINGS, random_state=seed).fit(x, column) for column in rewards.T]
 
 
-def decide(models: list[HistGradientBoostingRegressor], x: Floats) -> NDArray[np.int64]:
-    """(n,) the action with the highest foretold reward."""
-    foretold: Floats = np.column_stack([model.predict(x) for model in models])
-    best: NDArray[np.int64] = foretold.argmax(axis=1)
+def predict(regressors: list[HistGradientBoostingRegressor], x: Floats) -> Floats:
+    """(n, K) predicted rewards, bps."""
+    return np.column_stack([regressor.predict(x) for regressor in regressors])
+
+
+def decide(regressors: list[HistGradientBoostingRegressor], x: Floats) -> NDArray[np.int64]:
+    """(n,) the action with the highest predicted reward."""
+    best: NDArray[np.int64] = predict(regressors, x).argmax(axis=1)
     return best

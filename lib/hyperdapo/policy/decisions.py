@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from hyperdapo.market.columns import Floats
@@ -15,42 +16,8 @@ from hyperdapo.params import Parameters
 from hyperdapo.paths import GENERALIST, Paths
 from hyperdapo.policy import boosting
 from hyperdapo.policy.models import load_adapter, load_base
-from hyperdapo.policy.scoring import Encodings, Scorer
+from hyperdapo.policy.scoring import Encodings, Scorer, make_scorer, score
 from hyperdapo.policy.states import States
-from hyperdapo.policy.training import make_scorer, score
-
-
-class Decider:
-    """A base and n states that it has read once, for one policy after the other.
-
-    Raises
-    ------
-    ModelError
-        If the base model cannot be had.
-    """
-
-    def __init__(self, parameters: Parameters, states: States) -> None:
-        self._policy, self._batch = parameters.policy, parameters.inference.batch_size
-        self._base, tokenizer = load_base(parameters.policy)
-        self._scorer = make_scorer(self._base, tokenizer, parameters)
-        self._states = Encodings(self._scorer, states.prompts, parameters.training.memory_gb)
-
-    def probabilities(self, adapter: Path | None = None) -> Floats:
-        """(n, K) of the actions: of the untrained base, or with the adapter in a folder.
-
-        Raises
-        ------
-        MissingInputError
-            If no adapter is there.
-        ModelError
-            If it was trained on another base.
-        """
-        if adapter is None:
-            return np.exp(score(self._scorer, self._states, len(self._states), self._batch))
-        model = load_adapter(self._base, self._policy, adapter)
-        scored = score(self._scorer.through(model), self._states, len(self._states), self._batch)
-        model.unload()  # type: ignore[operator]
-        return np.exp(scored)
 
 
 def decide_all(
@@ -77,10 +44,9 @@ def decide_all(
         probabilities = decider.probabilities(paths.adapter(algorithm, seed))
         frames.append(_frame(tested, algorithm, seed, probabilities, parameters))
     regressors = boosting.fit(boosting.inputs(features, training.table), training.rewards, parameters.seed)
-    chosen = boosting.decide(regressors, boosting.inputs(features, tested.table))
-    chosen_offsets = np.array(parameters.policy.offsets_bps)[chosen]
-    unknown = _frame(tested, "boosting", seeds[0], np.full(tested.rewards.shape, np.nan), parameters)
-    frames.append(unknown.assign(action=chosen, offset_bps=chosen_offsets))
+    action = boosting.decide(regressors, boosting.inputs(features, tested.table))
+    unknown = np.full(tested.rewards.shape, np.nan)
+    frames.append(_frame(tested, "boosting", seeds[0], unknown, parameters, action))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -142,9 +108,50 @@ def measure_latency(
     return pd.DataFrame(rows, columns=["way", "decisions", "median_measured_ms", "p99_measured_ms"])
 
 
-def _frame(states: States, policy: str, seed: int, probabilities: Floats, parameters: Parameters) -> pd.DataFrame:
-    action = np.nan_to_num(probabilities).argmax(axis=1)
-    described = states.table[["order_id", "asset", "decision_ns", "split"]].reset_index(drop=True)
+class Decider:
+    """A base and n states that it has read once, for one policy after the other.
+
+    Raises
+    ------
+    ModelError
+        If the base model cannot be had.
+    """
+
+    def __init__(self, parameters: Parameters, states: States) -> None:
+        self._policy, self._batch = parameters.policy, parameters.inference.batch_size
+        self._base, tokenizer = load_base(parameters.policy)
+        self._scorer = make_scorer(self._base, tokenizer, parameters)
+        self._states = Encodings(self._scorer, states.prompts, parameters.training.memory_gb)
+
+    def probabilities(self, adapter: Path | None = None) -> Floats:
+        """(n, K) of the actions: of the untrained base, or with the adapter in a folder.
+
+        Raises
+        ------
+        MissingInputError
+            If no adapter is there.
+        ModelError
+            If it was trained on another base.
+        """
+        if adapter is None:
+            return np.exp(score(self._scorer, self._states, self._batch))
+        model = load_adapter(self._base, self._policy, adapter)
+        scored = score(self._scorer.through(model), self._states, self._batch)
+        model.unload()  # type: ignore[operator]
+        return np.exp(scored)
+
+
+def _frame(
+    states: States,
+    policy: str,
+    seed: int,
+    probabilities: Floats,
+    parameters: Parameters,
+    action: NDArray[np.int64] | None = None,
+) -> pd.DataFrame:
+    """Rows of one policy; its action is the most probable one where it is not given."""
+    action = probabilities.argmax(axis=1) if action is None else action
+    table = states.table[["order_id", "asset", "decision_ns", "split"]].reset_index(drop=True)
     columns = {f"probability_{k}": probabilities[:, k] for k in range(probabilities.shape[1])}
     offsets = np.array(parameters.policy.offsets_bps)[action]
-    return described.assign(policy=policy, seed=seed, action=action, offset_bps=offsets, **columns)
+    return table.assign(policy=policy, seed=seed, action=action, offset_bps=offsets, **columns)

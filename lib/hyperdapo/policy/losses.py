@@ -1,6 +1,7 @@
-"""Objective functions: tensors in, tensors out. A policy is (n, K) log-probabilities of K actions.
+"""Losses: tensors in, tensors out. A policy is (n, K) log-probabilities of K actions.
 
-How they differ from the papers (all of them side by side: docs/design.md, Algorithms):
+First a function for each algorithm, which picks its parameters, then the formulas. How they differ from the papers (all
+side by side: docs/design.md, Algorithms):
 
 `clipped_surrogate`, of `dapo` (DAPO, arXiv:2503.14476): the simulator replays all K candidate orders from each state,
 so the group of a state is its whole action set, known in full. The expectation over actions is exact: nothing is
@@ -25,6 +26,7 @@ make an action more than 1.28 times as probable as it was untrained. Pairs of a 
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import exp, log
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,11 +36,80 @@ from hyperdapo.sections import Training
 
 
 @dataclass(frozen=True)
+class Batch:
+    """n states of one update, (n, K): log-probabilities under policy, rollout policy and base, and rewards in bps.
+
+    `progress` is the share of the training that is done.
+    """
+
+    new: Tensor
+    old: Tensor
+    reference: Tensor
+    rewards: Tensor
+    progress: float
+
+
+@dataclass(frozen=True)
 class Loss:
     """A scalar to minimise, and the share of what it learns from that clipping has cut off."""
 
     loss: Tensor
     clip_fraction: float = 0.0
+
+
+def dapo(batch: Batch, training: Training) -> Loss:
+    """Full-information DAPO with an entropy term."""
+    settings = training.dapo
+    advantage = advantages(batch.rewards, batch.old, settings.temperature_bps)
+    surrogate = clipped_surrogate(batch.new, batch.old, advantage, settings.clip_low, settings.clip_high)
+    return Loss(surrogate.loss - settings.entropy_bonus * entropy(batch.new), surrogate.clip_fraction)
+
+
+def dpo(batch: Batch, training: Training) -> Loss:
+    """DPO, the base being the reference."""
+    return preference(batch.new, batch.reference, batch.rewards, training.dpo.beta)
+
+
+def listing_4_4(batch: Batch, training: Training) -> Loss:
+    """DPO as Listing 4.4 changes it."""
+    settings = training.listing_4_4
+    low, high = settings.clip_low, settings.clip_high
+    return halved_preference(batch.new, batch.reference, batch.rewards, settings.beta, low, high)
+
+
+def dapo_preference(batch: Batch, training: Training) -> Loss:
+    """DPO clipped and weighted as §3.3.2 and §4.3 have it."""
+    settings = training.dapo_preference
+    gap = (batch.rewards.amax(dim=-1) - batch.rewards.amin(dim=-1)) / settings.gap_unit_bps
+    temperature = annealed(*settings.sampling_temperature, batch.progress)
+    weight = sampling_weights(gap, settings.sampling_sharpness, temperature)
+    low, high = (
+        adaptive_clip(clip, batch.new.detach(), batch.old, settings.clip_sensitivity)
+        for clip in (settings.clip_low, settings.clip_high)
+    )
+    return clipped_preference(batch.new, batch.old, batch.rewards, weight, settings.beta, low, high)
+
+
+def reward_weighted(batch: Batch, training: Training) -> Loss:
+    """Cross-entropy to what the rewards would choose."""
+    return reward_cross_entropy(batch.new, batch.rewards, training.reward_weighted.temperature_bps)
+
+
+SAMPLED = "dapo_sampled"  # its loss is TRL's
+LOSSES: dict[str, Callable[[Batch, Training], Loss]] = {
+    "dapo": dapo,
+    "dpo": dpo,
+    "listing_4_4": listing_4_4,
+    "dapo_preference": dapo_preference,
+    "reward_weighted": reward_weighted,
+}
+ALGORITHMS = (*LOSSES, SAMPLED)
+
+
+def settings_of(algorithm: str, training: Training) -> dict[str, Any]:
+    """The parameters of an algorithm, by name."""
+    settings: dict[str, Any] = training.model_dump()[algorithm]
+    return settings
 
 
 def advantages(rewards: Tensor, old: Tensor, temperature_bps: float) -> Tensor:
@@ -135,7 +206,7 @@ def entropy(new: Tensor) -> Tensor:
 
 
 def has_signal(rewards: Tensor) -> Tensor:
-    """(n,) whether the rewards of a state differ between its actions; where they do not, no gradient can come of it."""
+    """(n,) whether the rewards of a state differ between its actions; where they do not, there is no gradient."""
     return rewards.amax(dim=-1) > rewards.amin(dim=-1)
 
 
@@ -144,76 +215,3 @@ def _ends(values: Tensor, rewards: Tensor) -> tuple[Tensor, Tensor]:
     places = torch.stack([rewards.argmax(dim=-1), rewards.argmin(dim=-1)], dim=-1)
     best, worst = values.gather(-1, places).unbind(-1)
     return best, worst
-
-
-@dataclass(frozen=True)
-class Batch:
-    """n states of one update, (n, K): log-probabilities under policy, rollout policy and base, and rewards in bps.
-
-    `progress` is the share of the training that is done.
-    """
-
-    new: Tensor
-    old: Tensor
-    reference: Tensor
-    rewards: Tensor
-    progress: float
-
-
-LossFunction = Callable[[Batch, Training], Loss]
-
-
-def dapo(batch: Batch, training: Training) -> Loss:
-    """Full-information DAPO with an entropy term."""
-    own = training.dapo
-    advantage = advantages(batch.rewards, batch.old, own.temperature_bps)
-    found = clipped_surrogate(batch.new, batch.old, advantage, own.clip_low, own.clip_high)
-    return Loss(found.loss - own.entropy_bonus * entropy(batch.new), found.clip_fraction)
-
-
-def dpo(batch: Batch, training: Training) -> Loss:
-    """DPO, the base being the reference."""
-    return preference(batch.new, batch.reference, batch.rewards, training.dpo.beta)
-
-
-def listing_4_4(batch: Batch, training: Training) -> Loss:
-    """DPO as Listing 4.4 changes it."""
-    own = training.listing_4_4
-    return halved_preference(batch.new, batch.reference, batch.rewards, own.beta, own.clip_low, own.clip_high)
-
-
-def dapo_preference(batch: Batch, training: Training) -> Loss:
-    """DPO clipped and weighted as §3.3.2 and §4.3 have it."""
-    own = training.dapo_preference
-    gap = (batch.rewards.amax(dim=-1) - batch.rewards.amin(dim=-1)) / own.gap_unit_bps
-    temperature = annealed(*own.sampling_temperature, batch.progress)
-    weight = sampling_weights(gap, own.sampling_sharpness, temperature)
-    low, high = (
-        adaptive_clip(clip, batch.new.detach(), batch.old, own.clip_sensitivity)
-        for clip in (own.clip_low, own.clip_high)
-    )
-    return clipped_preference(batch.new, batch.old, batch.rewards, weight, own.beta, low, high)
-
-
-def reward_weighted(batch: Batch, training: Training) -> Loss:
-    """Cross-entropy to what the rewards would choose."""
-    return reward_cross_entropy(batch.new, batch.rewards, training.reward_weighted.temperature_bps)
-
-
-SAMPLED = "dapo_sampled"  # has no objective here: TRL's
-LOSSES: dict[str, LossFunction] = {
-    own.__name__: own for own in (dapo, dpo, listing_4_4, dapo_preference, reward_weighted)
-}
-
-
-ALGORITHMS = (*LOSSES, SAMPLED)
-
-
-def learning_rate(algorithm: str, training: Training) -> float:
-    """The peak of its schedule."""
-    return float(getattr(training, algorithm).learning_rate)
-
-
-def updates_per_rollout(algorithm: str, training: Training) -> int:
-    """How many updates share one rollout policy; 1 where the objective knows none."""
-    return int(getattr(getattr(training, algorithm), "updates_per_rollout", 1))

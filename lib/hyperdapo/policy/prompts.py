@@ -1,17 +1,16 @@
 """State and action as text (§4.8.1, Listing 4.8; docs/design.md, State and action).
 
 A prompt is the constant instruction first and the changing numbers last, so that a model can keep the keys and values
-of the instruction. Each feature is a word and a digit from 1 to 9, two tokens; 5 is neutral. What predicts the price is
-told relative to the order's side: above 5 where it drives the price away from the order (a buy sees it rise), below 5
-where it brings the price to it.
+of the instruction. Each feature is a word and a digit from 1 to 9, two tokens; 5 is neutral. A feature that predicts
+the direction of the price is relative to the order's side: above 5 where it drives the price away from the order (a buy
+sees it rise), below 5 where it brings the price to it.
 
-A letter stands for each candidate offset, so that an action is one token. The style `text` writes an order out.
+A letter stands for each candidate offset, so that an action is one token.
 """
 
 import math
-import re
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,7 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hyperdapo.errors import DataError, OrderError
+from hyperdapo.errors import DataError
 from hyperdapo.market.columns import Floats
 
 Style = Literal["thesis", "anonymous"]
@@ -27,7 +26,6 @@ STYLES: tuple[Style, ...] = ("thesis", "anonymous")
 
 CUE = " ->"
 
-_ORDER = re.compile(r"LIMIT (BUY|SELL) (\d+(?:\.\d+)?) \((-?\d+(?:\.\d+)?) bps\)")
 _NEUTRAL, _MOST = 5, 4  # digits lie in 5 - 4 to 5 + 4
 _BATCH = 4096  # prompts that are tokenised at once
 
@@ -76,7 +74,7 @@ def letters(offsets_bps: Sequence[float]) -> list[str]:
 
 
 def instruction(offsets_bps: Sequence[float]) -> str:
-    """The constant beginning of every prompt: what each letter means and how the numbers are to be read."""
+    """The constant beginning of every prompt: what each letter means and how to read the numbers."""
     options = ", ".join(f"{letter} {bps:+g}" for letter, bps in zip(letters(offsets_bps), offsets_bps, strict=True))
     return (
         f"Choose a limit price, in bps through the mid: {options}. "
@@ -109,21 +107,13 @@ def encode_states(
     return [opening + head + _signals(row) + CUE for head, row in zip(heads, digits, strict=True)]
 
 
-def encode_state(
-    row: Mapping[str, Any], order: Mapping[str, Any], offsets_bps: Sequence[float], style: Style = "thesis"
-) -> str:
-    """The prompt of one order: `encode_states` of one row. `order` has `side` and `objective`."""
-    parent = pd.DataFrame([{**order, "order_id": 0}])
-    return encode_states(pd.DataFrame([dict(row)]), parent, offsets_bps, style)[0]
-
-
 def check_lengths(prompts: Sequence[str], parents: pd.DataFrame, tokenizer: Any, max_length: int) -> NDArray[np.int64]:
     """How many tokens each prompt has, none of them more than `max_length` (`policy.max_length`).
 
     Parameters
     ----------
-    prompts : (n,) of the rows of `parents`, which has `order_id`, and tells the asset in `asset`
-    tokenizer : of the base model, as `bases.load_tokenizer` gives it
+    prompts : (n,) of the rows of `parents`, which has `order_id` and `asset`
+    tokenizer : of the base model, as `models.load_tokenizer` returns it
 
     Returns
     -------
@@ -145,38 +135,6 @@ def check_lengths(prompts: Sequence[str], parents: pd.DataFrame, tokenizer: Any,
     return counts
 
 
-@dataclass(frozen=True)
-class WrittenOrder:
-    """A limit order as text: side +1 buy / -1 sell, price in USD, offset in bps (negative is passive)."""
-
-    side: int
-    price: float
-    offset_bps: float
-
-
-def encode_action(order: WrittenOrder) -> str:
-    """The order written out.
-
-    >>> encode_action(WrittenOrder(side=1, price=117245.0, offset_bps=-15.0))
-    'LIMIT BUY 117245 (-15 bps)'
-    """
-    return f"LIMIT {_verb(order.side)} {_plain(order.price)} ({_plain(order.offset_bps)} bps)"
-
-
-def parse_action(text: str) -> WrittenOrder:
-    """The order that `text` writes out; the inverse of `encode_action`.
-
-    Raises
-    ------
-    OrderError
-        If the text is anything but one whole order: there is no default order.
-    """
-    match = _ORDER.fullmatch(text.strip())
-    if match is None or float(match[2]) <= 0:
-        raise OrderError(f"{text!r} is not an order; write it as 'LIMIT BUY 117245 (-15 bps)'")
-    return WrittenOrder(1 if match[1] == "BUY" else -1, float(match[2]), float(match[3]))
-
-
 def _digits(feature: _Feature, states: pd.DataFrame, side: Floats) -> NDArray[np.int64]:
     """(n,) digits from 1 to 9; of what pushes the price, those above 5 push it away from the order."""
     scaled = feature.scale(states[feature.column].to_numpy(dtype=float))
@@ -184,19 +142,19 @@ def _digits(feature: _Feature, states: pd.DataFrame, side: Floats) -> NDArray[np
         position = int(np.flatnonzero(~np.isfinite(scaled))[0])
         raise DataError(
             f"{feature.column} of the state at {states['decision_ns'].iloc[position]} is not finite: "
-            "take only rows with `warm`, or make the features again with: hyperdapo run --until 03"
+            "select only rows with `warm`, or make the features again with: hyperdapo run --until 03"
         )
     signed = scaled * side if feature.pushes_price else scaled
     return _NEUTRAL + np.clip(np.rint(signed), -_MOST, _MOST).astype(np.int64)
 
 
 def _heads(states: pd.DataFrame, parents: pd.DataFrame, style: Style) -> list[str]:
-    """Who wants what: side, and in style `thesis` the asset and its price level."""
-    verbs = [_verb(side).lower() for side in parents["side"]]
+    """Objective and side of each order; in style `thesis` also the asset and its price level."""
+    verbs = ["buy" if side > 0 else "sell" for side in parents["side"]]
     if style == "anonymous":
-        return [f"{mood} {verb}:" for mood, verb in zip(parents["objective"], verbs, strict=True)]
+        return [f"{objective} {verb}:" for objective, verb in zip(parents["objective"], verbs, strict=True)]
     rows = zip(parents["objective"], verbs, states["asset"], states["mid"], strict=True)
-    return [f"{mood} {verb} {asset} at {_five_figures(mid)}:" for mood, verb, asset, mid in rows]
+    return [f"{objective} {verb} {asset} at {_five_figures(mid)}:" for objective, verb, asset, mid in rows]
 
 
 def _five_figures(price: float) -> str:
@@ -206,11 +164,3 @@ def _five_figures(price: float) -> str:
 
 def _signals(digits: NDArray[np.int64]) -> str:
     return "".join(f" {feature.word}{digit}" for feature, digit in zip(FEATURES, digits.tolist(), strict=True))
-
-
-def _verb(side: int) -> str:
-    return "BUY" if side > 0 else "SELL"
-
-
-def _plain(number: float) -> str:
-    return np.format_float_positional(number + 0.0, trim="-")

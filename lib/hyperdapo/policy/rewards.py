@@ -5,23 +5,29 @@
 The draft's R_exec has no side, and an order that never fills costs it nothing. Here the side counts, and what it
 costs to complete the order at the horizon is slippage. With weights (1, 0, 1) the reward is minus price and fees
 (docs/design.md, Rewards and objectives).
+
+Which weights alpha, beta, gamma would have been cheapest is a study by itself: regressors predict the three parts on
+the validation split, and a search looks for the weights whose best predicted action costs least in truth.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import optuna
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
-from hyperdapo.errors import DataError
 from hyperdapo.market.columns import Floats
-from hyperdapo.policy import boosting
-from hyperdapo.policy.states import reward_matrix
+from hyperdapo.policy.states import of_split, reward_matrix
 from hyperdapo.sections import Orders
 from hyperdapo.times import block_of
+
+WEIGHTS = ("execution", "risk", "cost")
+"""Alpha, beta and gamma of eq. 3.3; the part `reward_NAME` of an outcome has the weight NAME."""
+
+DRAFT = (0.5, 0.3, 0.2)
+COST = "total_cost_bps"
 
 
 def reward_parts(outcomes: pd.DataFrame, drawdown_threshold_bps: float, markouts_s: Sequence[float]) -> pd.DataFrame:
@@ -53,83 +59,73 @@ def reward_parts(outcomes: pd.DataFrame, drawdown_threshold_bps: float, markouts
 def with_rewards(outcomes: pd.DataFrame, orders: Orders) -> pd.DataFrame:
     """`outcomes` with the three parts and `reward`, weighted as the order's objective asks."""
     parts = reward_parts(outcomes, orders.drawdown_threshold_bps, orders.markouts_s)
-    weights = {name: rules.weights for name, rules in orders.rules.items()}
-    alpha = outcomes["objective"].map({name: weight.execution for name, weight in weights.items()})
-    beta = outcomes["objective"].map({name: weight.risk for name, weight in weights.items()})
-    gamma = outcomes["objective"].map({name: weight.cost for name, weight in weights.items()})
+    weights = _by_objective(orders)
+    alpha, beta, gamma = (outcomes["objective"].map(weights[name]) for name in WEIGHTS)
     reward = alpha * parts["reward_execution"] + beta * parts["reward_risk"] + gamma * parts["reward_cost"]
     return pd.concat([outcomes, parts, reward.rename("reward")], axis=1)
 
 
-WEIGHTS = ("execution", "risk", "cost")
-"""Alpha, beta and gamma of eq. 3.3; the part `reward_NAME` of an outcome has the weight NAME."""
-
-DRAFT = (0.5, 0.3, 0.2)
-
-COST = "total_cost_bps"
-
-
 @dataclass(frozen=True)
-class Foretold:
-    """n states: their rows, the three parts of the reward that are foretold (n, K, 3), the true cost (n, K), bps."""
+class Predicted:
+    """n states: their rows, predictions of the three parts of the reward (n, K, 3), the true costs (n, K), all bps."""
 
     states: pd.DataFrame
     parts: Floats
     costs: Floats
 
     def costs_under(self, weights: ArrayLike) -> Floats:
-        """(n,) bps: what the orders cost whose weighted reward, as foretold, is highest; weights (3,) or (n, 3)."""
-        foretold = (self.parts * np.asarray(weights, dtype=float)[..., None, :]).sum(axis=-1)
-        taken: Floats = self.costs[np.arange(len(self.costs)), foretold.argmax(axis=1)]
-        return taken
+        """(n,) bps: the cost of the action with the highest predicted reward; weights (3,), or (n, 3) by state."""
+        rewards = (self.parts * np.asarray(weights, dtype=float)[..., None, :]).sum(axis=-1)
+        chosen: Floats = self.costs[np.arange(len(self.costs)), rewards.argmax(axis=1)]
+        return chosen
 
 
-def foretell(features: pd.DataFrame, outcomes: pd.DataFrame, seed: int) -> Foretold:
-    """Fit one regressor per action and part on the training split, and foretell the validation split.
+def predict_parts(features: pd.DataFrame, outcomes: pd.DataFrame, seed: int) -> Predicted:
+    """Fit one regressor per action and part on the training split, and predict the validation split.
 
     Raises
     ------
     DataError
         If one of the two splits is empty, or a part is missing or not finite.
     """
-    fitted, judged = (outcomes[outcomes["split"] == split] for split in ("train", "validation"))
-    for split, own in (("train", fitted), ("validation", judged)):
-        if own.empty:
-            raise DataError(f"no order belongs to the {split} split: lengthen the span, or change `split`")
-    states, costs = reward_matrix(judged, COST)
-    inputs = [boosting.inputs(features, table) for table in (reward_matrix(fitted, COST)[0], states)]
+    from hyperdapo.policy import boosting  # scikit-learn takes a second to import
+
+    training, validation = (of_split(outcomes, split) for split in ("train", "validation"))
+    states, costs = reward_matrix(validation, COST)
+    known, unseen = (boosting.inputs(features, table) for table in (reward_matrix(training, COST)[0], states))
     parts = []
     for name in tqdm(WEIGHTS, desc="parts of the reward", unit="part", delay=2, leave=False):
-        models = boosting.fit(inputs[0], reward_matrix(fitted, f"reward_{name}")[1], seed)
-        parts.append(np.column_stack([model.predict(inputs[1]) for model in models]))
-    return Foretold(states, np.stack(parts, axis=-1), costs)
+        regressors = boosting.fit(known, reward_matrix(training, f"reward_{name}")[1], seed)
+        parts.append(boosting.predict(regressors, unseen))
+    return Predicted(states, np.stack(parts, axis=-1), costs)
 
 
 def fixed_weights(orders: Orders, states: pd.DataFrame) -> dict[str, Floats]:
-    """Weights to hold against the best, (3,) with sum 1: of the draft, of the profile, of a single part.
+    """Weights to compare the best with, (3,) with sum 1: of the draft, of the profile, of a single part.
 
-    Those of the profile are (n, 3) where its objectives disagree: each state has the weights of its own.
+    Those of the profile are (n, 3) where its objectives disagree: each state has the weights of its objective.
     """
-    of_objective = {name: [getattr(rules.weights, part) for part in WEIGHTS] for name, rules in orders.rules.items()}
-    profile = np.array([of_objective[name] for name in states["objective"]])
+    profile = _by_objective(orders).loc[states["objective"]].to_numpy(float)
     profile /= profile.sum(axis=1, keepdims=True)
     agreed = profile[0] if (profile == profile[0]).all() else profile
     return {"draft": np.array(DRAFT), "profile": agreed, "execution_only": np.eye(3)[0], "cost_only": np.eye(3)[2]}
 
 
-def search(foretold: Foretold, known: Mapping[str, Floats], trials: int, seed: int) -> pd.DataFrame:
+def search_weights(predicted: Predicted, known: Mapping[str, Floats], trials: int, seed: int) -> pd.DataFrame:
     """Minimise the mean cost over the weights by Optuna's tree-structured Parzen estimator (TPE).
 
     Parameters
     ----------
-    known : weights with which the study begins, so that the best is not dearer than any of them; those of single
-        states (n, 3) are passed over
+    known : weights that the study tries first, so that the best costs no more than any of them; those that differ by
+        state, (n, 3), are left out
     trials : how many weights are tried, the known ones included
 
     Returns
     -------
     One row per trial: `execution, risk, cost` (sum 1) and `total_cost_bps`, its mean over the states.
     """
+    import optuna  # only the study needs it, and it takes a second
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
     for weights in known.values():
@@ -140,13 +136,15 @@ def search(foretold: Foretold, known: Mapping[str, Floats], trials: int, seed: i
         trial = study.ask()
         drawn = np.array([trial.suggest_float(name, 0.0, 1.0) for name in WEIGHTS])
         weights = drawn / drawn.sum()
-        cost = float(foretold.costs_under(weights).mean())
+        cost = float(predicted.costs_under(weights).mean())
         study.tell(trial, cost)
         rows.append((*weights, cost))
     return pd.DataFrame(rows, columns=[*WEIGHTS, COST])
 
 
-def judged(foretold: Foretold, known: Mapping[str, Floats], trials: pd.DataFrame, block_s: float) -> pd.DataFrame:
+def costs_of_weights(
+    predicted: Predicted, known: Mapping[str, Floats], trials: pd.DataFrame, block_s: float
+) -> pd.DataFrame:
     """What each state's order costs under the best weights of a search, and under the known ones.
 
     The best of many trials on these very states looks cheaper than it is. So the weights `picked_elsewhere` stand
@@ -154,22 +152,28 @@ def judged(foretold: Foretold, known: Mapping[str, Floats], trials: pd.DataFrame
 
     Returns
     -------
-    One row per state and name of weights: `asset, order_id, decision_ns, strategy` (`best`, `picked_elsewhere`, the known
-    names), its weights `execution, risk, cost`, and `total_cost_bps`.
+    One row per state and name of weights: `asset, order_id, decision_ns, strategy` (`best`, `picked_elsewhere`, the
+    known names), its weights `execution, risk, cost`, and `total_cost_bps`.
     """
     tried = trials[list(WEIGHTS)].to_numpy()
-    picked = tried[_picked_elsewhere(foretold, tried, block_s)]
+    best, elsewhere = tried[trials[COST].argmin()], tried[_picked_elsewhere(predicted, tried, block_s)]
     frames = []
-    for name, weights in {"best": tried[trials[COST].argmin()], "picked_elsewhere": picked, **known}.items():
-        rows = foretold.states[["asset", "order_id", "decision_ns"]].assign(strategy=name)
-        each = np.broadcast_to(weights, (len(rows), len(WEIGHTS)))
-        frames.append(rows.assign(**dict(zip(WEIGHTS, each.T, strict=True)), **{COST: foretold.costs_under(weights)}))
+    for name, weights in {"best": best, "picked_elsewhere": elsewhere, **known}.items():
+        rows = predicted.states[["asset", "order_id", "decision_ns"]].assign(strategy=name)
+        rows[list(WEIGHTS)] = np.broadcast_to(weights, (len(rows), len(WEIGHTS)))
+        frames.append(rows.assign(**{COST: predicted.costs_under(weights)}))
     return pd.concat(frames, ignore_index=True)
 
 
-def _picked_elsewhere(foretold: Foretold, tried: Floats, block_s: float) -> NDArray[np.int64]:
+def _by_objective(orders: Orders) -> pd.DataFrame:
+    """Weights of the profile: a row per objective, a column per part."""
+    weights = {name: rules.weights.model_dump() for name, rules in orders.rules.items()}
+    return pd.DataFrame.from_dict(weights, orient="index")[list(WEIGHTS)]
+
+
+def _picked_elsewhere(predicted: Predicted, tried: Floats, block_s: float) -> NDArray[np.int64]:
     """(n,) the trial of (T, 3) that is cheapest over the states of all other blocks; the first where there are none."""
-    _, block = np.unique(block_of(foretold.states["decision_ns"], block_s), return_inverse=True)
-    sums = np.stack([np.bincount(block, weights=foretold.costs_under(weights)) for weights in tried])
+    _, block = np.unique(block_of(predicted.states["decision_ns"], block_s), return_inverse=True)
+    sums = np.stack([np.bincount(block, weights=predicted.costs_under(weights)) for weights in tried])
     best: NDArray[np.int64] = (sums.sum(axis=1, keepdims=True) - sums).argmin(axis=0)[block]
     return best

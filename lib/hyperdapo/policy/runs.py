@@ -1,11 +1,14 @@
-"""One training run on disk: what it was begun with, its checkpoints, and how it goes on after a kill."""
+"""One training run on disk: what decides it, its checkpoints, and how it goes on after a kill.
+
+A run may be trained by several processes of one host that share each update (`launch`).
+"""
 
 import hashlib
 import json
 import os
 import shutil
 import warnings
-from functools import cache
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,12 +18,11 @@ import torch
 from safetensors.torch import load_file
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, spawn
 
-from hyperdapo import gpus
-from hyperdapo.dependencies import modules
+from hyperdapo import dependencies, gpus
 from hyperdapo.errors import TrainingError
 from hyperdapo.files import atomic, writing_into
 from hyperdapo.params import Parameters
-from hyperdapo.policy.losses import ALGORITHMS, learning_rate
+from hyperdapo.policy.losses import ALGORITHMS, settings_of
 from hyperdapo.policy.states import States
 from hyperdapo.processes import die_with_parent
 
@@ -29,25 +31,26 @@ MANIFEST = "training.json"  # of a published run; its key `run` is the run's fin
 _ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
 _KEPT = 2  # checkpoints: the newest, and the one before it in case that is damaged
 _NOT_OF_THE_RUN = {"algorithms", "seeds", "processes", "memory_gb", "report_to"}
+_LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
 
 
 def fingerprint(parameters: Parameters, algorithm: str, seed: int, training: States) -> str:
-    """Of all that decides a run: its own parameters, its states, and the code of this room that trains."""
-    own = parameters.training.model_dump(mode="json")
-    settings = {name: value for name, value in own.items() if name not in _NOT_OF_THE_RUN.union(ALGORITHMS)}
-    settings |= {"own": own[algorithm], "policy": parameters.policy.model_dump(mode="json"), "seed": seed}
-    digest = hashlib.sha256(json.dumps([algorithm, settings, training.prompts], sort_keys=True).encode())
+    """SHA-256 of all that decides a run: its parameters, its states, and the code of this room that trains.
+
+    Comments and docstrings of that code do not count.
+    """
+    settings = parameters.training.model_dump(mode="json")
+    decided = {
+        "algorithm": {algorithm: settings[algorithm]},
+        "training": {name: settings[name] for name in settings.keys() - _NOT_OF_THE_RUN - set(ALGORITHMS)},
+        "policy": parameters.policy.model_dump(mode="json"),
+        "seed": seed,
+        "prompts": training.prompts,
+        "code": dependencies.digest("import hyperdapo.policy.training", room="policy"),
+    }
+    digest = hashlib.sha256(json.dumps(decided, sort_keys=True).encode())
     digest.update(training.rewards.tobytes())
-    digest.update(_code())
     return digest.hexdigest()
-
-
-@cache
-def _code() -> bytes:
-    """The modules of this room that a training imports, in the order of their names."""
-    room = Path(__file__).parent
-    trained_by = modules(f"import {__package__}.training")
-    return b"".join(path.read_bytes() for path in sorted(trained_by) if path.parent == room)
 
 
 def open_run(folder: Path, identity: str) -> None:
@@ -84,15 +87,6 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def _read(checkpoint: Path) -> None:
-    load_file(checkpoint / "adapter_model.safetensors")
-    json.loads((checkpoint / "trainer_state.json").read_text())
-    for name in ("optimizer.pt", "scheduler.pt"):
-        torch.load(checkpoint / name, map_location="cpu", weights_only=True)
-    for states in [checkpoint / "rng_state.pth", *checkpoint.glob("rng_state_*.pth")][:1]:
-        states.stat()
-
-
 def arguments(parameters: Parameters, algorithm: str, seed: int, folder: Path, name: str) -> dict[str, Any]:
     """§3.3.3 and Listing 4.6, as the trainers of transformers and TRL both want it.
 
@@ -113,7 +107,7 @@ def arguments(parameters: Parameters, algorithm: str, seed: int, folder: Path, n
         max_steps=training.steps,
         per_device_train_batch_size=training.states_per_update // parts,
         gradient_accumulation_steps=training.gradient_accumulation,
-        learning_rate=learning_rate(algorithm, training),
+        learning_rate=settings_of(algorithm, training)["learning_rate"],
         lr_scheduler_type="cosine",
         warmup_steps=round(training.warmup_share * training.steps),
         weight_decay=0.0,
@@ -133,48 +127,68 @@ def arguments(parameters: Parameters, algorithm: str, seed: int, folder: Path, n
     )
 
 
-def launch(bench: tuple[Any, ...], job: tuple[str, int, Path]) -> None:
+@dataclass(frozen=True)
+class Job:
+    """One run to train: what its `Workbench` is made of, algorithm and seed, and the folder of the run."""
+
+    parameters: Parameters
+    asset: str
+    training: States
+    held_out: States
+    algorithm: str
+    seed: int
+    folder: Path
+
+
+def launch(job: Job) -> None:
     """Train in `training.processes` processes of this host that share each update; accelerate leads them.
 
-    `bench` is what a `Workbench` is made of, `job` algorithm, seed and folder of the run. They meet by a file in that
-    folder and speak over loopback, so that nothing listens where another host could reach it.
+    They meet by a file in the folder of the run and speak over loopback, so that nothing listens where another host
+    could reach it.
 
     Raises
     ------
     TrainingError
-        If there are GPUs, but not one for each; or if one process fails: the last line that it had to say.
+        If there are GPUs, but not one for each; or if one process fails: the last line of its error.
     """
-    processes = bench[0].training.processes
-    if 0 < len(gpus.visible()) < processes:
-        raise TrainingError(f"training.processes is {processes}, and {len(gpus.visible())} GPUs are visible: lower it")
-    with TemporaryDirectory(dir=job[2], prefix="together") as meeting:
+    processes, visible = job.parameters.training.processes, len(gpus.visible())
+    if 0 < visible < processes:
+        raise TrainingError(f"training.processes is {processes}, and {visible} GPUs are visible: lower it")
+    with TemporaryDirectory(dir=job.folder, prefix="together") as meeting:
         try:
-            spawn(work, (processes, Path(meeting) / "store", bench, job), processes)
+            spawn(work, (processes, Path(meeting) / "store", job), processes)
         except (ProcessRaisedException, ProcessExitedException) as error:
             reason = str(error).strip().splitlines()[-1]
-            raise TrainingError(f"one of {processes} processes that trained {job[2]} failed: {reason}") from error
+            raise TrainingError(f"one of {processes} processes that trained {job.folder} failed: {reason}") from error
 
 
-_LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+def work(rank: int, processes: int, store: Path, job: Job) -> None:
+    """Do one process's part of a training.
 
-
-def work(rank: int, processes: int, store: Path, bench: tuple[Any, ...], job: tuple[str, int, Path]) -> None:
-    """Do one process's part of a training: `bench` makes the `Workbench`, `job` is algorithm, seed and folder.
-
-    A process sees its own GPU alone, where there are any: the base would be spread over all that it sees. The process
+    A process sees one GPU alone, where there are any: the base would be spread over all that it sees. The process
     group stands before accelerate looks for one: accelerate's own would listen on every interface.
     """
     die_with_parent()
-    own = gpus.visible()[rank : rank + 1]
-    place = {"RANK": rank, "LOCAL_RANK": 0 if own else rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+    gpu = gpus.visible()[rank : rank + 1]
+    place = {"RANK": rank, "LOCAL_RANK": 0 if gpu else rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
     os.environ.update({name: str(value) for name, value in place.items()} | _LOOPBACK)
-    os.environ.update((gpus.VARIABLE, gpu.name) for gpu in own)
+    os.environ.update((gpus.VARIABLE, one.name) for one in gpu)
     torch.set_num_threads(max(1, torch.get_num_threads() // processes))
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     torch.distributed.init_process_group(backend, init_method=f"file://{store}", rank=rank, world_size=processes)
     from hyperdapo.policy.training import Workbench  # which imports what starts this
 
     try:
-        Workbench(*bench).train(*job, lambda looked: None)
+        bench = Workbench(job.parameters, job.asset, job.training, job.held_out)
+        bench.train(job.algorithm, job.seed, job.folder, lambda looked: None)
     finally:
         torch.distributed.destroy_process_group()
+
+
+def _read(checkpoint: Path) -> None:
+    load_file(checkpoint / "adapter_model.safetensors")
+    json.loads((checkpoint / "trainer_state.json").read_text())
+    for name in ("optimizer.pt", "scheduler.pt"):
+        torch.load(checkpoint / name, map_location="cpu", weights_only=True)
+    for states in [checkpoint / "rng_state.pth", *checkpoint.glob("rng_state_*.pth")][:1]:
+        states.stat()

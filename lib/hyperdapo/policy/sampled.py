@@ -4,8 +4,8 @@ How it differs from the paper (arXiv:2503.14476): a completion is one letter, dr
 the policy is, so nothing is generated and the overlong filter has nothing to do. Advantages are divided by a fixed
 temperature, not by the group's deviation: a group that differs by a hundredth of a bp would weigh as much as one that
 differs by ten. TRL's entropy term is used. TRL lacks the paper's dynamic sampling: a group whose rewards do not differ
-is drawn again from another state here, until `refills` times as many groups as wanted have been drawn; the groups
-found by then are used more than once, and where there are none training ends with an error.
+is drawn again from another state here, until `refills` times as many groups as wanted have been drawn; if they are
+still too few they are used more than once, and where there are none training ends with an error.
 
 Two private methods of TRL are replaced: what makes the groups, and what scores a batch. `tests/test_sampled.py` holds
 both to their contract. A row of a batch is one group: its prompt is the number of a state, its completion those of the
@@ -29,13 +29,13 @@ from hyperdapo.errors import TrainingError
 from hyperdapo.market.columns import Floats
 from hyperdapo.policy import losses
 from hyperdapo.policy.scoring import Encodings, Scorer
-from hyperdapo.policy.trainer import Recorder, Row
+from hyperdapo.policy.trainer import LogMixin, Row
 from hyperdapo.sections import DapoSampled
 
 Group = tuple[Tensor, Tensor, Tensor]  # () number of the state, (group_size,) actions, their log-probabilities
 
 
-class SampledTrainer(Recorder, GRPOTrainer):
+class SampledTrainer(LogMixin, GRPOTrainer):
     """DAPO on sampled groups.
 
     Parameters
@@ -87,33 +87,37 @@ class SampledTrainer(Recorder, GRPOTrainer):
 
     def measures(self, step: int) -> Row:
         """As TRL counted them; groups that were filtered belong to the update after which they were drawn."""
-        counted = {"entropy": "entropy", "clip_fraction": "clip_ratio/region_mean"}
-        found = {own: float(np.mean(self._metrics["train"][theirs])) for own, theirs in counted.items()}
+        counted = self._metrics["train"]
         filtered, self._filtered = self._filtered, 0
-        return {"reward_mean": self._earned, "filtered_groups": float(filtered)} | found
+        return {
+            "reward_mean": self._earned,
+            "entropy": float(np.mean(counted["entropy"])),
+            "clip_fraction": float(np.mean(counted["clip_ratio/region_mean"])),
+            "filtered_groups": float(filtered),
+        }
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """Groups of letters for the states of a rollout; those that tell nothing are drawn anew from other states."""
+        """Groups of letters for the states of a rollout; those without a difference are drawn from other states."""
         size = self._settings.group_size
         wanted = [int(one["row"]) for one in inputs[::size]]
         kept = self._groups(wanted, np.random.default_rng([self.args.seed, self.state.global_step]))
         rows, actions, old = (torch.stack(parts) for parts in zip(*kept, strict=True))
         earned = self._replayed[rows[:, None], actions]
         advantage = earned - earned.mean(dim=1, keepdim=True)
-        seen = torch.ones_like(actions)
+        ones = torch.ones_like(actions)
         self._earned = float(earned.mean())
         return {
             "prompt_ids": rows[:, None],
-            "prompt_mask": seen[:, :1],
+            "prompt_mask": ones[:, :1],
             "completion_ids": actions,
-            "completion_mask": seen,
+            "completion_mask": ones,
             "advantages": advantage / self._settings.temperature_bps,
             "old_per_token_logps": old,
-            "num_items_in_batch": seen.sum(),
+            "num_items_in_batch": ones.sum(),
         }
 
     def _groups(self, wanted: list[int], rng: np.random.Generator) -> list[Group]:
-        """As many groups that tell something as states are wanted; refilled from other states, up to the bound."""
+        """As many groups with a difference as states are wanted; refilled from other states, up to the bound."""
         others = cycle(rng.permutation(len(self._replayed)).tolist())
         kept, drawn = self._draw(wanted, rng), len(wanted)
         most = self._settings.refills * len(wanted)
@@ -133,22 +137,22 @@ class SampledTrainer(Recorder, GRPOTrainer):
         """A group for each of these states, but for those whose rewards do not differ."""
         policy = self._scorer.through(self.model).log_probabilities(self._states[rows])
         shares = policy.exp().double().cpu().numpy()
-        found = []
+        groups = []
         for row, log_probability, share in zip(rows, policy, shares, strict=True):
             actions = torch.tensor(rng.choice(len(share), self._settings.group_size, p=share / share.sum()))
             actions = actions.to(policy.device)
             if bool(losses.has_signal(self._replayed[row, actions])):
-                found.append((torch.tensor(row, device=actions.device), actions, log_probability[actions]))
-        return found
+                groups.append((torch.tensor(row, device=actions.device), actions, log_probability[actions]))
+        return groups
 
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Tensor, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor, None]:
         """(n, group_size) log-probability of each drawn letter, and the entropy of the policy of its state."""
         policy = self._scorer.through(model).log_probabilities(self._states[input_ids[:, 0].tolist()])
-        found = policy.gather(-1, input_ids[:, 1:])
+        drawn = policy.gather(-1, input_ids[:, 1:])
         entropy = -(policy.exp() * policy).sum(dim=-1, keepdim=True)
-        return found, entropy.expand_as(found), None
+        return drawn, entropy.expand_as(drawn), None
 
 
 def _replayed(**_: Any) -> list[float | None]:

@@ -4,9 +4,9 @@ The adapter is an activated LoRA (arXiv:2504.12397): it acts from the cue at the
 comes before the cue is read by the frozen base alone. Its keys and values therefore never change: they are computed
 once for a state, whatever the adapter and however long it trains, and those of the instruction once for all states. The
 same holds for the cue in the layers below the adapter (`lora.layers`). What is left for each pass are the few tokens of
-the cue in the adapter's own layers, and K rows of the output layer. Since an adapter is shown the cue alone, a plain
-LoRA layer does here; saved adapters say from which tokens on they act (PEFT's `alora_invocation_tokens`).
-`tests/test_models.py` holds the result to PEFT's own forward pass over whole prompts.
+the cue in the adapter's layers, and K rows of the output layer. Since an adapter is shown the cue alone, a plain LoRA
+layer does here; saved adapters say from which tokens on they act (PEFT's `alora_invocation_tokens`).
+`tests/test_models.py` holds the result to PEFT's forward pass over whole prompts.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +15,7 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
@@ -25,9 +26,12 @@ from tqdm import tqdm
 from transformers import DynamicCache
 
 from hyperdapo.errors import ModelError
-from hyperdapo.policy.prompts import CUE
+from hyperdapo.market.columns import Floats
+from hyperdapo.params import Parameters
+from hyperdapo.policy.prompts import CUE, instruction, letters
 
-_BATCH = 32
+_BATCH = 32  # states that are read at once
+_SCORED = 64  # states that are scored at once
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ class Scorer:
         self._read(opening, self._opening)
 
     def through(self, model: Any) -> "Scorer":
-        """This scorer with `model` in place of its own: the same base with an adapter, or wrapped for many GPUs."""
+        """This scorer with another `model`: the same base with an adapter, or wrapped for many GPUs."""
         other = copy(self)
         other._model = model
         return other
@@ -160,27 +164,16 @@ class Scorer:
             stack.layers = whole
 
 
-class _Memory:
-    """Keys and values before the cue, in the shape of a cache of transformers; what comes after is not kept."""
-
-    def __init__(self, opening: Any, memory: Tensor, first: int) -> None:
-        self._opening, self._memory, self._first = opening, memory, first
-
-    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Keys and values (n, heads, opening + T + c, d) of a layer, those of the cue last."""
-        opening, own = self._opening.layers[layer], self._memory[:, layer - self._first]
-        before = [part.expand(len(keys), -1, -1, -1) for part in (opening.keys, opening.values)]
-        return torch.cat([before[0], own[:, 0], keys], dim=2), torch.cat([before[1], own[:, 1], values], dim=2)
-
-    def get_seq_length(self, *_: Any) -> int:
-        """Tokens before the cue, padding included."""
-        return int(self._opening.get_seq_length() + self._memory.shape[-2])
+def make_scorer(model: Any, tokenizer: Any, parameters: Parameters) -> Scorer:
+    """The scorer of a base model, with or without an adapter, for the action set of `parameters`."""
+    policy = parameters.policy
+    return Scorer(model, tokenizer, instruction(policy.offsets_bps), letters(policy.offsets_bps), policy.lora.layers)
 
 
 class Encodings:
     """What the base makes of each of n prompts, read once and kept as far as `limit_gb` reaches, else read when asked.
 
-    What is kept is read in batches that depend on the prompts alone, so that a resumed training finds the same numbers.
+    What is kept is read in batches that depend on the prompts alone, so that a resumed training has the same numbers.
     """
 
     def __init__(self, scorer: Scorer, prompts: Sequence[str], limit_gb: float) -> None:
@@ -202,10 +195,10 @@ class Encodings:
         fresh: dict[int, Encoded] = {}
         for batch in self._batches([row for row in dict.fromkeys(rows) if row not in self._kept]):
             fresh |= self._read(batch)
-        found = [self._kept[row] if row in self._kept else fresh[row] for row in rows]
-        longest = max(int(one.lengths) for one in found)
-        memory = torch.stack([pad(one.memory, (0, 0, 0, longest - one.memory.shape[-2])) for one in found])
-        return Encoded(memory, torch.stack([one.lengths for one in found]), torch.stack([one.cue for one in found]))
+        states = [self._kept[row] if row in self._kept else fresh[row] for row in rows]
+        longest = max(int(state.lengths) for state in states)
+        memory = torch.stack([pad(state.memory, (0, 0, 0, longest - state.memory.shape[-2])) for state in states])
+        return Encoded(memory, torch.stack([s.lengths for s in states]), torch.stack([s.cue for s in states]))
 
     def _batches(self, rows: Iterable[int]) -> list[list[int]]:
         """Shortest first, so that little is padded."""
@@ -222,17 +215,12 @@ class Encodings:
         return states
 
 
-@contextmanager
-def _without_adapters(base: Any) -> Iterator[None]:
-    """The base as it was before any adapter was put into it, while the block runs."""
-    active = [module for module in base.modules() if isinstance(module, BaseTunerLayer) and not module.disable_adapters]
-    for module in active:
-        module.enable_adapters(False)
-    try:
-        yield
-    finally:
-        for module in active:
-            module.enable_adapters(True)
+@torch.no_grad()
+def score(scorer: Scorer, states: Encodings, batch_size: int = _SCORED) -> Floats:
+    """(n, K) log-probabilities in n states, in batches."""
+    count = len(states)
+    batches = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+    return np.concatenate([scorer.log_probabilities(states[batch]).cpu().numpy() for batch in batches])
 
 
 def cue_ids(tokenizer: Any) -> list[int]:
@@ -256,3 +244,33 @@ def letter_ids(tokenizer: Any, letters: Sequence[str]) -> list[int]:
                 f"{letter!r} is {len(ids)} tokens of this tokenizer, not one: use fewer policy.offsets_bps"
             )
     return [ids[0] for ids in tokens]
+
+
+class _Memory:
+    """Keys and values before the cue, in the shape of a cache of transformers; what comes after is not kept."""
+
+    def __init__(self, opening: Any, memory: Tensor, first: int) -> None:
+        self._opening, self._memory, self._first = opening, memory, first
+
+    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Keys and values (n, heads, opening + T + c, d) of a layer, those of the cue last."""
+        opening, state = self._opening.layers[layer], self._memory[:, layer - self._first]
+        before = [part.expand(len(keys), -1, -1, -1) for part in (opening.keys, opening.values)]
+        return torch.cat([before[0], state[:, 0], keys], dim=2), torch.cat([before[1], state[:, 1], values], dim=2)
+
+    def get_seq_length(self, *_: Any) -> int:
+        """Tokens before the cue, padding included."""
+        return int(self._opening.get_seq_length() + self._memory.shape[-2])
+
+
+@contextmanager
+def _without_adapters(base: Any) -> Iterator[None]:
+    """The base as it was before any adapter was put into it, while the block runs."""
+    active = [module for module in base.modules() if isinstance(module, BaseTunerLayer) and not module.disable_adapters]
+    for module in active:
+        module.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for module in active:
+            module.enable_adapters(True)

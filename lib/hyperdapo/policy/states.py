@@ -1,4 +1,7 @@
-"""States to learn from or to decide on: prompts, and what every action earned there."""
+"""States to learn from or to decide on, as prompts with what every action earned there; preference pairs of them.
+
+`dataset_card`, `class_balance` and `prompt_card` describe in numbers what the two are made of.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,10 +13,76 @@ from numpy.typing import NDArray
 from hyperdapo.errors import DataError
 from hyperdapo.market.columns import Floats
 from hyperdapo.params import Parameters
-from hyperdapo.policy.models import load_tokenizer
 from hyperdapo.policy.prompts import check_lengths, encode_states, letters
 
-_NAMED = 3  # rows that an error names
+_NAMED = 3  # states that an error names
+
+
+@dataclass(frozen=True)
+class States:
+    """n states of one split: `table` (n rows of outcomes), `prompts` (n,), `rewards` (n, K) bps."""
+
+    table: pd.DataFrame
+    prompts: list[str]
+    rewards: Floats
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def select(self, rows: NDArray[np.int64]) -> "States":
+        """The states of these rows."""
+        return States(self.table.iloc[rows], [self.prompts[row] for row in rows], self.rewards[rows])
+
+    @staticmethod
+    def joined(parts: Iterable["States"]) -> "States":
+        """The states of several assets, one after the other."""
+        parts = list(parts)
+        table = pd.concat([part.table for part in parts], ignore_index=True)
+        prompts = [prompt for part in parts for prompt in part.prompts]
+        return States(table, prompts, np.concatenate([part.rewards for part in parts]))
+
+    def spread(self, count: int) -> "States":
+        """At most `count` of them, evenly spaced."""
+        return self.select(np.unique(np.linspace(0, len(self) - 1, min(count, len(self))).astype(np.int64)))
+
+
+def read_states(features: pd.DataFrame, outcomes: pd.DataFrame, parameters: Parameters, split: str) -> States:
+    """The states of a split as prompts, with what every action earned there.
+
+    Raises
+    ------
+    DataError
+        If the split is empty, or a prompt is longer than `policy.max_length` tokens.
+    ModelError
+        If the base's tokenizer cannot be had.
+    """
+    from hyperdapo.policy.models import load_tokenizer  # torch takes seconds to import
+
+    table, rewards = reward_matrix(of_split(outcomes, split))
+    policy = parameters.policy
+    prompts = encode_states(features, table, policy.offsets_bps, policy.prompt_style)
+    check_lengths(prompts, table, load_tokenizer(policy.base_model), policy.max_length)
+    return States(table, prompts, rewards)
+
+
+def pooled(parts: Sequence[States]) -> States:
+    """What a generalist learns from: as many states as a specialist has, equally many of each asset."""
+    count = round(sum(len(part) for part in parts) / len(parts) ** 2)
+    return States.joined(part.spread(count) for part in parts)
+
+
+def of_split(outcomes: pd.DataFrame, split: str) -> pd.DataFrame:
+    """The outcomes of a split.
+
+    Raises
+    ------
+    DataError
+        If it has none.
+    """
+    rows = outcomes[outcomes["split"] == split]
+    if rows.empty:
+        raise DataError(f"no order belongs to the {split} split: lengthen the span, or change `split`")
+    return rows
 
 
 def reward_matrix(outcomes: pd.DataFrame, measure: str = "reward") -> tuple[pd.DataFrame, Floats]:
@@ -102,10 +171,10 @@ def class_balance(pairs: pd.DataFrame, offsets_bps: Sequence[float]) -> pd.DataF
     rows = [
         {"split": split, "role": role}
         | {
-            f"share_at_{bps:+g}_bps": float((own[f"{role}_action"] == action).mean())
+            f"share_at_{bps:+g}_bps": float((part[f"{role}_action"] == action).mean())
             for action, bps in enumerate(offsets_bps)
         }
-        for split, own in pairs.groupby("split", sort=False)
+        for split, part in pairs.groupby("split", sort=False)
         for role in ("chosen", "rejected")
     ]
     return pd.DataFrame(rows)
@@ -129,67 +198,13 @@ def prompt_card(prompts: pd.Series, splits: pd.Series, tokens: NDArray[np.int64]
         {
             "style": style,
             "split": split,
-            "prompts": len(own),
-            "duplicates": int(own["prompt"].duplicated().sum()),
-            "also_in_train": 0 if split == "train" else int(own["prompt"].isin(learned).sum()),
-            "shortest_tokens": int(own["tokens"].min()),
-            "median_tokens": float(own["tokens"].median()),
-            "longest_tokens": int(own["tokens"].max()),
+            "prompts": len(part),
+            "duplicates": int(part["prompt"].duplicated().sum()),
+            "also_in_train": 0 if split == "train" else int(part["prompt"].isin(learned).sum()),
+            "shortest_tokens": int(part["tokens"].min()),
+            "median_tokens": float(part["tokens"].median()),
+            "longest_tokens": int(part["tokens"].max()),
         }
-        for split, own in frame.groupby("split", sort=False)
+        for split, part in frame.groupby("split", sort=False)
     ]
     return pd.DataFrame(rows)
-
-
-@dataclass(frozen=True)
-class States:
-    """n states of one split: `table` (n rows of outcomes), `prompts` (n,), `rewards` (n, K) bps."""
-
-    table: pd.DataFrame
-    prompts: list[str]
-    rewards: Floats
-
-    def __len__(self) -> int:
-        return len(self.prompts)
-
-    def take(self, rows: NDArray[np.int64]) -> "States":
-        """The states of these rows."""
-        return States(self.table.iloc[rows], [self.prompts[row] for row in rows], self.rewards[rows])
-
-    @staticmethod
-    def joined(parts: Iterable["States"]) -> "States":
-        """The states of several assets, one after the other."""
-        parts = list(parts)
-        table = pd.concat([part.table for part in parts], ignore_index=True)
-        prompts = [prompt for part in parts for prompt in part.prompts]
-        return States(table, prompts, np.concatenate([part.rewards for part in parts]))
-
-    def spread(self, count: int) -> "States":
-        """At most so many of them, evenly spaced."""
-        return self.take(np.unique(np.linspace(0, len(self) - 1, min(count, len(self))).astype(np.int64)))
-
-
-def pooled(parts: Sequence[States]) -> States:
-    """What a generalist learns from: as many states as a specialist has, the same number of each asset."""
-    count = round(sum(len(part) for part in parts) / len(parts) ** 2)
-    return States.joined(part.spread(count) for part in parts)
-
-
-def read_states(features: pd.DataFrame, outcomes: pd.DataFrame, parameters: Parameters, split: str) -> States:
-    """The states of a split as prompts, with what every action earned there.
-
-    Raises
-    ------
-    DataError
-        If the split is empty, or a prompt is longer than `policy.max_length` tokens.
-    ModelError
-        If the base's tokenizer cannot be had.
-    """
-    own = outcomes[outcomes["split"] == split]
-    if own.empty:
-        raise DataError(f"no order belongs to the {split} split: lengthen the span, or change `split`")
-    table, rewards = reward_matrix(own)
-    policy = parameters.policy
-    prompts = encode_states(features, table, policy.offsets_bps, policy.prompt_style)
-    check_lengths(prompts, table, load_tokenizer(policy.base_model), policy.max_length)
-    return States(table, prompts, rewards)

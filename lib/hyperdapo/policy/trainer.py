@@ -1,9 +1,9 @@
-"""One trainer for every objective on replayed outcomes: that of transformers, on batches of states instead of text.
+"""One trainer for every loss on replayed outcomes: that of transformers, on batches of states instead of text.
 
 How it differs from the trainers of the papers: the rewards of all actions are known before training, so dynamic
-sampling (arXiv:2503.14476) happens in the plan. A state whose rewards do not differ between actions is passed over for
-the next before any forward pass, and the whole order of states is known in advance. A training that is resumed from a
-checkpoint therefore meets the same states and, a rollout being never split by a checkpoint, the same numbers.
+sampling (arXiv:2503.14476) happens in the plan. A state whose rewards do not differ between actions is skipped before
+any forward pass, and the whole order of states is known in advance. A training that is resumed from a checkpoint
+therefore meets the same states and, a rollout being never split by a checkpoint, the same numbers.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,17 +21,16 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from hyperdapo.errors import DataError, TrainingError
 from hyperdapo.market.columns import Floats
 from hyperdapo.policy import losses
-from hyperdapo.policy.losses import LOSSES, Batch, updates_per_rollout
+from hyperdapo.policy.losses import LOSSES, Batch, settings_of
 from hyperdapo.policy.scoring import Encodings, Scorer
 from hyperdapo.sections import Training
 
 Row = dict[str, float]
-_MEASURES = ("reward_mean", "entropy", "clip_fraction")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Which states each update learns from: `rows` (steps, n), and `filtered` (steps,) passed over on the way."""
+    """Which states each update learns from: `rows` (steps, n), and `filtered` (steps,), how many it skipped."""
 
     rows: NDArray[np.int64]
     filtered: NDArray[np.int64]
@@ -48,7 +47,7 @@ def plan_updates(rewards: Floats, steps: int, size: int, rng: np.random.Generato
     Raises
     ------
     DataError
-        If no state tells the actions apart.
+        If the rewards of no state differ between its actions.
     """
     signal = losses.has_signal(torch.tensor(rewards)).numpy()
     if not signal.any():
@@ -70,23 +69,23 @@ def plan_updates(rewards: Floats, steps: int, size: int, rng: np.random.Generato
     return Plan(rows, filtered)
 
 
-class Recorder:
+class LogMixin:
     """What every trainer of this room does besides training: rows of the log, looks at held-out states, small files."""
 
     _look: Callable[[int, int], Row]
     _adapted: PeftModel
-    _noted: float
+    _logged_at: float
 
     def begin(self, adapted: PeftModel, look: Callable[[int, int], Row]) -> None:
-        """To be called once, before training. `look` gets (step, last step) and may add to the row of an update."""
-        self._adapted, self._look, self._noted = adapted, look, perf_counter()
+        """Call this once, before training. `look` gets (step, last step) and may add to the row of an update."""
+        self._adapted, self._look, self._logged_at = adapted, look, perf_counter()
 
     def measures(self, step: int) -> Row:
         """`reward_mean, entropy, clip_fraction, filtered_groups` of the update that ended in `step`."""
         raise NotImplementedError
 
     def log(self: Any, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add what the update measured, and what a look at held-out states finds."""
+        """Add what the update measured, and what a look at held-out states shows."""
         if "loss" in logs:
             step = self.state.global_step
             logs |= self.measures(step) | {"elapsed_s": self._elapsed_s()} | self._look(step, self.state.max_steps)
@@ -104,14 +103,14 @@ class Recorder:
     def _elapsed_s(self: Any) -> float:
         """Seconds of training, those before a resumption included."""
         former = [row["elapsed_s"] for row in self.state.log_history if "elapsed_s" in row]
-        now, before = perf_counter(), self._noted
-        self._noted = now
+        now, before = perf_counter(), self._logged_at
+        self._logged_at = now
         elapsed: float = sum(former[-1:]) + now - before
         return elapsed
 
 
-class PolicyTrainer(Recorder, Trainer):
-    """Minimises one objective of `algorithms` over a plan.
+class PolicyTrainer(LogMixin, Trainer):
+    """Minimises one of the `LOSSES` over a plan.
 
     Parameters
     ----------
@@ -147,17 +146,17 @@ class PolicyTrainer(Recorder, Trainer):
         self.begin(model, look)
         self._scorer, self._states = scorer, states
         self._training, self._plan = training, plan
-        self._algorithm, self._objective = algorithm, LOSSES[algorithm]
-        self._updates = updates_per_rollout(algorithm, training)
+        self._algorithm, self._loss = algorithm, LOSSES[algorithm]
+        self._updates = settings_of(algorithm, training).get("updates_per_rollout", 1)
         self._rewards = torch.tensor(rewards, dtype=torch.float32, device=reference.device)
         self._reference, self._old = reference, torch.full_like(reference, torch.nan)
         self._rolled_out = -1
-        self._seen: list[Row] = []
+        self._parts: list[Row] = []
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The objective on the states of one micro-batch."""
+        """The loss on the states of one micro-batch."""
         step, rows = self.state.global_step, inputs["row"].tolist()
         try:
             if step // self._updates != self._rolled_out and self._updates > 1:
@@ -170,26 +169,26 @@ class PolicyTrainer(Recorder, Trainer):
             ) from error
         old = self._old[rows] if self._updates > 1 else new.detach()
         batch = Batch(new, old, self._reference[rows], self._rewards[rows], step / self.state.max_steps)
-        found = self._objective(batch, self._training)
-        if not torch.isfinite(found.loss):
+        result = self._loss(batch, self._training)
+        if not torch.isfinite(result.loss):
             raise TrainingError(
                 f"the loss of {self._algorithm} is not finite at step {step + 1}: "
                 f"lower training.{self._algorithm}.learning_rate"
             )
         earned = (new.detach().exp() * batch.rewards).sum(dim=-1).mean()
-        measures = (float(earned), float(losses.entropy(new.detach())), found.clip_fraction)
-        self._seen.append(dict(zip(_MEASURES, measures, strict=True)))
-        return (found.loss, None) if return_outputs else found.loss
+        entropy = float(losses.entropy(new.detach()))
+        self._parts.append({"reward_mean": float(earned), "entropy": entropy, "clip_fraction": result.clip_fraction})
+        return (result.loss, None) if return_outputs else result.loss
 
     def measures(self, step: int) -> Row:
         """Means over the parts of an update."""
-        found = {name: float(np.mean([row[name] for row in self._seen])) for name in _MEASURES}
-        self._seen.clear()
-        return found | {"filtered_groups": float(self._plan.filtered[step - 1])}
+        means = {name: float(np.mean([part[name] for part in self._parts])) for name in self._parts[0]}
+        self._parts.clear()
+        return means | {"filtered_groups": float(self._plan.filtered[step - 1])}
 
     @torch.no_grad()
     def _roll_out(self, number: int) -> None:
-        """Note what the policy thinks of the states of a rollout before the updates on them."""
+        """Keep the policy's log-probabilities in the states of a rollout, as they are before the updates on them."""
         rows = np.unique(self._plan.rows[number * self._updates : (number + 1) * self._updates]).tolist()
         scorer = self._scorer.through(self.model)
         size = self.args.per_device_train_batch_size

@@ -24,27 +24,141 @@ from transformers import TrainerCallback, TrainingArguments
 
 from hyperdapo.errors import ParameterError, nearest
 from hyperdapo.files import atomic, atomic_folder, read_table
-from hyperdapo.market.columns import Floats
 from hyperdapo.params import Parameters
 from hyperdapo.paths import GENERALIST, Paths
 from hyperdapo.policy import runs
 from hyperdapo.policy.losses import SAMPLED
 from hyperdapo.policy.models import add_adapter, load_base, save_adapter, seeded
-from hyperdapo.policy.prompts import instruction, letters
 from hyperdapo.policy.sampled import SampledTrainer, grpo
-from hyperdapo.policy.scoring import Encodings, Scorer
+from hyperdapo.policy.scoring import Encodings, Scorer, make_scorer, score
 from hyperdapo.policy.states import States, pooled, read_states
 from hyperdapo.policy.trainer import PolicyTrainer, Row, endless, plan_updates
 
-_BATCH = 64
 COLUMNS = [
     *("step", "seed", "loss", "reward_mean", "entropy", "clip_fraction", "filtered_groups", "grad_norm"),
     *("learning_rate", "elapsed_s", "heldout_reward", "heldout_best_fixed", "heldout_oracle", "heldout_accuracy"),
 ]
 
 
+def train_asset(
+    parameters: Parameters, asset: str, chosen: Sequence[tuple[str, int]], watch: Callable[[], None] = lambda: None
+) -> None:
+    """Train runs (algorithm, seed) of an asset, `GENERALIST` among the assets, from the tables of 03 and 04.
+
+    Raises
+    ------
+    MissingInputError
+        If 03 or 04 has not run.
+    And as `train_runs`.
+    """
+    paths = Paths(parameters.name, asset)
+    sources = parameters.assets if asset == GENERALIST else [asset]
+    splits = [read_split(parameters, sources, split) for split in ("train", "validation")]
+    training, held_out = (pooled(states) if asset == GENERALIST else states[0] for states in splits)
+    train_runs(parameters, paths, training, held_out, chosen, watch)
+
+
+def runs_of(
+    parameters: Parameters, asset: str, algorithm: str | None = None, seed: int | None = None
+) -> list[tuple[str, int]]:
+    """The runs (algorithm, seed) of an asset, or those of one algorithm, one seed; the generalist's has the first.
+
+    Raises
+    ------
+    ParameterError
+        If the profile does not have the asset, the algorithm or the seed.
+    """
+    algorithms: list[str] = list(parameters.training.algorithms)
+    if asset == GENERALIST:
+        algorithms = algorithms[:1]
+    else:
+        parameters.for_asset(asset)
+    if algorithm is not None and algorithm not in algorithms:
+        like = nearest(algorithm, algorithms)
+        raise ParameterError(f"no algorithm {algorithm!r}{like}; {asset} has {', '.join(algorithms)}")
+    if seed is not None and seed not in parameters.training.seeds:
+        raise ParameterError(f"no seed {seed}; training.seeds has {parameters.training.seeds}")
+    seeds = parameters.training.seeds if seed is None else [seed]
+    return [(name, number) for name in ([algorithm] if algorithm else algorithms) for number in seeds]
+
+
+def train_runs(
+    parameters: Parameters,
+    paths: Paths,
+    training: States,
+    held_out: States,
+    chosen: Sequence[tuple[str, int]],
+    watch: Callable[[], None] = lambda: None,
+) -> None:
+    """Train some runs (algorithm, seed) of an asset, and leave adapter, log and manifest in the folder of each.
+
+    The base reads the states once for all runs, and no run depends on which others are chosen. One that was trained as
+    it would be now (the same parameters, states and code) stays as it is.
+
+    Raises
+    ------
+    DataError
+        If the rewards of no training state differ between its actions.
+    ModelError
+        If the base model cannot be had.
+    TrainingError
+        If a loss is not finite, or the GPU has no memory left.
+    """
+    identities = {run: runs.fingerprint(parameters, *run, training) for run in chosen}
+    missing = [run for run, identity in identities.items() if not runs.is_published(paths.adapter(*run), identity)]
+    bench = Workbench(parameters, paths.asset, training, held_out)
+    if missing and parameters.training.processes == 1:
+        bench.read()  # before the bar of the updates begins to count
+
+    def follow(looked: bool) -> None:
+        bar.update()
+        if looked:
+            watch()
+
+    with tqdm(total=len(missing) * parameters.training.steps, unit="step", delay=2, mininterval=5, leave=False) as bar:
+        for algorithm, seed in missing:
+            bar.set_description(f"{algorithm} {seed}")
+            folder = paths.run(algorithm, seed)
+            runs.open_run(folder, identities[algorithm, seed])
+            if (folder / runs.LOG).exists():
+                continue
+            if parameters.training.processes == 1:
+                bench.train(algorithm, seed, folder, follow)
+            else:
+                runs.launch(runs.Job(parameters, paths.asset, training, held_out, algorithm, seed, folder))
+    for run in missing:
+        _publish(parameters, paths, run)
+
+
+def gather_logs(parameters: Parameters, paths: Paths) -> dict[str, pd.DataFrame]:
+    """The log of each algorithm, all seeds one below the other, also left as `training_log.csv` in its folder.
+
+    Adapters of seeds that are not asked for any more are removed.
+
+    Returns
+    -------
+    One row per gradient update, with `COLUMNS`; those of `heldout_*` every `evaluate_every` steps.
+    """
+    logs = dict[str, pd.DataFrame]()
+    for algorithm in parameters.training.algorithms:
+        folders = [paths.adapter(algorithm, seed) for seed in parameters.training.seeds]
+        logs[algorithm] = pd.concat([pd.read_csv(folder / runs.LOG) for folder in folders], ignore_index=True)
+        for former in set(paths.model(algorithm).glob("seed_*")) - set(folders):
+            shutil.rmtree(former)
+        with atomic(paths.model(algorithm) / runs.LOG) as temporary:
+            logs[algorithm].to_csv(temporary, index=False)
+    return logs
+
+
+def read_split(parameters: Parameters, assets: Sequence[str], split: str) -> list[States]:
+    """The states of a split of each asset. Raises as `train_asset`."""
+    folders = [Paths(parameters.name, asset).data for asset in assets]
+    tables = ([read_table(folder, name) for name in ("features", "outcomes")] for folder in folders)
+    return [read_states(features, outcomes, parameters, split) for features, outcomes in tables]
+
+
 class Workbench:
-    """What all runs of an asset share: the base, the training states it has read, and those it is judged on."""
+    """What all runs of an asset share: the base, the training states as it read them, and held-out states."""
 
     def __init__(self, parameters: Parameters, asset: str, training: States, held_out: States) -> None:
         self.parameters, self.asset, self.training = parameters, asset, training
@@ -73,12 +187,12 @@ class Workbench:
     @cached_property
     def reference(self) -> Tensor:
         """(n, K) log-probabilities of the untrained base in the training states."""
-        return torch.as_tensor(score(self.scorer, self.states, len(self.training)), device=self._base[0].device)
+        return torch.as_tensor(score(self.scorer, self.states), device=self._base[0].device)
 
     def look(self, scorer: Scorer) -> Row:
         """Reward of the greedy action beside best fixed action and oracle (bps), and how often it is the best."""
         rewards, training = self._looked_at.rewards, self.training.rewards
-        earned = rewards[np.arange(len(rewards)), score(scorer, self._held_out, len(rewards)).argmax(axis=1)]
+        earned = rewards[np.arange(len(rewards)), score(scorer, self._held_out).argmax(axis=1)]
         best = rewards.max(axis=1)
         return {
             "heldout_reward": float(earned.mean()),
@@ -120,20 +234,57 @@ class Workbench:
     def _trainer(
         self, algorithm: str, seed: int, folder: Path, adapted: PeftModel, look: Callable[[int, int], Row]
     ) -> PolicyTrainer | SampledTrainer:
-        """The trainer of an algorithm: ours for every objective, TRL's for sampled groups."""
+        """The trainer of an algorithm: ours for every loss of `losses`, TRL's for sampled groups."""
         settings, rewards = self.parameters.training, self.training.rewards
         shared = runs.arguments(self.parameters, algorithm, seed, folder, f"{self.asset} {algorithm} {seed}")
         rng = np.random.default_rng([seed, zlib.crc32(self.asset.encode())])
         if algorithm == SAMPLED:
-            own, tokenizer = settings.dapo_sampled, self._base[1]
-            order = list(islice(endless(len(rewards), rng), settings.steps * settings.states_per_update))
-            known = (tokenizer, self.scorer, self.states, rewards, order)
-            return SampledTrainer(adapted, *known, own, grpo(own, **shared), look)
+            return SampledTrainer(
+                adapted,
+                self._base[1],
+                self.scorer,
+                self.states,
+                rewards,
+                order=list(islice(endless(len(rewards), rng), settings.steps * settings.states_per_update)),
+                settings=settings.dapo_sampled,
+                arguments=grpo(settings.dapo_sampled, **shared),
+                look=look,
+            )
         lengths = np.array([len(prompt) for prompt in self.training.prompts])
-        plan = plan_updates(rewards, settings.steps, settings.states_per_update, rng, lengths)
-        arguments = TrainingArguments(train_sampling_strategy="sequential", **shared)
-        objective = (rewards, self.reference, algorithm, settings, plan)
-        return PolicyTrainer(adapted, self.scorer, self.states, *objective, arguments, look)
+        return PolicyTrainer(
+            adapted,
+            self.scorer,
+            self.states,
+            rewards,
+            self.reference,
+            algorithm,
+            settings,
+            plan=plan_updates(rewards, settings.steps, settings.states_per_update, rng, lengths),
+            arguments=TrainingArguments(train_sampling_strategy="sequential", **shared),
+            look=look,
+        )
+
+
+def _publish(parameters: Parameters, paths: Paths, run: tuple[str, int]) -> None:
+    """Move adapter, log and what TensorBoard reads of a finished run to its place, with a manifest."""
+    (algorithm, seed), source = run, paths.run(*run)
+    manifest = {
+        "algorithm": algorithm,
+        "seed": seed,
+        "asset": paths.asset,
+        "run": (source / runs.IDENTITY).read_text(),
+        "parameters": parameters.model_dump(mode="json"),
+    }
+    with atomic_folder(paths.adapter(*run)) as folder:
+        shutil.copytree(source / runs.ADAPTER, folder, dirs_exist_ok=True)
+        shutil.copy(source / runs.LOG, folder)
+        if (source / "runs").exists():
+            shutil.copytree(source / "runs", folder / "tensorboard")
+        (folder / runs.MANIFEST).write_text(json.dumps(manifest, indent=1, default=str))
+    shutil.rmtree(source)
+    for folder in (source.parent, paths.runs):
+        with suppress(OSError):  # another run of the asset is not finished
+            folder.rmdir()
 
 
 class _Scribe(TrainerCallback):
@@ -153,147 +304,3 @@ class _Scribe(TrainerCallback):
         rows = [self._first] + [row | {"seed": self._first["seed"]} for row in state.log_history if "loss" in row]
         with atomic(file) as temporary:
             pd.DataFrame(rows).reindex(columns=COLUMNS).to_csv(temporary, index=False)
-
-
-def gather_logs(parameters: Parameters, paths: Paths) -> dict[str, pd.DataFrame]:
-    """The log of each algorithm, all seeds one below the other, also left as `training_log.csv` in its folder.
-
-    Adapters of seeds that are not asked for any more are removed.
-
-    Returns
-    -------
-    One row per gradient update, with `COLUMNS`; those of `heldout_*` every `evaluate_every` steps.
-    """
-    logs = dict[str, pd.DataFrame]()
-    for algorithm in parameters.training.algorithms:
-        folders = [paths.adapter(algorithm, seed) for seed in parameters.training.seeds]
-        logs[algorithm] = pd.concat([pd.read_csv(folder / runs.LOG) for folder in folders], ignore_index=True)
-        for former in set(paths.model(algorithm).glob("seed_*")) - set(folders):
-            shutil.rmtree(former)
-        with atomic(paths.model(algorithm) / runs.LOG) as temporary:
-            logs[algorithm].to_csv(temporary, index=False)
-    return logs
-
-
-def train_runs(
-    parameters: Parameters,
-    paths: Paths,
-    training: States,
-    held_out: States,
-    chosen: Sequence[tuple[str, int]],
-    watch: Callable[[], None] = lambda: None,
-) -> None:
-    """Train some runs (algorithm, seed) of an asset, and leave adapter, log and manifest in the folder of each.
-
-    The runs share one reading of the states, and none depends on which others are chosen. A run that stands trained as
-    it would be now (the same parameters, states and code) stays as it is.
-
-    Raises
-    ------
-    DataError
-        If no training state tells the actions apart.
-    ModelError
-        If the base model cannot be had.
-    TrainingError
-        If a loss is not finite, or the GPU has no memory left.
-    """
-    identities = {run: runs.fingerprint(parameters, *run, training) for run in chosen}
-    missing = [run for run, identity in identities.items() if not runs.is_published(paths.adapter(*run), identity)]
-    bench = Workbench(parameters, paths.asset, training, held_out)
-    if missing and parameters.training.processes == 1:
-        bench.read()  # before the bar of the updates begins to count
-
-    def follow(looked: bool) -> None:
-        bar.update()
-        if looked:
-            watch()
-
-    with tqdm(total=len(missing) * parameters.training.steps, unit="step", delay=2, mininterval=5, leave=False) as bar:
-        for algorithm, seed in missing:
-            bar.set_description(f"{algorithm} {seed}")
-            folder = paths.run(algorithm, seed)
-            runs.open_run(folder, identities[algorithm, seed])
-            if not (folder / runs.LOG).exists() and parameters.training.processes == 1:
-                bench.train(algorithm, seed, folder, follow)
-            elif not (folder / runs.LOG).exists():
-                runs.launch((parameters, paths.asset, training, held_out), (algorithm, seed, folder))
-    for run in missing:
-        _publish(parameters, paths, run)
-
-
-def _publish(parameters: Parameters, paths: Paths, run: tuple[str, int]) -> None:
-    """Put what a run left in its place: adapter, what TensorBoard reads, log and manifest."""
-    (algorithm, seed), left = run, paths.run(*run)
-    with atomic_folder(paths.adapter(*run)) as folder:
-        shutil.copytree(left / runs.ADAPTER, folder, dirs_exist_ok=True)
-        shutil.copy(left / runs.LOG, folder)
-        if (left / "runs").exists():
-            shutil.copytree(left / "runs", folder / "tensorboard")
-        manifest = {"algorithm": algorithm, "seed": seed, "asset": paths.asset}
-        manifest |= {"run": (left / runs.IDENTITY).read_text(), "parameters": parameters.model_dump(mode="json")}
-        (folder / runs.MANIFEST).write_text(json.dumps(manifest, indent=1, default=str))
-    shutil.rmtree(left)
-    for folder in (left.parent, paths.runs):
-        with suppress(OSError):  # another run of the asset is not finished
-            folder.rmdir()
-
-
-@torch.no_grad()
-def score(scorer: Scorer, states: Encodings, count: int, batch_size: int = _BATCH) -> Floats:
-    """(n, K) log-probabilities of the first `count` states, in batches."""
-    batches = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
-    return np.concatenate([scorer.log_probabilities(states[batch]).cpu().numpy() for batch in batches])
-
-
-def make_scorer(model: Any, tokenizer: Any, parameters: Parameters) -> Scorer:
-    """The scorer of a base model, with or without an adapter, for the action set of `parameters`."""
-    policy = parameters.policy
-    return Scorer(model, tokenizer, instruction(policy.offsets_bps), letters(policy.offsets_bps), policy.lora.layers)
-
-
-def runs_of(
-    parameters: Parameters, asset: str, algorithm: str | None = None, seed: int | None = None
-) -> list[tuple[str, int]]:
-    """The runs (algorithm, seed) of an asset, or those of one algorithm, one seed; the generalist's has the first.
-
-    Raises
-    ------
-    ParameterError
-        If the profile does not have the asset, the algorithm or the seed.
-    """
-    known: list[str] = list(parameters.training.algorithms)
-    if asset == GENERALIST:
-        known = known[:1]
-    else:
-        parameters.for_asset(asset)
-    if algorithm is not None and algorithm not in known:
-        raise ParameterError(f"no algorithm {algorithm!r}{nearest(algorithm, known)}; {asset} has {', '.join(known)}")
-    if seed is not None and seed not in parameters.training.seeds:
-        raise ParameterError(f"no seed {seed}; training.seeds has {parameters.training.seeds}")
-    seeds = parameters.training.seeds if seed is None else [seed]
-    return [(name, number) for name in ([algorithm] if algorithm else known) for number in seeds]
-
-
-def train_asset(
-    parameters: Parameters, asset: str, chosen: Sequence[tuple[str, int]], watch: Callable[[], None] = lambda: None
-) -> None:
-    """Train runs (algorithm, seed) of an asset, `GENERALIST` among the assets, from the tables of 03 and 04.
-
-    Raises
-    ------
-    MissingInputError
-        If 03 or 04 has not run.
-    And as `training.train_runs`.
-    """
-    paths = Paths(parameters.name, asset)
-    sources = parameters.assets if asset == GENERALIST else [asset]
-    states = [read_split(parameters, sources, split) for split in ("train", "validation")]
-    training, held_out = (pooled(own) if asset == GENERALIST else own[0] for own in states)
-    train_runs(parameters, paths, training, held_out, chosen, watch)
-
-
-def read_split(parameters: Parameters, assets: Sequence[str], split: str) -> list[States]:
-    """The states of a split of each asset. Raises as `train_asset`."""
-    folders = [Paths(parameters.name, asset).data for asset in assets]
-    tables = ([read_table(folder, name) for name in ("features", "outcomes")] for folder in folders)
-    return [read_states(features, outcomes, parameters, split) for features, outcomes in tables]

@@ -7,8 +7,8 @@ from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths
 from hyperdapo.policy.decisions import decide_all, measure_latency
 from hyperdapo.policy.models import load_base
+from hyperdapo.policy.scoring import make_scorer
 from hyperdapo.policy.states import read_states
-from hyperdapo.policy.training import make_scorer
 
 
 def compute(parameters: Parameters, paths: Paths) -> list[Path]:

@@ -64,7 +64,7 @@ def study_weights(
     parameters: Parameters, features: pd.DataFrame, outcomes: pd.DataFrame
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Trials of the weights of eq. 3.3, and what each state's order costs under the best and the known ones."""
-    foretold = rewards.foretell(features, outcomes, parameters.seed)
-    known = rewards.fixed_weights(parameters.orders, foretold.states)
-    trials = rewards.search(foretold, known, parameters.orders.weight_trials, parameters.seed)
-    return trials, rewards.judged(foretold, known, trials, parameters.laws.block_s)
+    predicted = rewards.predict_parts(features, outcomes, parameters.seed)
+    known = rewards.fixed_weights(parameters.orders, predicted.states)
+    trials = rewards.search_weights(predicted, known, parameters.orders.weight_trials, parameters.seed)
+    return trials, rewards.costs_of_weights(predicted, known, trials, parameters.laws.block_s)

@@ -1,4 +1,4 @@
-"""The objective functions against reference loops of ten lines."""
+"""The losses against reference loops of ten lines."""
 
 import math
 
@@ -29,7 +29,7 @@ def draw(seed: int, n: int = 12, k: int = 6) -> tuple[torch.Tensor, torch.Tensor
 
 
 def reference(new: torch.Tensor, old: torch.Tensor, rewards: torch.Tensor, temperature: float) -> float:
-    """DAPO's objective, state by state and action by action."""
+    """The loss of DAPO, state by state and action by action."""
     total = 0.0
     for state in range(len(new)):
         expected = sum(math.exp(old[state, a]) * rewards[state, a] for a in range(new.shape[1]))
@@ -99,12 +99,12 @@ def test_states_without_a_difference_have_no_signal() -> None:
 
 def pairs(new: torch.Tensor, other: torch.Tensor, rewards: torch.Tensor) -> list[tuple[float, float]]:
     """How much the best and the worst action of each state gained, in nats."""
-    found = []
+    gains = []
     for state in range(len(new)):
         best = max(range(new.shape[1]), key=lambda a: rewards[state, a].item())
         worst = min(range(new.shape[1]), key=lambda a: rewards[state, a].item())
-        found.append(tuple((new[state, a] - other[state, a]).item() for a in (best, worst)))
-    return found
+        gains.append(tuple((new[state, a] - other[state, a]).item() for a in (best, worst)))
+    return gains
 
 
 def log_sigmoid(value: float) -> float:
@@ -138,9 +138,9 @@ def test_clipped_preference_equals_the_reference_loop(seed: int) -> None:
         gained, lost = min(math.exp(best), 1 + HIGH), max(math.exp(worst), 1 - LOW)
         total -= share * log_sigmoid(0.5 * (math.log(gained) - math.log(lost)))
         cut += math.exp(best) > gained or math.exp(worst) < lost
-    found = clipped_preference(new, old, rewards, weight, 0.5, LOW, HIGH)
-    assert found.loss.item() == pytest.approx(total / len(new), rel=1e-4)
-    assert found.clip_fraction == pytest.approx(cut / len(new))
+    result = clipped_preference(new, old, rewards, weight, 0.5, LOW, HIGH)
+    assert result.loss.item() == pytest.approx(total / len(new), rel=1e-4)
+    assert result.clip_fraction == pytest.approx(cut / len(new))
 
 
 def test_a_preference_that_is_won_and_lost_beyond_both_bounds_moves_nothing() -> None:
