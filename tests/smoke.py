@@ -73,6 +73,11 @@ class Run:
         return {path.name: path.stat().st_mtime_ns for path in self.renders()}
 
     @property
+    def derived(self) -> Path:
+        """The data of this run."""
+        return self.data / self.name
+
+    @property
     def shown(self) -> Path:
         """The outputs of this run."""
         return self.outputs / self.name

@@ -1,7 +1,6 @@
 """The data dictionary of docs/design.md is that of the files that a run leaves."""
 
 import re
-from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -48,15 +47,11 @@ def _documented(name: str) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("name", [name for name in TABLES if name not in OF_RECORDS])
 def test_a_table_has_the_columns_and_types_of_its_entry(name: str, smoke: Run) -> None:
     of_run = WRITTEN_BY[name] in plan.ACROSS_ASSETS
-    with parquet_file(_folder(smoke) / ("" if of_run else SMOKE.assets[0]) / name) as file:
+    with parquet_file(smoke.kept.derived / ("" if of_run else SMOKE.assets[0]) / name) as file:
         assert file.metadata.num_rows > 0
         schema: pa.Schema = file.schema_arrow
     columns = [(field.name, ARROW.get(str(field.type), str(field.type))) for field in schema]
     assert columns == _documented(name)
-
-
-def _folder(run: Run) -> Path:
-    return run.kept.data / run.name
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -74,7 +69,7 @@ def test_the_entries_are_those_of_the_tables() -> None:
 
 @pytest.mark.slow
 def test_the_laws_are_named(smoke: Run) -> None:
-    with parquet_file(_folder(smoke) / SMOKE.assets[0] / "laws.parquet") as file:
+    with parquet_file(smoke.kept.derived / SMOKE.assets[0] / "laws.parquet") as file:
         names = file.read().column("parameter").to_pylist()
     assert re.findall(r"`(\w+)`", _entry("laws.parquet").partition("|")[0]) == names
 
