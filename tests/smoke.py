@@ -22,7 +22,7 @@ from hyperdapo.params import load
 from hyperdapo.paths import REPOSITORY
 
 PROFILE = "smoke"
-SMALL: dict[str, Any] = {"assets": ["BTC"], "training": {"algorithms": ["dapo", "dpo"], "seeds": [0]}}
+SMALL: dict[str, Any] = {"name": "small", "assets": ["BTC"], "training": {"algorithms": ["dapo", "dpo"], "seeds": [0]}}
 ITS_OWN = plan.units(SMALL["assets"])[4:]  # the stages whose results depend on what SMALL changes
 DOWNLOADED = ("slices", "days", "manifest.json")  # what 01 keeps: it counts retries, so it is not the same every time
 

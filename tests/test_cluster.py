@@ -140,7 +140,7 @@ def test_a_model_in_four_bits_asks_for_a_gpu_and_a_training_for_one_a_process(tm
     changes = {"assets": ["BTC"], "training": {"processes": 2}}
     found = asked(tmp_path, ["--cores", "4"], {"each_run": "1"}, "thesis", **changes)
     wanted = {rule: {job["gpu"] for job in jobs} for rule, jobs in found.items()}
-    one = dict.fromkeys(MODEL_RULES, {1})
+    one = {rule: {1} for rule in sorted(MODEL_RULES)}
     assert wanted == {rule: {0} for rule in wanted} | one | {"training_run": {2}}
     assert max(job["runtime"] for jobs in found.values() for job in jobs) <= 2 * 24 * 60
 
