@@ -182,9 +182,8 @@ def _name(name: Any, profile: str, parameters: Parameters, differs: bool) -> str
     if name is None:
         return f"{profile}-{parameters.fingerprint()[:6]}" if differs else profile
     if not isinstance(name, str) or not _NAME.fullmatch(name) or name in _SHARED:
-        raise ParameterError(
-            f"name: {name!r} cannot name a run: letters, digits, '.', '_' and '-' can, {' and '.join(_SHARED)} are shared"
-        )
+        kept = " and ".join(_SHARED)
+        raise ParameterError(f"name: {name!r} cannot name a run: letters, digits, '.', '_', '-' can; {kept} are shared")
     if name in profiles() and (differs or name != profile):
         raise ParameterError(
             f"name: the folders of {name!r} hold the profile {name!r} as it stands; choose another name for this run"
