@@ -1,4 +1,4 @@
-"""Figures of 03_features: how the 15 features look over time, their distributions, and the laws of impact and of fills."""
+"""Figures of 03_features: the 15 features over time, their distributions, and the laws of impact and of fills."""
 
 import numpy as np
 import pandas as pd
