@@ -1,24 +1,30 @@
 """The data dictionary of docs/design.md is that of the files that a run leaves."""
 
 import re
+from pathlib import Path
 
-import pyarrow as pa
 import pytest
 
+from exports import export
 from hyperdapo import plan
 from hyperdapo.execution.strategies import STRATEGIES
-from hyperdapo.files import parquet_file
+from hyperdapo.files import parquet_file, write_json, write_table
+from hyperdapo.market import storage
 from hyperdapo.market.features import NAMES
 from hyperdapo.params import load
+from hyperdapo.paths import Paths
 from hyperdapo.plan import WRITTEN_BY
 from hyperdapo.policy.training import COLUMNS
+from hyperdapo.stages.backtest import judge_records
+from hyperdapo.synthetic.probes import play_probes
+from hyperdapo.times import MINUTE_NS
 from smoke import PROFILE, Run
 from test_docs import DESIGN, rows
 
 SMOKE = load(PROFILE)
 ARROW = {"double": "float64", "large_string": "string", "fixed_size_list<element: double>[20]": "float64[20]"}
 TABLES = [name for name in WRITTEN_BY if name.endswith(".parquet")]
-OF_RECORDS = ["own_fills.parquet", "fees.parquet"]  # which only a run has that is given an account's, or a node's
+OF_RECORDS = ["own_fills.parquet", "fees.parquet"]  # of an account and of a node, which `smoke` is not given
 
 
 def _entry(name: str) -> str:
@@ -43,15 +49,44 @@ def _documented(name: str) -> list[tuple[str, str]]:
     return columns
 
 
+def _columns(path: Path) -> list[tuple[str, str]]:
+    with parquet_file(path) as file:
+        assert file.metadata.num_rows > 0
+        return [(field.name, ARROW.get(str(field.type), str(field.type))) for field in file.schema_arrow]
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What 08 makes of an account's records and a node's: those of ten minutes of probes."""
+    folder = tmp_path_factory.mktemp("records")
+    model, sz_decimals, start = SMOKE.synthetic.assets["ETH"], SMOKE.contracts["ETH"].sz_decimals, SMOKE.source.start_ns
+    end = start + 10 * MINUTE_NS
+    market, truth = play_probes("ETH", model, sz_decimals, 1.0, 3, start, end, 400)
+    files = export(truth, "ETH", folder)
+    named = {"account": str(folder), "node_fills": str(files.node_fills)}
+    parameters = load("smoke", {"truth": named, "execution": {"impact_coefficient_bps": 10, "queue_exponent": 1}})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HYPERDAPO_DATA", str(folder))
+        paths = Paths("smoke", "ETH")
+        with storage.writer(paths.data) as append:
+            append(market.book, market.bbo, market.trades, market.context)
+        report = {"asset": "ETH", "sz_decimals": sz_decimals, "gaps": [], "begins_ns": start, "ends_ns": end}
+        write_json(report, paths.data, "cleaning.json")
+        for name, table in judge_records(parameters, paths).items():
+            write_table(table, paths.data, name)
+        return paths.data
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in TABLES if name not in OF_RECORDS])
 def test_a_table_has_the_columns_and_types_of_its_entry(name: str, smoke: Run) -> None:
     of_run = WRITTEN_BY[name] in plan.ACROSS_ASSETS
-    with parquet_file(smoke.kept.derived / ("" if of_run else SMOKE.assets[0]) / name) as file:
-        assert file.metadata.num_rows > 0
-        schema: pa.Schema = file.schema_arrow
-    columns = [(field.name, ARROW.get(str(field.type), str(field.type))) for field in schema]
-    assert columns == _documented(name)
+    assert _columns(smoke.kept.derived / ("" if of_run else SMOKE.assets[0]) / name) == _documented(name)
+
+
+@pytest.mark.parametrize("name", OF_RECORDS)
+def test_a_table_of_records_has_those_of_its_entry(name: str, records: Path) -> None:
+    assert _columns(records / name) == _documented(name)
 
 
 @pytest.mark.parametrize("name", TABLES)

@@ -123,7 +123,7 @@ def verify(reference: Path, candidate: Path, run: Parameters | None = None) -> N
 def stamp_faults(reference: Path, theirs: Mapping[str, Any], candidate: Path, ours: Mapping[str, Any]) -> list[str]:
     """Stamps that differ between two runs, or from what the run's own renders show.
 
-    Another commit or other versions are told, and are no fault: the examiner's are rarely those of the reference.
+    Another commit or other versions are printed, and are no fault: the examiner's are rarely those of the reference.
     """
     found = [f"profile: {theirs.get('profile')} became {ours.get('profile')}"] * (
         theirs.get("profile") != ours.get("profile")

@@ -20,6 +20,7 @@ from hyperdapo.files import atomic
 from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths
 
+_REFRESH_S = 15
 _MEASURES = {
     "loss": "loss",
     "entropy": "entropy (nats)",
@@ -106,9 +107,6 @@ def _legend_below(figure: Figure, axis: Axes) -> None:
     handles, labels = axis.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
     figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=min(len(unique), 4))
-
-
-_REFRESH_S = 15
 
 
 class Watch:

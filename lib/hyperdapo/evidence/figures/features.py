@@ -1,4 +1,4 @@
-"""Figures of 03_features: how the 15 features look over time, how they are distributed, what they share."""
+"""Figures of 03_features: the 15 features over time, their distributions, and the laws of impact and of fills."""
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,8 @@ from hyperdapo.evidence.tables import heading
 
 _SHOWN_QUANTILES = (0.005, 0.995)
 _LAGS = 60
+_LAW = {"color": "black", "linestyle": "--"}
+_RIVAL = {"color": "#7A7A7A"}
 
 
 def plot_state(features: pd.DataFrame, asset: str) -> Figure:
@@ -88,10 +90,6 @@ def plot_autocorrelations(features: pd.DataFrame, names: list[str], asset: str, 
     axis.set(xlabel="lag (s)", ylabel="autocorrelation")
     axis.legend(ncols=2, fontsize=7)
     return figure
-
-
-_LAW = {"color": "black", "linestyle": "--"}
-_RIVAL = {"color": "#7A7A7A"}
 
 
 def plot_impact(curve: pd.DataFrame, parameters: pd.DataFrame, asset: str) -> Figure:

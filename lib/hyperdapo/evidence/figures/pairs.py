@@ -54,7 +54,7 @@ def plot_best_actions(states: pd.DataFrame, best: np.ndarray, offsets_bps: Seque
 
 
 def plot_weights(trials: pd.DataFrame, marked: pd.DataFrame, asset: str) -> Figure:
-    """Every trial of a search as a point of the triangle of weights, coloured by its cost; the dearest twentieth alike.
+    """Every trial of a search as a point of the triangle of weights, coloured by its cost, the costliest 5 % alike.
 
     Parameters
     ----------
