@@ -146,7 +146,7 @@ def test_what_must_stay_apart_does(start: str, end: str, why: str) -> None:
 
 
 def test_notebooks_that_show_no_model_load_no_torch() -> None:
-    """Their imports, one notebook after the other in a process of their own; 05 shows a loss and the size of an adapter."""
+    """Their imports, one notebook after the other in a process of their own; 05 shows a loss and an adapter."""
     lines = ["import sys"]
     for stage in (path.stem for path in NOTEBOOKS if path.stem != "05_train"):
         for cell in _cells(REPOSITORY / f"notebooks/{stage}.ipynb", "code"):
