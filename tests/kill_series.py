@@ -35,20 +35,20 @@ def main() -> int:
 
 def _timed(run: Run) -> float:
     begun = time.monotonic()
-    run.finish()
+    run.finish(workflow=True)
     return time.monotonic() - begun
 
 
 def _print_kills(series: Iterator[Kill]) -> list[Kill]:
     print(
-        f"{'kill':>4} {'after':>7} {'whom':>10} {'slices':>7} {'days':>5} {'files':>6} {'left':>5}  notebooks",
+        f"{'kill':>4} {'after':>7} {'whom':>10} {'slices':>7} {'days':>5} {'files':>6} {'left':>5}  stages",
         flush=True,
     )
     done = []
     for number, one in enumerate(series, start=1):
         whom = "everything" if one.everything else "the group"
         counts = f"{one.asked:>7} {len(one.days):>5} {len(one.results):>6} {len(one.leftovers):>5}"
-        print(f"{number:>4} {one.after_s:>6.1f}s {whom:>10} {counts}  {', '.join(one.rendered) or 'none'}", flush=True)
+        print(f"{number:>4} {one.after_s:>6.1f}s {whom:>10} {counts}  {', '.join(one.computed) or 'none'}", flush=True)
         done.append(one)
     return done
 

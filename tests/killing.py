@@ -92,8 +92,27 @@ def served(folder: Path, assets: Sequence[str], start: str, end: str) -> Iterato
         yield place
 
 
+STAGES = """
+import json, sys
+from hyperdapo import plan, stages
+from hyperdapo.errors import HyperdapoError
+from hyperdapo.params import load
+profile, settings, until, again = sys.argv[1:]
+parameters = load(profile, json.loads(settings))
+for stage in plan.wanted(until):
+    for asset in parameters.assets:
+        try:
+            stages.compute(stage, parameters, asset, again=stage[:2] == again)
+        except HyperdapoError as error:
+            sys.exit(f"hyperdapo: {stage} {asset}: {type(error).__name__}: {error}")
+"""
+
+
 class Run:
-    """Folders of data and outputs, and the command run in them (after the words of `prefix`)."""
+    """Folders of data and outputs, and stages computed in them, after the words of `prefix`, by a process of their own.
+
+    Where it is the `workflow` that is meant, with its renders, they are made by the command `hyperdapo run`.
+    """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], key: str = KEY, **places: Any) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -105,22 +124,25 @@ class Run:
         where = {"HYPERDAPO_DATA": str(self.data), "HYPERDAPO_OUTPUTS": str(self.outputs), "TARDIS_API_KEY": key}
         self.environment = os.environ | where | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
-    def start(self, until: str, *more: str) -> subprocess.Popen[bytes]:
-        command = [*self.prefix, sys.executable, "-m", "hyperdapo.cli", "run", "--profile", PROFILE, "--cores", "2"]
-        command += ["--params", str(self.settings), "--until", until, *more]
+    def start(self, until: str, again: str = "", workflow: bool = False) -> subprocess.Popen[bytes]:
+        """Bring the stages up to `until` up to date, and compute `again` even if it stands."""
+        command = [*self.prefix, sys.executable, "-c", STAGES, PROFILE, self.settings.read_text(), until, again]
+        if workflow:
+            command = [*self.prefix, sys.executable, "-m", "hyperdapo.cli", "run", "--profile", PROFILE, "--cores", "2"]
+            command += ["--params", str(self.settings), "--until", until]
         where: dict[str, Any] = {"cwd": REPOSITORY, "env": self.environment, "start_new_session": True}
         with self.printed.open("wb") as printed:
             return subprocess.Popen(command, stdout=printed, stderr=subprocess.STDOUT, **where)
 
-    def finish(self, until: str = "03") -> str:
+    def finish(self, until: str = "03", workflow: bool = False) -> str:
         """Run to the end, which must be a good one, and return what was printed."""
-        status = self.start(until).wait()
+        status = self.start(until, workflow=workflow).wait()
         assert status == 0, self.printed.read_text()[-6000:]
         return self.printed.read_text()
 
-    def fail(self, until: str = "03", *more: str, within_s: float = 150.0) -> str:
+    def fail(self, until: str, again: str = "", workflow: bool = False, within_s: float = 150.0) -> str:
         """Run to the end, which must be a bad one and come in time, and return what was printed."""
-        process = self.start(until, *more)
+        process = self.start(until, again, workflow)
         try:
             status = process.wait(within_s)
         except subprocess.TimeoutExpired:
@@ -144,15 +166,15 @@ class Run:
         marks = {day: folder / day[0] / "days" / f"{day[1]}.json" for day in self.whole_days()}
         return {day: json.loads(mark.read_text())["sha256"] for day, mark in marks.items()}
 
-    def rendered(self) -> list[str]:
-        """Stage and asset of each rendered notebook."""
-        folder = self.outputs / self.name / "notebooks"
-        return sorted(f"{path.stem[:2]} {path.stem.split('_')[-1]}" for path in folder.glob("[0-9][0-9]_*.ipynb"))
+    def computed(self) -> list[str]:
+        """Stage and asset of each record of a computation."""
+        records = (self.data / self.name).glob("*/computed/[0-9][0-9]_*.json")
+        return sorted(f"{path.stem[:2]} {path.parents[1].name}" for path in records)
 
     def progress(self, days: set[Day]) -> float:
-        """Share of the work that is done, up to 03: of the days, then of the renders of 02 and 03."""
-        assets, rendered = {asset for asset, _ in days}, self.rendered()
-        stages = [sum(name[:2] == stage for name in rendered) / len(assets) for stage in ("02", "03")]
+        """Share of the work that is done, up to 03: of the days, then of 02 and 03."""
+        assets, computed = {asset for asset, _ in days}, self.computed()
+        stages = [sum(name[:2] == stage for name in computed) / len(assets) for stage in ("02", "03")]
         return (len(self.whole_days()) / len(days) + sum(stages)) / 3
 
     def leftovers(self) -> list[str]:
@@ -184,7 +206,7 @@ class Kill:
     everything: bool
     asked: int
     days: set[Day]
-    rendered: list[str]
+    computed: list[str]
     results: dict[str, str]
     leftovers: list[str]
 
@@ -220,7 +242,7 @@ def kill_series(run: Run, place: Place, kills: int, undisturbed_s: float, seed: 
         if process.poll() is not None:
             return
         kill(process, everything)
-        stood = (len(place.world.asked), run.whole_days(), run.rendered(), run.results(), run.leftovers())
+        stood = (len(place.world.asked), run.whole_days(), run.computed(), run.results(), run.leftovers())
         yield Kill(time.monotonic() - begun, everything, *stood)
 
 

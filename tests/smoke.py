@@ -22,7 +22,7 @@ from hyperdapo.params import load
 from hyperdapo.paths import REPOSITORY
 
 PROFILE = "smoke"
-SMALL: dict[str, Any] = {"assets": ["BTC"], "training": {"algorithms": ["dapo", "dpo"], "seeds": [0]}}
+SMALL: dict[str, Any] = {"name": "small", "assets": ["BTC"], "training": {"algorithms": ["dapo", "dpo"], "seeds": [0]}}
 ITS_OWN = plan.units(SMALL["assets"])[4:]  # the stages whose results depend on what SMALL changes
 DOWNLOADED = ("slices", "days", "manifest.json")  # what 01 keeps: it counts retries, so it is not the same every time
 
@@ -73,6 +73,11 @@ class Run:
         return {path.name: path.stat().st_mtime_ns for path in self.renders()}
 
     @property
+    def derived(self) -> Path:
+        """The data of this run."""
+        return self.data / self.name
+
+    @property
     def shown(self) -> Path:
         """The outputs of this run."""
         return self.outputs / self.name
@@ -105,12 +110,13 @@ def take_over(done: Run, data: Path, outputs: Path, asset: str, *stages: str) ->
     for computed in (derived / asset / "computed").glob("*.json"):
         if computed.name[:2] in stages:
             unit = f"{computed.stem}_{asset}"
+            rendered = derived / f"records/{unit}.json"
             names = [computed.relative_to(derived), *json.loads(computed.read_text())["files"], f"records/{unit}.json"]
             for path in map(derived.joinpath, names):
                 for source in (path, path.parent / "checksums" / f"{path.name}.sha256"):
                     if source.exists():
                         _copy(source, data / source.relative_to(done.data))
-            for name in json.loads((derived / f"records/{unit}.json").read_text())["files"]:
+            for name in json.loads(rendered.read_text())["files"] if rendered.exists() else ():
                 _copy(shown / name, outputs / done.name / name)
     if "01" in stages:
         _copy(done.data / "slices" / asset, data / "slices" / asset)

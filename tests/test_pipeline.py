@@ -35,10 +35,10 @@ def test_a_changed_parameter_reruns_what_depends_on_it_and_so_does_its_return(sm
 @pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_with_the_same_numbers(smoke: Run, tmp_path) -> None:
     """Killed in the middle of 03, of one asset; a killed training is the matter of test_cluster.py and test_runs.py."""
-    other, part = Run(tmp_path), ("--asset", "BTC", "--until", "04")
+    other, part = Run(tmp_path, {"assets": ["BTC"]}), ("--until", "04")
     process = other.start(*part)
     deadline = time.monotonic() + 600
-    while not list(other.data.glob("smoke/*/features.parquet")) and time.monotonic() < deadline:
+    while not list(other.derived.glob("*/features.parquet")) and time.monotonic() < deadline:
         time.sleep(0.2)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -67,9 +67,9 @@ def test_an_endpoint_that_is_down_is_one_clear_error(tmp_path) -> None:
 @pytest.mark.slow
 def test_a_stage_before_its_inputs_says_what_makes_them(tmp_path) -> None:
     run = Run(tmp_path)
-    command = [*HYPERDAPO, "render", "03_features", str(tmp_path / "out.ipynb"), "--profile", "smoke", "--asset", "ETH"]
+    command = [*HYPERDAPO, "stage", "03_features", "--profile", "smoke", "--asset", "ETH"]
     done = subprocess.run(command, env=run.environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 1 and "MissingInputError" in done.stderr
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert "hyperdapo run --profile smoke --until 02" in done.stderr
 
 

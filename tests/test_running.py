@@ -1,6 +1,5 @@
 """A run that one can follow and stop: what it prints, how it ends, and who may run beside it."""
 
-import json
 import os
 import platform
 import re
@@ -16,16 +15,15 @@ import psutil
 import pytest
 
 from conftest import REPOSITORY
-from hyperdapo import plan, processes
+from hyperdapo import processes, stages
 from hyperdapo.errors import HyperdapoError
 from hyperdapo.evidence import provenance
-from hyperdapo.feed.slices import slice_path
 from hyperdapo.files import own_ending, sweep
 from hyperdapo.params import load
 from hyperdapo.paths import Paths
 from hyperdapo.stages import record
-from hyperdapo.times import MINUTE_NS
-from hyperdapo.workflow import engine, locks, lost, progress, rendering
+from hyperdapo.workflow import engine, locks, progress, rendering
+from hyperdapo.workflow.stale import shown_with, stale
 
 NO_PROCESS = 2**30  # above what any kernel gives out
 
@@ -300,40 +298,35 @@ def test_a_kernel_that_does_not_start_is_named(tmp_path: Path, monkeypatch: pyte
 # What was lost
 
 
-def test_lost_slices_adapters_tables_and_renders_are_found(folders) -> None:
-    parameters = load("smoke", {"assets": ["BTC"]})
-    paths, run = Paths(parameters.name, "BTC"), Paths(parameters.name)
-    begin = parameters.source.start_ns
-    slice_ = slice_path(paths.cache / "c", "x", begin, begin + MINUTE_NS)
-    manifest, adapter = paths.data / "manifest.json", paths.adapter("dapo", 0) / "adapter_model.safetensors"
-    left = {"01_download": manifest, "03_features": paths.data / "laws.parquet", "05_train": adapter}
-    render = paths.notebooks / "03_features_BTC.ipynb"
-    for path in (slice_, *left.values(), render):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"x")
-    manifest.write_text(json.dumps({"cache": "c", "days": [{"span": [begin, begin + MINUTE_NS]}]}))
-    for stage, path in left.items():
-        record.write(stage, paths, record.Identity("", {}, {}), [path])
-    provenance.store(provenance.record_path(paths, "03_features"), {"files": {"notebooks/03_features_BTC.ipynb": ""}})
+def test_lost_slices_tables_and_renders_are_found(folders) -> None:
+    """Of three minutes of a market, until 02; whether a stage stands by its record is the matter of test_stages.py."""
+    few = {"features": {"warmup_s": 1, "window_s": 2}, "orders": {"rules": {"balanced": {"horizon_s": 1}}}}
+    parameters = load("smoke", few | {"assets": ["BTC"], "source": {"to": "2025-08-01T00:03:00Z"}})
+    paths, done = Paths(parameters.name, "BTC"), ["01_download", "02_preprocess"]
+    for stage in done:
+        stages.compute(stage, parameters, "BTC")
+    render = paths.notebooks / "02_preprocess_BTC.ipynb"
+    render.parent.mkdir(parents=True)
+    render.write_text("{}")
+    shown = {"files": {"notebooks/02_preprocess_BTC.ipynb": ""}, "shown_with": shown_with("02_preprocess", parameters)}
+    provenance.store(provenance.record_path(paths, "02_preprocess"), shown)
 
-    def lost_now(*stages: str) -> dict[str, str]:
-        return {path.name: reason for path, reason in lost.lost_outputs(parameters, stages or plan.STAGES).items()}
+    def reasons() -> dict[str, str]:
+        return {path.name: reason for path, reason in stale(parameters, done).items()}
 
-    assert lost_now() == {}
-    for path, words in (
-        (slice_, {"01_download.json": f"slices of {paths.cache / 'c'} are lost or empty"}),
-        (left["03_features"], {"03_features.json": "BTC/laws.parquet is lost or cut"}),
-        (adapter, {"05_train.json": "models/BTC/dapo/seed_0/adapter_model.safetensors is lost or cut"}),
-        (render, {"03_features_BTC.json": "notebooks/03_features_BTC.ipynb lost or empty"}),
+    assert reasons() == {}
+    for path, name in (
+        (next(paths.cache.rglob("*.zst")), "01_download.json"),
+        (paths.data / "bbo.parquet", "02_preprocess.json"),
+        (render, "02_preprocess_BTC.json"),
     ):
         whole = path.read_bytes()
         path.write_bytes(b"")
-        assert lost_now() == words
-        assert lost_now("02_preprocess") == {}
+        (damaged,) = reasons().items()
+        assert damaged[0] == name and "lost or" in damaged[1]
         path.write_bytes(whole)
-    record.place("06_convergence", run).parent.mkdir(parents=True)
-    record.place("06_convergence", run).write_text("{")
-    assert lost_now() == {"06_convergence.json": "06_convergence.json is damaged"}
+    record.place("02_preprocess", paths).write_text("{")
+    assert list(reasons()) == ["02_preprocess.json"]
 
 
 def test_the_mark_of_a_run_finds_its_processes_only() -> None:

@@ -51,7 +51,7 @@ def test_a_finished_run_is_not_run_again(smoke: Run) -> None:
 
 def test_a_lost_file_makes_the_right_stage_run_again(smoke: Run, tmp_path) -> None:
     data = smoke.data / "smoke"
-    slice_ = next((data / "BTC" / "slices").glob("**/*.zst"))
+    slice_ = next((smoke.data / "slices" / "BTC").glob("**/*.zst"))
     adapter = next((data / "models" / "ETH" / "dapo").glob("seed_*/adapter_model.safetensors"))
     lost = {path: tmp_path / path.name for path in (slice_, adapter, data / "ETH" / "laws.parquet")}
     for path, away in lost.items():
@@ -60,8 +60,8 @@ def test_a_lost_file_makes_the_right_stage_run_again(smoke: Run, tmp_path) -> No
     for path, away in lost.items():
         away.rename(path)
     assert re.search(r"^01_download BTC: slices of .* are lost or empty$", said, re.M)
-    assert re.search(r"^05_adapters ETH: an adapter .* is lost or empty", said, re.M)
-    assert re.search(r"^03_features ETH: laws\.parquet not there$", said, re.M)
+    assert re.search(r"^05_train ETH: models/ETH/dapo/.*adapter_model.* is lost or cut$", said, re.M)
+    assert re.search(r"^03_features ETH: ETH/laws\.parquet is lost or cut$", said, re.M)
     assert re.search(r"^02_preprocess BTC: reads what a stage before it makes anew$", said, re.M)
     assert not re.search(r"^0[12]_\w+ ETH", said, re.M) and "Traceback" not in said
     assert smoke.finish("--dry-run").startswith("nothing to run")
@@ -69,7 +69,8 @@ def test_a_lost_file_makes_the_right_stage_run_again(smoke: Run, tmp_path) -> No
 
 def test_a_forced_stage_runs_again_with_what_depends_on_it(smoke: Run) -> None:
     said = smoke.finish("--dry-run", "--force", "08").splitlines()
-    assert {line.split(":")[0] for line in said} == {"08_backtest BTC", "08_backtest ETH", "09_significance"}
+    units = {f"{job} {asset}" for job in ("08_backtest", "08_render") for asset in load("smoke").assets}
+    assert {line.split(":")[0] for line in said} == units | {"09_significance", "09_render"}
     assert "08_backtest ETH: forced" in said
     of_one = smoke.finish("--dry-run", "--force", "08", "--asset", "ETH")
     assert "08_backtest ETH: forced" in of_one and "BTC" not in of_one
