@@ -169,9 +169,9 @@ def replayed(wanted: Parameters) -> None:
     trained = train(Market.in_parts(PATHS.data), outcomes)
     executed, scenarios = [], []
     for market, states in _parts(wanted, known.loc[tests["order_id"]]):
-        given = (market, parent_orders(states, assumed, market), trained, outcomes, chosen, assumed)
-        executed.append(backtest(*given))
-        scenarios.append(sensitivity(*given))
+        parents = parent_orders(states, assumed, market)
+        executed.append(backtest(market, parents, trained, outcomes, chosen, assumed))
+        scenarios.append(sensitivity(market, parents, trained, outcomes, chosen, assumed))
     write_table(pd.concat(executed, ignore_index=True), PATHS.data, "orders")
 
 

@@ -1,7 +1,7 @@
 """The same events and the same orders for hftbacktest and for ours, and what each made of them.
 
 Where the models coincide: post-only orders, a risk-averse queue (only prints shorten it), one latency, no impact.
-The peer's own converter drops `bbo`, so it gets the events that our kernel reads, as changes of levels: a snapshot or a
+The peer's converter drops `bbo`, so it gets the events that our kernel reads, as changes of levels: a snapshot or a
 quote takes out what its best price has passed, then says what it shows; a level that leaves the visible book keeps what
 it showed last.
 """
@@ -102,28 +102,28 @@ def _changes(events: Events) -> Iterator[tuple]:
                 0.0,
             )
             continue
-        for own, side in ((0, BUY), (1, SELL)):
-            best = events.moment["best_price"][event, own]
-            for price in [price for price in shown[own] if (price > best if own == 0 else price < best)]:
-                del shown[own][price]
+        for near, side in ((0, BUY), (1, SELL)):
+            best = events.moment["best_price"][event, near]
+            for price in [price for price in shown[near] if (price > best if near == 0 else price < best)]:
+                del shown[near][price]
                 yield DEPTH | BOTH | side, ns, ns, price, 0.0, 0, 0, 0.0
-        for own, side in ((0, BUY), (1, SELL)):
-            for price, size in _told(events, event, own, shown[own]):
-                if shown[own].get(price, 0.0) != size:
+        for near, side in ((0, BUY), (1, SELL)):
+            for price, size in _levels(events, event, near, shown[near]):
+                if shown[near].get(price, 0.0) != size:
                     yield DEPTH | BOTH | side, ns, ns, price, size, 0, 0, 0.0
                 if size:
-                    shown[own][price] = size
+                    shown[near][price] = size
                 else:
-                    shown[own].pop(price, None)
+                    shown[near].pop(price, None)
 
 
-def _told(events: Events, event: int, own: int, shown: dict[float, float]) -> list[tuple[float, float]]:
+def _levels(events: Events, event: int, near: int, shown: dict[float, float]) -> list[tuple[float, float]]:
     """Prices and sizes that a message says of a side: a snapshot also that what it leaves out between is gone."""
     if events.moment["kind"][event] != SNAPSHOT:
-        return [(events.moment["best_price"][event, own], events.moment["best_size"][event, own])]
+        return [(events.moment["best_price"][event, near], events.moment["best_size"][event, near])]
     row = events.moment["row"][event]
-    prices, sizes = events.level_price[row, own], events.level_size[row, own]
-    told = dict(zip(prices[~np.isnan(prices)].tolist(), sizes[~np.isnan(prices)].tolist(), strict=True))
-    deepest = list(told)[-1]
-    gone = [price for price in shown if price not in told and (price > deepest if own == 0 else price < deepest)]
-    return [(price, 0.0) for price in gone] + list(told.items())
+    prices, sizes = events.level_price[row, near], events.level_size[row, near]
+    levels = dict(zip(prices[~np.isnan(prices)].tolist(), sizes[~np.isnan(prices)].tolist(), strict=True))
+    deepest = list(levels)[-1]
+    gone = [price for price in shown if price not in levels and (price > deepest if near == 0 else price < deepest)]
+    return [(price, 0.0) for price in gone] + list(levels.items())

@@ -7,6 +7,7 @@ from hyperdapo.market.columns import select
 from hyperdapo.params import load
 from hyperdapo.synthetic.exchange import simulate
 from hyperdapo.synthetic.tape import Tape
+from hyperdapo.times import HOUR_NS
 
 ASSET = "BTC"
 CHANNELS = ("l2Book", "bbo", "trades")
@@ -17,8 +18,8 @@ SZ_DECIMALS = PARAMETERS.contracts[ASSET].sz_decimals
 def tape(hours: int) -> Tape:
     """What a recorder sees of it from the start of the profile's span."""
     synthetic, start_ns = PARAMETERS.synthetic, PARAMETERS.source.start_ns
-    world = (synthetic.assets[ASSET], SZ_DECIMALS, synthetic.predictability, PARAMETERS.seed)
-    return simulate(ASSET, *world, start_ns, start_ns + hours * 3600 * 10**9)
+    model, end_ns = synthetic.assets[ASSET], start_ns + hours * HOUR_NS
+    return simulate(ASSET, model, SZ_DECIMALS, synthetic.predictability, PARAMETERS.seed, start_ns, end_ns)
 
 
 def market(hours: int) -> Market:

@@ -68,9 +68,9 @@ def peer(states: int, together: int) -> float:
     """Seconds of TRL's rollout of so many states and its updates, `together` sequences read at once."""
     size = len(offsets)
     parts = states * size // UPDATES // together
-    own = {"per_device_train_batch_size": together, "gradient_accumulation_steps": parts}
+    batches = {"per_device_train_batch_size": together, "gradient_accumulation_steps": parts}
     arguments = GRPOConfig(
-        **{**shared, **own},
+        **(shared | batches),
         beta=0.0,
         epsilon=settings.clip_low,
         epsilon_high=settings.clip_high,
@@ -92,8 +92,8 @@ def peer(states: int, together: int) -> float:
 def earned(completions: list[str], row: list[int], **_: Any) -> list[float]:
     """Bps of each generated letter; what is no letter earns nothing."""
     places = {letter: place for place, letter in enumerate(letters(offsets))}
-    found = [places.get(completion.strip()) for completion in completions]
-    return [0.0 if place is None else float(rewards[one, place]) for one, place in zip(row, found, strict=True)]
+    actions = [places.get(completion.strip()) for completion in completions]
+    return [0.0 if action is None else float(rewards[one, action]) for one, action in zip(row, actions, strict=True)]
 
 
 def timed(trainer: Any) -> float:

@@ -43,8 +43,8 @@ def build(config: Qwen2Config, four_bit: bool, device: str) -> Any:
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     for name, module in list(model.model.named_modules()) if four_bit else []:
         if isinstance(module, torch.nn.Linear):
-            parent, _, own = name.rpartition(".")
-            setattr(model.model.get_submodule(parent), own, _nf4(module, device))
+            parent, _, leaf = name.rpartition(".")
+            setattr(model.model.get_submodule(parent), leaf, _nf4(module, device))
     return model.requires_grad_(False)
 
 
@@ -60,8 +60,8 @@ def _nf4(linear: torch.nn.Linear, device: str) -> bnb.nn.Linear4bit:
 
 def plain_step(model: Any, checkpointing: bool, vocabulary: int) -> Callable[[], None]:
     """Listing 4.5 over the whole prompt; the loss is that of one letter after it."""
-    own = load("thesis").policy.lora
-    adapted = get_peft_model(model, LoraConfig(r=own.rank, lora_alpha=own.alpha, target_modules=own.targets))
+    lora = load("thesis").policy.lora
+    adapted = get_peft_model(model, LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=lora.targets))
     if checkpointing:
         adapted.enable_input_require_grads()
         adapted.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -115,30 +115,34 @@ def compare(config: Qwen2Config, device: str) -> dict[str, tuple[float, float]]:
         "nf4_cue_only": (True, our_step),
         "bf16_cue_only": (False, our_step),
     }
-    found = {}
+    measurements = {}
     for name, (four_bit, make) in ways.items():
         try:
-            found[name] = measured(make(build(config, four_bit, device)), device)
+            peak, rate = measured(make(build(config, four_bit, device)), device)
         except torch.OutOfMemoryError:
-            found[name] = (float("inf"), 0.0)
+            peak, rate = float("inf"), 0.0
+        measurements[name] = peak, rate
         if device == "cuda":
             torch.cuda.empty_cache()
-        print(f"gpu_memory: {name} {found[name][0] / 1e9:.1f} GB, {found[name][1]:.0f} tokens/s", file=sys.stderr)
-    return found
+        print(
+            f"gpu_memory: {name} {peak / 1e9:.1f} GB, {rate:.0f} tokens/s",
+            file=sys.stderr,
+        )
+    return measurements
 
 
 def main() -> None:
     if not torch.cuda.is_available():
         print("BENCH gpu_memory_skipped_no_gpu 1 1 1 1")
         return
-    found = compare(QWEN_7B, "cuda")
+    measurements = compare(QWEN_7B, "cuda")
     with torch.device("meta"):
         assert parameter_counts(AutoModelForCausalLM.from_config(QWEN_7B))[1] == 7_615_616_512
-    peak = found["nf4_checkpointing"][0]
+    peak = measurements["nf4_checkpointing"][0]
     print(f"BENCH gpu_peak_40_gb {peak:.0f} {LIMIT_BYTES:.0f} {LIMIT_BYTES / peak:.2f} 1")
-    without = found["nf4"][0]
+    without = measurements["nf4"][0]
     print(f"BENCH gpu_checkpointing_saves {peak:.0f} {without:.0f} {without / peak:.2f} {1 / (1 - SAVED):g}")
-    ours = found["nf4_cue_only"][0]
+    ours = measurements["nf4_cue_only"][0]
     print(f"BENCH gpu_cue_only {ours:.0f} {peak:.0f} {peak / ours:.2f} 1")
 
 

@@ -1,8 +1,8 @@
 """CPU time of stages 01-04 and 08 over 2, 8 and 32 days of a thin market: it must be linear in the days.
 
 A twentieth of the messages of a synthetic BTC, a decision every 5 minutes (`_days`). `growth_STAGE_32_days` is a day
-among 32 (`ours`) against a day among 8 (`peer`), both in seconds of CPU; it may cost 10 % more. A day among 2 is told
-beside them: it bears what a stage does once. Wall time stands in the log. A few minutes on one core.
+among 32 (`ours`) against a day among 8 (`peer`), both in seconds of CPU; it may cost 10 % more. A day among 2 is
+printed too: it bears what a stage does once. Wall time stands in the log. A few minutes on one core.
 """
 
 import os

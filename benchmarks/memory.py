@@ -21,15 +21,15 @@ A_ROW = {"01": 0, "02": 0, "03": 1_000, "04": 8_000, "08": 8_000}
 
 def peaks(days: int, every: int, interval_s: int) -> dict[str, int]:
     """The largest that the process of each stage became."""
-    found = {}
+    peaks_by_stage = {}
     with served(every) as endpoint, TemporaryDirectory() as data:
         for stage in STAGES:
             script = Path(__file__).with_name("_days.py")
             command = [sys.executable, script, "run", stage, str(days), str(interval_s), data, endpoint]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            found[stage] = int(done.stdout)
-            print(f"{days:3} days, {stage}: {found[stage] / 1e6:.0f} MB", file=sys.stderr, flush=True)
-    return found
+            peaks_by_stage[stage] = int(done.stdout)
+            print(f"{days:3} days, {stage}: {peaks_by_stage[stage] / 1e6:.0f} MB", file=sys.stderr, flush=True)
+    return peaks_by_stage
 
 
 few, many = (peaks(days, EVERY, INTERVAL_S) for days in DAYS)

@@ -109,8 +109,8 @@ def _last_shown(events: Events, event: int, side: int, price: float) -> float:
 
 def _passed_over(events: Events, event: int, side: int, price: float) -> bool:
     """Whether the event is a best quote before the price: it says nothing of it."""
-    own = 0 if side > 0 else 1
-    return bool(events.moment["kind"][event] == 1 and side * (price - events.moment["best_price"][event, own]) < 0)
+    near = 0 if side > 0 else 1
+    return bool(events.moment["kind"][event] == 1 and side * (price - events.moment["best_price"][event, near]) < 0)
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from hyperdapo.policy.models import load_base, save_adapter
 from hyperdapo.policy.states import States, read_states
 from hyperdapo.policy.training import gather_logs, runs_of, train_runs
 from hyperdapo.sections import Policy
+from hyperdapo.times import SECOND_NS
 from test_prompts import features as neutral
 
 COUNT = 240
@@ -34,7 +35,8 @@ def planted_world(parameters: Parameters) -> tuple[pd.DataFrame, pd.DataFrame]:
     rng = np.random.default_rng(0)
     lean = rng.choice([-0.9, 0.9], COUNT)
     side = rng.choice([-1, 1], COUNT)
-    features = neutral(COUNT).assign(book_imbalance=lean * side, warm=True)
+    decision_ns = np.arange(COUNT) * 50 * SECOND_NS  # six to a block of 300 s
+    features = neutral(COUNT).assign(decision_ns=decision_ns, book_imbalance=lean * side, warm=True)
     actions = len(parameters.policy.offsets_bps)
     orders = pd.DataFrame({"order_id": range(COUNT), "asset": "BTC", "objective": "balanced", "side": side})
     split = np.repeat(["train", "validation", "test"], [140, 40, 60])

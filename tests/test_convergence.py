@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hyperdapo.evidence import specialists
-from hyperdapo.evidence.figures import convergence, style
-from hyperdapo.evidence.figures import convergence as convergence_figures
+from hyperdapo.evidence.figures import convergence, significance, style
+from hyperdapo.evidence.gaps import specialist_gaps
 from hyperdapo.params import load
 from hyperdapo.paths import GENERALIST, Paths
 from hyperdapo.policy.decisions import decide_across
@@ -97,11 +96,11 @@ def test_specialists_decide_on_every_asset() -> None:
     train(parameters, paths.of(GENERALIST), learned, judged)
     earned = decide_across(parameters, paths, {asset: parts["test"] for asset, parts in own.items()}, "dapo")
     assert len(earned) == 2 * 60 * 3
-    table = specialists.specialists_table(earned, EVIDENCE, 0).set_index(["asset", "trained_on"])
+    table = specialist_gaps(earned, EVIDENCE, 0).set_index(["asset", "trained_on"])
     for asset, other in (("BTC", "ETH"), ("ETH", "BTC")):
         assert table.loc[(asset, asset), "minus_specialist_bps"] == 0 and table.loc[(asset, asset), "reward_bps"] > 4
         assert table.loc[(asset, other), "ci_high"] < -4
-    assert style.save(specialists.plot_specialists(table.reset_index()), paths, "specialists").data
+    assert style.save(significance.plot_specialists(table.reset_index()), paths, "specialists").data
 
 
 def turned(states: States) -> States:
@@ -113,6 +112,6 @@ def test_the_dashboard_tells_algorithms_and_assets_apart() -> None:
     rows = [(a, n, s, k) for a in ("BTC", "ETH") for n in ("dapo", "dpo") for s in (0, 1) for k in (0, 1)]
     log = pd.DataFrame(rows, columns=["asset", "algorithm", "seed", "step"])
     log = log.assign(loss=1.0, entropy=1.0, heldout_reward=1.0, heldout_best_fixed=-2.0, heldout_accuracy=0.5)
-    page = convergence_figures.dashboard(log)
+    page = convergence.dashboard(log)
     assert len({(trace.line.color, trace.line.dash) for trace in page.data}) == 4
     assert page.data[0].y.tolist() == [3.0, 3.0], "the margin of the reward over the best fixed offset"

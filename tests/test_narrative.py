@@ -5,7 +5,6 @@ import math
 import pandas as pd
 import pytest
 
-from conftest import REPOSITORY
 from hyperdapo.evidence import narrative
 
 NAN = math.nan
@@ -256,7 +255,7 @@ class TestInference:
 class TestBacktest:
     def test_the_cheapest_the_yardsticks_and_the_fills(self) -> None:
         text = narrative.backtest(orders(), costs(), SCORES)
-        assert "2 orders of BTC, in 2 blocks of time, were each executed by 4 strategies" in text
+        assert "2 orders of BTC were each executed by 4 strategies" in text and "over 2 blocks of time" in text
         assert "`dapo`: 1.50 bps (0.50 to 2.50), chosen in hindsight" in text and "market orders cost 4.50 bps" in text
         assert "BTC 0.0100 (1,200 probes, other models 0.0050 to 0.0200)" in text
         assert "1 of 2 others are worse and 1 better" in text
@@ -270,7 +269,7 @@ class TestBacktest:
 class TestSignificance:
     def test_a_gain(self) -> None:
         text = narrative.significance(costs(), BETTER, rival("twap", 0.4, 0.1, 0.7), gaps(), ["dapo"])
-        assert "BTC 721 in 25 blocks of time" in text
+        assert "721 an asset, in 25 blocks of time (BTC)" in text
         assert "BTC 1.50 bps (0.50 to 2.50), 4.50 bps (0.50 to 2.50) and 4.00 bps" in text
         assert "BTC -3.00 bps (-4.00 to -2.00), significantly cheaper;" in text
         assert "BTC +0.40 bps (+0.10 to +0.70) to `twap`, an interval that excludes zero" in text
@@ -284,8 +283,11 @@ class TestSignificance:
     @pytest.mark.parametrize(
         ("table", "sentence"),
         [
-            (comparison(0.0, 0.0, 0.0, 1.0, False, "the same orders"), "nothing, as it places the same orders"),
-            (comparison(2.0, NAN, NAN, NAN, False, "3 blocks"), "+2.00 bps (no interval), not tested (3 blocks)"),
+            (
+                comparison(0.0, 0.0, 0.0, 1.0, False, "the same orders"),
+                "+0.00 bps (+0.00 to +0.00), not tested: the same orders",
+            ),
+            (comparison(2.0, NAN, NAN, NAN, False, "3 blocks"), "+2.00 bps (no interval), not tested: 3 blocks"),
             (comparison(2.0, 1.0, 3.0, 0.001, True), "+2.00 bps (+1.00 to +3.00), significantly more expensive"),
         ],
     )
@@ -297,7 +299,8 @@ class TestSignificance:
         both = [pd.concat([table, table.assign(asset="ETH")]) for table in (costs(), BETTER, gaps())]
         against = pd.concat([rival("twap", 0.4, 0.1, 0.7), rival("twap", 0.4, 0.1, 0.7).assign(asset="ETH")])
         text = narrative.significance(*both[:2], against, both[2], ["dapo"])
-        assert "; ETH -3.00 bps" in text and "2 of 2 comparisons" in text
+        assert "721 an asset, in 25 blocks of time (BTC and ETH)" in text and "; ETH -3.00 bps" in text
+        assert "2 of 2 comparisons" in text
 
 
 def test_every_account_is_three_to_five_sentences_and_speaks_of_its_frames_only() -> None:
@@ -317,15 +320,17 @@ def test_every_account_is_three_to_five_sentences_and_speaks_of_its_frames_only(
         assert "planted" not in account and "nan" not in account, account
 
 
-class TestReadme:
-    def test_the_block_of_one_asset(self) -> None:
-        block = narrative.readme(costs(), BETTER, rival("twap", 0.4, 0.1, 0.7), gaps(), SCORES)
-        assert "| `dapo` | 0.80 (0.70 to 0.90) |" in block and "| boosting | 0.82 |" in block
-        assert "BTC +0.00 bps (-0.20 to +0.20)" in block.replace("\n  ", " "), "no negative zero"
-        assert max(map(len, block.splitlines())) <= 120
-
-    def test_it_holds_what_the_committed_tables_make(self) -> None:
-        text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-        made = narrative.refresh(text, REPOSITORY / "outputs/sample/tables")
-        assert text == made, "README.md is of other results: run `python -m hyperdapo.evidence.narrative`"
-        assert "<!-- results -->\nThe share" in text
+def test_the_readme_s_block_replaces_what_stands_between_the_markers(tmp_path) -> None:
+    tables = {"metrics": costs(), "significance": BETTER, "cheapest": rival("twap", 0.4, 0.1, 0.7)}
+    tables |= {"learning_gap_over_seeds": gaps(), "fill_calibration": SCORES}
+    for name, table in tables.items():
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+    before = "Above.\n<!-- results -->\nyesterday\n<!-- end of results -->\nBelow.\n"
+    after = narrative.refresh(before, tmp_path)
+    assert after.startswith("Above.\n<!-- results -->\nThe share of the way") and after.endswith(
+        "results -->\nBelow.\n"
+    )
+    assert narrative.refresh(after, tmp_path) == after and "yesterday" not in after
+    assert "| `dapo` | 0.80 (0.70 to 0.90) |" in after and "| boosting | 0.82 |" in after
+    assert "BTC +0.00 bps (-0.20 to +0.20)" in after.replace("\n  ", " "), "no negative zero"
+    assert max(map(len, after.splitlines())) <= 120

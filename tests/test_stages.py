@@ -120,7 +120,7 @@ def test_a_run_goes_on_by_its_name_alone() -> None:
     parameters = load("smoke", {"name": "named", "seed": 12, "source": {"to": "2025-08-01T00:20:00Z"}})
     remember(parameters)
     assert recall("named") == parameters and recall("smoke") == load("smoke")
-    with pytest.raises(ParameterError, match="no run 'namd' .did you mean 'named'"):
+    with pytest.raises(ParameterError, match=r"no run 'namd' .did you mean 'named'"):
         recall("namd")
 
 

@@ -153,7 +153,7 @@ def test_claims_stand_beside_what_was_measured(paths: Paths) -> None:
     assert found.loc["fill_rate", "measured"] == 100.0 and found.loc["fill_rate_gain", "measured"] == 25.0
     assert found.loc["fewer_steps", "measured"] == pytest.approx(100 / 3)
     assert found.loc["accuracy", "measured"] == pytest.approx(40.0) and np.isnan(found.loc["latency", "measured"])
-    tests = significance.compare(orders, "best_fixed", EVIDENCE, 0)
+    tests = significance.paired_tests(orders, "best_fixed", EVIDENCE, 0)
     tests["significant"] = significance.is_significant(tests, 0.95)
     gaps = pd.DataFrame({"asset": ["BTC"], "algorithm": ["dapo"], "seed": [0], "gap_closed": [0.5]})
     gaps[["gap_ci_low", "gap_ci_high"]] = 0.25, 0.75

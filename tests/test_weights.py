@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from hyperdapo.errors import DataError, ParameterError
-from hyperdapo.evidence.weights import compare_weights, verdict
+from hyperdapo.evidence.metrics import in_blocks
+from hyperdapo.evidence.significance import weight_differences, weights_verdict
 from hyperdapo.market.features import NAMES
 from hyperdapo.params import load
 from hyperdapo.policy.rewards import (
@@ -18,9 +19,12 @@ from hyperdapo.policy.rewards import (
     predict_parts,
     search_weights,
 )
+from hyperdapo.times import SECOND_NS
 from test_metrics import EVIDENCE
 
 STATES, BLOCKS = 240, 12
+BLOCK_S = EVIDENCE.block_s
+BLOCK_NS = round(BLOCK_S * SECOND_NS)
 
 
 def world(noise: float = 0.0) -> Predicted:
@@ -31,13 +35,18 @@ def world(noise: float = 0.0) -> Predicted:
     rng = np.random.default_rng(0)
     parts = rng.normal(size=(STATES, 4, 3))
     place = (-parts[..., 1]).argsort(axis=1).argsort(axis=1)
-    table = {"asset": "BTC", "order_id": np.arange(STATES), "block": np.arange(STATES) * BLOCKS // STATES}
-    states = pd.DataFrame(table | {"objective": "balanced"})
+    states = pd.DataFrame({"asset": "BTC", "order_id": np.arange(STATES), "objective": "balanced"})
+    states["decision_ns"] = states["order_id"] * BLOCKS // STATES * BLOCK_NS
     return Predicted(states, parts, place + noise * rng.normal(size=place.shape))
 
 
 def known(predicted: Predicted) -> dict[str, np.ndarray]:
     return fixed_weights(load("smoke").orders, predicted.states)
+
+
+def studied(predicted: Predicted, trials: pd.DataFrame) -> pd.DataFrame:
+    """What each order costs under each set of weights, with its block."""
+    return in_blocks(costs_of_weights(predicted, known(predicted), trials, BLOCK_S), BLOCK_S)
 
 
 def test_the_action_of_highest_weighted_reward_is_taken() -> None:
@@ -80,12 +89,13 @@ def test_weights_that_are_all_zero_are_refused() -> None:
 
 def test_weights_are_picked_without_the_block_that_they_are_judged_on() -> None:
     """Two trials; the second is better in every block but the last, and so bad there that it is worse on the whole."""
-    states = pd.DataFrame({"asset": "BTC", "order_id": range(4), "block": [1, 1, 2, 3], "objective": "balanced"})
+    states = pd.DataFrame({"asset": "BTC", "order_id": range(4), "objective": "balanced"})
+    states["decision_ns"] = np.array([1, 1, 2, 3]) * BLOCK_NS
     parts = np.zeros((4, 2, 3))
     parts[:, 0, 0] = parts[:, 1, 2] = 1.0
     predicted = Predicted(states, parts, np.array([[5.0, 4], [5, 4], [5, 4], [5, 25]]))
     trials = pd.DataFrame({"execution": [1.0, 0], "risk": [0.0, 0], "cost": [0.0, 1], COST: [5.0, 9.25]})
-    costs = costs_of_weights(predicted, {}, trials).groupby("strategy")[COST].apply(list)
+    costs = costs_of_weights(predicted, {}, trials, BLOCK_S).groupby("strategy")[COST].apply(list)
     assert costs["best"] == [5, 5, 5, 5]
     assert costs["picked_elsewhere"] == [5, 5, 5, 25], "only without the last block is the second better"
 
@@ -93,9 +103,7 @@ def test_weights_are_picked_without_the_block_that_they_are_judged_on() -> None:
 def test_the_table_holds_every_set_against_the_best() -> None:
     predicted = world(noise=0.3)
     trials = search_weights(predicted, known(predicted), 60, seed=0)
-    table = compare_weights(costs_of_weights(predicted, known(predicted), trials), WEIGHTS, EVIDENCE, 0).set_index(
-        "weights"
-    )
+    table = weight_differences(studied(predicted, trials), WEIGHTS, EVIDENCE, 0).set_index("weights")
     assert list(table.index) == ["best", "picked_elsewhere", *known(predicted)]
     assert table.loc["best", COST] == pytest.approx(trials[COST].min()) and np.isnan(
         table.loc["best", "difference_bps"]
@@ -108,14 +116,10 @@ def test_the_table_holds_every_set_against_the_best() -> None:
 
 def test_the_verdict_tells_a_difference_from_noise() -> None:
     predicted = world()
-    said = verdict(
-        costs_of_weights(predicted, known(predicted), search_weights(predicted, known(predicted), 60, 0)), EVIDENCE, 0
-    )
-    assert said.count(": dearer (+") == 4 and "best" not in said
+    said = weights_verdict(studied(predicted, search_weights(predicted, known(predicted), 60, 0)), EVIDENCE, 0)
+    assert said.count(": more expensive (+") == 4 and "best" not in said
     nothing = Predicted(predicted.states, predicted.parts, np.random.default_rng(1).normal(size=predicted.costs.shape))
-    said = verdict(
-        costs_of_weights(nothing, known(nothing), search_weights(nothing, known(nothing), 60, 0)), EVIDENCE, 0
-    )
+    said = weights_verdict(studied(nothing, search_weights(nothing, known(nothing), 60, 0)), EVIDENCE, 0)
     assert said.count("not different beyond noise") >= 3, said
 
 
@@ -128,12 +132,12 @@ def market_states(count: int = 300) -> tuple[pd.DataFrame, pd.DataFrame]:
     action, order = np.tile([0, 1], count), np.repeat(np.arange(count), 2)
     won = np.where(action == 0, 1.0, -1.0) * lean[order]
     outcomes = pd.DataFrame({"order_id": order, "action": action, "objective": "balanced", "horizon_s": 60.0})
-    outcomes = outcomes.assign(asset="BTC", side=1, block=order // 10, reward_risk=0.0, reward_cost=-1.5)
+    outcomes = outcomes.assign(asset="BTC", side=1, reward_risk=0.0, reward_cost=-1.5)
     split = np.where(order < 200, "train", "validation")
     return features, outcomes.assign(split=split, reward_execution=won, total_cost_bps=1.5 - won)
 
 
-def test_parts_are_foretold_on_states_that_were_not_fitted() -> None:
+def test_parts_are_predicted_on_states_that_were_not_fitted() -> None:
     features, outcomes = market_states()
     predicted = predict_parts(features, outcomes, seed=0)
     assert predicted.parts.shape == (100, 2, 3) and set(predicted.states["split"]) == {"validation"}

@@ -183,7 +183,7 @@ def _name(name: Any, profile: str, parameters: Parameters, differs: bool) -> str
         return f"{profile}-{parameters.fingerprint()[:6]}" if differs else profile
     if not isinstance(name, str) or not _NAME.fullmatch(name) or name in _SHARED:
         raise ParameterError(
-            f"name: {name!r} cannot name a run (letters, digits, '.', '_' and '-' can; slices and base_models are shared)"
+            f"name: {name!r} cannot name a run: letters, digits, '.', '_' and '-' can, {' and '.join(_SHARED)} are shared"
         )
     if name in profiles() and (differs or name != profile):
         raise ParameterError(

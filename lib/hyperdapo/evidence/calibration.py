@@ -1,4 +1,4 @@
-"""Are the fills of the simulator true? Tables and a figure of orders whose fate is known (§3.5.1)."""
+"""Are the fills of the simulator true? Scores, and shares filled, of orders whose fate is known (§3.5.1)."""
 
 import numpy as np
 import pandas as pd
@@ -35,16 +35,16 @@ def fill_scores(compared: pd.DataFrame) -> pd.DataFrame:
 
 
 def score(orders: pd.DataFrame) -> dict[str, float]:
-    """The scores of `fill_scores`; NaN where no order tells."""
-    truth, told = orders["true_filled"].to_numpy(), orders["filled"].to_numpy()
-    whole, full = truth > 1 - 1e-9, told > 1 - 1e-9
+    """The scores of `fill_scores`; NaN where no order is of the kind that one needs."""
+    truth, replayed = orders["true_filled"].to_numpy(), orders["filled"].to_numpy()
+    whole, full = truth > 1 - 1e-9, replayed > 1 - 1e-9
     life = (orders["cancel_ns"] - orders["placed_ns"]).clip(lower=1)
     waited = ((orders["fill_ns"] - orders["placed_ns"]) / life).where(full, 1.0)
     late_s = (orders["fill_ns"] - orders["true_fill_ns"])[whole & full].abs() / SECOND_NS
     error = orders["cost_bps"] - orders["true_cost_bps"]
     return {
-        "brier": float(np.mean((told - truth) ** 2)),
-        "auc": float(roc_auc_score(whole, told + 1 - waited)) if 0 < whole.sum() < len(whole) else np.nan,
+        "brier": float(np.mean((replayed - truth) ** 2)),
+        "auc": float(roc_auc_score(whole, replayed + 1 - waited)) if 0 < whole.sum() < len(whole) else np.nan,
         "fill_time_error_s": float(late_s.mean()),
         "cost_error_bps": float(error.abs().mean()),
         "cost_bias_bps": float(error.mean()),
@@ -68,8 +68,8 @@ def brier_differences(compared: pd.DataFrame, evidence: sections.Evidence, seed:
     first, *others = compared["queue_model"].unique()
     rows: list[tuple[str, float, float, float]] = [(str(first), 0.0, np.nan, np.nan)]
     for name in others:
-        found = block_bootstrap(errors[name].to_numpy() - errors[first].to_numpy(), blocks, evidence, seed)
-        rows.append((str(name), found.value, found.low, found.high))
+        excess = block_bootstrap(errors[name] - errors[first], blocks, evidence, seed)
+        rows.append((str(name), excess.value, excess.low, excess.high))
     return pd.DataFrame(rows, columns=["queue_model", "brier_excess", "ci_low", "ci_high"])
 
 
@@ -87,12 +87,10 @@ def reliability(compared: pd.DataFrame, evidence: sections.Evidence, seed: int) 
     waits_s = (compared["cancel_ns"] - compared["placed_ns"]) / SECOND_NS
     need = distance_bps / np.sqrt(waits_s.clip(lower=0.1))
     group = pd.qcut(need, GROUPS, labels=False, duplicates="drop")
-    blocks = block_of(compared["placed_ns"], evidence.block_s)
+    blocked = compared.assign(block=block_of(compared["placed_ns"], evidence.block_s))
     rows = []
-    for (name, number), orders in compared.groupby(["queue_model", group], sort=False):
-        truth = block_bootstrap(
-            orders["true_filled"].to_numpy(), blocks[compared.index.get_indexer(orders.index)], evidence, seed
-        )
+    for (name, number), orders in blocked.groupby(["queue_model", group], sort=False):
+        truth = block_bootstrap(orders["true_filled"], orders["block"], evidence, seed)
         rows.append((name, number, len(orders), orders["filled"].mean(), truth.value, truth.low, truth.high))
     names = ["queue_model", "group", "orders", "predicted", "observed", "ci_low", "ci_high"]
     return pd.DataFrame(rows, columns=names).sort_values(["queue_model", "group"], ignore_index=True)

@@ -1,4 +1,4 @@
-"""Two runs side by side: the parameters that differ, what each strategy costs, and the difference on the same orders."""
+"""Two runs side by side: parameters that differ, what each strategy costs, and the differences on the same orders."""
 
 from pathlib import Path
 from typing import Any

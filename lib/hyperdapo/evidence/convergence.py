@@ -32,12 +32,12 @@ def read_logs(paths: Paths, assets: Sequence[str], algorithms: Sequence[str]) ->
 
 def logs_so_far(paths: Paths, assets: Sequence[str]) -> pd.DataFrame:
     """The training logs of these assets as far as they have got: finished runs, and those that still train."""
-    found: list[tuple[str, str, Path]] = []
+    files: list[tuple[str, str, Path]] = []
     for asset in assets:
-        own = paths.of(asset)
-        finished, unfinished = own.models.glob("*/seed_*/training_log.csv"), own.runs.glob("*/seed_*/progress.csv")
-        found += [(asset, file.parents[1].name, file) for file in [*sorted(finished), *sorted(unfinished)]]
-    logs = [pd.read_csv(file).assign(asset=asset, algorithm=name) for asset, name, file in found]
+        finished = paths.of(asset).models.glob("*/seed_*/training_log.csv")
+        unfinished = paths.of(asset).runs.glob("*/seed_*/progress.csv")
+        files += [(asset, file.parents[1].name, file) for file in [*sorted(finished), *sorted(unfinished)]]
+    logs = [pd.read_csv(file).assign(asset=asset, algorithm=name) for asset, name, file in files]
     return pd.concat(logs, ignore_index=True).drop_duplicates(["asset", "algorithm", "seed", "step"], keep="last")
 
 
@@ -74,7 +74,7 @@ def convergence_table(log: pd.DataFrame) -> pd.DataFrame:
     levels: dict[Hashable, float] = {asset: _common_level(looks) for asset, looks in seen.groupby("asset")}
     rows = []
     for (asset, algorithm, seed), looks in seen.groupby(["asset", "algorithm", "seed"], sort=False):
-        own = (log["asset"] == asset) & (log["algorithm"] == algorithm) & (log["seed"] == seed)
+        updates = log[(log["asset"] == asset) & (log["algorithm"] == algorithm) & (log["seed"] == seed)]
         reward = looks["heldout_reward"].to_numpy()
         reached = looks["step"].to_numpy()[reward >= levels[asset]]
         rows.append(
@@ -82,8 +82,8 @@ def convergence_table(log: pd.DataFrame) -> pd.DataFrame:
                 "asset": asset,
                 "algorithm": algorithm,
                 "seed": seed,
-                "steps": int(log.loc[own, "step"].max()),
-                "loss_decrease": _loss_decrease(log.loc[own, "loss"].dropna().to_numpy()),
+                "steps": int(updates["step"].max()),
+                "loss_decrease": _loss_decrease(updates["loss"].dropna().to_numpy()),
                 "regret_decrease": _regret_decrease(looks),
                 "first_reward_bps": reward[0],
                 "best_reward_bps": reward.max(),

@@ -1,4 +1,4 @@
-"""The learning gap: what each training closed of the way from the best fixed offset to the per-state oracle."""
+"""The share of the way from best fixed to oracle that each training closed; specialists against a generalist."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from hyperdapo import sections
 from hyperdapo.errors import DataError
 from hyperdapo.evidence.metrics import Floats, block_bootstrap, learning_gap
 from hyperdapo.files import force
@@ -74,9 +75,9 @@ def learning_gaps(outcomes: pd.DataFrame, decisions: pd.DataFrame, parameters: P
     frames = []
     for judged in _by_asset(outcomes, decisions, parameters):
         runs = {run: earned for run, earned in judged.earned.items() if run[0] in parameters.training.algorithms}
-        found = _gaps(judged, {f"{policy} {seed}": earned for (policy, seed), earned in runs.items()}, parameters)
-        found[["algorithm", "seed"]] = pd.DataFrame(list(runs), index=found.index)
-        frames.append(found)
+        gaps = _gaps(judged, {f"{policy} {seed}": earned for (policy, seed), earned in runs.items()}, parameters)
+        gaps[["algorithm", "seed"]] = pd.DataFrame(list(runs), index=gaps.index)
+        frames.append(gaps)
     return pd.concat(frames, ignore_index=True)[COLUMNS]
 
 
@@ -102,25 +103,62 @@ def over_seeds(outcomes: pd.DataFrame, decisions: pd.DataFrame, parameters: Para
             [judged.closed(earned) for (name, _), earned in judged.earned.items() if name == algorithm]
             for algorithm in algorithms
         ]
-        found = _gaps(judged, means, parameters).join(pd.DataFrame(beyond))
-        found = found.assign(
+        gaps = _gaps(judged, means, parameters).join(pd.DataFrame(beyond))
+        gaps = gaps.assign(
             algorithm=algorithms,
             seeds=[len(shares) for shares in closed],
             lowest_seed=[min(shares) for shares in closed],
             highest_seed=[max(shares) for shares in closed],
-            share_of_boosting=found["gap_closed"] / found["boosting_gap_closed"].where(lambda share: share > 0),
+            share_of_boosting=gaps["gap_closed"] / gaps["boosting_gap_closed"].where(lambda share: share > 0),
             **_interval("room", judged.room, judged, parameters),
         )
-        frames.append(found)
+        frames.append(gaps)
     return pd.concat(frames, ignore_index=True)[MEANS]
+
+
+def specialist_gaps(decided: pd.DataFrame, evidence: sections.Evidence, seed: int) -> pd.DataFrame:
+    """What each adapter earns beyond the asset's own specialist (§4.4): one row per asset and adapter.
+
+    Seeds are averaged state by state.
+
+    Parameters
+    ----------
+    decided : `specialists.parquet`, the states of an asset in the same order for every adapter
+
+    Returns
+    -------
+    `asset, trained_on, reward_bps, minus_specialist_bps, ci_low, ci_high, states, blocks`: the difference to the
+    asset's own specialist on the same states, with its block bootstrap interval.
+    """
+    rows = []
+    for asset, tested in decided.groupby("asset", sort=False):
+        placed = tested.assign(place=tested.groupby(["trained_on", "seed"]).cumcount())
+        rewards = placed.pivot_table(index="place", columns="trained_on", values="reward", sort=False)
+        blocks = block_of(placed.groupby("place")["decision_ns"].first(), evidence.block_s)
+        for source in rewards:
+            gap = block_bootstrap(rewards[source] - rewards[asset], blocks, evidence, seed)
+            low, high = (np.nan, np.nan) if source == asset else (gap.low, gap.high)
+            rows.append(
+                {
+                    "asset": asset,
+                    "trained_on": source,
+                    "reward_bps": rewards[source].mean(),
+                    "minus_specialist_bps": gap.value,
+                    "ci_low": low,
+                    "ci_high": high,
+                    "states": len(blocks),
+                    "blocks": gap.blocks,
+                }
+            )
+    return pd.DataFrame(rows)
 
 
 def _gaps(judged: _Judged, earned: dict[str, Floats], parameters: Parameters) -> pd.DataFrame:
     """The gap that each of `earned` (n,) closes, beside what the yardsticks of the asset earn."""
-    common = (judged.best_fixed, judged.blocks, parameters.evidence, parameters.seed)
-    found = learning_gap(judged.rewards, earned, *common).rename(columns={"policy_bps": "trained_bps"})
+    evidence, seed = parameters.evidence, parameters.seed
+    gaps = learning_gap(judged.rewards, earned, judged.best_fixed, judged.blocks, evidence, seed)
     untrained, boosting = judged.of("untrained"), judged.of("boosting")
-    return found.assign(
+    return gaps.rename(columns={"policy_bps": "trained_bps"}).assign(
         asset=judged.asset,
         untrained_bps=untrained.mean(),
         boosting_bps=boosting.mean(),
@@ -130,13 +168,13 @@ def _gaps(judged: _Judged, earned: dict[str, Floats], parameters: Parameters) ->
 
 def _interval(name: str, values: Floats, judged: _Judged, parameters: Parameters) -> dict[str, float]:
     """`NAME_bps, NAME_ci_low, NAME_ci_high` of the mean of (n,) values."""
-    found = block_bootstrap(values, judged.blocks, parameters.evidence, parameters.seed)
-    return {f"{name}_bps": found.value, f"{name}_ci_low": found.low, f"{name}_ci_high": found.high}
+    mean = block_bootstrap(values, judged.blocks, parameters.evidence, parameters.seed)
+    return {f"{name}_bps": mean.value, f"{name}_ci_low": mean.low, f"{name}_ci_high": mean.high}
 
 
 def _by_asset(outcomes: pd.DataFrame, decisions: pd.DataFrame, parameters: Parameters) -> list[_Judged]:
     groups = outcomes.groupby("asset", sort=False)
-    return [_judge(str(asset), own, decisions[decisions["asset"] == asset], parameters) for asset, own in groups]
+    return [_judge(str(asset), rows, decisions[decisions["asset"] == asset], parameters) for asset, rows in groups]
 
 
 def _judge(asset: str, outcomes: pd.DataFrame, decisions: pd.DataFrame, parameters: Parameters) -> _Judged:
@@ -146,8 +184,8 @@ def _judge(asset: str, outcomes: pd.DataFrame, decisions: pd.DataFrame, paramete
     blocks = block_of(test.groupby("order_id")["decision_ns"].first(), parameters.evidence.block_s)
     earned, states = {}, np.arange(len(rewards))
     again = force(parameters.name, "07_inference")
-    for (policy, seed), taken in decisions.groupby(["policy", "seed"], sort=False):
-        action = taken.set_index("order_id")["action"].reindex(rewards.index)
+    for (policy, seed), decided in decisions.groupby(["policy", "seed"], sort=False):
+        action = decided.set_index("order_id")["action"].reindex(rewards.index)
         if action.isna().any():
             raise DataError(f"{asset}: {policy} has not decided every test order. Run: {again}")
         earned[str(policy), int(str(seed))] = rewards.to_numpy()[states, action.to_numpy(int)]

@@ -1,7 +1,7 @@
-"""Execution metrics of §3.4 with intervals over independent blocks of time (docs/design.md, Evidence).
+"""Execution metrics of §3.4, differences between strategies, by part and by regime, and the intervals of all of them.
 
-Orders of one block share the market's fate, so a block, not an order, is what a bootstrap draws (§3.5.3).
-Costs are in bps of the arrival mid, positive when worse for the trader.
+Orders of one block share the market's fate, so a block, not an order, is what a bootstrap draws (§3.5.3). Costs are in
+bps of the arrival mid, positive when worse for the trader (docs/design.md, Evidence).
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,11 +19,13 @@ Floats = NDArray[np.float64]
 
 PRICE, FEES, TOTAL = "implementation_shortfall_bps", "fees_bps", "total_cost_bps"
 PARTS = (FEES, "funding_bps", "spread_bps", "timing_bps", "opportunity_bps", PRICE, TOTAL)
+REGIMES = {"volatility_5m_bps": "volatility", "bid_ask_spread_bps": "spread"}
+LEVELS = ("low", "middle", "high")
 _NAN = float("nan")
 
 
 class Resampling(Protocol):
-    """How an interval is drawn; the parameters' section `evidence` says it for the results."""
+    """How an interval is drawn: for results by the section `evidence`, for what comes before them by `Draws`."""
 
     @property
     def bootstrap(self) -> int:
@@ -35,13 +37,30 @@ class Resampling(Protocol):
 
 
 @dataclass(frozen=True)
+class Draws:
+    """How intervals are drawn before there are policies: not by `evidence`, a change of which must train none anew."""
+
+    confidence: float
+    bootstrap: int = 1000
+
+
+@dataclass(frozen=True)
 class Interval:
-    """An estimate and the percentile interval of its block bootstrap; NaN bounds where fewer than two blocks stand."""
+    """An estimate and the percentile interval of its block bootstrap; NaN bounds of fewer than two blocks."""
 
     value: float
     low: float
     high: float
     blocks: int
+
+    def columns(self, value: str) -> dict[str, float]:
+        """As columns of a table: the estimate under the name `value`, `ci_low`, `ci_high` and `blocks`."""
+        return {value: self.value, "ci_low": self.low, "ci_high": self.high, "blocks": self.blocks}
+
+
+def in_blocks(rows: pd.DataFrame, block_s: float) -> pd.DataFrame:
+    """Rows with a `decision_ns`, and the `block` of so many seconds in which each lies: the unit of all intervals."""
+    return rows.assign(block=block_of(rows["decision_ns"], block_s))
 
 
 def per_order(orders: pd.DataFrame) -> dict[str, Floats]:
@@ -102,11 +121,6 @@ def ratio_bootstrap(numerator: Floats, denominator: Floats, evidence: Resampling
     return Interval(value, *_percentiles(draws, evidence.confidence), blocks)
 
 
-def in_blocks(rows: pd.DataFrame, block_s: float) -> pd.DataFrame:
-    """Rows with a `decision_ns`, and the `block` of so many seconds in which each lies: the unit of all intervals."""
-    return rows.assign(block=block_of(rows["decision_ns"], block_s))
-
-
 def summarise(orders: pd.DataFrame, evidence: sections.Evidence, seed: int) -> pd.DataFrame:
     """Every metric of every asset and strategy: `asset, strategy, metric, value, ci_low, ci_high, blocks`.
 
@@ -114,13 +128,15 @@ def summarise(orders: pd.DataFrame, evidence: sections.Evidence, seed: int) -> p
     """
     rows = []
     for (asset, strategy), group in orders.groupby(["asset", "strategy"], sort=False):
-        blocks = group["block"].to_numpy()
-        found = {name: block_bootstrap(values, blocks, evidence, seed) for name, values in per_order(group).items()}
         returns = -group.groupby("block")[TOTAL].mean().to_numpy()
-        found["sharpe_ratio"] = _sharpe_interval(returns, evidence, seed)
-        found["maximum_drawdown"] = Interval(maximum_drawdown(returns), _NAN, _NAN, len(returns))
-        rows += [(asset, strategy, name, i.value, i.low, i.high, i.blocks) for name, i in found.items()]
-    return pd.DataFrame(rows, columns=["asset", "strategy", "metric", "value", "ci_low", "ci_high", "blocks"])
+        intervals = {
+            name: block_bootstrap(values, group["block"], evidence, seed) for name, values in per_order(group).items()
+        }
+        intervals["sharpe_ratio"] = _sharpe_interval(returns, evidence, seed)
+        intervals["maximum_drawdown"] = Interval(maximum_drawdown(returns), _NAN, _NAN, len(returns))
+        for metric, interval in intervals.items():
+            rows.append({"asset": asset, "strategy": strategy, "metric": metric} | interval.columns("value"))
+    return pd.DataFrame(rows)
 
 
 def paired_differences(
@@ -144,16 +160,16 @@ def paired_differences(
 def decompose(orders: pd.DataFrame, reference: str, evidence: sections.Evidence, seed: int) -> pd.DataFrame:
     """What each difference to the reference is made of: fees, funding and price add up to the total exactly.
 
-    The price in turn is spread, timing and opportunity. Parts that `orders` do not tell are left out.
+    The price in turn is spread, timing and opportunity. Parts that `orders` has no column of are left out.
     """
-    rows, parts = [], [part for part in PARTS if part in orders]
+    parts, rows = [part for part in PARTS if part in orders], []
     differences = paired_differences(orders, reference, parts)
     for (asset, strategy), group in differences.groupby(["asset", "strategy"], sort=False):
         for part in parts:
-            found = block_bootstrap(group[part], group["block"], evidence, seed)
-            rows.append((asset, strategy, reference, part, found.value, found.low, found.high, found.blocks))
-    names = ["asset", "strategy", "reference", "part", "difference_bps", "ci_low", "ci_high", "blocks"]
-    return pd.DataFrame(rows, columns=names)
+            interval = block_bootstrap(group[part], group["block"], evidence, seed)
+            row = {"asset": asset, "strategy": strategy, "reference": reference, "part": part}
+            rows.append(row | interval.columns("difference_bps"))
+    return pd.DataFrame(rows)
 
 
 def learning_gap(
@@ -182,13 +198,63 @@ def learning_gap(
     blocks = np.asarray(blocks)
     room, _ = _by_block(oracle - fixed, blocks)
     rows = []
-    for policy, value in earned.items():
-        gain, _ = _by_block(value - fixed, blocks)
+    for policy, reward in earned.items():
+        gain, _ = _by_block(reward - fixed, blocks)
         gap = ratio_bootstrap(gain, room, evidence, seed)
-        levels = (value.mean(), fixed.mean(), oracle.mean())
-        rows.append((policy, *levels, gap.value, gap.low, gap.high, len(rewards), gap.blocks))
-    names = ["policy", "policy_bps", "best_fixed_bps", "oracle_bps", "gap_closed", "gap_ci_low", "gap_ci_high"]
-    return pd.DataFrame(rows, columns=[*names, "states", "blocks"])
+        rows.append(
+            {
+                "policy": policy,
+                "policy_bps": reward.mean(),
+                "best_fixed_bps": fixed.mean(),
+                "oracle_bps": oracle.mean(),
+                "gap_closed": gap.value,
+                "gap_ci_low": gap.low,
+                "gap_ci_high": gap.high,
+                "states": len(rewards),
+                "blocks": gap.blocks,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def levels(orders: pd.DataFrame, feature: str) -> pd.Series:
+    """The tercile of each parent order by a feature at its decision: `low`, `middle`, `high`, by `order_id`.
+
+    Orders that are equal in the feature are of one level: a spread that is mostly one step has fewer than three.
+    """
+    parents = orders.drop_duplicates("order_id").set_index("order_id")[feature]
+    rank = parents.rank(method="average", pct=True)
+    return pd.cut(rank, [0, 1 / 3, 2 / 3, 1], labels=list(LEVELS)).astype(str).rename("level")
+
+
+def regime_costs(orders: pd.DataFrame) -> pd.DataFrame:
+    """Mean total cost in bps: a row per `regime` and `level` with its number of `orders`, a column per strategy."""
+    tables = []
+    for feature, regime in REGIMES.items():
+        graded = orders.assign(regime=regime, level=orders["order_id"].map(levels(orders, feature)))
+        means = graded.pivot_table(index=["regime", "level"], columns="strategy", values=TOTAL, sort=False)
+        means.insert(0, "orders", graded.groupby(["regime", "level"])["order_id"].nunique().loc[means.index])
+        order = [(regime, level) for level in LEVELS if (regime, level) in means.index]
+        tables.append(means.loc[order, ["orders", *graded["strategy"].unique()]])
+    return pd.concat(tables)
+
+
+def regime_differences(orders: pd.DataFrame, reference: str, evidence: sections.Evidence, seed: int) -> pd.DataFrame:
+    """Each strategy minus the reference on the same parent orders, regime by regime.
+
+    Returns
+    -------
+    `strategy, regime, level, orders, blocks, difference_bps, ci_low, ci_high`; intervals over blocks of time
+    """
+    differences, rows = paired_differences(orders, reference, [TOTAL]), []
+    for feature, regime in REGIMES.items():
+        graded = differences["order_id"].map(levels(orders, feature))
+        for (strategy, level), group in differences.groupby(["strategy", graded], sort=False):
+            interval = block_bootstrap(group[TOTAL], group["block"], evidence, seed)
+            row = {"strategy": strategy, "regime": regime, "level": level, "orders": len(group)}
+            rows.append(row | {"blocks": interval.blocks} | interval.columns("difference_bps"))
+    table = pd.DataFrame(rows).assign(rank=lambda rows: rows["level"].map(LEVELS.index))
+    return table.sort_values(["strategy", "regime", "rank"], ignore_index=True).drop(columns="rank")
 
 
 def _by_block(values: Floats, blocks: NDArray[np.generic]) -> tuple[Floats, Floats]:
@@ -219,49 +285,3 @@ def _sharpe_interval(returns: Floats, evidence: sections.Evidence, seed: int) ->
     drawn = np.random.default_rng(seed).integers(0, len(returns), (evidence.bootstrap, len(returns)))
     bounds = _percentiles(_sharpe_ratios(returns[drawn]), evidence.confidence)
     return Interval(sharpe_ratio(returns), *bounds, len(returns))
-
-
-REGIMES = {"volatility_5m_bps": "volatility", "bid_ask_spread_bps": "spread"}
-LEVELS = ("low", "middle", "high")
-
-
-def levels(orders: pd.DataFrame, feature: str) -> pd.Series:
-    """The tercile of each parent order by a feature at its decision: `low`, `middle`, `high`, by `order_id`.
-
-    Orders that are equal in the feature are of one level: a spread that is mostly one step has fewer than three.
-    """
-    parents = orders.drop_duplicates("order_id").set_index("order_id")[feature]
-    rank = parents.rank(method="average", pct=True)
-    return pd.cut(rank, [0, 1 / 3, 2 / 3, 1], labels=list(LEVELS)).astype(str).rename("level")
-
-
-def regime_costs(orders: pd.DataFrame) -> pd.DataFrame:
-    """Mean total cost in bps: a row per `regime` and `level` with its number of `orders`, a column per strategy."""
-    rows = []
-    for feature, regime in REGIMES.items():
-        told = orders.assign(regime=regime, level=orders["order_id"].map(levels(orders, feature)))
-        means = told.pivot_table(index=["regime", "level"], columns="strategy", values=TOTAL, sort=False)
-        counted = told.groupby(["regime", "level"])["order_id"].nunique()
-        means.insert(0, "orders", counted.loc[means.index])
-        order = [(regime, level) for level in LEVELS if (regime, level) in means.index]
-        rows.append(means.loc[order, ["orders", *told["strategy"].unique()]])
-    return pd.concat(rows)
-
-
-def regime_differences(orders: pd.DataFrame, reference: str, evidence: sections.Evidence, seed: int) -> pd.DataFrame:
-    """Each strategy minus the reference on the same parent orders, regime by regime.
-
-    Returns
-    -------
-    `strategy, regime, level, orders, blocks, difference_bps, ci_low, ci_high`; intervals over blocks of time
-    """
-    paired, rows = paired_differences(orders, reference, [TOTAL]), []
-    for feature, regime in REGIMES.items():
-        level = paired["order_id"].map(levels(orders, feature))
-        for (strategy, name), group in paired.groupby(["strategy", level], sort=False):
-            found = block_bootstrap(group[TOTAL], group["block"], evidence, seed)
-            rows.append((strategy, regime, name, len(group), found.blocks, found.value, found.low, found.high))
-    names = ["strategy", "regime", "level", "orders", "blocks", "difference_bps", "ci_low", "ci_high"]
-    table, by = pd.DataFrame(rows, columns=names), ["strategy", "regime", "place"]
-    place = table["level"].map({level: rank for rank, level in enumerate(LEVELS)})
-    return table.assign(place=place).sort_values(by, ignore_index=True).drop(columns="place")

@@ -24,7 +24,6 @@ README, TABLES = REPOSITORY / "README.md", REPOSITORY / "outputs/sample/tables"
 _PLAIN, _SIGNED = "z.2f", "+z.2f"
 _SPLITS = ("train", "validation", "test")
 _MEASURED = (("impact", "lambda_bps"), ("fill", "alpha"), ("queue", "queue_exponent"))
-_SAME = "the same orders"
 _RESULTS = re.compile(r"(?<=<!-- results -->\n).*?(?=<!-- end of results -->)", re.DOTALL)
 _OPENING = (
     "The share of the way from the best fixed offset to the oracle of each held-out state that each policy goes, with "
@@ -180,8 +179,8 @@ def backtest(orders: pd.DataFrame, summary: pd.DataFrame, scores: pd.DataFrame) 
     total = _costs(summary)
     cheapest = str(total["value"].drop("oracle").idxmin())
     return _bullets(
-        f"{_distinct(orders['order_id'], 'order')} of {_assets(orders)}, in "
-        f"{_distinct(orders['block'], 'block')} of time, were each executed by {len(total)} strategies.",
+        f"{_distinct(orders['order_id'], 'order')} of {_assets(orders)} were each executed by {len(total)} strategies; "
+        f"intervals, in brackets, are over {_distinct(orders['block'], 'block')} of time.",
         f"Cheapest of those that can be traded is `{cheapest}`: {_cost(total, cheapest)}, chosen in hindsight on "
         f"these orders; market orders cost {_cost(total, 'market')}, and the oracle, which nobody can trade, "
         f"{_cost(total, 'oracle')}.",
@@ -201,14 +200,17 @@ def significance(
     policy = algorithms[0]
     costs = {asset: _costs(rows) for asset, rows in measured.groupby("asset", sort=False)}
     levels = "; ".join(
-        f"{asset} {_cost(own, policy)}, {_cost(own, 'market')} and {_cost(own, 'best_fixed')}"
-        for asset, own in costs.items()
+        f"{asset} {_cost(total, policy)}, {_cost(total, 'market')} and {_cost(total, 'best_fixed')}"
+        for asset, total in costs.items()
     )
     fixed, rival = (table[table["strategy"] == policy] for table in (tests, cheapest))
     gaps = means[means["algorithm"] == policy]
-    sizes = _each(fixed, lambda row: f"{row.orders:,} in {_some(row.blocks, 'block')} of time")
+    sizes = "; ".join(
+        f"{orders:,} an asset, in {_some(blocks, 'block')} of time ({_assets(rows)})"
+        for (orders, blocks), rows in fixed.groupby(["orders", "blocks"], sort=False)
+    )
     return _bullets(
-        f"Every strategy executed the same orders: {sizes}. Blocks, not orders, are what is tested.",
+        f"Every strategy executed the same orders: {sizes}. Intervals, in brackets, and tests are over blocks.",
         f"`{policy}` costs, beside market orders and the best fixed offset: {levels}.",
         f"On the same orders `{policy}` differs from the best fixed offset by {_each(fixed, _tested)}; from the "
         f"strategy that turned out cheapest, chosen in hindsight, by {_each(rival, _against_rival)}.",
@@ -265,7 +267,6 @@ def _some(count: int, noun: str) -> str:
 
 
 def _distinct(values: pd.Series, noun: str) -> str:
-    """`3 seeds`: how many different ones there are."""
     return _some(values.nunique(), noun)
 
 
@@ -274,7 +275,6 @@ def _assets(rows: pd.DataFrame) -> str:
 
 
 def _splits(rows: pd.DataFrame) -> str:
-    """`train 82, validation 14, test 28`."""
     return _counts(rows["split"].value_counts().reindex(_SPLITS, fill_value=0))
 
 
@@ -427,8 +427,8 @@ def _fill_rate(orders: pd.DataFrame, summary: pd.DataFrame, strategy: str) -> st
     rates = summary[summary["metric"] == "fill_rate"].set_index("strategy")
     maker = orders.loc[orders["strategy"] == strategy, "maker_share"].mean()
     return (
-        f"`{strategy}` fills a share of {_estimate(rates.loc[strategy])} of its orders before they expire; as maker it "
-        f"fills {_percent(maker)} of what it trades."
+        f"`{strategy}` fills a share of {_estimate(rates.loc[strategy])} of its orders before they expire; on average "
+        f"{_percent(maker)} of an order is filled as maker."
     )
 
 
@@ -455,11 +455,9 @@ def _difference(row: Any) -> str:
 
 
 def _tested(row: Any) -> str:
-    """A difference to the best fixed offset, and what its test says."""
-    if row.note == _SAME:
-        return "nothing, as it places the same orders"
-    if math.isnan(row.p_t_holm):
-        return f"{_difference(row)}, not tested ({row.note})"
+    """A difference to the best fixed offset, and what its test says, or why there is none (NaN in a CSV: no reason)."""
+    if isinstance(row.note, str) and row.note:
+        return f"{_difference(row)}, not tested: {row.note}"
     direction = "cheaper" if row.difference_bps < 0 else "more expensive"
     return f"{_difference(row)}, {f'significantly {direction}' if row.significant else 'not significant'}"
 
@@ -487,8 +485,8 @@ def _gap_table(means: pd.DataFrame) -> str:
     """Markdown: a row per trained policy and one of boosting, a column per asset."""
     assets = list(means["asset"].unique())
     rows = [["gap closed", *assets], ["---"] * (len(assets) + 1)]
-    for algorithm, own in means.groupby("algorithm", sort=False):
-        cells = [_measured(row.gap_closed, row.gap_ci_low, row.gap_ci_high) for row in own.itertuples()]
+    for algorithm, gaps in means.groupby("algorithm", sort=False):
+        cells = [_measured(row.gap_closed, row.gap_ci_low, row.gap_ci_high) for row in gaps.itertuples()]
         rows.append([f"`{algorithm}`", *cells])
     boosting = means.groupby("asset", sort=False)["boosting_gap_closed"].first()
     rows.append(["boosting", *(f"{closed:{_PLAIN}}" for closed in boosting)])

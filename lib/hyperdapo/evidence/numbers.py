@@ -59,12 +59,13 @@ def claims_table(
     `claim, section, claimed, measure, asset, measured, ci_low, ci_high, unit`: NaN where this run cannot say.
     """
     rows = []
-    for asset, own in orders.groupby("asset", sort=False):
-        measured = _executed(own, policy, evidence, seed) | _learned(convergence[convergence["asset"] == asset], policy)
+    for asset, group in orders.groupby("asset", sort=False):
+        learned = _learned(convergence[convergence["asset"] == asset], policy)
+        measured = _executed(group, policy, evidence, seed) | learned
         for key, claim in CLAIMS.items():
-            found = measured[key]
+            interval = measured[key]
             said = (key, claim.section, claim.claimed, claim.measure)
-            rows.append((*said, asset, found.value, found.low, found.high, claim.unit))
+            rows.append((*said, asset, interval.value, interval.low, interval.high, claim.unit))
     names = ["claim", "section", "claimed", "measure", "asset", "measured", "ci_low", "ci_high", "unit"]
     order = {key: place for place, key in enumerate(CLAIMS)}
     table = pd.DataFrame(rows, columns=names)
@@ -78,23 +79,23 @@ def collect(
 
     Every estimate with an interval is followed by its bounds, whose names end in Low and High.
     """
-    found: Numbers = {}
+    numbers: Numbers = {}
     for row in _records(metrics):
-        found |= _with_bounds((row["asset"], row["strategy"], row["metric"]), row, "value", "ci_low", "ci_high")
+        numbers |= _with_bounds((row["asset"], row["strategy"], row["metric"]), row, "value", "ci_low", "ci_high")
     for row in _records(gaps):
         key = (row["asset"], row["algorithm"], f"seed {row['seed']}")
-        found |= _with_bounds((*key, "gap_closed"), row, "gap_closed", "gap_ci_low", "gap_ci_high")
+        numbers |= _with_bounds((*key, "gap_closed"), row, "gap_closed", "gap_ci_low", "gap_ci_high")
     for row in _records(means):
         run = (row["asset"], row["algorithm"])
-        found |= _with_bounds((*run, "gap_closed"), row, "gap_closed", "gap_ci_low", "gap_ci_high")
-        found[(*run, "share of boosting")] = row["share_of_boosting"]
+        numbers |= _with_bounds((*run, "gap_closed"), row, "gap_closed", "gap_ci_low", "gap_ci_high")
+        numbers[(*run, "share of boosting")] = row["share_of_boosting"]
     for row in _records(tests):
         key = (row["asset"], row["strategy"], f"minus_{row['reference']}")
-        found |= _with_bounds(key, row, "difference_bps", "ci_low", "ci_high")
-        found[(*key, "p_holm")] = row["p_t_holm"]
+        numbers |= _with_bounds(key, row, "difference_bps", "ci_low", "ci_high")
+        numbers[(*key, "p_holm")] = row["p_t_holm"]
     for row in _records(claims.dropna(subset="measured")):
-        found |= _with_bounds(("claim", row["claim"], row["asset"]), row, "measured", "ci_low", "ci_high")
-    return found | {("comparisons",): len(tests), ("comparisons", "significant"): int(tests["significant"].sum())}
+        numbers |= _with_bounds(("claim", row["claim"], row["asset"]), row, "measured", "ci_low", "ci_high")
+    return numbers | {("comparisons",): len(tests), ("comparisons", "significant"): int(tests["significant"].sum())}
 
 
 def save(numbers: Mapping[tuple[str, ...], float], paths: Paths) -> Path:
@@ -143,13 +144,13 @@ def number(value: float) -> str:
 
 def _executed(orders: pd.DataFrame, policy: str, evidence: sections.Evidence, seed: int) -> dict[str, Interval]:
     """What one asset's orders say to the claims on execution."""
-    own = orders[orders["strategy"] == policy]
+    trained = orders[orders["strategy"] == policy]
     pairs = paired_differences(orders, "join_best", ["filled"])
     pairs = pairs[pairs["strategy"] == policy]
     return {
-        "fill_rate": block_bootstrap(100 * own["filled"], own["block"], evidence, seed),
+        "fill_rate": block_bootstrap(100 * trained["filled"], trained["block"], evidence, seed),
         "fill_rate_gain": block_bootstrap(100 * pairs["filled"], pairs["block"], evidence, seed),
-        "price_improvement": block_bootstrap(own[PRICE], own["block"], evidence, seed),
+        "price_improvement": block_bootstrap(trained[PRICE], trained["block"], evidence, seed),
     }
 
 

@@ -1,7 +1,7 @@
-"""Is a difference real? Paired tests on blocks of time (§3.5.3), with corrections for the number of comparisons.
+"""Is a difference real? Paired tests on blocks of time (§3.5.3), and differences to the cheapest and between weights.
 
-Orders are not independent, so the tests compare block means. The test that takes orders as independent is printed
-beside it, with the ratio of the two standard errors, to show what that assumption would have claimed.
+Orders are not independent, so the tests are of block means. The test that takes orders as independent is printed beside
+them, with the ratio of the two standard errors, to show what that assumption would have claimed.
 """
 
 from collections.abc import Sequence
@@ -12,15 +12,19 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from hyperdapo import sections
-from hyperdapo.evidence.metrics import TOTAL, block_bootstrap, paired_differences
+from hyperdapo.evidence.metrics import TOTAL, Interval, Resampling, block_bootstrap, paired_differences
 from hyperdapo.evidence.tables import heading
 
 FEWEST_BLOCKS = 5
+BEST, PICKED = "best", "picked_elsewhere"
+"""Weights of the reward: of the cheapest trial, and in each block of the trial that was cheapest in all others."""
+
 _ROUNDING_BPS = 1e-9  # differences below it are those of floating point sums
 _SAME = "the same orders"
+_NAN = float("nan")
 
 
-def compare(orders: pd.DataFrame, reference: str, evidence: sections.Evidence, seed: int) -> pd.DataFrame:
+def paired_tests(orders: pd.DataFrame, reference: str, evidence: sections.Evidence, seed: int) -> pd.DataFrame:
     """Every strategy against the reference on the same parent orders, in total cost.
 
     Returns
@@ -33,19 +37,8 @@ def compare(orders: pd.DataFrame, reference: str, evidence: sections.Evidence, s
     rows = []
     for (asset, strategy), group in paired_differences(orders, reference).groupby(["asset", "strategy"], sort=False):
         interval = block_bootstrap(group[TOTAL], group["block"], evidence, seed)
-        rows.append(
-            {
-                "asset": asset,
-                "strategy": strategy,
-                "reference": reference,
-                "difference_bps": interval.value,
-                "ci_low": interval.low,
-                "ci_high": interval.high,
-                "blocks": interval.blocks,
-                "orders": len(group),
-                **_tests(group),
-            }
-        )
+        row = {"asset": asset, "strategy": strategy, "reference": reference}
+        rows.append(row | interval.columns("difference_bps") | {"orders": len(group)} | _tests(group))
     table = pd.DataFrame(rows)
     for test in ("t", "wilcoxon"):
         for method in ("holm", "bonferroni"):
@@ -64,12 +57,21 @@ def overview(tests: pd.DataFrame, algorithms: Sequence[str]) -> pd.DataFrame:
 
     `tests` has the column `significant` of `is_significant`.
     """
+    groups = {"trained policies": tests[tests["strategy"].isin(algorithms)], "all strategies": tests}
     rows = []
-    for label, chosen in (("trained policies", tests[tests["strategy"].isin(algorithms)]), ("all strategies", tests)):
-        cheaper = int((chosen["significant"] & (chosen["difference_bps"] < 0)).sum())
-        dearer = int((chosen["significant"] & (chosen["difference_bps"] > 0)).sum())
-        rows.append((label, len(chosen), cheaper, dearer, len(chosen) - cheaper - dearer))
-    return pd.DataFrame(rows, columns=["compared", "comparisons", "cheaper", "dearer", "not_significant"])
+    for name, group in groups.items():
+        cheaper = int((group["significant"] & (group["difference_bps"] < 0)).sum())
+        more_expensive = int((group["significant"] & (group["difference_bps"] > 0)).sum())
+        rows.append(
+            {
+                "compared": name,
+                "comparisons": len(group),
+                "cheaper": cheaper,
+                "more_expensive": more_expensive,
+                "not_significant": len(group) - cheaper - more_expensive,
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def verdict(tests: pd.DataFrame, algorithms: Sequence[str]) -> str:
@@ -77,7 +79,7 @@ def verdict(tests: pd.DataFrame, algorithms: Sequence[str]) -> str:
     trained = tests[tests["strategy"].isin(algorithms)]
     sentences = []
     for row in trained.to_dict("records"):
-        direction = "cheaper than" if row["difference_bps"] < 0 else "dearer than"
+        direction = "cheaper than" if row["difference_bps"] < 0 else "more expensive than"
         finding = f"significantly {direction}" if row["significant"] else "not significantly different from"
         if row["note"] == _SAME:
             finding = "places the same orders as"
@@ -89,7 +91,7 @@ def verdict(tests: pd.DataFrame, algorithms: Sequence[str]) -> str:
     count = overview(tests, algorithms).iloc[0]
     sentences.append(
         f"{count.cheaper} of {count.comparisons} comparisons of a trained policy are significantly cheaper and "
-        f"{count.dearer} dearer after Holm's correction over all {len(tests)} comparisons "
+        f"{count.more_expensive} more expensive after Holm's correction over all {len(tests)} comparisons "
         f"({tests['asset'].nunique()} assets x {tests['strategy'].nunique()} strategies)."
     )
     return "\n".join(sentences)
@@ -107,19 +109,69 @@ def against_the_cheapest(
     `asset, strategy, cheapest, cheapest_bps, difference_bps, ci_low, ci_high, blocks`
     """
     rows = []
-    for asset, own in orders[orders["strategy"] != "oracle"].groupby("asset", sort=False):
-        means = own.groupby("strategy")[TOTAL].mean()
+    for asset, traded in orders[orders["strategy"] != "oracle"].groupby("asset", sort=False):
+        means = traded.groupby("strategy")[TOTAL].mean()
         cheapest = str(means.idxmin())
-        differences = paired_differences(own, cheapest, [TOTAL])
+        differences = paired_differences(traded, cheapest, [TOTAL])
         for strategy in algorithms:
-            if strategy == cheapest:
-                rows.append((asset, strategy, cheapest, means.min(), 0.0, 0.0, 0.0, own["block"].nunique()))
-                continue
             group = differences[differences["strategy"] == strategy]
-            found = block_bootstrap(group[TOTAL], group["block"], evidence, seed)
-            rows.append((asset, strategy, cheapest, means.min(), found.value, found.low, found.high, found.blocks))
-    names = ["asset", "strategy", "cheapest", "cheapest_bps", "difference_bps", "ci_low", "ci_high", "blocks"]
-    return pd.DataFrame(rows, columns=names)
+            interval = (
+                Interval(0.0, 0.0, 0.0, traded["block"].nunique())
+                if strategy == cheapest
+                else block_bootstrap(group[TOTAL], group["block"], evidence, seed)
+            )
+            row = {"asset": asset, "strategy": strategy, "cheapest": cheapest, "cheapest_bps": means.min()}
+            rows.append(row | interval.columns("difference_bps"))
+    return pd.DataFrame(rows)
+
+
+def weight_differences(orders: pd.DataFrame, parts: Sequence[str], drawn: Resampling, seed: int) -> pd.DataFrame:
+    """Each set of weights of the reward (eq. 3.3) with its mean cost, and what it costs more than the best.
+
+    Parameters
+    ----------
+    orders : one row per order and set of weights (`strategy`, one of which is `best`), with `block`,
+        `total_cost_bps` and the weights of `parts`
+
+    Returns
+    -------
+    One row per set: `weights`, the parts (NaN where they differ between the orders), `total_cost_bps, ci_low, ci_high`,
+    `difference_bps, difference_low, difference_high` (paired; NaN for the best), `blocks`. The best is that of many
+    trials on these very orders: its cost is flattered, and the differences to it are exaggerated.
+    """
+    differences = _weight_intervals(orders, BEST, drawn, seed)
+    rows = []
+    for name, group in orders.groupby("strategy", sort=False):
+        cost = block_bootstrap(group[TOTAL], group["block"], drawn, seed)
+        difference = differences.get(str(name), Interval(_NAN, _NAN, _NAN, cost.blocks))
+        rows.append(
+            {
+                "weights": name,
+                **{part: _common(group[part]) for part in parts},
+                TOTAL: cost.value,
+                "ci_low": cost.low,
+                "ci_high": cost.high,
+                "difference_bps": difference.value,
+                "difference_low": difference.low,
+                "difference_high": difference.high,
+                "blocks": cost.blocks,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def weights_verdict(orders: pd.DataFrame, drawn: Resampling, seed: int) -> str:
+    """One sentence per known set of weights against those picked on other blocks; what is within noise reads so.
+
+    `orders` as in `weight_differences`, with a set `picked_elsewhere`.
+    """
+    sentences = []
+    for name, more in _weight_intervals(orders, PICKED, drawn, seed).items():
+        if name != BEST:
+            verdict = "more expensive" if more.low > 0 else "cheaper" if more.high < 0 else "not different beyond noise"
+            interval = f"interval {more.low:+.2f} to {more.high:+.2f}, {more.blocks} blocks"
+            sentences.append(f"{name.replace('_', ' ')}: {verdict} ({more.value:+.2f} bps, {interval})")
+    return "Against weights picked on the other blocks of time:\n" + "\n".join(sentences)
 
 
 def _tests(group: pd.DataFrame) -> dict[str, float | str]:
@@ -128,9 +180,9 @@ def _tests(group: pd.DataFrame) -> dict[str, float | str]:
     if np.abs(orders).max() < _ROUNDING_BPS:
         return _untested(1.0, _SAME)
     if len(means) < FEWEST_BLOCKS:
-        return _untested(float("nan"), f"{len(means)} blocks; at least {FEWEST_BLOCKS} are needed")
+        return _untested(_NAN, f"{len(means)} blocks; at least {FEWEST_BLOCKS} are needed")
     if np.ptp(means) < _ROUNDING_BPS:
-        return _untested(float("nan"), "a constant difference")
+        return _untested(_NAN, "a constant difference")
     return {
         "p_t": float(stats.ttest_1samp(means, 0.0).pvalue),
         "p_wilcoxon": float(stats.wilcoxon(means, zero_method="zsplit").pvalue),
@@ -141,7 +193,7 @@ def _tests(group: pd.DataFrame) -> dict[str, float | str]:
 
 
 def _untested(p_value: float, note: str) -> dict[str, float | str]:
-    return {"p_t": p_value, "p_wilcoxon": p_value, "p_t_iid": p_value, "se_ratio": float("nan"), "note": note}
+    return {"p_t": p_value, "p_wilcoxon": p_value, "p_t_iid": p_value, "se_ratio": _NAN, "note": note}
 
 
 def _corrected(p_values: pd.Series, method: str) -> pd.Series:
@@ -150,3 +202,14 @@ def _corrected(p_values: pd.Series, method: str) -> pd.Series:
     if known.any():
         corrected[known] = multipletests(p_values[known], method=method)[1]
     return corrected
+
+
+def _weight_intervals(orders: pd.DataFrame, reference: str, drawn: Resampling, seed: int) -> dict[str, Interval]:
+    """By set of weights, in the order of the table: its mean cost minus that of the reference on the same orders."""
+    differences = paired_differences(orders, reference, [TOTAL]).groupby("strategy", sort=False)
+    return {str(name): block_bootstrap(group[TOTAL], group["block"], drawn, seed) for name, group in differences}
+
+
+def _common(values: pd.Series) -> float:
+    """The value that all rows share; NaN where they do not."""
+    return float(values.iloc[0]) if values.eq(values.iloc[0]).all() else _NAN

@@ -71,7 +71,7 @@ def show(frame: pd.DataFrame, caption: str = "", rows: int = 24) -> HTML:
 
 
 def latex(frame: pd.DataFrame, caption: str, label: str) -> str:
-    """A booktabs table, or a `longtable` of more than `LONGEST_FLOAT` rows: text left, numbers right, all of it escaped."""
+    """A booktabs table, of more than `LONGEST_FLOAT` rows a `longtable`: text left, numbers right, all escaped."""
     alignment = "".join("r" if _is_number(frame[name]) else "l" for name in frame)
     text = _text(frame).style.hide(axis="index").format(escape_latex).format_index(escape_latex, axis="columns")
     layout = {"column_format": alignment, "hrules": True, "label": label, "caption": escape_latex(caption)}

@@ -34,57 +34,6 @@ _SCHEDULES = (
 )
 
 
-def fee_rates(ns: ArrayLike, tier: int) -> tuple[Floats, Floats]:
-    """Taker and maker fee of a perpetual at each instant.
-
-    A tier is the account's, by its volume of the 14 days before: above 5, 25, 100, 500, 2,000 and 7,000 million USD.
-    It does not change within a replay: our orders are far too small to lift it. Staking and referral discounts and
-    market-maker rebates are left out. Known from the exchange's documentation: since 2025-05-05 03:00 UTC all seven
-    tiers; from 2024-03-11 on, when tiers came, the base rates 3.5 and 1.0 bps; from June 2023 on flat 2.5 bps for
-    takers and 0.2 bps back to makers. The higher tiers of 2024 are not published any more.
-
-    Parameters
-    ----------
-    ns : (n,) instants, nanoseconds UTC
-    tier : 0 (base) to 6
-
-    Returns
-    -------
-    Taker and maker fee, each (n,), in bps of notional
-
-    Raises
-    ------
-    ParameterError
-        If an instant lies before the first schedule, or its schedule is not known for this tier.
-    """
-    index = np.searchsorted([start for start, _ in _SCHEDULES], np.atleast_1d(ns), side="right") - 1
-    if index.size and index.min() < 0:
-        raise ParameterError("there were no fees to know before June 2023: choose a later source.from")
-    rates = [schedule[tier] if tier < len(schedule) else (np.nan, np.nan) for _, schedule in _SCHEDULES]
-    taker, maker = np.array(rates)[index].T
-    if np.isnan(taker).any():
-        raise ParameterError(f"fees of tier {tier} before 2025-05-05 are not known: set execution.fees.tier to 0")
-    return taker, maker
-
-
-def square_root_impact(size: ArrayLike, daily_volume: float, coefficient_bps: float) -> Floats:
-    """How far taking `size` moves the price, eq. 2.4 without its sign.
-
-    Parameters
-    ----------
-    size : (n,) taken beyond the visible book, coin
-    daily_volume : V of eq. 2.4, coin
-    coefficient_bps : lambda of eq. 2.4
-
-    Returns
-    -------
-    (n,) in bps; the share of a day's volume counts as one where it is above, and where nothing traded
-    """
-    size = np.asarray(size, dtype=float)
-    share = np.minimum(size / daily_volume, 1.0) if daily_volume > 0 else (size > 0).astype(float)
-    return coefficient_bps * np.sqrt(share)
-
-
 class Life(NamedTuple):
     """When n orders arrive, when their horizon ends, when their cancels land, and when what is left is taken.
 
@@ -167,6 +116,57 @@ def markouts(events: Events, ended: Nanoseconds, side: Floats, horizons_s: Seque
     start = mid_at(ended)
     later = {horizon: mid_at(ended + round(horizon * SECOND_NS)) for horizon in horizons_s}
     return {f"markout_{horizon:g}s_bps": side * (mids / start - 1) * BPS for horizon, mids in later.items()}
+
+
+def fee_rates(ns: ArrayLike, tier: int) -> tuple[Floats, Floats]:
+    """Taker and maker fee of a perpetual at each instant.
+
+    A tier is the account's, by its volume of the 14 days before: above 5, 25, 100, 500, 2,000 and 7,000 million USD.
+    It does not change within a replay: our orders are far too small to lift it. Staking and referral discounts and
+    market-maker rebates are left out. Known from the exchange's documentation: since 2025-05-05 03:00 UTC all seven
+    tiers; from 2024-03-11 on, when tiers came, the base rates 3.5 and 1.0 bps; from June 2023 on flat 2.5 bps for
+    takers and 0.2 bps back to makers. The higher tiers of 2024 are not published any more.
+
+    Parameters
+    ----------
+    ns : (n,) instants, nanoseconds UTC
+    tier : 0 (base) to 6
+
+    Returns
+    -------
+    Taker and maker fee, each (n,), in bps of notional
+
+    Raises
+    ------
+    ParameterError
+        If an instant lies before the first schedule, or its schedule is not known for this tier.
+    """
+    index = np.searchsorted([start for start, _ in _SCHEDULES], np.atleast_1d(ns), side="right") - 1
+    if index.size and index.min() < 0:
+        raise ParameterError("there were no fees to know before June 2023: choose a later source.from")
+    rates = [schedule[tier] if tier < len(schedule) else (np.nan, np.nan) for _, schedule in _SCHEDULES]
+    taker, maker = np.array(rates)[index].T
+    if np.isnan(taker).any():
+        raise ParameterError(f"fees of tier {tier} before 2025-05-05 are not known: set execution.fees.tier to 0")
+    return taker, maker
+
+
+def square_root_impact(size: ArrayLike, daily_volume: float, coefficient_bps: float) -> Floats:
+    """How far taking `size` moves the price, eq. 2.4 without its sign.
+
+    Parameters
+    ----------
+    size : (n,) taken beyond the visible book, coin
+    daily_volume : V of eq. 2.4, coin
+    coefficient_bps : lambda of eq. 2.4
+
+    Returns
+    -------
+    (n,) in bps; the share of a day's volume counts as one where it is above, and where nothing traded
+    """
+    size = np.asarray(size, dtype=float)
+    share = np.minimum(size / daily_volume, 1.0) if daily_volume > 0 else (size > 0).astype(float)
+    return coefficient_bps * np.sqrt(share)
 
 
 def _volumes(market: Market, arrivals: Arrivals, fills: Fills, coefficient_bps: float | None) -> Volumes:

@@ -61,7 +61,7 @@ def explain_fees(fills: pd.DataFrame) -> pd.DataFrame:
 
     An account gets the schedule that explains most of its fills, of equals the simplest; a fill is explained when that
     gives its fee to the rounding. Builders' fees are written in the record and taken out first. Our table is that of
-    the exchange's own perpetuals, in USDC: `spot` and `builder-deployed` markets have others and are left unexplained.
+    the exchange's perpetuals, in USDC: `spot` and `builder-deployed` markets have others and are left unexplained.
 
     Returns
     -------

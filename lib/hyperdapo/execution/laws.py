@@ -22,6 +22,7 @@ from hyperdapo.times import SECOND_NS, block_of
 
 IMPACT_EXPONENT, FILL_EXPONENT = 0.5, 1.5  # the draft's: of eq. 2.4, and alpha of eq. 2.5
 DISTANCES_BPS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+EVENLY = 1.0  # the queue's exponent where too few makers are recognised: cancels spread over the queue
 _ESTIMATES = ["parameter", "value", "ci_low", "ci_high", "draft"]
 _FEWEST_BLOCKS = 5
 _EXPONENTS = (-1.0, 2.0)  # where the free exponent of eq. 2.4 is looked for
@@ -61,6 +62,26 @@ def aggressive_orders(market: Market, from_ns: int, to_ns: int, after_s: float =
     orders = pd.DataFrame({"local_ns": local_ns, "side": side, "size": size, "impact_bps": impact})
     whole = (row >= 0) & ~market.interrupted(np.minimum(before.local_ns, local_ns - 1), later_ns)
     return orders[whole].sort_values("local_ns", kind="stable", ignore_index=True)
+
+
+def reaches(market: Market, decision_ns: Nanoseconds, horizon_s: float) -> pd.DataFrame:
+    """How far from the mid at each decision time t (n,) the prints of (t, t + horizon_s] went, to both sides (eq. 2.5).
+
+    Returns
+    -------
+    Two rows per t: `decision_ns`, `side` of the limit order (+1 buy), `reach_bps` (buy: mid minus lowest print; sell:
+    highest print minus mid; no print: -inf). No t whose window touches a gap or leaves the data. `DataError` as above.
+    """
+    _quotes(market)
+    windows = np.column_stack([decision_ns, decision_ns + round(horizon_s * SECOND_NS)])
+    windows = windows[~market.interrupted(*windows.T)]
+    prints, start_ns = np.searchsorted(market.trades.local_ns, windows, side="right"), windows[:, 0]
+    price, mid = np.append(market.trades.price, np.nan), market.mid_at(start_ns)
+    low, high = (extreme.reduceat(price, prints.ravel())[::2] for extreme in (np.minimum, np.maximum))
+    reach = np.column_stack([1 - low / mid, high / mid - 1]) * BPS
+    reach[prints[:, 0] == prints[:, 1]] = -np.inf
+    side = np.tile(np.array([1, -1], dtype=np.int8), len(start_ns))
+    return pd.DataFrame({"decision_ns": start_ns.repeat(2), "side": side, "reach_bps": reach.ravel()})
 
 
 class Thinned:
@@ -117,26 +138,6 @@ def fit_impact(orders: pd.DataFrame, daily_volume: float, block_s: float, confid
     return Fit(pd.DataFrame(estimates, columns=_ESTIMATES), pd.DataFrame(rows, columns=names), int(blocks.max()) + 1)
 
 
-def reaches(market: Market, decision_ns: Nanoseconds, horizon_s: float) -> pd.DataFrame:
-    """How far from the mid at each decision time t (n,) the prints of (t, t + horizon_s] went, to both sides (eq. 2.5).
-
-    Returns
-    -------
-    Two rows per t: `decision_ns`, `side` of the limit order (+1 buy), `reach_bps` (buy: mid minus lowest print; sell:
-    highest print minus mid; no print: -inf). No t whose window touches a gap or leaves the data. `DataError` as above.
-    """
-    _quotes(market)
-    windows = np.column_stack([decision_ns, decision_ns + round(horizon_s * SECOND_NS)])
-    windows = windows[~market.interrupted(*windows.T)]
-    prints, start_ns = np.searchsorted(market.trades.local_ns, windows, side="right"), windows[:, 0]
-    price, mid = np.append(market.trades.price, np.nan), market.mid_at(start_ns)
-    low, high = (extreme.reduceat(price, prints.ravel())[::2] for extreme in (np.minimum, np.maximum))
-    reach = np.column_stack([1 - low / mid, high / mid - 1]) * BPS
-    reach[prints[:, 0] == prints[:, 1]] = -np.inf
-    side = np.tile(np.array([1, -1], dtype=np.int8), len(start_ns))
-    return pd.DataFrame({"decision_ns": start_ns.repeat(2), "side": side, "reach_bps": reach.ravel()})
-
-
 def fit_fill_curve(reaches: pd.DataFrame, distances_bps: ArrayLike, block_s: float, confidence: float) -> Fit:
     """Eq. 2.5, P_fill = 1 - exp(-lambda delta^-alpha), at the horizon of the `reaches` and the (m,) deltas.
 
@@ -165,6 +166,32 @@ def fit_fill_curve(reaches: pd.DataFrame, distances_bps: ArrayLike, block_s: flo
     curve = pd.DataFrame({"distance_bps": delta, "filled": total / orders.sum()}).join(curve)
     scales = [("lambda", *np.exp(law[0]), np.nan), ("lambda_draft", draft, *[np.nan] * 3)]
     return Fit(pd.DataFrame([("alpha", *law[1], FILL_EXPONENT), *scales], columns=_ESTIMATES), curve, len(orders))
+
+
+def as_measured(parameters: Parameters, laws: pd.DataFrame) -> Parameters:
+    """These parameters with the market's own numbers where `execution` has none.
+
+    Parameters
+    ----------
+    laws : `parameter`, `value`; of them `lambda_bps` (eq. 2.4; below zero, as little data can give, counts as none:
+        nobody is paid for his impact) and `queue_exponent` (NaN where it could not be fitted)
+
+    Raises
+    ------
+    ParameterError
+        If 03 could not measure lambda, and the parameters do not either.
+    """
+    execution, measured = parameters.execution, laws.set_index("parameter")["value"].astype(float)
+    coefficient, exponent = execution.impact_coefficient_bps, execution.queue_exponent
+    if coefficient is None:
+        coefficient = max(float(measured["lambda_bps"]), 0.0)
+    if np.isnan(coefficient):
+        raise ParameterError("03 could not measure eq. 2.4: set execution.impact_coefficient_bps to a number")
+    if exponent is None:
+        exponent = float(measured["queue_exponent"])
+        exponent = EVENLY if np.isnan(exponent) else exponent
+    update = {"impact_coefficient_bps": coefficient, "queue_exponent": exponent}
+    return parameters.model_copy(update={"execution": execution.model_copy(update=update)})
 
 
 def _quotes(market: Market) -> TopOfBook:
@@ -216,32 +243,3 @@ def _draft_scale(filled: Floats, orders: int, delta: Floats) -> float:
         return float((filled * rate * np.exp(-rate) / -np.expm1(-rate) - (orders - filled) * rate).sum())
 
     return float(np.exp(brentq(score, -50, 50)))
-
-
-EVENLY = 1.0  # the queue's exponent where too few makers are recognised: cancels spread over the queue
-
-
-def as_measured(parameters: Parameters, laws: pd.DataFrame) -> Parameters:
-    """These parameters with the market's own numbers where `execution` has none.
-
-    Parameters
-    ----------
-    laws : `parameter`, `value`; of them `lambda_bps` (eq. 2.4; below zero, as little data can give, counts as none:
-        nobody is paid for his impact) and `queue_exponent` (NaN where it could not be fitted)
-
-    Raises
-    ------
-    ParameterError
-        If 03 could not measure lambda, and the parameters do not either.
-    """
-    execution, measured = parameters.execution, laws.set_index("parameter")["value"].astype(float)
-    coefficient, exponent = execution.impact_coefficient_bps, execution.queue_exponent
-    if coefficient is None:
-        coefficient = max(float(measured["lambda_bps"]), 0.0)
-    if np.isnan(coefficient):
-        raise ParameterError("03 could not measure eq. 2.4: set execution.impact_coefficient_bps to a number")
-    if exponent is None:
-        exponent = float(measured["queue_exponent"])
-        exponent = EVENLY if np.isnan(exponent) else exponent
-    update = {"impact_coefficient_bps": coefficient, "queue_exponent": exponent}
-    return parameters.model_copy(update={"execution": execution.model_copy(update=update)})

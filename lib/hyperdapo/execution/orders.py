@@ -12,25 +12,8 @@ from hyperdapo.market.columns import Floats, Integers, select
 from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD, on_grid
 from hyperdapo.times import SECOND_NS
 
-
-def uniform(seed: int, stream: str, *keys: Integers) -> Floats:
-    """(n,) uniform on (0, 1): one draw per row of the keys, each (n,)."""
-    state = _mixed(np.array([seed, zlib.crc32(stream.encode())], dtype=np.int64).astype(np.uint64))
-    state = _mixed(state[:1] ^ state[1:])
-    for key in keys:
-        state = _mixed(state ^ _mixed(np.asarray(key, dtype=np.int64).astype(np.uint64)))
-    return ((state >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
-
-
-def _mixed(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The output function of splitmix64; arrays of unsigned integers wrap silently."""
-    state = state + np.uint64(0x9E3779B97F4A7C15)
-    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return state ^ (state >> np.uint64(31))
-
-
 ORDER_COLUMNS = ("order_id", "decision_ns", "side", "size", "horizon_s", "limit_price", "post_only")
+
 OPTIONAL_COLUMNS = ("policy_ms", "parent", "completes", "arrives_ns", "until_ns")
 """`policy_ms`: measured, instead of the parameter. `parent` (int, -1 for none): orders of one parent are in the market
 together and share its prints, the better price and the earlier arrival first. `completes` (bool, else True): False
@@ -38,7 +21,6 @@ gives up what is left when the cancel lands, and costs are those of what traded.
 order that replaces another (the exchange's `modify`): it is in the market between, and may be of any size, for it is
 the rest of one.
 """
-
 _LONGEST_S = 1e9  # no horizon is longer: it would overflow the nanoseconds
 
 
@@ -83,3 +65,20 @@ def checked_mid(market: Market, orders: pd.DataFrame) -> Floats:
             values = ", ".join(f"{name} {orders[name].iloc[row]}" for name in ORDER_COLUMNS)
             raise OrderError(f"the order in row {row} has {fault}: {values}")
     return mid
+
+
+def uniform(seed: int, stream: str, *keys: Integers) -> Floats:
+    """(n,) uniform on (0, 1): one draw per row of the keys, each (n,)."""
+    state = _mixed(np.array([seed, zlib.crc32(stream.encode())], dtype=np.int64).astype(np.uint64))
+    state = _mixed(state[:1] ^ state[1:])
+    for key in keys:
+        state = _mixed(state ^ _mixed(np.asarray(key, dtype=np.int64).astype(np.uint64)))
+    return ((state >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+
+
+def _mixed(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The output function of splitmix64; arrays of unsigned integers wrap silently."""
+    state = state + np.uint64(0x9E3779B97F4A7C15)
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))

@@ -131,21 +131,6 @@ def trace_order(market: Market, order: Mapping[str, Any], execution: Execution) 
     )
 
 
-def _queue(execution: Execution) -> Queue:
-    exponent = execution.queue_exponent if execution.queue == "power" else np.inf
-    if exponent is None:
-        raise ParameterError("execution.queue_exponent is null: fill it in with `as_measured`")
-    return Queue(joined=execution.queue != "touch", exponent=exponent)
-
-
-def _latency_ms(latency: Latency, draws: Floats) -> Floats:
-    if latency.preset == "thesis":
-        return _THESIS_MS[0] + (_THESIS_MS[1] - _THESIS_MS[0]) * draws
-    if latency.preset == "empirical":
-        return np.asarray(np.quantile(latency.empirical_ms, draws))
-    return np.asarray(_MEDIAN_MS * (_P99_MS / _MEDIAN_MS) ** (ndtri(draws) / ndtri(0.99)))
-
-
 def lives(asset: str, orders: pd.DataFrame, latency: Latency, seed: int) -> Life:
     """When each order arrives, expires, is cancelled and completed; draws belong to (seed, asset, leg, order, time)."""
     decision_ns, order_id = (orders[name].to_numpy(np.int64) for name in ("decision_ns", "order_id"))
@@ -166,18 +151,19 @@ def lives(asset: str, orders: pd.DataFrame, latency: Latency, seed: int) -> Life
     return Life(arrival_ns, expiry_ns, cancel_ns, completion_ns)
 
 
-def _met(events: Events, ns: Nanoseconds, post_only: Mask, block_ns: int) -> Integers:
-    """The newest event that orders which arrive at `ns` (n,) find: (n,).
+def _latency_ms(latency: Latency, draws: Floats) -> Floats:
+    if latency.preset == "thesis":
+        return _THESIS_MS[0] + (_THESIS_MS[1] - _THESIS_MS[0]) * draws
+    if latency.preset == "empirical":
+        return np.asarray(np.quantile(latency.empirical_ms, draws))
+    return np.asarray(_MEDIAN_MS * (_P99_MS / _MEDIAN_MS) ** (ndtri(draws) / ndtri(0.99)))
 
-    They are in the first block after `ns` when it follows within `block_ns`. Inside it the exchange takes post-only
-    orders first, then cancels, then IOC and GTC: those see what the block leaves, a post-only order what the one before
-    left.
-    """
-    following = np.minimum(np.searchsorted(events.ns, ns, side="left"), len(events.ns) - 1)
-    stamp = events.ns[following]
-    block = np.where((stamp >= ns) & (stamp - ns <= block_ns), stamp, ns)
-    newest = np.searchsorted(events.ns, block, side="right") - 1
-    return np.where(post_only, np.maximum(np.searchsorted(events.ns, ns, side="left") - 1, 0), newest)
+
+def _queue(execution: Execution) -> Queue:
+    exponent = execution.queue_exponent if execution.queue == "power" else np.inf
+    if exponent is None:
+        raise ParameterError("execution.queue_exponent is null: fill it in with `as_measured`")
+    return Queue(joined=execution.queue != "touch", exponent=exponent)
 
 
 def _arrivals(events: Events, orders: pd.DataFrame, life: Life, block_ms: float) -> Arrivals:
@@ -203,6 +189,20 @@ def _arrivals(events: Events, orders: pd.DataFrame, life: Life, block_ms: float)
     for name in columns:
         arrivals[name] = columns[name]
     return arrivals
+
+
+def _met(events: Events, ns: Nanoseconds, post_only: Mask, block_ns: int) -> Integers:
+    """The newest event that orders which arrive at `ns` (n,) find: (n,).
+
+    They are in the first block after `ns` when it follows within `block_ns`. Inside it the exchange takes post-only
+    orders first, then cancels, then IOC and GTC: those see what the block leaves, a post-only order what the one before
+    left.
+    """
+    following = np.minimum(np.searchsorted(events.ns, ns, side="left"), len(events.ns) - 1)
+    stamp = events.ns[following]
+    block = np.where((stamp >= ns) & (stamp - ns <= block_ns), stamp, ns)
+    newest = np.searchsorted(events.ns, block, side="right") - 1
+    return np.where(post_only, np.maximum(np.searchsorted(events.ns, ns, side="left") - 1, 0), newest)
 
 
 def _filled(events: Events, arrivals: Arrivals, queue: Queue) -> Fills:

@@ -127,13 +127,13 @@ def downloaded(parameters: Parameters, asset: str, paths: Paths) -> list[SliceFi
     DataError
         If a slice is lost, or what was noted of a day is damaged.
     """
-    path, mending = paths.data / "manifest.json", force(paths.name, "01_download")
+    path, remedy = paths.data / "manifest.json", force(paths.name, "01_download")
     manifest, spans = _read(require(path, "01_download", paths.name)) or {}, _days(parameters)
     try:
         asked, days = manifest["asked"], {tuple(day["span"]): day for day in manifest["days"]}
         cache = paths.cache / manifest["cache"]
     except (KeyError, TypeError):
-        raise DataError(f"{path} is damaged. Run: {mending}") from None
+        raise DataError(f"{path} is damaged. Run: {remedy}") from None
     if asked != _asked(parameters, asset) or list(days) != spans:
         command = f"hyperdapo run {option(paths.name)} --until 01"
         raise MissingInputError(f"what {paths.cache} holds is not what `source` asks for now. Run: {command}")
@@ -141,11 +141,11 @@ def downloaded(parameters: Parameters, asset: str, paths: Paths) -> list[SliceFi
     for span in spans:
         mark = _read_mark(paths, span) or {}
         if _noted(mark) != days[span]:
-            raise DataError(f"{_mark(paths, span)} is lost, damaged, or not the day of {path}. Run: {mending}")
+            raise DataError(f"{_mark(paths, span)} is lost, damaged, or not the day of {path}. Run: {remedy}")
         for name, sha256 in mark["files"].items():
-            slices.append(replace(file_at(cache / name), sha256=sha256, mending=mending))
+            slices.append(replace(file_at(cache / name), sha256=sha256, remedy=remedy))
     if lost := [piece.path for piece in slices if not piece.path.exists()]:
-        raise DataError(f"{lost[0]} is lost ({len(lost)} of {len(slices)} slices are). Run: {mending}")
+        raise DataError(f"{lost[0]} is lost ({len(lost)} of {len(slices)} slices are). Run: {remedy}")
     return slices
 
 
@@ -184,7 +184,7 @@ def _fetch_day(bring: Bring, cache: Path, span: Span, label: str) -> dict[str, A
 
 
 class _DayBar(tqdm):  # type: ignore[type-arg]
-    """The minutes of one asset's day, with the size and rate of what came."""
+    """The minutes of one asset's day, with the size and rate of what was received."""
 
     size = 0
 
@@ -351,7 +351,7 @@ def check_connection(endpoint: str) -> None:
 
 def fetch(feed: Feed, span: Span, retries: "Retries", tick: Tick) -> None:
     """Let the client bring the whole minutes of a span (ns) into its cache; `tick` is called with the minutes
-    and bytes (compressed) that came.
+    and bytes (compressed) received.
 
     The client runs in a thread of its own, since a notebook's kernel already runs an event loop in this one. A slice
     that came damaged is not its concern: see `slices.cover` and `slices.Description`.
@@ -415,7 +415,7 @@ class _Arrivals(dict[datetime, Any]):
 class Retries(logging.Handler):
     """Counts the attempts that the client says, at level DEBUG, to have failed; `reason` is that of the last.
 
-    Where the disk of `cache` is what failed, no attempt will mend it: raising from here ends them.
+    Where the disk of `cache` is what failed, no attempt will help: raising from here ends them.
     """
 
     def __init__(self, cache: Path) -> None:

@@ -104,14 +104,14 @@ class _Read:
 class _Received:
     """A text of n lines: what was read of those in the regular spelling, and the messages of the others.
 
-    `taken` (n,) says which lines count, `local_ns` (n,) when each came; `connection` (n,) numbers the connection over
-    which it came, `session` (n,) counts all blank lines before it. `rows` are the lines of `messages`, all taken.
+    `counts` (n,) says which lines count, `local_ns` (n,) when each came; `connection` (n,) numbers the connection over
+    which it came, `session` (n,) counts all blank lines before it. `rows` are the lines of `messages`, which all count.
     """
 
     scan: Scan
     rows: Integers
     messages: list[Message]
-    taken: Mask
+    counts: Mask
     local_ns: Nanoseconds
     connection: Integers
     session: Integers
@@ -226,7 +226,7 @@ class Decoder:
         fits = [max(map(len, message.data.levels)) <= LEVELS for message in messages]
         odd, data = odd[fits], [message.data for message in compress(messages, fits)]
         self._drop("l2Book_too_deep", len(fits) - len(data))
-        kept = received.taken[received.scan.book[:, 0]]
+        kept = received.counts[received.scan.book[:, 0]]
         lines, ms = received.scan.book[kept].T
         self.messages["l2Book"] += len(lines) + len(data)
         levels = (received.scan.levels[kept, column] for column in range(4))
@@ -244,7 +244,7 @@ class Decoder:
         whole = [None not in message.data.bbo for message in messages]
         odd, data = odd[whole], [message.data for message in compress(messages, whole)]
         self._drop("bbo_one_sided", len(whole) - len(data))
-        kept = received.taken[received.scan.quote[:, 0]]
+        kept = received.counts[received.scan.quote[:, 0]]
         lines, ms = received.scan.quote[kept].T
         self.messages["bbo"] += len(lines) + len(messages)
         values = _sent([value for quote in data for side in quote.bbo if side for value in (side.px, side.sz)])
@@ -260,7 +260,7 @@ class Decoder:
             self._drop("other_coin", len(prints) - len(ours))
             rows += [row] * len(ours)
             data += ours
-        kept = received.taken[received.scan.print[:, 0]]
+        kept = received.counts[received.scan.print[:, 0]]
         lines, ms, side, tid = received.scan.print[kept].T
         price, size = received.scan.traded[kept].T
         regular = Trades(ms * MS_NS, received.local_ns[lines], price, size, side.astype(np.int8), tid)

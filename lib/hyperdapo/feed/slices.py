@@ -33,14 +33,14 @@ _PADDING = b"\n" * 64  # longer than stamp, head and name together
 class SliceFile:
     """One slice on disk, which covers `start_ns` <= local_ns < `end_ns`.
 
-    Where it is known what it must be, `sha256` is that of the file, and `mending` the command that brings it anew.
+    Where it is known what it must be, `sha256` is that of the file, and `remedy` the command that fetches it again.
     """
 
     path: Path
     start_ns: int
     end_ns: int
     sha256: str = ""
-    mending: str = ""
+    remedy: str = ""
 
     def read(self) -> bytes:
         """Decompressed lines.
@@ -72,7 +72,7 @@ class SliceFile:
             raise self._damage(str(error)) from None
 
     def _damage(self, how: str) -> DataError:
-        return DataError(f"{self.path} is damaged ({how}). Run: {self.mending or 'hyperdapo run --force 01'}")
+        return DataError(f"{self.path} is damaged ({how}). Run: {self.remedy or 'hyperdapo run --force 01'}")
 
 
 def slice_path(cache: Path, source: str, start_ns: int, end_ns: int) -> Path:

@@ -95,7 +95,9 @@ def save_adapter(adapted: PeftModel, tokenizer: PreTrainedTokenizerBase, policy:
     """
     adapted.save_pretrained(str(folder), save_embedding_layers=False)
     config = json.loads((folder / _CONFIG).read_text())
-    (folder / _CONFIG).write_text(json.dumps(config | {"alora_invocation_tokens": cue_ids(tokenizer)}, indent=2))
+    config["alora_invocation_tokens"] = cue_ids(tokenizer)
+    config["target_modules"].sort()  # PEFT writes a set: the same training is to leave the same file
+    (folder / _CONFIG).write_text(json.dumps(config, indent=2))
     identity = _identity(policy) | {"dtype": str(adapted.dtype).removeprefix("torch.")}
     (folder / _IDENTITY).write_text(json.dumps(identity, indent=2))
 
@@ -172,7 +174,7 @@ def lora_config(config: Any, policy: Policy) -> LoraConfig:
 
 
 def precision() -> torch.dtype:
-    """In which the base computes: float32 on CPUs, so that every processor computes the same numbers; bfloat16 on GPUs.
+    """In which the base computes: float32 on CPUs, where every processor then has the same numbers; bfloat16 on GPUs.
 
     A CPU without bfloat16 instructions takes six times as long in it, one that has them no less than in float32.
     """
@@ -223,8 +225,7 @@ def tiny_model(tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype = torch.fl
         tie_word_embeddings=True,
         initializer_range=0.2,
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(_SEED)
+    with seeded(_SEED):
         model = Qwen2ForCausalLM(config)
     model.to(dtype)  # type: ignore[arg-type]
     return model

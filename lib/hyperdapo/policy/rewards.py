@@ -105,8 +105,8 @@ def fixed_weights(orders: Orders, states: pd.DataFrame) -> dict[str, Floats]:
 
     Those of the profile are (n, 3) where its objectives disagree: each state has the weights of its objective.
     """
-    profile = _by_objective(orders).loc[states["objective"]].to_numpy(float)
-    profile /= profile.sum(axis=1, keepdims=True)
+    weights = _by_objective(orders).loc[states["objective"]].to_numpy(float)
+    profile = weights / weights.sum(axis=1, keepdims=True)
     agreed = profile[0] if (profile == profile[0]).all() else profile
     return {"draft": np.array(DRAFT), "profile": agreed, "execution_only": np.eye(3)[0], "cost_only": np.eye(3)[2]}
 
@@ -156,9 +156,13 @@ def costs_of_weights(
     known names), its weights `execution, risk, cost`, and `total_cost_bps`.
     """
     tried = trials[list(WEIGHTS)].to_numpy()
-    best, elsewhere = tried[trials[COST].argmin()], tried[_picked_elsewhere(predicted, tried, block_s)]
+    compared = {
+        "best": tried[trials[COST].argmin()],
+        "picked_elsewhere": tried[_picked_elsewhere(predicted, tried, block_s)],
+        **known,
+    }
     frames = []
-    for name, weights in {"best": best, "picked_elsewhere": elsewhere, **known}.items():
+    for name, weights in compared.items():
         rows = predicted.states[["asset", "order_id", "decision_ns"]].assign(strategy=name)
         rows[list(WEIGHTS)] = np.broadcast_to(weights, (len(rows), len(WEIGHTS)))
         frames.append(rows.assign(**{COST: predicted.costs_under(weights)}))

@@ -5,8 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from hyperdapo.evidence import calibration, metrics, numbers, significance
-from hyperdapo.evidence.gaps import learning_gaps, over_seeds
-from hyperdapo.evidence.specialists import specialists_table
+from hyperdapo.evidence.gaps import learning_gaps, over_seeds, specialist_gaps
 from hyperdapo.files import read_assets, read_table, write_table
 from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths
@@ -29,14 +28,14 @@ def compute(parameters: Parameters, paths: Paths) -> list[Path]:
     )
     orders = metrics.in_blocks(orders, evidence.block_s)
     convergence = read_table(paths.data, "convergence")
-    tests = significance.compare(orders, REFERENCES[0], evidence, seed)
+    tests = significance.paired_tests(orders, REFERENCES[0], evidence, seed)
     parts = [metrics.decompose(orders, reference, evidence, seed) for reference in REFERENCES]
     tables = {
         "metrics": metrics.summarise(orders, evidence, seed),
         "fill_calibration": calibration.scores(probes, evidence, seed),
         "learning_gap_over_seeds": over_seeds(outcomes, decisions, parameters),
         "learning_gap": learning_gaps(outcomes, decisions, parameters),
-        "specialist_gaps": specialists_table(read_table(paths.data, "specialists"), evidence, seed),
+        "specialist_gaps": specialist_gaps(read_table(paths.data, "specialists"), evidence, seed),
         "significance": tests.assign(significant=significance.is_significant(tests, evidence.confidence)),
         "cheapest": significance.against_the_cheapest(orders, algorithms, evidence, seed),
         "decomposition": pd.concat(parts, ignore_index=True),

@@ -152,10 +152,10 @@ def plot_calibration(groups: pd.DataFrame, scores: pd.DataFrame) -> Figure:
     figure, (reliable, miss, brier) = style.new(1, 3, height=0.4, width_ratios=[1.2, 1.4, 1])
     reliable.plot([0, 1], [0, 1], color="black", linewidth=0.6, linestyle=":")
     for name in models:
-        own = groups[groups["queue_model"] == name].sort_values("observed")
+        rows = groups[groups["queue_model"] == name].sort_values("observed")
         look = {"color": MODEL_COLOURS[name], "marker": _MARKERS.get(name, "s"), "markersize": 4}
-        reliable.plot(own["predicted"], own["observed"], linestyle="", **look)
-        miss.plot(own["observed"], own["predicted"] - own["observed"], linewidth=0.8, label=heading(name), **look)
+        reliable.plot(rows["predicted"], rows["observed"], linestyle="", **look)
+        miss.plot(rows["observed"], rows["predicted"] - rows["observed"], linewidth=0.8, label=heading(name), **look)
     first = groups[groups["queue_model"] == models[0]]
     reliable.vlines(first["predicted"], first["ci_low"], first["ci_high"], color=MODEL_COLOURS[models[0]], linewidth=1)
     reliable.set_xlabel("share filled, simulator")

@@ -20,7 +20,7 @@ _QUALITY = {
 
 
 def plot_coverage(coverage: pd.DataFrame, asset: str) -> Figure:
-    """Messages received in each minute, one axis per channel; minutes in which nothing came are red.
+    """Messages received in each minute, one axis per channel; minutes without any are red.
 
     `coverage` has `minute_ns` and a column per channel.
     """

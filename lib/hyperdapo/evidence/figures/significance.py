@@ -45,10 +45,10 @@ def plot_forest(tests: pd.DataFrame, strategies: list[str], reference: str) -> F
     assets = list(tests["asset"].unique())
     figure, axes = style.new(1, len(assets), height=0.12 + 0.038 * len(strategies), sharey=True, squeeze=False)
     for axis, asset in zip(axes[0], assets, strict=True):
-        own = tests[tests["asset"] == asset].set_index("strategy")
+        rows = tests[tests["asset"] == asset].set_index("strategy")
         for place, name in enumerate(strategies):
-            if name in own.index:
-                _draw_difference(axis, place, own.loc[[name]].iloc[0].to_dict(), style.STRATEGY_COLOURS[name])
+            if name in rows.index:
+                _draw_difference(axis, place, rows.loc[[name]].iloc[0].to_dict(), style.STRATEGY_COLOURS[name])
         axis.axvline(0, color="black", linewidth=0.8)
         axis.set_title(asset)
     axes[0, 0].set_yticks(range(len(strategies)), [heading(name) for name in strategies])
@@ -63,10 +63,10 @@ def plot_decomposition(parts: pd.DataFrame, strategies: list[str], reference: st
     assets, place = list(parts["asset"].unique()), np.arange(len(strategies))
     figure, axes = style.new(1, len(assets), height=0.16 + 0.036 * len(strategies), sharey=True, squeeze=False)
     for axis, asset in zip(axes[0], assets, strict=True):
-        own = parts[parts["asset"] == asset].set_index(["part", "strategy"])["difference_bps"]
+        rows = parts[parts["asset"] == asset].set_index(["part", "strategy"])["difference_bps"]
         for shift, (part, (label, colour)) in zip((-0.2, 0.2), _PARTS.items(), strict=True):
-            axis.barh(place + shift, own[part].reindex(strategies), height=0.38, color=colour, label=label)
-        axis.plot(own[TOTAL].reindex(strategies), place, "o", color="black", markersize=3, label="total")
+            axis.barh(place + shift, rows[part].reindex(strategies), height=0.38, color=colour, label=label)
+        axis.plot(rows[TOTAL].reindex(strategies), place, "o", color="black", markersize=3, label="total")
         axis.axvline(0, color="black", linewidth=0.8)
         axis.set_title(asset)
     axes[0, 0].set_yticks(place, [heading(name) for name in strategies])
@@ -83,9 +83,9 @@ def plot_independence(tests: pd.DataFrame) -> Figure:
     known = tests.dropna(subset="se_ratio")
     strategies, assets = list(known["strategy"].unique()), list(known["asset"].unique())
     for shift, asset in zip(np.linspace(-0.18, 0.18, len(assets)), assets, strict=True):
-        own = known[known["asset"] == asset]
-        place = np.array([strategies.index(name) for name in own["strategy"]])
-        axis.scatter(place + shift, own["se_ratio"], color=style.ASSET_COLOURS[str(asset)], s=18, label=asset)
+        rows = known[known["asset"] == asset]
+        place = np.array([strategies.index(name) for name in rows["strategy"]])
+        axis.scatter(place + shift, rows["se_ratio"], color=style.ASSET_COLOURS[str(asset)], s=18, label=asset)
     axis.set_xticks(range(len(strategies)), [heading(str(name)).replace(" ", "\n") for name in strategies])
     axis.axhline(1, color="black", linewidth=0.8)
     axis.set_ylim(bottom=0)
@@ -131,10 +131,10 @@ def plot_specialists(table: pd.DataFrame) -> Figure:
     assets = list(table["asset"].unique())
     figure, axes = style.new(1, len(assets), height=0.3, sharey=True, squeeze=False)
     for axis, asset in zip(axes[0], assets, strict=True):
-        own = table[table["asset"] == asset].reset_index(drop=True)
-        colours = [style.ASSET_COLOURS[source] for source in own["trained_on"]]
-        axis.hlines(own.index, own["ci_low"], own["ci_high"], color=colours)
-        axis.scatter(own["minus_specialist_bps"], own.index, color=colours, zorder=3)
+        rows = table[table["asset"] == asset].reset_index(drop=True)
+        colours = [style.ASSET_COLOURS[source] for source in rows["trained_on"]]
+        axis.hlines(rows.index, rows["ci_low"], rows["ci_high"], color=colours)
+        axis.scatter(rows["minus_specialist_bps"], rows.index, color=colours, zorder=3)
         axis.axvline(0, color="black", linewidth=0.8)
         axis.set_title(f"tested on {asset}")
     sources = [f"trained on {source}" for source in table[table["asset"] == assets[0]]["trained_on"]]
