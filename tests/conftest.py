@@ -2,12 +2,11 @@
 
 import gc
 import os
-import shutil
 from pathlib import Path
 
 import pytest
 
-from smoke import SMALL, Run, shared
+from smoke import Run, shared
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RECORDINGS = REPOSITORY.parent / "shared" / "data"
@@ -31,20 +30,7 @@ def common(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def smoke(common: Path) -> Run:
     """A run of the profile `smoke`, all stages and assets."""
-    return shared(common / "smoke", Run)
-
-
-@pytest.fixture(scope="session")
-def small(common: Path, smoke: Run) -> Run:
-    """A run of `SMALL` beside one of `smoke`, of which it takes over the first four stages: they are the same."""
-
-    def make(folder: Path) -> Run:
-        run = Run(folder, SMALL, cores=1)  # a training rounds otherwise on more threads
-        if not run.data.exists():
-            shutil.copytree(smoke.kept.data, run.data, copy_function=os.link)
-        return run
-
-    return shared(common / "small", make)
+    return shared(common / "smoke")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,6 @@ from hyperdapo.params import load
 from hyperdapo.paths import REPOSITORY
 
 PROFILE = "smoke"
-SMALL: dict[str, Any] = {"name": "small", "assets": ["BTC"], "training": {"algorithms": ["dapo", "dpo"], "seeds": [0]}}
-ITS_OWN = plan.units(SMALL["assets"])[4:]  # the stages whose results depend on what SMALL changes
 DOWNLOADED = ("slices", "days", "manifest.json")  # what 01 keeps: it counts retries, so it is not the same every time
 
 
@@ -90,11 +88,11 @@ class Run:
         return kept
 
 
-def shared(folder: Path, make: Callable[[Path], Run]) -> Run:
-    """A run that the first worker to ask for it makes in `folder`, and that the others wait for."""
+def shared(folder: Path) -> Run:
+    """The run that the first worker to ask for it makes in `folder`, and that the others wait for."""
     with FileLock(folder.with_suffix(".lock")):
         begun = folder.exists()
-        run = make(folder)
+        run = Run(folder)
         if not begun:
             run.finish()
             for place in (run.data, run.outputs):  # no file is ever written in place

@@ -26,6 +26,7 @@ from hyperdapo.feed import clean, download
 from hyperdapo.feed.slices import SliceFile, cover
 from hyperdapo.params import Parameters, load, merge
 from hyperdapo.paths import Paths
+from hyperdapo.stages import record
 from hyperdapo.times import MINUTE_NS
 from killing import (
     FAULTS,
@@ -127,7 +128,9 @@ def _last_words(printed: str) -> str:
 
 
 @pytest.mark.slow
-def test_a_stage_that_fails_leaves_what_it_made_before(undisturbed: Timed, place: Place, tmp_path: Path) -> None:
+def test_a_stage_that_fails_leaves_what_it_made_before_but_does_not_pass_for_done(
+    undisturbed: Timed, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = Run(tmp_path, place.settings)
     take_over(undisturbed[0], run.data, run.outputs, "ETH", "01", "02")
     before = run.results()
@@ -135,7 +138,10 @@ def test_a_stage_that_fails_leaves_what_it_made_before(undisturbed: Timed, place
     damaged.write_bytes(damaged.read_bytes()[:-7])
     printed = run.fail("02", again="02")
     assert printed.count("DataError") == 1 and "Traceback" not in printed and "02_preprocess ETH: " in printed
-    assert len(before) > 5 and run.results() == before
+    left = run.results()
+    assert left.items() <= before.items() and before.keys() - left.keys() == {"ETH/cleaning.json"}
+    monkeypatch.setenv("HYPERDAPO_DATA", str(run.data))
+    assert record.why_not("02_preprocess", _parameters(place), "ETH") == "ETH/cleaning.json is lost or cut"
 
 
 # A full disk

@@ -76,6 +76,17 @@ def test_a_forced_stage_runs_again_with_what_depends_on_it(smoke: Run) -> None:
     assert "08_backtest ETH: forced" in of_one and "BTC" not in of_one
 
 
+def test_changed_parameters_are_another_run_which_takes_over_what_they_do_not_decide(smoke: Run, tmp_path) -> None:
+    (tmp_path / "my.yaml").write_text("inference: {latency_decisions: 6}")
+    said = dict(
+        line.split(": ", 1) for line in smoke.finish("--dry-run", "--params", f"{tmp_path}/my.yaml").splitlines()
+    )
+    computed = {job for job, reason in said.items() if "_render" not in job and reason != "taken over from smoke"}
+    later = {f"{stage} {asset}" for stage in ("07_inference", "08_backtest") for asset in load("smoke").assets}
+    assert computed == later | {"09_significance"} and said["05_train BTC"] == "taken over from smoke"
+    assert smoke.finish("--dry-run").startswith("nothing to run")
+
+
 def test_latex_accepts_numbers_and_tables(smoke: Run, tmp_path) -> None:
     if shutil.which("pdflatex") is None:
         pytest.skip("no pdflatex: apt-get install texlive-latex-base texlive-latex-recommended")

@@ -67,7 +67,7 @@ def _stage(paths: Paths, stage: str, shown: str, files: list[Path]) -> None:
     html = provenance.stamp(SMOKE, paths, stage, files).data
     render = paths.notebooks / f"{plan.unit(stage, paths.asset).replace(' ', '_')}.ipynb"
     _render(render, shown, html)
-    provenance.record_render(paths, stage, render)
+    provenance.record_render(paths, stage, render, {})
     provenance._written.clear()
 
 
