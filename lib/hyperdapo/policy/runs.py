@@ -20,8 +20,9 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 
 from hyperdapo import dependencies, gpus
 from hyperdapo.errors import TrainingError
-from hyperdapo.files import atomic, writing_into
+from hyperdapo.files import atomic, atomic_folder, writing_into
 from hyperdapo.params import Parameters
+from hyperdapo.paths import data_root
 from hyperdapo.policy.losses import ALGORITHMS, settings_of
 from hyperdapo.policy.states import States
 from hyperdapo.processes import die_with_parent
@@ -68,6 +69,19 @@ def is_published(folder: Path, identity: str) -> bool:
     if not all((folder / name).is_file() for name in (MANIFEST, LOG, *_ADAPTER_FILES)):
         return False
     return bool(json.loads((folder / MANIFEST).read_text())["run"] == identity)
+
+
+def stands(folder: Path, identity: str) -> bool:
+    """Whether a finished run of this fingerprint lies in a folder; one of another run's data is copied there first."""
+    if is_published(folder, identity):
+        return True
+    within = folder.relative_to(data_root()).parts[1:]
+    for other in sorted(data_root().glob("/".join(["*", *within]))):
+        if is_published(other, identity):
+            with atomic_folder(folder) as copy:
+                shutil.copytree(other, copy, dirs_exist_ok=True)
+            return True
+    return False
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

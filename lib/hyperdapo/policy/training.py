@@ -93,7 +93,7 @@ def train_runs(
     """Train some runs (algorithm, seed) of an asset, and leave adapter, log and manifest in the folder of each.
 
     The base reads the states once for all runs, and no run depends on which others are chosen. One that was trained as
-    it would be now (the same parameters, states and code) stays as it is.
+    it would be now (the same parameters, states and code) stays as it is, or is copied from where it was trained.
 
     Raises
     ------
@@ -105,7 +105,7 @@ def train_runs(
         If a loss is not finite, or the GPU has no memory left.
     """
     identities = {run: runs.fingerprint(parameters, *run, training) for run in chosen}
-    missing = [run for run, identity in identities.items() if not runs.is_published(paths.adapter(*run), identity)]
+    missing = [run for run, identity in identities.items() if not runs.stands(paths.adapter(*run), identity)]
     bench = Workbench(parameters, paths.asset, training, held_out)
     if missing and parameters.training.processes == 1:
         bench.read()  # before the bar of the updates begins to count
