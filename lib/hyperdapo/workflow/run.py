@@ -187,7 +187,7 @@ def snakemake(
 
 def _tidy(run: str, failures_too: bool = True) -> None:
     """Remove what killed writers left, and what the last run told of itself."""
-    for folder in (data_root() / run, base_models(), Paths(run).outputs):
+    for folder in (data_root() / run, data_root() / "slices", base_models(), Paths(run).outputs):
         sweep(folder)
     shutil.rmtree(data_root() / run / "progress", ignore_errors=True)
     for old in failures(run).glob("*.txt") if failures_too else ():
