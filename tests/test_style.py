@@ -72,6 +72,16 @@ class TestNotebook:
         assert len(nbformat.read(path, as_version=4).cells) <= 45
         assert sum(len(re.findall(r"^\s*(?:async )?def ", source, re.M)) for source in code) <= 2
 
+    def test_imports_stand_together_and_are_few(self, path: Path) -> None:
+        lines = [line for cell in _cells(path, "code") for line in cell.source.splitlines()]
+        imports = [line for line in lines if re.match(r"(import|from) ", line)]
+        assert len(imports) <= 8 and lines[lines.index(imports[0]) :][: len(imports)] == imports
+
+    def test_says_what_happened_in_this_run_before_it_shows_it(self, path: Path) -> None:
+        cells = nbformat.read(path, as_version=4).cells
+        place = next(place for place, cell in enumerate(cells) if cell.source == "## In this run")
+        assert place == 4 and cells[place + 1].source.startswith("narrative.show(narrative.")
+
     def test_opens_with_the_header_and_literal_parameters(self, path: Path) -> None:
         cells = nbformat.read(path, as_version=4).cells
         assert cells[0].source.startswith(f"# {path.stem[:2]} · ")

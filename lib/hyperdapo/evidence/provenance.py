@@ -115,7 +115,7 @@ def read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise MissingInputError(f"there is no {path}: what a run wrote cannot be told. Run: hyperdapo run") from None
+        raise MissingInputError(f"there is no {path}: nothing says what a run wrote. Run: hyperdapo run") from None
     except ValueError as error:
         raise DataError(f"{path} is damaged ({error}); run its stage again") from None
     if not isinstance(content, dict):

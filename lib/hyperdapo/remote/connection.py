@@ -1,4 +1,4 @@
-"""A host that `ssh` reaches: commands and files by the system's own ssh and rsync, their failures told in one line."""
+"""A host that `ssh` reaches: commands and files by the system's own ssh and rsync, their failures in one line."""
 
 import filecmp
 import json

@@ -233,7 +233,7 @@ def _conclude(host: Host, request: Request) -> None:
 
 
 def _reason(tail: list[str]) -> list[str]:
-    """The run's own last error of a log's last lines, or the very last where it told none."""
+    """The run's own last error of a log's last lines, or the very last where there is none."""
     own = [number for number, line in enumerate(tail) if line.startswith("hyperdapo: ")]
     return [line for line in tail[own[-1] if own else -_SHOWN_LINES :] if line]
 

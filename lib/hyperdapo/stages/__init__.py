@@ -3,15 +3,37 @@
 `compute` here brings one stage of a run up to date; the notebooks and the workflow both call it. Nothing is drawn.
 """
 
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
 from importlib import import_module
+from typing import Any
 
 from hyperdapo import plan
 from hyperdapo.errors import MissingInputError
-from hyperdapo.params import Parameters, remember
+from hyperdapo.params import Parameters, load, remember
 from hyperdapo.paths import Paths
 from hyperdapo.stages import record
+
+Watcher = Callable[[Parameters, Paths], AbstractContextManager[Callable[[], None]]]
+"""Shows what goes on while its block runs: called whenever there is something new to see."""
+
+
+def ready(
+    stage: str, profile: str, overrides: Mapping[str, Any], asset: str = "", watcher: Watcher | None = None
+) -> tuple[Parameters, Paths]:
+    """What a notebook begins with: its stage computed, or found to stand.
+
+    Returns
+    -------
+    The parameters of the run, and where it (and within it the asset) keeps its files.
+
+    Raises as `params.load` and `compute`.
+    """
+    parameters = load(profile, overrides, asset or None)
+    paths = Paths(parameters.name, asset)
+    with watcher(parameters, paths) if watcher else nullcontext() as watch:
+        compute(stage, parameters, asset, watch=watch)
+    return parameters, paths
 
 
 def compute(

@@ -33,7 +33,7 @@ _REASONS = {
     "Code has changed since last execution": "its rule changed",
     "Params have changed since last execution": "its parameters changed",
 }
-"""What Snakemake gives as a reason, and how it is told."""
+"""What Snakemake gives as a reason, and what is printed for it."""
 
 
 def because(reason: str) -> str:
@@ -54,7 +54,7 @@ Event = dict[str, Any]
 """`event` (run_info, job_info, job_finished, job_error) and what Snakemake tells with it."""
 
 _NAME = "hyperdapo"  # of the logger plugin
-_TOLD = ("event", "jobid", "job_id", "rule_name", "wildcards", "output", "reason", "stats")
+_FIELDS = ("event", "jobid", "job_id", "rule_name", "wildcards", "output", "reason", "stats")
 _NOTE = re.compile(r" \((?:update|directory)\)")  # that Snakemake adds to names of files
 _CANCEL_S = 15.0  # in which Snakemake takes back the jobs that it gave to a cluster
 
@@ -74,21 +74,21 @@ def run(arguments: Sequence[str], log: Path, listen: Callable[[Event | None], No
     Stopped
         When a signal asks for the end; nothing that was started lives on.
     """
-    told, tell = os.pipe()
+    events_end, events_start = os.pipe()
     watched, alive = os.pipe()
     mark = token_hex(8)
-    command = [sys.executable, "-m", "hyperdapo.workflow.engine", str(tell), str(watched), *arguments]
-    with processes.stopping(), log.open("wb") as printed, open(told, "rb", buffering=0) as events:
+    command = [sys.executable, "-m", "hyperdapo.workflow.engine", str(events_start), str(watched), *arguments]
+    with processes.stopping(), log.open("wb") as printed, open(events_end, "rb", buffering=0) as events:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=printed,
             stderr=printed,
             env=os.environ | {processes.MARK: mark},
-            pass_fds=[tell, watched, *locks],
+            pass_fds=[events_start, watched, *locks],
             start_new_session=True,
         )
-        os.close(tell)
+        os.close(events_start)
         os.close(watched)
         try:
             for event in _lines(events.fileno()):
@@ -115,16 +115,16 @@ def _lines(pipe: int) -> Iterator[Event | None]:
         yield None
 
 
-def main(tell: int, watched: int, arguments: list[str]) -> None:
+def main(events: int, watched: int, arguments: list[str]) -> None:
     """Be the process that runs Snakemake: report to one pipe, end with the other."""
     from snakemake.cli import main as snakemake
     from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
 
-    for descriptor in (tell, watched):
+    for descriptor in (events, watched):
         os.set_inheritable(descriptor, False)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits that it is ignored
     threading.Thread(target=_end_with, args=[watched], daemon=True).start()
-    LoggerPluginRegistry().register_plugin(f"snakemake_logger_plugin_{_NAME}", _plugin(tell))
+    LoggerPluginRegistry().register_plugin(f"snakemake_logger_plugin_{_NAME}", _plugin(events))
     snakemake(["--logger", _NAME, *arguments])
 
 
@@ -138,7 +138,7 @@ def _end_with(watched: int) -> None:
     os._exit(128 + signal.SIGINT)
 
 
-def _plugin(tell: int) -> ModuleType:
+def _plugin(events: int) -> ModuleType:
     """A logger plugin of Snakemake that writes its events into a pipe."""
     from logging import LogRecord
 
@@ -150,11 +150,11 @@ def _plugin(tell: int) -> ModuleType:
 
         def emit(self, record: LogRecord) -> None:
             if event := getattr(record, "event", None):
-                told = {name: value for name in _TOLD if (value := getattr(record, name, None)) is not None}
-                told["reason"] = _NOTE.sub("", told.get("reason", ""))
-                told["output"] = [_NOTE.sub("", name) for name in told.get("output", [])]
+                fields = {name: value for name in _FIELDS if (value := getattr(record, name, None)) is not None}
+                fields["reason"] = _NOTE.sub("", fields.get("reason", ""))
+                fields["output"] = [_NOTE.sub("", name) for name in fields.get("output", [])]
                 with suppress(BrokenPipeError):  # the run is gone, and this process ends in a moment
-                    os.write(tell, json.dumps(told | {"event": str(event)}, default=str).encode() + b"\n")
+                    os.write(events, json.dumps(fields | {"event": str(event)}, default=str).encode() + b"\n")
 
     module = ModuleType(f"snakemake_logger_plugin_{_NAME}")
     module.LogHandler = LogHandler  # type: ignore[attr-defined]

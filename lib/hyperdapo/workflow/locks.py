@@ -56,8 +56,8 @@ def _take(file: FileIO, folder: Path, variable: str) -> None:
         except BlockingIOError:
             holder = _holder(file)
             if not _ends(holder) or time.monotonic() > until:
-                mend = f"wait for it, or set {variable} to another folder"
-                raise HyperdapoError(f"another run is at work in {folder}{_who(holder)}; {mend}") from None
+                remedy = f"wait for it, or set {variable} to another folder"
+                raise HyperdapoError(f"another run is at work in {folder}{_who(holder)}; {remedy}") from None
             time.sleep(0.2)
     with suppress(OSError):  # on a full disk there is still the lock itself
         file.truncate(0)

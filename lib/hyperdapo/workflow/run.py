@@ -27,7 +27,7 @@ from hyperdapo.workflow.locks import run_lock
 from hyperdapo.workflow.progress import Progress, label_of
 from hyperdapo.workflow.stale import stale as find_stale
 
-_ROOM_FOR_NOTES = 1 << 20  # bytes; with less, a failed stage may not even have told why
+_ROOM_FOR_NOTES = 1 << 20  # bytes; with less, a failed stage may not even have noted why
 _LAST_LINES = 3  # of the log of a workflow that did not even begin
 _RERUN = ["--rerun-incomplete", "--keep-going", "--rerun-triggers", "mtime"]
 _MANY = 10**6  # jobs side by side on a cluster
@@ -186,7 +186,7 @@ def snakemake(
 
 
 def _tidy(run: str, failures_too: bool = True) -> None:
-    """Remove what killed writers left, and what the last run told of itself."""
+    """Remove what killed writers left, and the notes of the last run."""
     for folder in (data_root() / run, data_root() / "slices", base_models(), Paths(run).outputs):
         sweep(folder)
     shutil.rmtree(data_root() / run / "progress", ignore_errors=True)
