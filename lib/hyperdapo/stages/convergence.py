@@ -8,6 +8,7 @@ from hyperdapo.params import Parameters
 from hyperdapo.paths import GENERALIST, Paths
 from hyperdapo.policy.decisions import decide_across
 from hyperdapo.policy.training import read_split, runs_of, train_asset
+from hyperdapo.stages.train import adapters
 
 
 def compute(parameters: Parameters, paths: Paths) -> list[Path]:
@@ -21,4 +22,5 @@ def compute(parameters: Parameters, paths: Paths) -> list[Path]:
     states = {asset: own.spread(parameters.inference.states_across) for asset, own in tests}
     earned = decide_across(parameters, paths, states, parameters.training.algorithms[0])
     tables = {"convergence": convergence_table(log), "specialists": earned}
-    return [write_table(table, paths.data, name) for name, table in tables.items()]
+    written = [write_table(table, paths.data, name) for name, table in tables.items()]
+    return written + adapters(paths.of(GENERALIST))

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -48,23 +49,25 @@ def identity(
     MissingInputError
         If a stage before it has not been computed.
     """
-    inputs = dict[str, str]()
+    files = dict[str, str]()
     for source in _sources(stage, parameters, asset):
         for name in plan.READS[stage]:
             maker = plan.WRITTEN_BY[name]
             if (maker in plan.ACROSS_ASSETS) == (source.asset == ""):
-                inputs[f"{source.asset}/{name}".lstrip("/")] = _digest_of(name, (made or _made)(maker, source))
-    return Identity(code(stage), values(stage, parameters), inputs)
+                files[f"{source.asset}/{name}".lstrip("/")] = _digest_of(name, (made or _made)(maker, source))
+    return Identity(code(stage), dependencies.select(parameters, names(stage)), files)
 
 
+@cache
 def code(stage: str) -> str:
     """Digest of the modules with which a stage is computed."""
     return dependencies.digest(_import(stage))
 
 
-def values(stage: str, parameters: Parameters) -> dict[str, Any]:
-    """The parameters that decide the result of a stage, by name."""
-    return dependencies.select(parameters, dependencies.mentioned(_import(stage), stage in plan.ACROSS_ASSETS))
+@cache
+def names(stage: str) -> list[str]:
+    """The parameters that decide the result of a stage."""
+    return dependencies.mentioned(_import(stage), stage in plan.ACROSS_ASSETS)
 
 
 def place(stage: str, paths: Paths) -> Path:
@@ -97,16 +100,16 @@ def inputs(stage: str, parameters: Parameters, asset: str = "") -> list[Path]:
     MissingInputError
         If a stage before it has not been computed.
     """
-    found = dict[Path, None]()
+    needed = dict[Path, None]()
     for source in _sources(stage, parameters, asset):
         for maker in plan.before(stage):
             if (maker in plan.ACROSS_ASSETS) != (source.asset == ""):
                 continue
-            names = [name for name in _made(maker, source) if _is_read(name, stage)]
-            paths = [data_root() / parameters.name / name for name in names]
-            found |= dict.fromkeys([place(maker, source), source.data / "manifest.json", *paths])
-            found |= dict.fromkeys(checksum_of(path) for path in paths)
-    return [path for path in found if path.exists()]
+            read_of_it = [name for name in _made(maker, source) if _is_read(name, stage)]
+            paths = [data_root() / parameters.name / name for name in read_of_it]
+            needed |= dict.fromkeys([place(maker, source), source.data / "manifest.json", *paths])
+            needed |= dict.fromkeys(checksum_of(path) for path in paths)
+    return [path for path in needed if path.exists()]
 
 
 def stands(stage: str, paths: Paths, decided: Identity) -> bool:
@@ -168,7 +171,7 @@ def borrow(stage: str, paths: Paths, decided: Identity) -> bool:
 
 def lenders(parameters: Parameters, stages: Iterable[str]) -> dict[str, str]:
     """Which units (`05_train BTC`) of a run would be taken over from which other runs; nothing is linked."""
-    known, found = dict[tuple[str, str], Files](), dict[str, str]()
+    known, lent = dict[tuple[str, str], Files](), dict[str, str]()
 
     def made(maker: str, source: Paths) -> Files:
         return known.get((maker, source.asset)) or _made(maker, source)
@@ -180,9 +183,9 @@ def lenders(parameters: Parameters, stages: Iterable[str]) -> dict[str, str]:
                 decided = identity(stage, parameters, asset, made)
                 other = None if stands(stage, paths, decided) else lender(stage, paths, decided)
                 if other is not None:
-                    found[plan.unit(stage, asset)] = other.name
+                    lent[plan.unit(stage, asset)] = other.name
                     known[stage, asset] = (read(stage, other) or {})["files"]
-    return found
+    return lent
 
 
 def refuse_others(stage: str, parameters: Parameters, asset: str = "") -> None:
@@ -241,19 +244,15 @@ def _made(stage: str, paths: Paths) -> Files:
 
 def _is_read(path: str, stage: str) -> bool:
     """Whether a stage reads a file, by its name within the run."""
-    return Path(path).name in plan.READS[stage] or (
-        plan.MODELS in plan.READS[stage] and Path(path).parts[0] == plan.MODELS
-    )
+    return (plan.MODELS if Path(path).parts[0] == plan.MODELS else Path(path).name) in plan.READS[stage]
 
 
-def _digest_of(name: str, files: Mapping[str, Mapping[str, Any]]) -> str:
-    """SHA-256 of a file, or one over all adapters and logs."""
-    found = {
-        path: str(entry["sha256"]) for path, entry in files.items() if name in (Path(path).name, Path(path).parts[0])
-    }
-    if list(found) == [path for path in found if Path(path).name == name]:
-        return next(iter(found.values()))
-    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+def _digest_of(name: str, files: Files) -> str:
+    """SHA-256 of a file of an asset, or one over all its adapters and logs."""
+    if name == plan.MODELS:
+        digests = {path: entry["sha256"] for path, entry in files.items()}
+        return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
+    return next(str(entry["sha256"]) for path, entry in files.items() if Path(path).name == name)
 
 
 def _described(path: Path) -> dict[str, Any]:

@@ -15,4 +15,9 @@ def compute(parameters: Parameters, paths: Paths, watch: Callable[[], None] | No
     """
     train_asset(parameters, paths.asset, runs_of(parameters, paths.asset), watch or (lambda: None))
     gather_logs(parameters, paths)
-    return [path for path in sorted(paths.models.rglob("*")) if path.is_file()]
+    return adapters(paths)
+
+
+def adapters(paths: Paths) -> list[Path]:
+    """Files of the trained adapters of an asset, and their logs; what TensorBoard reads decides nothing."""
+    return [path for path in sorted(paths.models.rglob("*")) if path.is_file() and "tensorboard" not in path.parts]
