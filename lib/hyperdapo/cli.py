@@ -109,7 +109,7 @@ def _train(options: argparse.Namespace) -> None:
     from hyperdapo import gpus
     from hyperdapo.evidence.figures.convergence import Watch
     from hyperdapo.paths import Paths
-    from hyperdapo.policy import training
+    from hyperdapo.policy import runs, training
 
     parameters = load(options.profile, options.overrides)
     chosen = training.runs_of(parameters, options.asset, options.algorithm, options.seed)
@@ -121,6 +121,8 @@ def _train(options: argparse.Namespace) -> None:
         redirect_stderr(bar or sys.stderr),
     ):
         training.train_asset(parameters, options.asset, chosen, Watch(parameters, paths))
+    for algorithm, seed in chosen:
+        os.utime(paths.adapter(algorithm, seed) / runs.MANIFEST)  # as new as what it stands on
 
 
 def _compare(options: argparse.Namespace) -> None:

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from html import unescape
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import nbformat
 import numpy as np
 import pandas as pd
 import yaml
+
+from hyperdapo.sections import Algorithm
 
 TABLE = Path(__file__).with_name("tolerances.yaml")
 
@@ -89,7 +91,7 @@ class Tolerances:
 
     @cached_property
     def _policies(self) -> re.Pattern[str]:
-        names = "|".join(map(re.escape, self._table["kinds"]["trained"]["policies"]))
+        names = "|".join(["untrained", *get_args(Algorithm)])
         spelt = names.replace("listing_4_4", "listing_four_four|listing_4_4")
         return re.compile(rf"(?<![A-Za-z])(?:{spelt})(?![A-Za-z])")
 
