@@ -22,7 +22,7 @@ OVERRIDES = b64decode(config["overrides"]).decode()
 WANTED = json.loads(config["stages"]) if isinstance(config["stages"], str) else config["stages"]
 AGAIN = config.get("again", "none")
 PARAMETERS = load(PROFILE, json.loads(OVERRIDES))
-os.environ["HYPERDAPO_OVERRIDES"] = OVERRIDES  # not in the rules: a rule depends on its own parameters only
+os.environ["HYPERDAPO_OVERRIDES"] = OVERRIDES  # for every job, whatever characters it holds
 ASSETS, ALGORITHMS, SEEDS = PARAMETERS.assets, PARAMETERS.training.algorithms, PARAMETERS.training.seeds
 RUN = Paths(PARAMETERS.name)
 
@@ -84,7 +84,8 @@ def for_all(patterns):
 
 def states_of(asset):
     """Records of the states that a training learns from: of its asset, or of all."""
-    return for_all([computed("04_preference_pairs")] if asset == GENERALIST else [str(computed("04_preference_pairs")).format(asset=asset)])
+    names = ASSETS if asset == GENERALIST else [asset]
+    return [str(computed("04_preference_pairs")).format(asset=name) for name in names]
 
 
 def trainings(paths, algorithms):
