@@ -275,17 +275,15 @@ def test_a_perpetual_of_any_name_is_accepted(name: str) -> None:
 def test_a_name_with_a_colon_goes_through_the_workflow(tmp_path: Path) -> None:
     """01 to 03, as a command: paths, wildcards, shell words and the endpoint's address all carry the name."""
     described = load("smoke").synthetic.assets["ETH"].model_dump()
-    (tmp_path / "my.yaml").write_text(
-        json.dumps(
-            {
-                "assets": ["xyz:NVDA"],
-                "contracts": {"xyz:NVDA": {"sz_decimals": 3}},
-                "synthetic": {"assets": {"xyz:NVDA": described}},
-                "source": {"to": "2025-08-01T00:15:00Z"},
-                "features": {"warmup_s": 60, "window_s": 60},
-            }
-        )
-    )
+    parameters = {
+        "name": "colon",
+        "assets": ["xyz:NVDA"],
+        "contracts": {"xyz:NVDA": {"sz_decimals": 3}},
+        "synthetic": {"assets": {"xyz:NVDA": described}},
+        "source": {"to": "2025-08-01T00:15:00Z"},
+        "features": {"warmup_s": 60, "window_s": 60},
+    }
+    (tmp_path / "my.yaml").write_text(json.dumps(parameters))
     folders = {"HYPERDAPO_DATA": str(tmp_path / "data"), "HYPERDAPO_OUTPUTS": str(tmp_path / "outputs")}
     command = [
         sys.executable,
@@ -294,9 +292,9 @@ def test_a_name_with_a_colon_goes_through_the_workflow(tmp_path: Path) -> None:
         *["run", "--profile", "smoke", "--params", "my.yaml", "--until", "03"],
     ]
     subprocess.run(command, env=os.environ | folders, check=True, capture_output=True, timeout=300)
-    tables = tmp_path / "outputs" / "smoke" / "tables"
+    tables = tmp_path / "outputs" / "colon" / "tables"
     assert {"download_xyz:NVDA.csv", "download_xyz:NVDA.tex"} <= {path.name for path in tables.iterdir()}
-    assert (tmp_path / "data" / "smoke" / "xyz:NVDA" / "features.parquet").is_file()
+    assert (tmp_path / "data" / "colon" / "xyz:NVDA" / "features.parquet").is_file()
 
 
 def test_what_is_missing_is_a_missing_input(tmp_path: Path) -> None:

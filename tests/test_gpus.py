@@ -156,9 +156,9 @@ def test_more_than_are_visible_is_an_error(host) -> None:
 
 def test_a_training_of_more_processes_than_gpus_is_an_error(host, tmp_path: Path) -> None:
     host(FOUR, "0,1")
-    bench = (load("smoke", {"training": {"processes": 4, "algorithms": ["dapo"]}}), "BTC", None, None)
+    parameters = load("smoke", {"training": {"processes": 4, "algorithms": ["dapo"]}})
     with pytest.raises(TrainingError, match=r"training\.processes is 4, and 2 GPUs are visible"):
-        runs.launch(bench, ("dapo", 0, tmp_path))
+        runs.launch(runs.Job(parameters, "BTC", None, None, "dapo", 0, tmp_path))
 
 
 def test_the_lock_of_a_killed_run_is_free(host) -> None:

@@ -85,10 +85,10 @@ def test_the_manifest_lists_what_each_stage_wrote(paths: Paths) -> None:
     paths.data.mkdir(parents=True)
     (paths.data / "split.json").write_text("{}")
     render = paths.notebooks / "02_preprocess_BTC.ipynb"
-    provenance.stamp(parameters, paths, "02_preprocess", [paths.data / "split.json"])
+    provenance.stamp(parameters, paths, "02_preprocess")
     render.parent.mkdir()
     render.write_text("{}")
-    provenance.record_render(paths, "02_preprocess", render)
+    provenance.record_render(paths, "02_preprocess", render, {"code": "of the figures"})
     units = ["01_download BTC", "02_preprocess BTC"]
     listed = json.loads(provenance.write(parameters, paths, units).read_text())
     assert listed["parameters"] == parameters.model_dump(mode="json") and list(listed["stages"]) == units[1:]
@@ -101,7 +101,7 @@ def test_the_manifest_lists_what_each_stage_wrote(paths: Paths) -> None:
 
 def test_a_render_without_a_stamp_is_refused(paths: Paths) -> None:
     with pytest.raises(MissingInputError, match="last cell"):
-        provenance.record_render(paths, "02_preprocess", paths.notebooks / "02_preprocess_BTC.ipynb")
+        provenance.record_render(paths, "02_preprocess", paths.notebooks / "02_preprocess_BTC.ipynb", {})
 
 
 def test_the_stamp_names_its_files(paths: Paths) -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from shlex import quote
 
 import nbformat
 import psutil
@@ -68,7 +69,8 @@ except processes.Stopped as stopped:
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen]]:
     """Starts such a run; what it may leave is ended after the test."""
-    text = SNAKEFILE.replace("{sys_executable}", sys.executable).replace("{job}", str(tmp_path / "job.py"))
+    python, job = quote(sys.executable), quote(str(tmp_path / "job.py"))
+    text = SNAKEFILE.replace("{sys_executable}", python).replace("{job}", job)
     (tmp_path / "Snakefile").write_text(text)
     (tmp_path / "job.py").write_text(JOB)
     mine = f"test-{os.getpid()}-{time.monotonic()}"

@@ -72,8 +72,6 @@ def test_a_forced_stage_runs_again_with_what_depends_on_it(smoke: Run) -> None:
     units = {f"{job} {asset}" for job in ("08_backtest", "08_render") for asset in load("smoke").assets}
     assert {line.split(":")[0] for line in said} == units | {"09_significance", "09_render"}
     assert "08_backtest ETH: forced" in said
-    of_one = smoke.finish("--dry-run", "--force", "08", "--asset", "ETH")
-    assert "08_backtest ETH: forced" in of_one and "BTC" not in of_one
 
 
 def test_changed_parameters_are_another_run_which_takes_over_what_they_do_not_decide(smoke: Run, tmp_path) -> None:

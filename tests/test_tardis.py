@@ -164,7 +164,7 @@ def test_a_slice_that_is_not_what_it_was_is_named_and_fetched_again(recording: P
         else:
             mark.write_text(mark.read_text().replace('"disconnects": 1', '"disconnects": 3'))
         named = re.escape(str(mark if "mark" in damage else path))
-        with pytest.raises(DataError, match=rf"{named} .*Run: hyperdapo run --profile smoke --force 01 --asset ETH$"):
+        with pytest.raises(DataError, match=rf"{named} .*Run: hyperdapo run --profile smoke --force 01$"):
             content(paths, wanted)
         asked = faults.requests
         again = download.download(wanted, "ETH", paths)

@@ -95,7 +95,6 @@ def download(
         If the disk takes no more; what is whole stays.
     """
     cache = paths.cache / _origin(parameters, asset, code)
-    _forget_other_worlds(cache)
     spans = _days(parameters)
     whole = {span: day for span in spans if (day := _whole_day(paths, cache, span))}
     if len(whole) < len(spans):
@@ -114,6 +113,7 @@ def download(
         )
     with atomic(paths.data / "manifest.json") as temporary:
         temporary.write_text(json.dumps(manifest, indent=1) + "\n")
+    _forget_other_worlds(cache)
     return manifest
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from hyperdapo import plan
 from hyperdapo.errors import HostError
-from hyperdapo.params import Parameters, load
+from hyperdapo.params import Parameters, load, remember
 from hyperdapo.paths import REPOSITORY, Paths, data_root, outputs_root
 from hyperdapo.remote import connection
 from hyperdapo.remote.connection import Host, say
@@ -186,6 +186,7 @@ def fetch(host: Host, request: Request | None) -> str:
 
 
 def _send(host: Host, request: Request) -> None:
+    remember(request.parameters)
     take_over(request.parameters, plan.before(request.stage))
     inputs = stage_inputs(request.parameters, request.stage)
     names = connection.repository_files()
