@@ -20,6 +20,7 @@ from conftest import REPOSITORY
 from hyperdapo import plan, stages
 from hyperdapo.errors import DiskFullError, HostError, HostUnreachableError
 from hyperdapo.evidence.provenance import commit
+from hyperdapo.params import load
 from hyperdapo.remote import connection, host, remote
 from hyperdapo.remote.connection import Host
 from hyperdapo.remote.remote import Request
