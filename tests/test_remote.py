@@ -178,8 +178,9 @@ def test_a_stage_that_fails_there_says_why_here(
     client.adopt(monkeypatch)
     stages.take_over(_request().parameters, plan.before("05_train"))
     features = client.data / NAME / "BTC/features.parquet"
+    whole = features.read_bytes()
     features.unlink()  # which smoke has too
-    features.write_bytes(b"cut in half")
+    features.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))  # of the right size, or it would be taken over again
     with pytest.raises(HostError, match="failed with exit code 1 in 05_train") as failure:
         remote.run(_host(rented), _request())
     _, reason, *_, last = str(failure.value).splitlines()
