@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -173,7 +174,10 @@ def test_a_context_is_whole_or_dropped(field: str, value: object, left_out: bool
     decoder, piece = decode([line("activeAssetCtx", {"coin": "ETH", "ctx": sent})])
     found = piece.context
     if len(found.local_ns) == 0:
-        assert sum(decoder.dropped.values()) == 1 and field != "premium"
+        no_json = isinstance(value, float) and not math.isfinite(
+            value
+        )  # the line then holds Infinity, which is no JSON
+        assert sum(decoder.dropped.values()) == 1 and (field != "premium" or no_json)
     elif not any(faulty.any() for faulty in context_faults(found).values()):
         columns = {"funding": found.funding, "openInterest": found.open_interest}
         columns |= {"oraclePx": found.oracle_price, "markPx": found.mark_price}
