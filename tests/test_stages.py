@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from hyperdapo import dependencies, plan, stages
+from hyperdapo.cli import main
 from hyperdapo.errors import DataError, MissingInputError, ParameterError
 from hyperdapo.params import Parameters, load, recall, remember
 from hyperdapo.paths import Paths
@@ -88,6 +89,21 @@ def test_what_was_computed_with_other_parameters_is_refused_by_the_next_stage(co
     told = f"02_preprocess was computed with clean.max_gap_s {then}, and this run has 7.0. Run: .*--until 02"
     with pytest.raises(DataError, match=told):
         stages.compute("03_features", other, ASSET)
+
+
+def test_a_stage_of_one_asset_needs_one_and_one_across_assets_takes_none(computed: Parameters) -> None:
+    with pytest.raises(ParameterError, match="02_preprocess is made for one asset"):
+        stages.compute("02_preprocess", computed)
+    with pytest.raises(ParameterError, match="09_significance is made across all assets"):
+        stages.compute("09_significance", computed, ASSET)
+
+
+def test_a_number_is_enough_to_compute_a_stage_again(computed: Parameters, monkeypatch: pytest.MonkeyPatch) -> None:
+    again = list[bool]()
+    monkeypatch.setattr(stages, "compute", lambda *arguments: again.append(arguments[3]))
+    for name in ("02", "02_preprocess", "03", ""):
+        assert main(["stage", "02", "--profile", "smoke", "--asset", ASSET, "--again", name]) == 0
+    assert again == [True, True, False, False]
 
 
 def test_a_stage_before_that_is_not_there_is_named(computed: Parameters) -> None:

@@ -78,7 +78,7 @@ def _stage(options: argparse.Namespace) -> None:
         gpus.reserved(wanted.get(stage, 0)),
         redirect_stderr(bar or sys.stderr),
     ):
-        compute(stage, parameters, options.asset or "", options.again == stage, watch)
+        compute(stage, parameters, options.asset or "", options.again in (stage, stage[:2]), watch)
 
 
 def _render(options: argparse.Namespace) -> None:

@@ -32,8 +32,7 @@ def stage_inputs(parameters: Parameters, stage: str) -> list[Path]:
 
 
 def _folders(parameters: Parameters, stage: str) -> list[Paths]:
-    assets = [""] if stage in plan.ACROSS_ASSETS else parameters.assets
-    return [Paths(parameters.name, asset) for asset in assets]
+    return [Paths(parameters.name, asset) for asset in plan.assets_of(stage, parameters.assets)]
 
 
 State = dict[str, Any]

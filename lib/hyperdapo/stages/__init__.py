@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from hyperdapo import plan
-from hyperdapo.errors import MissingInputError
+from hyperdapo.errors import MissingInputError, ParameterError
 from hyperdapo.params import Parameters, load, remember
 from hyperdapo.paths import Paths
 from hyperdapo.stages import record
@@ -48,17 +48,25 @@ def compute(
 
     Raises
     ------
+    ParameterError
+        If a stage of one asset is asked for without one, or one across assets with one.
     MissingInputError
         If a stage before it has not been computed.
     DataError
         If one was computed with other parameters than this run's.
     And what the stage itself raises.
     """
+    if bool(asset) == (stage in plan.ACROSS_ASSETS):
+        wanted = "is made across all assets: name none" if asset else f"is made for one asset: {parameters.assets}"
+        raise ParameterError(f"{stage} {wanted}")
     paths = Paths(parameters.name, asset)
     remember(parameters)
-    take_over(parameters, plan.before(stage), asset)
     record.refuse_others(stage, parameters, asset)
-    decided = record.identity(stage, parameters, asset)
+    try:
+        decided = record.identity(stage, parameters, asset)
+    except MissingInputError:
+        take_over(parameters, plan.before(stage), asset)
+        decided = record.identity(stage, parameters, asset)
     if again or not (record.stands(stage, paths, decided) or record.borrow(stage, paths, decided)):
         module = import_module(f"{__name__}.{plan.rule(stage)}")  # that of 05 takes seconds, and may not be needed
         files = module.compute(parameters, paths, watch) if stage == "05_train" else module.compute(parameters, paths)

@@ -22,11 +22,12 @@ def stale(parameters: Parameters, stages: Sequence[str]) -> dict[Path, str]:
     """Records of computations and renders that must be made again, each with the reason."""
     found = dict[Path, str]()
     for stage in stages:
+        now = shown_with(stage, parameters)
         for asset in plan.assets_of(stage, parameters.assets):
             paths = Paths(parameters.name, asset)
             with suppress(MissingInputError):  # that is computed first
                 found[record.place(stage, paths)] = record.why_not(stage, parameters, asset)
-            found[provenance.record_path(paths, stage)] = _why_not_shown(stage, parameters, paths)
+            found[provenance.record_path(paths, stage)] = _why_not_shown(stage, paths, now)
     return {path: reason for path, reason in found.items() if reason}
 
 
@@ -42,15 +43,12 @@ def shown_with(stage: str, parameters: Parameters) -> dict[str, Any]:
     }
 
 
-def _why_not_shown(stage: str, parameters: Parameters, paths: Paths) -> str:
+def _why_not_shown(stage: str, paths: Paths, now: dict[str, Any]) -> str:
     if lost := provenance.lost(paths, stage):
         return lost
     if not provenance.record_path(paths, stage).exists():
         return ""
-    then, now = (
-        provenance.read(provenance.record_path(paths, stage)).get("shown_with", {}),
-        shown_with(stage, parameters),
-    )
+    then = provenance.read(provenance.record_path(paths, stage)).get("shown_with", {})
     names = {"notebook": "its notebook", "code": "the code that shows it", "parameters": "its parameters"}
     changed = [name for key, name in names.items() if then.get(key) != now[key]]
     return f"changed: {', '.join(changed)}" if changed else ""
