@@ -147,7 +147,7 @@ def recall(name: str) -> Parameters:
     try:
         asked = json.loads(_asked(name).read_text())
     except FileNotFoundError:
-        known = [*profiles(), *sorted(path.parent.name for path in data_root().glob("*/run.json"))]
+        known = sorted({*profiles(), *(path.parent.name for path in data_root().glob("*/run.json"))})
         raise ParameterError(f"there is no run {name!r}{nearest(name, known)}; there are {known}") from None
     return load(asked["profile"], asked["overrides"])
 
