@@ -8,6 +8,8 @@ import pytest
 
 from smoke import Run, shared
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of a worker: threads that share a core with another's wait by spinning
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 RECORDINGS = REPOSITORY.parent / "shared" / "data"
 
@@ -31,6 +33,11 @@ def common(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def smoke(common: Path) -> Run:
     """A run of the profile `smoke`, all stages and assets."""
     return shared(common / "smoke")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One worker more than there are cores: several tests wait, for a cluster, a host or an endpoint."""
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

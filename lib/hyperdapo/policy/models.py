@@ -3,6 +3,8 @@
 A base is one of the hub, SmolLM2 out of a Python package, or a tiny Qwen2 with random weights that is made here.
 """
 
+from __future__ import annotations
+
 import fcntl
 import importlib.util
 import json
@@ -10,22 +12,11 @@ import string
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    BitsAndBytesConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-)
 
 from hyperdapo.errors import ModelError, nearest
 from hyperdapo.files import atomic_folder, require
@@ -33,6 +24,10 @@ from hyperdapo.paths import GENERALIST, base_models
 from hyperdapo.policy.prompts import CUE, FEATURES, instruction
 from hyperdapo.policy.scoring import cue_ids
 from hyperdapo.sections import Policy
+
+if TYPE_CHECKING:  # PEFT and the models of transformers take seconds to import: only what makes one does
+    from peft import LoraConfig, PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _TINY = "tiny-qwen2"  # made here, for tests
 _SEED = 0  # of its weights
@@ -72,9 +67,9 @@ def load_tokenizer(base_model: str) -> PreTrainedTokenizerBase:
         return tiny_tokenizer()
     with _fetched(base_model):
         if base_model == _SMOLLM2 and not _converted().exists() and (package := _package()):
-            tokenizer = AutoTokenizer.from_pretrained(package, gguf_file=_FILE)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(package, gguf_file=_FILE)
         else:
-            tokenizer = AutoTokenizer.from_pretrained(_weights(base_model))
+            tokenizer = transformers.AutoTokenizer.from_pretrained(_weights(base_model))
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -82,6 +77,8 @@ def load_tokenizer(base_model: str) -> PreTrainedTokenizerBase:
 
 def add_adapter(model: PreTrainedModel, policy: Policy, seed: int) -> PeftModel:
     """A fresh adapter on `model`; the seed draws its first weights. It does not change the policy yet."""
+    from peft import get_peft_model
+
     with seeded(seed):
         adapted = get_peft_model(model, lora_config(model.config, policy))
     adapted.peft_config["default"].base_model_name_or_path = policy.base_model
@@ -112,6 +109,8 @@ def load_adapter(base: PreTrainedModel, policy: Policy, folder: Path) -> PeftMod
     ModelError
         If the adapter was trained on another base, on other layers, for other offsets or for other prompts.
     """
+    from peft import LoraConfig, PeftModel
+
     require(folder, "05_train", folder.parents[3].name)
     config = LoraConfig.from_pretrained(str(folder))
     again = f"or train again with: {_training_command(folder)}"
@@ -161,6 +160,8 @@ def parameter_counts(model: torch.nn.Module) -> tuple[int, int]:
 
 def lora_config(config: Any, policy: Policy) -> LoraConfig:
     """The adapter of Listing 4.5, on all layers or the upper `lora.layers`."""
+    from peft import LoraConfig
+
     return LoraConfig(
         base_model_name_or_path=policy.base_model,
         r=policy.lora.rank,
@@ -206,15 +207,15 @@ def tiny_tokenizer() -> PreTrainedTokenizerBase:
         show_progress=False,
     )
     bpe.train_from_iterator([*words, *answers * 100], trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=_END, pad_token=_END)
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=_END, pad_token=_END)
 
 
-def tiny_model(tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype = torch.float32) -> Qwen2ForCausalLM:
+def tiny_model(tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype = torch.float32) -> transformers.Qwen2ForCausalLM:
     """Four layers of width 64, always the same random weights.
 
     Weights are wide enough for attention to tell tokens apart, so that an adapter can learn to read a prompt.
     """
-    config = Qwen2Config(
+    config = transformers.Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=64,
         intermediate_size=128,
@@ -226,7 +227,7 @@ def tiny_model(tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype = torch.fl
         initializer_range=0.2,
     )
     with seeded(_SEED):
-        model = Qwen2ForCausalLM(config)
+        model = transformers.Qwen2ForCausalLM(config)
     model.to(dtype)  # type: ignore[arg-type]
     return model
 
@@ -256,11 +257,11 @@ def _fetched(base_model: str) -> Iterator[None]:
 
 def _from_pretrained(policy: Policy) -> PreTrainedModel:
     dtype = precision()
-    nf4 = BitsAndBytesConfig(
+    nf4 = transformers.BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
     with _fetched(policy.base_model):
-        return AutoModelForCausalLM.from_pretrained(
+        return transformers.AutoModelForCausalLM.from_pretrained(
             _weights(policy.base_model),
             dtype=dtype,
             quantization_config=nf4 if policy.four_bit else None,
@@ -272,7 +273,9 @@ def _without_weights(policy: Policy) -> Any:
     if policy.base_model == _TINY:
         return tiny_model(tiny_tokenizer())
     with _fetched(policy.base_model), torch.device("meta"):
-        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(_weights(policy.base_model)))
+        return transformers.AutoModelForCausalLM.from_config(
+            transformers.AutoConfig.from_pretrained(_weights(policy.base_model))
+        )
 
 
 def _smollm2() -> Path | None:
@@ -304,10 +307,10 @@ def _package() -> Path | None:
 
 def _convert(package: Path, folder: Path) -> None:
     """Write the GGUF file's weights, dequantised to float32, as safetensors with their tokenizer."""
-    tokenizer = AutoTokenizer.from_pretrained(package, gguf_file=_FILE)
-    quantised = AutoModelForCausalLM.from_pretrained(package, gguf_file=_FILE, dtype=torch.float32)
-    config = AutoConfig.for_model(**{**quantised.config.to_dict(), "quantization_config": None})
-    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(package, gguf_file=_FILE)
+    quantised = transformers.AutoModelForCausalLM.from_pretrained(package, gguf_file=_FILE, dtype=torch.float32)
+    config = transformers.AutoConfig.for_model(**{**quantised.config.to_dict(), "quantization_config": None})
+    plain = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     plain.load_state_dict(quantised.state_dict())
     with atomic_folder(folder) as temporary:
         plain.save_pretrained(temporary)

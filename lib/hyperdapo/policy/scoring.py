@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 from torch.nn import ModuleList
 from torch.nn.functional import pad
@@ -266,6 +265,8 @@ class _Memory:
 @contextmanager
 def _without_adapters(base: Any) -> Iterator[None]:
     """The base as it was before any adapter was put into it, while the block runs."""
+    from peft.tuners.tuners_utils import BaseTunerLayer  # see `models`: takes seconds
+
     active = [module for module in base.modules() if isinstance(module, BaseTunerLayer) and not module.disable_adapters]
     for module in active:
         module.enable_adapters(False)
