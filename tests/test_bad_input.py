@@ -1,7 +1,6 @@
 """What users get wrong, on the command line and in YAML: one line that says what and where, before anything runs."""
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from conftest import REPOSITORY
-from hyperdapo import plan
+from hyperdapo import plan, stages
 from hyperdapo.cli import main
 from hyperdapo.errors import MissingInputError
 from hyperdapo.params import load, portable, read
@@ -272,10 +271,10 @@ def test_a_perpetual_of_any_name_is_accepted(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_name_with_a_colon_goes_through_the_workflow(tmp_path: Path) -> None:
-    """01 to 03, as a command: paths, wildcards, shell words and the endpoint's address all carry the name."""
+def test_a_name_with_a_colon_goes_through_the_workflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """01 as a command: paths, wildcards, shell words and the endpoint's address carry the name; then 02 and 03."""
     described = load("smoke").synthetic.assets["ETH"].model_dump()
-    parameters = {
+    changes = {
         "name": "colon",
         "assets": ["xyz:NVDA"],
         "contracts": {"xyz:NVDA": {"sz_decimals": 3}},
@@ -283,17 +282,15 @@ def test_a_name_with_a_colon_goes_through_the_workflow(tmp_path: Path) -> None:
         "source": {"to": "2025-08-01T00:15:00Z"},
         "features": {"warmup_s": 60, "window_s": 60},
     }
-    (tmp_path / "my.yaml").write_text(json.dumps(parameters))
-    folders = {"HYPERDAPO_DATA": str(tmp_path / "data"), "HYPERDAPO_OUTPUTS": str(tmp_path / "outputs")}
-    command = [
-        sys.executable,
-        "-m",
-        "hyperdapo.cli",
-        *["run", "--profile", "smoke", "--params", "my.yaml", "--until", "03"],
-    ]
-    subprocess.run(command, env=os.environ | folders, check=True, capture_output=True, timeout=300)
+    (tmp_path / "my.yaml").write_text(json.dumps(changes))
+    for name in ("data", "outputs"):
+        monkeypatch.setenv(f"HYPERDAPO_{name.upper()}", str(tmp_path / name))
+    command = [sys.executable, "-m", "hyperdapo.cli", "run", "--profile", "smoke", "--params", "my.yaml"]
+    subprocess.run([*command, "--until", "01"], check=True, capture_output=True, timeout=300)
     tables = tmp_path / "outputs" / "colon" / "tables"
     assert {"download_xyz:NVDA.csv", "download_xyz:NVDA.tex"} <= {path.name for path in tables.iterdir()}
+    for stage in ("02_preprocess", "03_features"):
+        stages.compute(stage, load("smoke", changes), "xyz:NVDA")
     assert (tmp_path / "data" / "colon" / "xyz:NVDA" / "features.parquet").is_file()
 
 
