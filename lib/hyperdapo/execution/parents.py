@@ -1,4 +1,8 @@
-"""Parent orders: what is to be executed, from which every strategy starts, and the candidate orders of the policy."""
+"""Parent orders: what is to be executed, from which every strategy starts; the candidate orders of the policy; and the
+simplest ways to choose among them, in hindsight or once for all."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -8,13 +12,16 @@ from hyperdapo.errors import DataError
 from hyperdapo.execution.orders import uniform
 from hyperdapo.execution.simulator import replay_orders
 from hyperdapo.market.book import Market
-from hyperdapo.market.columns import BPS
-from hyperdapo.market.grid import snap_price, snap_size
+from hyperdapo.market.columns import BPS, Floats, Integers
+from hyperdapo.market.grid import move_price, snap_price, snap_size
 from hyperdapo.params import Parameters
-from hyperdapo.sections import Orders
+from hyperdapo.sections import Action, Orders
 from hyperdapo.times import SECOND_NS
 
-STATE = ("volatility_5m_bps", "bid_ask_spread_bps")  # features that a parent remembers, for strategies and regimes
+STATE = ("volatility_5m_bps", "bid_ask_spread_bps", "book_imbalance")
+"""Features that a parent remembers, for strategies and regimes."""
+AT_ANY_PRICE = ("take", "wait")
+"""Kinds of action without a limit price: taken whole, now or at the deadline."""
 LATENCY_S = 10.0  # what latencies may add to an order's life: a parent needs so much uninterrupted market more
 
 
@@ -51,8 +58,8 @@ def parent_orders(features: pd.DataFrame, parameters: Parameters, market: Market
 
     Returns
     -------
-    (m, 12): order_id (the row's index in `features`), asset, objective, decision_ns, side, size (coin), horizon_s,
-    arrival_mid (USD), split, block, and of the features volatility_5m_bps and bid_ask_spread_bps. Side and objective
+    (m, 13): order_id (the row's index in `features`), asset, objective, decision_ns, side, size (coin), horizon_s,
+    arrival_mid (USD), split, block, and of the features `STATE`. Side and objective
     depend only on the seed, the asset and `decision_ns`.
     """
     rules = parameters.orders
@@ -81,26 +88,150 @@ def parent_orders(features: pd.DataFrame, parameters: Parameters, market: Market
     return parents[usable].reset_index(drop=True)
 
 
-def offset_orders(parents: pd.DataFrame, market: Market, offset_bps: ArrayLike) -> pd.DataFrame:
-    """Each parent as one limit order at its offset from the arrival mid, on the grid; negative offsets are passive."""
+def action_orders(
+    parents: pd.DataFrame, market: Market, actions: Sequence[Action], chosen: ArrayLike = 0
+) -> pd.DataFrame:
+    """Each parent as the one order of its action.
+
+    Parameters
+    ----------
+    chosen : (n,) or one position in `actions`
+
+    Returns
+    -------
+    `parents` with action, kind (its word), offset_bps (of the limit price from the arrival mid, negative is passive),
+    limit_price (NaN: at any price), post_only, and waits (nothing is sent before the deadline)
+    """
+    chosen = np.broadcast_to(np.asarray(chosen, dtype=np.int64), len(parents))
     side, mid = parents["side"].to_numpy(float), parents["arrival_mid"].to_numpy(float)
-    offset_bps = np.broadcast_to(np.asarray(offset_bps, dtype=float), side.shape)
-    limit_price = snap_price(mid * (1 + side * offset_bps / BPS), side, market.sz_decimals)
-    return parents.assign(offset_bps=offset_bps, limit_price=limit_price, post_only=False)
+    limit_price = np.full(len(parents), np.nan)
+    for place, action in enumerate(actions):
+        rows = np.flatnonzero(chosen == place)
+        if rows.size and action.kind not in AT_ANY_PRICE:
+            limit_price[rows] = _limit_price(action, market, parents.iloc[rows])
+    kinds = np.array([action.kind for action in actions])[chosen]
+    return parents.assign(
+        action=chosen,
+        kind=np.array([str(action) for action in actions], dtype=object)[chosen],
+        offset_bps=side * (limit_price / mid - 1) * BPS,
+        limit_price=limit_price,
+        post_only=~np.isin(kinds, (*AT_ANY_PRICE, "bps")),
+        waits=kinds == "wait",
+    )
 
 
-def candidate_orders(parents: pd.DataFrame, market: Market, offsets_bps: list[float]) -> pd.DataFrame:
-    """K limit orders per parent, in the order of the offsets; `action` is the position of an offset."""
-    repeated = parents.iloc[np.repeat(np.arange(len(parents)), len(offsets_bps))].reset_index(drop=True)
-    action = np.tile(np.arange(len(offsets_bps)), len(parents))
-    return offset_orders(repeated.assign(action=action), market, np.array(offsets_bps)[action])
+def _limit_price(action: Action, market: Market, parents: pd.DataFrame) -> Floats:
+    """(n,) USD, on the grid; counted from the touch as known at the decision, unless it is in bps from the mid."""
+    side, mid = parents["side"].to_numpy(float), parents["arrival_mid"].to_numpy(float)
+    if action.kind == "bps":
+        return snap_price(mid * (1 + side * action.amount / BPS), side, market.sz_decimals)
+    if action.kind == "mid":
+        return before_the_other_side(market, parents, snap_price(mid, side, market.sz_decimals))
+    ticks = action.amount if action.kind == "improve" else -action.amount
+    return before_the_other_side(market, parents, move_price(touch(market, parents), side * ticks, market.sz_decimals))
+
+
+def touch(market: Market, orders: pd.DataFrame) -> Floats:
+    """The best quote of each order's side (n,), as known at its decision, USD."""
+    best = market.top_at(orders["decision_ns"].to_numpy())
+    return np.where(orders["side"] > 0, best.bid_price, best.ask_price)
+
+
+def before_the_other_side(market: Market, orders: pd.DataFrame, price: Floats) -> Floats:
+    """Prices (n,) a tick before the other side's best at most, as known at the decision: post-only orders rest."""
+    best, side = market.top_at(orders["decision_ns"].to_numpy()), orders["side"].to_numpy(float)
+    nearest = move_price(np.where(side > 0, best.ask_price, best.bid_price), -side, market.sz_decimals)
+    return np.where(side * (price - nearest) > 0, nearest, price)
+
+
+def candidate_orders(parents: pd.DataFrame, market: Market, actions: Sequence[Action]) -> pd.DataFrame:
+    """K orders per parent, in the order of the actions.
+
+    `distinct` is False for an order that an earlier action of its parent is too, as `mid` and `join` are where the
+    spread is one tick: a choice counts it once.
+    """
+    repeated = parents.iloc[np.repeat(np.arange(len(parents)), len(actions))].reset_index(drop=True)
+    orders = action_orders(repeated, market, actions, np.tile(np.arange(len(actions)), len(parents)))
+    return orders.assign(distinct=~orders.duplicated(["order_id", "limit_price", "post_only", "waits"]))
 
 
 def replay_candidates(market: Market, parents: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
     """Every candidate order of every state, replayed: (n K, ...), what `replay_orders` returns; no rewards."""
-    return replay(market, candidate_orders(parents, market, parameters.policy.offsets_bps), parameters)
+    return replay(market, candidate_orders(parents, market, parameters.policy.actions), parameters)
 
 
 def replay(market: Market, orders: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
     """`replay_orders` under the parameters of a run."""
+    if "waits" in orders:
+        return _replay_waits(market, orders, parameters)
     return replay_orders(market, orders, parameters.execution, parameters.seed, parameters.orders.markouts_s)
+
+
+def _replay_waits(market: Market, orders: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
+    """An order that waits is replayed as a limit order that the market never reaches."""
+    waits, side = orders["waits"].to_numpy(bool), orders["side"].to_numpy(float)
+    far = snap_price(orders["arrival_mid"] * (1 - side / 2), side, market.sz_decimals)
+    resting = orders.assign(limit_price=np.where(waits, far, orders["limit_price"]))
+    replayed = replay_orders(market, resting, parameters.execution, parameters.seed, parameters.orders.markouts_s)
+    never = {"limit_price": np.nan, "queue_ahead": np.nan, "queue_estimated": False}
+    never |= {"target_price": replayed["arrival_mid"], "slippage_bps": replayed["implementation_shortfall_bps"]}
+    return replayed.assign(**{name: replayed[name].mask(waits, value) for name, value in never.items()})
+
+
+class Threshold(NamedTuple):
+    """An action (its position) where the book leans with the order by no more than `bound`, another where by more."""
+
+    bound: float
+    below: int
+    above: int
+
+    def chosen(self, lean: Floats) -> Integers:
+        """(n,) actions by how far the book leans with each order (n,), -1 to 1."""
+        return np.where(lean > self.bound, self.above, self.below)
+
+
+def lean(orders: pd.DataFrame) -> Floats:
+    """(n,) the imbalance of the book relative to the side of each order: above 0 the price is pushed away from it."""
+    leans: Floats = orders["side"].to_numpy(float) * orders["book_imbalance"].to_numpy(float)
+    return leans
+
+
+def best_fixed_action(outcomes: pd.DataFrame) -> int:
+    """The action whose mean total cost over the training split is least.
+
+    Raises
+    ------
+    DataError
+        If no outcome belongs to the training split.
+    """
+    return int(_training_costs(outcomes).mean().to_numpy().argmin())
+
+
+def best_threshold(outcomes: pd.DataFrame) -> Threshold:
+    """The bound of the book's lean and the two actions whose mean total cost over the training split is least.
+
+    Raises as `best_fixed_action`.
+    """
+    costs = _training_costs(outcomes)
+    states = outcomes.drop_duplicates("order_id").set_index("order_id").loc[costs.index]
+    order = np.argsort(lean(states), kind="stable")
+    leans = np.concatenate([[-np.inf], lean(states)[order], [np.inf]])
+    below = np.vstack([np.zeros(costs.shape[1]), np.cumsum(costs.to_numpy()[order], axis=0)])
+    above = below[-1] - below
+    total = np.where(np.diff(leans) > 0, below.min(axis=1) + above.min(axis=1), np.inf)  # equal leans stay together
+    cut = int(total.argmin())
+    return Threshold(float(leans[cut]), int(below[cut].argmin()), int(above[cut].argmin()))
+
+
+def oracle_actions(outcomes: pd.DataFrame) -> pd.Series:
+    """The action that turned out cheapest in each state, by `order_id`: a ceiling, not a strategy."""
+    cheapest = outcomes.loc[outcomes.groupby("order_id")["total_cost_bps"].idxmin()]
+    return cheapest.set_index("order_id")["action"]
+
+
+def _training_costs(outcomes: pd.DataFrame) -> pd.DataFrame:
+    """Total cost (bps): a row for each state of the training split, a column for each action."""
+    train = outcomes[outcomes["split"] == "train"]
+    if train.empty:
+        raise DataError("no outcome belongs to the training split: lengthen the span or raise split.train")
+    return train.pivot_table(index="order_id", columns="action", values="total_cost_bps")

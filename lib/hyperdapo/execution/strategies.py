@@ -1,6 +1,6 @@
 """The ways to execute a parent order (§3.5.2), all under the same latency, fees, grid and minimum size."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -10,13 +10,24 @@ from pydantic import BaseModel
 from hyperdapo.errors import DataError
 from hyperdapo.execution.costs import HIGHEST_TIER
 from hyperdapo.execution.events import DUST
-from hyperdapo.execution.parents import STATE, offset_orders, replay
+from hyperdapo.execution.parents import (
+    STATE,
+    Threshold,
+    action_orders,
+    before_the_other_side,
+    best_fixed_action,
+    best_threshold,
+    lean,
+    oracle_actions,
+    replay,
+    touch,
+)
 from hyperdapo.execution.simulator import lives
 from hyperdapo.market.book import Market
 from hyperdapo.market.columns import BPS, Floats, Integers, select
-from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD, snap_price, snap_size, tick_size
+from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD, snap_price, snap_size
 from hyperdapo.params import Parameters
-from hyperdapo.sections import Execution
+from hyperdapo.sections import Action, Execution
 from hyperdapo.times import SECOND_NS, Span
 
 STRATEGIES = {
@@ -26,16 +37,21 @@ STRATEGIES = {
     "twap_post_only": "the slices of twap as post-only orders at the best quote",
     "vwap_post_only": "the slices of vwap as post-only orders at the best quote",
     "join_best": "post-only at the best quote, once",
+    "touch_requoted": "post-only at the best quote, quoted anew",
     "mid_peg": "post-only at the mid, quoted anew",
     "avellaneda_stoikov": "post-only at the price of Avellaneda and Stoikov (2008), quoted anew",
-    "best_fixed": "the offset that was cheapest on the training split",
-    "oracle": "the offset that turns out cheapest",
+    "sign_imbalance": "takes where the book leans with the order, joins the best quote where not",
+    "sign_momentum_10s": "takes where the price has moved away from the order in 10 s, joins where not",
+    "sign_momentum_60s": "the same by 60 s",
+    "threshold": "one action below a bound of the book's lean, one above it, cheapest on the training split",
+    "best_fixed": "the action that was cheapest on the training split",
+    "oracle": "the action that turns out cheapest",
 }
 """Beside the policies of 07."""
 
 ORDERS_COLUMNS = (
     *("order_id", "asset", "strategy", "objective", "decision_ns", "side", "size", "horizon_s", "arrival_mid"),
-    *("offset_bps", "target_price", "exec_price", "filled_passive", "maker_share", "filled", "fill_ns", "status"),
+    *("kind", "offset_bps", "target_price", "exec_price", "filled_passive", "maker_share", "filled", "fill_ns", "status"),
     *("fees_bps", "funding_bps", "implementation_shortfall_bps", "total_cost_bps", "slippage_bps"),
     *("spread_bps", "timing_bps", "opportunity_bps"),
     *("queue_ahead", "latency_ms", "split", *STATE),
@@ -44,6 +60,10 @@ ORDERS_COLUMNS = (
 _LEAST_USD = 1.5 * MINIMUM_NOTIONAL_USD  # of a child order: the price may fall between decision and child
 _SHALLOWEST_BPS = 0.01  # prints that hug the mid: k stays finite
 _DECIMALS = 10  # of columns in bps: equal orders have equal costs, however they were summed
+_TAKE_JOIN = (Action("take"), Action("join"))
+_MOMENTA_S = (10, 60)
+LOOKS_BACK_S = max(_MOMENTA_S)
+"""How long before a decision strategies ask for the market."""
 _MINUTE = 60  # the volume profile of VWAP is by second of the minute
 
 Quote = Callable[[pd.DataFrame, Floats, Floats], Floats]
@@ -54,11 +74,13 @@ Model = TypeVar("Model", bound=BaseModel)
 class Trained(NamedTuple):
     """What strategies know from the training split.
 
-    The best fixed offset (bps), the share of volume by second of the minute (60,), and how far from the mid prints are
-    on average (bps): the decay of intensity with distance, k of Avellaneda and Stoikov, is its inverse.
+    The best fixed action (its position), the best threshold of the book's lean, the share of volume by second of the
+    minute (60,), and how far from the mid prints are on average (bps): the decay of intensity with distance, k of
+    Avellaneda and Stoikov, is its inverse.
     """
 
-    best_fixed_bps: float
+    best_fixed: int
+    threshold: Threshold
     volume_profile: Floats
     print_depth_bps: float
 
@@ -71,7 +93,8 @@ def train(parts: Iterable[tuple[Span, Market]], outcomes: pd.DataFrame) -> Train
     DataError
         If no outcome belongs to the training split.
     """
-    best, ns = best_fixed_offset(outcomes), outcomes.loc[outcomes["split"] == "train", "decision_ns"]
+    chosen = best_fixed_action(outcomes), best_threshold(outcomes)
+    ns = outcomes.loc[outcomes["split"] == "train", "decision_ns"]
     volume, depth_bps, prints = np.full(_MINUTE, np.finfo(float).tiny), 0.0, 0
     for (from_ns, to_ns), market in parts:
         inside = np.searchsorted(market.trades.local_ns, [max(from_ns, ns.min()), min(to_ns, ns.max() + 1)])
@@ -79,34 +102,14 @@ def train(parts: Iterable[tuple[Span, Market]], outcomes: pd.DataFrame) -> Train
         volume += np.bincount(trades.local_ns // SECOND_NS % _MINUTE, weights=trades.size, minlength=_MINUTE)
         depth_bps += float(np.nansum(np.abs(trades.price / market.mid_at(trades.local_ns) - 1)) * BPS)
         prints += len(trades.price)
-    return Trained(best, volume / volume.sum(), depth_bps / max(prints, 1))
+    return Trained(*chosen, volume / volume.sum(), depth_bps / max(prints, 1))
 
 
-def best_fixed_offset(outcomes: pd.DataFrame) -> float:
-    """The offset (bps) whose mean total cost over the training split is least.
-
-    Raises
-    ------
-    DataError
-        If no outcome belongs to the training split.
-    """
-    costs = outcomes[outcomes["split"] == "train"].groupby("offset_bps")["total_cost_bps"].mean()
-    if costs.empty:
-        raise DataError("no outcome belongs to the training split: lengthen the span or raise split.train")
-    return float(costs.index[int(costs.to_numpy().argmin())])
-
-
-def oracle_offsets(outcomes: pd.DataFrame) -> pd.Series:
-    """The offset (bps) that turned out cheapest in each state, by `order_id`: a ceiling, not a strategy."""
-    cheapest = outcomes.loc[outcomes.groupby("order_id")["total_cost_bps"].idxmin()]
-    return cheapest.set_index("order_id")["offset_bps"]
-
-
-def policy_offsets(decisions: pd.DataFrame) -> dict[str, pd.Series]:
-    """The offset (bps) of each order by `order_id`, for each policy; of several training seeds the first."""
+def policy_actions(decisions: pd.DataFrame) -> dict[str, pd.Series]:
+    """The action of each order by `order_id`, for each policy; of several training seeds the first."""
     first = decisions[decisions["seed"] == decisions.groupby("policy")["seed"].transform("min")]
-    each = first.set_index("order_id").groupby("policy", sort=False)["offset_bps"]
-    return {str(policy): offset_bps for policy, offset_bps in each}
+    each = first.set_index("order_id").groupby("policy", sort=False)["action"]
+    return {str(policy): action for policy, action in each}
 
 
 def backtest(
@@ -138,14 +141,15 @@ def backtest(
     parents = parents.reset_index(drop=True)
     children = _by_children(market, parents, trained, parameters)
     whole = [
-        orders.assign(strategy=name) for name, orders in _whole(market, parents, trained, outcomes, decisions).items()
+        orders.assign(strategy=name)
+        for name, orders in _whole(market, parents, trained, outcomes, decisions, parameters.policy.actions).items()
     ]
     replayed = replay(market, pd.concat(whole, ignore_index=True), parameters)
     sliced = [rows.assign(strategy=name) for name, rows in children.items()]
     markouts = [f"markout_{horizon:g}s_bps" for horizon in parameters.orders.markouts_s]
     together = pd.concat([replayed, *sliced], ignore_index=True)[[*ORDERS_COLUMNS, *markouts]]
     together = together.round({name: _DECIMALS for name in together if str(name).endswith("_bps")})
-    ranks = {name: rank for rank, name in enumerate([*STRATEGIES, *policy_offsets(decisions)])}
+    ranks = {name: rank for rank, name in enumerate([*STRATEGIES, *policy_actions(decisions)])}
     return together.sort_values("strategy", key=lambda names: names.map(ranks), kind="stable", ignore_index=True)
 
 
@@ -206,22 +210,36 @@ def _changed(section: Model, **values: object) -> Model:
 
 
 def _whole(
-    market: Market, parents: pd.DataFrame, trained: Trained, outcomes: pd.DataFrame, decisions: pd.DataFrame
+    market: Market,
+    parents: pd.DataFrame,
+    trained: Trained,
+    outcomes: pd.DataFrame,
+    decisions: pd.DataFrame,
+    actions: Sequence[Action],
 ) -> dict[str, pd.DataFrame]:
     """Strategies of one order."""
-    ids = parents["order_id"]
-    mine = outcomes[outcomes["order_id"].isin(ids)]
-    offsets = {"best_fixed": pd.Series(trained.best_fixed_bps, index=ids), "oracle": oracle_offsets(mine)}
-    whole = {
-        "market": parents.assign(offset_bps=np.nan, limit_price=np.nan, post_only=False),
-        "join_best": parents.assign(offset_bps=np.nan, limit_price=_touch(market, parents), post_only=True),
+    ids, side = parents["order_id"], parents["side"].to_numpy(float)
+    pushes = {"sign_imbalance": lean(parents)}
+    pushes |= {f"sign_momentum_{seconds}s": side * _momentum(market, parents, seconds) for seconds in _MOMENTA_S}
+    runs_away = {name: np.where(push > 0, 0, 1) for name, push in pushes.items()}
+    always = {"market": 0, "join_best": 1}
+    whole = {name: action_orders(parents, market, _TAKE_JOIN, rows) for name, rows in (always | runs_away).items()}
+    chosen = {
+        "best_fixed": pd.Series(trained.best_fixed, index=ids),
+        "threshold": pd.Series(trained.threshold.chosen(lean(parents)), index=ids),
+        "oracle": oracle_actions(outcomes[outcomes["order_id"].isin(ids)]),
     }
-    offsets |= policy_offsets(decisions)
-    for strategy, offset_bps in offsets.items():
-        if missing := sorted(set(ids) - set(offset_bps.index)):
+    for strategy, action in (chosen | policy_actions(decisions)).items():
+        if missing := sorted(set(ids) - set(action.index)):
             raise DataError(f"{strategy} decided {len(missing)} of the orders not at all: run 07_inference again")
-        whole[strategy] = offset_orders(parents, market, offset_bps[ids])
+        whole[strategy] = action_orders(parents, market, actions, action[ids])
     return whole
+
+
+def _momentum(market: Market, orders: pd.DataFrame, seconds: int) -> Floats:
+    """(n,) how much the mid has risen in so many seconds before each decision, as known then; a share of it."""
+    ns = orders["decision_ns"].to_numpy(np.int64)
+    return np.asarray(market.mid_at(ns) / market.mid_at(ns - seconds * SECOND_NS) - 1)
 
 
 def _by_children(
@@ -233,11 +251,11 @@ def _by_children(
     usual = volume_weights(trained.volume_profile, parents, slices)
 
     def at_touch(children: pd.DataFrame, seconds_left: Floats, share_left: Floats) -> Floats:
-        return _touch(market, children)
+        return touch(market, children)
 
     def at_mid(children: pd.DataFrame, seconds_left: Floats, share_left: Floats) -> Floats:
         side, mid = children["side"].to_numpy(float), market.mid_at(children["decision_ns"].to_numpy())
-        return _behind_the_other_side(market, children, snap_price(mid, side, market.sz_decimals))
+        return before_the_other_side(market, children, snap_price(mid, side, market.sz_decimals))
 
     def at_reservation(children: pd.DataFrame, seconds_left: Floats, share_left: Floats) -> Floats:
         side, mid = children["side"].to_numpy(float), market.mid_at(children["decision_ns"].to_numpy())
@@ -249,13 +267,14 @@ def _by_children(
             1 / max(trained.print_depth_bps, _SHALLOWEST_BPS),
         )
         quoted = snap_price(mid * (1 - side * distance / BPS), side, market.sz_decimals)
-        return _behind_the_other_side(market, children, quoted)
+        return before_the_other_side(market, children, quoted)
 
     return {
         "twap": take_slices(market, parents, even, parameters),
         "vwap": take_slices(market, parents, usual, parameters),
         "twap_post_only": quote_slices(market, parents, even, at_touch, parameters),
         "vwap_post_only": quote_slices(market, parents, usual, at_touch, parameters),
+        "touch_requoted": requote(market, parents, at_touch, parameters),
         "mid_peg": requote(market, parents, at_mid, parameters),
         "avellaneda_stoikov": requote(market, parents, at_reservation, parameters),
     }
@@ -287,20 +306,6 @@ def volume_weights(profile: Floats, parents: pd.DataFrame, slices: int) -> Float
     volume = bounds // minute_ns + np.interp(bounds % minute_ns / SECOND_NS, np.arange(_MINUTE + 1), curve)
     weights = np.diff(volume, axis=1)
     return np.asarray(weights / weights.sum(axis=1, keepdims=True))
-
-
-def _touch(market: Market, orders: pd.DataFrame) -> Floats:
-    """The best quote of each order's side (n,), as known at its decision."""
-    best = market.top_at(orders["decision_ns"].to_numpy())
-    return np.where(orders["side"] > 0, best.bid_price, best.ask_price)
-
-
-def _behind_the_other_side(market: Market, orders: pd.DataFrame, price: Floats) -> Floats:
-    """Prices (n,) a step before the other side's best at most, as known at the decision: post-only orders rest."""
-    best, side = market.top_at(orders["decision_ns"].to_numpy()), orders["side"].to_numpy(float)
-    other = np.where(side > 0, best.ask_price, best.bid_price)
-    nearest = snap_price(other - side * tick_size(other, market.sz_decimals), side, market.sz_decimals)
-    return np.where(side * (price - nearest) > 0, nearest, price)
 
 
 def take_slices(market: Market, parents: pd.DataFrame, weights: Floats, parameters: Parameters) -> pd.DataFrame:
@@ -421,6 +426,7 @@ def _together(parents: pd.DataFrame, children: pd.DataFrame, row: Integers) -> p
     opportunity_bps = bps("opportunity_bps") + total(moved_usd) / worth * BPS
     filled = total(completed) <= DUST
     return parents.assign(
+        kind="",
         offset_bps=np.nan,
         target_price=mid,
         exec_price=exec_price,

@@ -31,6 +31,20 @@ def snap_price(price: ArrayLike, side: ArrayLike, sz_decimals: int) -> Floats:
     return np.round(snapped * tick, _MAX_DECIMALS)
 
 
+def move_price(price: ArrayLike, ticks: ArrayLike, sz_decimals: int) -> Floats:
+    """Grid prices so many ticks above `price` (below where negative), USD; a tick is another one beyond a power of ten.
+
+    >>> move_price([9999.9, 10000.0, 10000.0], [2, -1, 1], 1).tolist()
+    [10001.0, 9999.9, 10001.0]
+    """
+    moved, ticks = (np.array(each) for each in np.broadcast_arrays(np.asarray(price, dtype=float), ticks))
+    for step in range(int(np.abs(ticks).max(initial=0))):
+        towards = np.where(np.abs(ticks) > step, np.sign(ticks), 0)
+        tick = tick_size(np.where(towards < 0, moved * (1 - _SLACK), moved), sz_decimals)
+        moved = np.round(moved + towards * tick, _MAX_DECIMALS)
+    return moved
+
+
 def on_grid(price: ArrayLike, sz_decimals: int) -> Mask:
     """Whether the exchange would accept each price."""
     price = np.asarray(price, dtype=float)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from hyperdapo.market.columns import Floats
 from hyperdapo.params import Parameters
 from hyperdapo.paths import GENERALIST, Paths
-from hyperdapo.policy import boosting
+from hyperdapo.policy import rivals
 from hyperdapo.policy.models import load_adapter, load_base
 from hyperdapo.policy.scoring import Encodings, Scorer, make_scorer, score
 from hyperdapo.policy.states import States
@@ -23,12 +23,12 @@ from hyperdapo.policy.states import States
 def decide_all(
     parameters: Parameters, paths: Paths, features: pd.DataFrame, training: States, tested: States
 ) -> pd.DataFrame:
-    """The rows of `decisions.parquet`: the untrained base, every algorithm and seed, and the boosted yardstick.
+    """The rows of `decisions.parquet`: the untrained base, every algorithm and seed, and the rivals.
 
     Returns
     -------
-    `order_id, asset, decision_ns, split, policy, seed, action, offset_bps, probability_0 … probability_{K-1}`; the
-    boosted policy has no probabilities (NaN).
+    `order_id, asset, decision_ns, split, policy, seed, action, kind, probability_0 … probability_{K-1}`; the rivals have
+    no probabilities (NaN).
 
     Raises
     ------
@@ -43,10 +43,11 @@ def decide_all(
     for algorithm, seed in tqdm(adapters, "deciding", delay=2, mininterval=5, leave=False):
         probabilities = decider.probabilities(paths.adapter(algorithm, seed))
         frames.append(_frame(tested, algorithm, seed, probabilities, parameters))
-    regressors = boosting.fit(boosting.inputs(features, training.table), training.rewards, parameters.seed)
-    action = boosting.decide(regressors, boosting.inputs(features, tested.table))
-    unknown = np.full(tested.rewards.shape, np.nan)
-    frames.append(_frame(tested, "boosting", seeds[0], unknown, parameters, action))
+    known, unseen = (rivals.inputs(features, states.table) for states in (training, tested))
+    for rival in rivals.RIVALS:
+        fitted = rivals.fit(rival, known, training.rewards, parameters.seed)
+        action, unknown = rivals.decide(fitted, unseen, tested.distinct), np.full(tested.rewards.shape, np.nan)
+        frames.append(_frame(tested, rival, seeds[0], unknown, parameters, action))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -121,7 +122,7 @@ class Decider:
         self._policy, self._batch = parameters.policy, parameters.inference.batch_size
         self._base, tokenizer = load_base(parameters.policy)
         self._scorer = make_scorer(self._base, tokenizer, parameters)
-        self._states = Encodings(self._scorer, states.prompts, parameters.training.memory_gb)
+        self._states = Encodings(self._scorer, states.prompts, parameters.training.memory_gb, states.distinct)
 
     def probabilities(self, adapter: Path | None = None) -> Floats:
         """(n, K) of the actions: of the untrained base, or with the adapter in a folder.
@@ -153,5 +154,5 @@ def _frame(
     action = probabilities.argmax(axis=1) if action is None else action
     table = states.table[["order_id", "asset", "decision_ns", "split"]].reset_index(drop=True)
     columns = {f"probability_{k}": probabilities[:, k] for k in range(probabilities.shape[1])}
-    offsets = np.array(parameters.policy.offsets_bps)[action]
-    return table.assign(policy=policy, seed=seed, action=action, offset_bps=offsets, **columns)
+    kind = np.array([str(each) for each in parameters.policy.actions], dtype=object)[action]
+    return table.assign(policy=policy, seed=seed, action=action, kind=kind, **columns)

@@ -39,13 +39,16 @@ from hyperdapo.sections import Training
 class Batch:
     """n states of one update, (n, K): log-probabilities under policy, rollout policy and base, and rewards in bps.
 
-    `progress` is the share of the training that is done.
+    `pair` (n, 2) is the best and the worst action of each state, `distinct` (n, K) what there is to choose from,
+    `progress` the share of the training that is done.
     """
 
     new: Tensor
     old: Tensor
     reference: Tensor
     rewards: Tensor
+    pair: Tensor
+    distinct: Tensor
     progress: float
 
 
@@ -67,14 +70,14 @@ def dapo(batch: Batch, training: Training) -> Loss:
 
 def dpo(batch: Batch, training: Training) -> Loss:
     """DPO, the base being the reference."""
-    return preference(batch.new, batch.reference, batch.rewards, training.dpo.beta)
+    return preference(batch.new, batch.reference, batch.pair, training.dpo.beta)
 
 
 def listing_4_4(batch: Batch, training: Training) -> Loss:
     """DPO as Listing 4.4 changes it."""
     settings = training.listing_4_4
     low, high = settings.clip_low, settings.clip_high
-    return halved_preference(batch.new, batch.reference, batch.rewards, settings.beta, low, high)
+    return halved_preference(batch.new, batch.reference, batch.pair, settings.beta, low, high)
 
 
 def dapo_preference(batch: Batch, training: Training) -> Loss:
@@ -87,12 +90,13 @@ def dapo_preference(batch: Batch, training: Training) -> Loss:
         adaptive_clip(clip, batch.new.detach(), batch.old, settings.clip_sensitivity)
         for clip in (settings.clip_low, settings.clip_high)
     )
-    return clipped_preference(batch.new, batch.old, batch.rewards, weight, settings.beta, low, high)
+    return clipped_preference(batch.new, batch.old, batch.pair, weight, settings.beta, low, high)
 
 
 def reward_weighted(batch: Batch, training: Training) -> Loss:
     """Cross-entropy to what the rewards would choose."""
-    return reward_cross_entropy(batch.new, batch.rewards, training.reward_weighted.temperature_bps)
+    rewards = batch.rewards.masked_fill(~batch.distinct, -torch.inf)
+    return reward_cross_entropy(batch.new, rewards, training.reward_weighted.temperature_bps)
 
 
 SAMPLED = "dapo_sampled"  # its loss is TRL's
@@ -142,17 +146,20 @@ def clipped_surrogate(new: Tensor, old: Tensor, advantage: Tensor, clip_low: flo
     return Loss(loss, float((weight * (clipped < plain)).sum(dim=-1).mean().detach()))
 
 
-def preference(new: Tensor, reference: Tensor, rewards: Tensor, beta: float) -> Loss:
-    """-log sigmoid of beta times how much more the best action gained on the reference than the worst; all (n, K)."""
-    best, worst = _ends(new - reference, rewards)
+def preference(new: Tensor, reference: Tensor, pair: Tensor, beta: float) -> Loss:
+    """-log sigmoid of beta times how much more the best action gained on the reference than the worst.
+
+    `new` and `reference` (n, K) are log-probabilities, `pair` (n, 2) the best and the worst action of each state.
+    """
+    best, worst = (new - reference).gather(-1, pair).unbind(-1)
     return Loss(-logsigmoid(beta * (best - worst)).mean())
 
 
 def halved_preference(
-    new: Tensor, reference: Tensor, rewards: Tensor, beta: float, clip_low: float, clip_high: float
+    new: Tensor, reference: Tensor, pair: Tensor, beta: float, clip_low: float, clip_high: float
 ) -> Loss:
-    """Listing 4.4: the DPO loss of a batch, drawn half-way to a bound that it exceeds; all tensors (n, K)."""
-    base = preference(new, reference, rewards, beta).loss
+    """Listing 4.4: the DPO loss of a batch, drawn half-way to a bound that it exceeds; tensors as in `preference`."""
+    base = preference(new, reference, pair, beta).loss
     if base > clip_high:
         return Loss(base * 0.5 + clip_high * 0.5, 1.0)
     if base < -clip_low:
@@ -161,10 +168,10 @@ def halved_preference(
 
 
 def clipped_preference(
-    new: Tensor, old: Tensor, rewards: Tensor, weight: Tensor, beta: float, clip_low: float, clip_high: float
+    new: Tensor, old: Tensor, pair: Tensor, weight: Tensor, beta: float, clip_low: float, clip_high: float
 ) -> Loss:
     """DPO on the best action's ratio, cut at 1 + high, and the worst's, cut at 1 - low; pairs weighted by (n,)."""
-    best, worst = _ends(new - old, rewards)
+    best, worst = (new - old).gather(-1, pair).unbind(-1)
     gained, lost = best.clamp(max=log(1 + clip_high)), worst.clamp(min=log(1 - clip_low))
     cut = ((best > gained) | (worst < lost)).float().mean()
     return Loss(-(weight * logsigmoid(beta * (gained - lost))).mean(), float(cut))
@@ -195,7 +202,7 @@ def adaptive_clip(clip: float, new: Tensor, old: Tensor, sensitivity: float) -> 
 
 
 def reward_cross_entropy(new: Tensor, rewards: Tensor, temperature_bps: float) -> Loss:
-    """Cross-entropy of the policy to softmax(reward / temperature); tensors (n, K), rewards in bps."""
+    """Cross-entropy of the policy to softmax(reward / temperature); tensors (n, K), rewards in bps, -inf never chosen."""
     target = torch.softmax(rewards / temperature_bps, dim=-1)
     return Loss(-(target * new).sum(dim=-1).mean())
 
@@ -208,10 +215,3 @@ def entropy(new: Tensor) -> Tensor:
 def has_signal(rewards: Tensor) -> Tensor:
     """(n,) whether the rewards of a state differ between its actions; where they do not, there is no gradient."""
     return rewards.amax(dim=-1) > rewards.amin(dim=-1)
-
-
-def _ends(values: Tensor, rewards: Tensor) -> tuple[Tensor, Tensor]:
-    """(n,) each: the value at the action with the highest reward, and at that with the lowest."""
-    places = torch.stack([rewards.argmax(dim=-1), rewards.argmin(dim=-1)], dim=-1)
-    best, worst = values.gather(-1, places).unbind(-1)
-    return best, worst

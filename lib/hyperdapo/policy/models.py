@@ -23,7 +23,7 @@ from hyperdapo.files import atomic_folder, require
 from hyperdapo.paths import GENERALIST, base_models
 from hyperdapo.policy.prompts import CUE, FEATURES, instruction
 from hyperdapo.policy.scoring import cue_ids
-from hyperdapo.sections import Policy
+from hyperdapo.sections import Action, Policy
 
 if TYPE_CHECKING:  # PEFT and the models of transformers take seconds to import: only what makes one does
     from peft import LoraConfig, PeftModel
@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # PEFT and the models of transformers take seconds to import:
 
 _TINY = "tiny-qwen2"  # made here, for tests
 _SEED = 0  # of its weights
+_LEARNT = tuple(map(Action.parse, ("take", "join", "improve 1", "mid", "behind 2", "wait", "-5 bps")))
 _END = "<|endoftext|>"
 _SMOLLM2 = "smollm2-135m"
 _HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -107,7 +108,7 @@ def load_adapter(base: PreTrainedModel, policy: Policy, folder: Path) -> PeftMod
     MissingInputError
         If no adapter is there.
     ModelError
-        If the adapter was trained on another base, on other layers, for other offsets or for other prompts.
+        If the adapter was trained on another base, on other layers, for other actions or for other prompts.
     """
     from peft import LoraConfig, PeftModel
 
@@ -192,7 +193,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 def tiny_tokenizer() -> PreTrainedTokenizerBase:
     """A byte-level BPE that has learnt the words of the prompts; each digit and each letter of an action is a token."""
-    words = [f" {feature.word}" for feature in FEATURES] + [instruction([-50, -5, 0, 5]), CUE]
+    words = [f" {feature.word}" for feature in FEATURES] + [instruction(_LEARNT), CUE]
     answers = [f" {letter}" for letter in string.ascii_uppercase]
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
@@ -319,8 +320,8 @@ def _convert(package: Path, folder: Path) -> None:
 
 def _identity(policy: Policy) -> dict[str, Any]:
     """What a letter means to an adapter, and what the prompts look like that it has learned to read."""
-    settings = policy.model_dump(mode="json", include={"four_bit", "offsets_bps", "prompt_style"})
-    return settings | {"instruction": instruction(policy.offsets_bps), "cue": CUE}
+    settings = policy.model_dump(mode="json", include={"four_bit", "actions", "prompt_style"})
+    return settings | {"instruction": instruction(policy.actions), "cue": CUE}
 
 
 def _check_identity(folder: Path, policy: Policy, again: str) -> None:

@@ -5,7 +5,7 @@ of the instruction. Each feature is a word and a digit from 1 to 9, two tokens; 
 the direction of the price is relative to the order's side: above 5 where it drives the price away from the order (a buy
 sees it rise), below 5 where it brings the price to it.
 
-A letter stands for each candidate offset, so that an action is one token.
+A letter stands for each candidate order, so that an action is one token.
 """
 
 import math
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from hyperdapo.errors import DataError
 from hyperdapo.market.columns import Floats
+from hyperdapo.sections import Action
 
 Style = Literal["thesis", "anonymous"]
 STYLES: tuple[Style, ...] = ("thesis", "anonymous")
@@ -68,22 +69,22 @@ FEATURES = (
 )
 
 
-def letters(offsets_bps: Sequence[float]) -> list[str]:
-    """The letter of each candidate action: A for the first offset, and so on."""
-    return list(string.ascii_uppercase[: len(offsets_bps)])
+def letters(actions: Sequence[Action]) -> list[str]:
+    """The letter of each action: A for the first, and so on."""
+    return list(string.ascii_uppercase[: len(actions)])
 
 
-def instruction(offsets_bps: Sequence[float]) -> str:
+def instruction(actions: Sequence[Action]) -> str:
     """The constant beginning of every prompt: what each letter means and how to read the numbers."""
-    options = ", ".join(f"{letter} {bps:+g}" for letter, bps in zip(letters(offsets_bps), offsets_bps, strict=True))
+    options = ", ".join(f"{letter} {action}" for letter, action in zip(letters(actions), actions, strict=True))
     return (
-        f"Choose a limit price, in bps through the mid: {options}. "
+        f"Choose an order, in ticks from the best quote or bps from the mid: {options}. "
         "Signals: 1 the price comes to the order, 5 neutral, 9 it runs away.\n"
     )
 
 
 def encode_states(
-    features: pd.DataFrame, parents: pd.DataFrame, offsets_bps: Sequence[float], style: Style = "thesis"
+    features: pd.DataFrame, parents: pd.DataFrame, actions: Sequence[Action], style: Style = "thesis"
 ) -> list[str]:
     """The prompt of each parent order.
 
@@ -91,7 +92,7 @@ def encode_states(
     ----------
     features : rows of `features.parquet`; `parents.order_id` is a position in it
     parents : (n, ...) with `order_id`, `side` (+1 buy, -1 sell), `objective`
-    offsets_bps : (K,) candidate offsets, in bps
+    actions : (K,) of which one is to be chosen
     style : `thesis` keeps the asset and the real price level (§4.8.1), `anonymous` hides both
 
     Raises
@@ -99,12 +100,16 @@ def encode_states(
     DataError
         If a feature of one of the states is not finite.
     """
+    heads = _heads(features.iloc[parents["order_id"].to_numpy()], parents, style)
+    opening, rows = instruction(actions), digits(features, parents)
+    return [opening + head + _signals(row) + CUE for head, row in zip(heads, rows, strict=True)]
+
+
+def digits(features: pd.DataFrame, parents: pd.DataFrame) -> NDArray[np.int64]:
+    """(n, 15) the digits of the `FEATURES` in the prompt of each parent order; parameters and errors as `encode_states`."""
     states = features.iloc[parents["order_id"].to_numpy()]
     side = parents["side"].to_numpy(dtype=float)
-    digits = np.column_stack([_digits(feature, states, side) for feature in FEATURES])
-    opening = instruction(offsets_bps)
-    heads = _heads(states, parents, style)
-    return [opening + head + _signals(row) + CUE for head, row in zip(heads, digits, strict=True)]
+    return np.column_stack([_digits(feature, states, side) for feature in FEATURES])
 
 
 def check_lengths(prompts: Sequence[str], parents: pd.DataFrame, tokenizer: Any, max_length: int) -> NDArray[np.int64]:
@@ -130,7 +135,7 @@ def check_lengths(prompts: Sequence[str], parents: pd.DataFrame, tokenizer: Any,
         longest = parents.iloc[int(counts.argmax())]
         raise DataError(
             f"{longest['asset']}: the prompt of order {longest['order_id']} has {counts.max()} tokens, and "
-            f"policy.max_length is {max_length}: raise it, or give fewer policy.offsets_bps"
+            f"policy.max_length is {max_length}: raise it, or give fewer policy.actions"
         )
     return counts
 

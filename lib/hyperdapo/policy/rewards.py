@@ -88,15 +88,15 @@ def predict_parts(features: pd.DataFrame, outcomes: pd.DataFrame, seed: int) -> 
     DataError
         If one of the two splits is empty, or a part is missing or not finite.
     """
-    from hyperdapo.policy import boosting  # scikit-learn takes a second to import
+    from hyperdapo.policy import rivals  # scikit-learn takes a second to import
 
     training, validation = (of_split(outcomes, split) for split in ("train", "validation"))
     states, costs = reward_matrix(validation, COST)
-    known, unseen = (boosting.inputs(features, table) for table in (reward_matrix(training, COST)[0], states))
+    known, unseen = (rivals.inputs(features, table) for table in (reward_matrix(training, COST)[0], states))
     parts = []
     for name in tqdm(WEIGHTS, desc="parts of the reward", unit="part", delay=2, leave=False):
-        regressors = boosting.fit(known, reward_matrix(training, f"reward_{name}")[1], seed)
-        parts.append(boosting.predict(regressors, unseen))
+        boosted = rivals.fit("boosting", known, reward_matrix(training, f"reward_{name}")[1], seed)
+        parts.append(boosted.predict(unseen))
     return Predicted(states, np.stack(parts, axis=-1), costs)
 
 

@@ -50,7 +50,7 @@ def fingerprint(parameters: Parameters, algorithm: str, seed: int, training: Sta
         "code": dependencies.digest("import hyperdapo.policy.training", room="policy"),
     }
     digest = hashlib.sha256(json.dumps(decided, sort_keys=True).encode())
-    digest.update(training.rewards.tobytes())
+    digest.update(training.rewards.tobytes() + training.distinct.tobytes())
     return digest.hexdigest()
 
 

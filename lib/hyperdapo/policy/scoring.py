@@ -25,11 +25,12 @@ from tqdm import tqdm
 from transformers import DynamicCache
 
 from hyperdapo.errors import ModelError
-from hyperdapo.market.columns import Floats
+from hyperdapo.market.columns import Floats, Mask
 from hyperdapo.params import Parameters
 from hyperdapo.policy.prompts import CUE, instruction, letters
 
 _BATCH = 32  # states that are read at once
+_NEVER = -1e4  # a logit whose probability is 0 in float32, and which times 0 is 0
 _SCORED = 64  # states that are scored at once
 
 
@@ -38,18 +39,20 @@ class Encoded:
     """n states as the base reads them, as far up as the adapter's layers.
 
     `memory` (n, layers, 2, heads, T, d) are keys and values of the state's tokens in those layers, padded on the
-    right; `lengths` (n,) tokens; `cue` (n, c, width) is what enters the lowest of those layers at the cue.
+    right; `lengths` (n,) tokens; `cue` (n, c, width) is what enters the lowest of those layers at the cue; `distinct`
+    (n, K) are the actions among which there is a choice.
     """
 
     memory: Tensor
     lengths: Tensor
     cue: Tensor
+    distinct: Tensor
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __getitem__(self, rows: Any) -> "Encoded":
-        return Encoded(self.memory[rows], self.lengths[rows], self.cue[rows])
+        return Encoded(self.memory[rows], self.lengths[rows], self.cue[rows], self.distinct[rows])
 
 
 class Scorer:
@@ -90,8 +93,8 @@ class Scorer:
         other._model = model
         return other
 
-    def encode(self, prompts: Sequence[str]) -> Encoded:
-        """What the base makes of n prompts.
+    def encode(self, prompts: Sequence[str], distinct: Mask | None = None) -> Encoded:
+        """What the base makes of n prompts; `distinct` (n, K) as in `States`, None where all actions are.
 
         Raises
         ------
@@ -114,10 +117,12 @@ class Scorer:
         layers = [torch.stack([layer.keys, layer.values], dim=1) for layer in cache.layers[self._first :]]
         places = lengths[:, None] + torch.arange(len(self._cue), device=device)
         cue = entering.gather(1, places[..., None].expand(-1, -1, entering.shape[-1]))
-        return Encoded(torch.stack(layers, dim=1)[..., begins:ends, :], lengths, cue)
+        choice = torch.ones(len(states), len(self._letters), dtype=torch.bool) if distinct is None else distinct
+        memory = torch.stack(layers, dim=1)[..., begins:ends, :]
+        return Encoded(memory, lengths, cue, torch.as_tensor(choice, device=device))
 
     def log_probabilities(self, encoded: Encoded) -> Tensor:
-        """(n, K) in float32, with a gradient where the adapter wants one."""
+        """(n, K) in float32, with a gradient where the adapter wants one; `_NEVER` less for what is not distinct."""
         width = encoded.cue.shape[1]
         begins = self._opening.get_seq_length() + encoded.lengths[:, None]
         places = torch.arange(width, device=begins.device)
@@ -131,7 +136,8 @@ class Scorer:
                 output_hidden_states=True,
                 logits_to_keep=torch.empty(0, dtype=torch.long, device=begins.device),  # only the K rows below
             )
-        return torch.log_softmax(answer.hidden_states[-1][:, -1].float() @ self._letters.T, dim=-1)
+        logits = answer.hidden_states[-1][:, -1].float() @ self._letters.T
+        return torch.log_softmax(logits.masked_fill(~encoded.distinct, _NEVER), dim=-1)
 
     def _mask(self, encoded: Encoded) -> Tensor:
         """(n, 1, c, opening + T + c) to be added to attention scores: 0 where a token of the cue may look."""
@@ -166,7 +172,7 @@ class Scorer:
 def make_scorer(model: Any, tokenizer: Any, parameters: Parameters) -> Scorer:
     """The scorer of a base model, with or without an adapter, for the action set of `parameters`."""
     policy = parameters.policy
-    return Scorer(model, tokenizer, instruction(policy.offsets_bps), letters(policy.offsets_bps), policy.lora.layers)
+    return Scorer(model, tokenizer, instruction(policy.actions), letters(policy.actions), policy.lora.layers)
 
 
 class Encodings:
@@ -175,9 +181,12 @@ class Encodings:
     What is kept is read in batches that depend on the prompts alone, so that a resumed training has the same numbers.
     """
 
-    def __init__(self, scorer: Scorer, prompts: Sequence[str], limit_gb: float) -> None:
+    def __init__(
+        self, scorer: Scorer, prompts: Sequence[str], limit_gb: float, distinct: Mask | None = None
+    ) -> None:
         self._scorer = scorer
         self._prompts = prompts
+        self._distinct = distinct
         self._kept: dict[int, Encoded] = {}
         left = limit_gb * 1e9
         for batch in tqdm(self._batches(range(len(prompts))), "reading states", delay=2, mininterval=5, leave=False):
@@ -197,7 +206,8 @@ class Encodings:
         states = [self._kept[row] if row in self._kept else fresh[row] for row in rows]
         longest = max(int(state.lengths) for state in states)
         memory = torch.stack([pad(state.memory, (0, 0, 0, longest - state.memory.shape[-2])) for state in states])
-        return Encoded(memory, torch.stack([s.lengths for s in states]), torch.stack([s.cue for s in states]))
+        others = (torch.stack([getattr(state, name) for state in states]) for name in ("lengths", "cue", "distinct"))
+        return Encoded(memory, *others)
 
     def _batches(self, rows: Iterable[int]) -> list[list[int]]:
         """Shortest first, so that little is padded."""
@@ -205,12 +215,13 @@ class Encodings:
         return [ordered[start : start + _BATCH] for start in range(0, len(ordered), _BATCH)]
 
     def _read(self, batch: list[int]) -> dict[int, Encoded]:
-        encoded = self._scorer.encode([self._prompts[row] for row in batch])
+        distinct = None if self._distinct is None else self._distinct[batch]
+        encoded = self._scorer.encode([self._prompts[row] for row in batch], distinct)
         states: dict[int, Encoded] = {}
         for place, row in enumerate(batch):
             length = encoded.lengths[place]
             memory = encoded.memory[place, ..., : int(length), :].clone()
-            states[row] = Encoded(memory, length, encoded.cue[place].clone())
+            states[row] = Encoded(memory, length, encoded.cue[place].clone(), encoded.distinct[place])
         return states
 
 
@@ -240,7 +251,7 @@ def letter_ids(tokenizer: Any, letters: Sequence[str]) -> list[int]:
     for letter, ids in zip(letters, tokens, strict=True):
         if len(ids) != 1:
             raise ModelError(
-                f"{letter!r} is {len(ids)} tokens of this tokenizer, not one: use fewer policy.offsets_bps"
+                f"{letter!r} is {len(ids)} tokens of this tokenizer, not one: use fewer policy.actions"
             )
     return [ids[0] for ids in tokens]
 

@@ -11,27 +11,33 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hyperdapo.errors import DataError
-from hyperdapo.market.columns import Floats
+from hyperdapo.market.columns import Floats, Mask
 from hyperdapo.params import Parameters
 from hyperdapo.policy.prompts import check_lengths, encode_states, letters
+from hyperdapo.sections import Action
 
 _NAMED = 3  # states that an error names
 
 
 @dataclass(frozen=True)
 class States:
-    """n states of one split: `table` (n rows of outcomes), `prompts` (n,), `rewards` (n, K) bps."""
+    """n states of one split: `table` (n rows of outcomes), `prompts` (n,), `rewards` (n, K) bps.
+
+    `distinct` (n, K) is False for an action that is the same order as an earlier one of its state: a choice counts it
+    once.
+    """
 
     table: pd.DataFrame
     prompts: list[str]
     rewards: Floats
+    distinct: Mask
 
     def __len__(self) -> int:
         return len(self.prompts)
 
     def select(self, rows: NDArray[np.int64]) -> "States":
         """The states of these rows."""
-        return States(self.table.iloc[rows], [self.prompts[row] for row in rows], self.rewards[rows])
+        return States(self.table.iloc[rows], [self.prompts[row] for row in rows], self.rewards[rows], self.distinct[rows])
 
     @staticmethod
     def joined(parts: Iterable["States"]) -> "States":
@@ -39,7 +45,8 @@ class States:
         parts = list(parts)
         table = pd.concat([part.table for part in parts], ignore_index=True)
         prompts = [prompt for part in parts for prompt in part.prompts]
-        return States(table, prompts, np.concatenate([part.rewards for part in parts]))
+        rewards, distinct = (np.concatenate([getattr(part, name) for part in parts]) for name in ("rewards", "distinct"))
+        return States(table, prompts, rewards, distinct)
 
     def spread(self, count: int) -> "States":
         """At most `count` of them, evenly spaced."""
@@ -58,11 +65,11 @@ def read_states(features: pd.DataFrame, outcomes: pd.DataFrame, parameters: Para
     """
     from hyperdapo.policy.models import load_tokenizer  # torch takes seconds to import
 
-    table, rewards = reward_matrix(of_split(outcomes, split))
-    policy = parameters.policy
-    prompts = encode_states(features, table, policy.offsets_bps, policy.prompt_style)
+    rows, policy = of_split(outcomes, split), parameters.policy
+    table, rewards = reward_matrix(rows)
+    prompts = encode_states(features, table, policy.actions, policy.prompt_style)
     check_lengths(prompts, table, load_tokenizer(policy.base_model), policy.max_length)
-    return States(table, prompts, rewards)
+    return States(table, prompts, rewards, distinct_actions(rows))
 
 
 def pooled(parts: Sequence[States]) -> States:
@@ -107,23 +114,43 @@ def reward_matrix(outcomes: pd.DataFrame, measure: str = "reward") -> tuple[pd.D
     return states, table.to_numpy(copy=True)
 
 
-def build_pairs(outcomes: pd.DataFrame, prompts: pd.Series, offsets_bps: Sequence[float]) -> pd.DataFrame:
-    """One pair per state in which the actions differ.
+def distinct_actions(outcomes: pd.DataFrame) -> Mask:
+    """(n, K) which actions of the n states of `reward_matrix` are no repetition of an earlier one."""
+    distinct: Mask = outcomes.pivot(index="order_id", columns="action", values="distinct").to_numpy(bool)
+    return distinct
+
+
+def best_and_worst(rewards: Floats, distinct: Mask, rng: np.random.Generator) -> NDArray[np.int64]:
+    """(n, 2) the action that earned most and the one that earned least in each state, drawn where several did.
+
+    Ties are the rule: orders that were not filled all earn what their completion does. The first among them would be
+    the same action in most states, and a preference for or against its letter.
+    """
+    drawn = rng.random(rewards.shape)
+    best, worst = (np.where(distinct & (rewards == ends[:, None]), drawn, -1.0).argmax(axis=1) for ends in (
+        rewards.max(axis=1), rewards.min(axis=1)
+    ))
+    return np.column_stack([best, worst])
+
+
+def build_pairs(outcomes: pd.DataFrame, prompts: pd.Series, actions: Sequence[Action], seed: int) -> pd.DataFrame:
+    """One pair per state in which the actions differ; which of those that tied is drawn.
 
     Parameters
     ----------
     outcomes : K rows per state, with `reward`
     prompts : text by `order_id`
-    offsets_bps : (K,)
+    actions : (K,)
 
     Returns
     -------
-    `order_id, split, prompt, chosen, rejected` (letters), `chosen_action, rejected_action, chosen_reward,
-    rejected_reward`; the states without a difference, from which nothing can be learned, are left out.
+    `order_id, split, prompt, chosen, rejected` (letters), `chosen_action, rejected_action, chosen_kind, rejected_kind,
+    chosen_reward, rejected_reward`; the states without a difference, from which nothing can be learned, are left out.
     """
     states, rewards = reward_matrix(outcomes)
-    names = np.array(letters(offsets_bps))
-    best, worst, rows = rewards.argmax(axis=1), rewards.argmin(axis=1), np.arange(len(rewards))
+    names, kinds = np.array(letters(actions)), np.array([str(action) for action in actions])
+    best, worst = best_and_worst(rewards, distinct_actions(outcomes), np.random.default_rng(seed)).T
+    rows = np.arange(len(rewards))
     pairs = pd.DataFrame(
         {
             "order_id": states["order_id"],
@@ -133,6 +160,8 @@ def build_pairs(outcomes: pd.DataFrame, prompts: pd.Series, offsets_bps: Sequenc
             "rejected": names[worst],
             "chosen_action": best,
             "rejected_action": worst,
+            "chosen_kind": kinds[best],
+            "rejected_kind": kinds[worst],
             "chosen_reward": rewards[rows, best],
             "rejected_reward": rewards[rows, worst],
         }
@@ -161,19 +190,16 @@ def dataset_card(outcomes: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
     return card.assign(without_difference=card["states"] - card["pairs"]).reset_index()
 
 
-def class_balance(pairs: pd.DataFrame, offsets_bps: Sequence[float]) -> pd.DataFrame:
-    """How often each offset is the chosen and the rejected one of a pair, by split.
+def class_balance(pairs: pd.DataFrame, actions: Sequence[Action]) -> pd.DataFrame:
+    """How often each action is the chosen and the rejected one of a pair, by split.
 
     Returns
     -------
-    `split, role` (chosen, rejected) and for each offset its share, `share_at_OFFSET_bps`; a row adds up to 1
+    `split, role` (chosen, rejected) and for each action its share, named after its word; a row adds up to 1
     """
     rows = [
         {"split": split, "role": role}
-        | {
-            f"share_at_{bps:+g}_bps": float((part[f"{role}_action"] == action).mean())
-            for action, bps in enumerate(offsets_bps)
-        }
+        | {str(action): float((part[f"{role}_kind"] == str(action)).mean()) for action in actions}
         for split, part in pairs.groupby("split", sort=False)
         for role in ("chosen", "rejected")
     ]

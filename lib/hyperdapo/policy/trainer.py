@@ -23,6 +23,7 @@ from hyperdapo.market.columns import Floats
 from hyperdapo.policy import losses
 from hyperdapo.policy.losses import LOSSES, Batch, settings_of
 from hyperdapo.policy.scoring import Encodings, Scorer
+from hyperdapo.policy.states import States, best_and_worst
 from hyperdapo.sections import Training
 
 Row = dict[str, float]
@@ -52,7 +53,7 @@ def plan_updates(rewards: Floats, steps: int, size: int, rng: np.random.Generato
     signal = losses.has_signal(torch.tensor(rewards)).numpy()
     if not signal.any():
         raise DataError(
-            "no training state tells the actions apart: every reward is the same for all policy.offsets_bps"
+            "no training state tells the actions apart: every reward is the same for all policy.actions"
         )
     stream = endless(len(rewards), rng)
     rows, filtered = np.zeros((steps, size), np.int64), np.zeros(steps, np.int64)
@@ -117,7 +118,8 @@ class PolicyTrainer(LogMixin, Trainer):
     model : with one trainable adapter
     scorer : of its base; `Scorer.through` lends it the adapter
     states : of the m training states
-    rewards, reference : (m, K) bps, and log-probabilities under the untrained base
+    known : those states, of which each gives one pair (`states.best_and_worst`)
+    reference : (m, K) log-probabilities under the untrained base
     look : called with (step, last step) after each update; what it returns is added to the row of the log
 
     Raises
@@ -131,7 +133,7 @@ class PolicyTrainer(LogMixin, Trainer):
         model: PeftModel,
         scorer: Scorer,
         states: Encodings,
-        rewards: Floats,
+        known: States,
         reference: Tensor,
         algorithm: str,
         training: Training,
@@ -148,7 +150,9 @@ class PolicyTrainer(LogMixin, Trainer):
         self._training, self._plan = training, plan
         self._algorithm, self._loss = algorithm, LOSSES[algorithm]
         self._updates = settings_of(algorithm, training).get("updates_per_rollout", 1)
-        self._rewards = torch.tensor(rewards, dtype=torch.float32, device=reference.device)
+        pair = best_and_worst(known.rewards, known.distinct, np.random.default_rng(arguments.seed))
+        self._rewards = torch.tensor(known.rewards, dtype=torch.float32, device=reference.device)
+        self._pair, self._distinct = (torch.tensor(each, device=reference.device) for each in (pair, known.distinct))
         self._reference, self._old = reference, torch.full_like(reference, torch.nan)
         self._rolled_out = -1
         self._parts: list[Row] = []
@@ -168,7 +172,8 @@ class PolicyTrainer(LogMixin, Trainer):
                 f"(now {self._training.gradient_accumulation}), or lower training.memory_gb"
             ) from error
         old = self._old[rows] if self._updates > 1 else new.detach()
-        batch = Batch(new, old, self._reference[rows], self._rewards[rows], step / self.state.max_steps)
+        seen = (each[rows] for each in (self._reference, self._rewards, self._pair, self._distinct))
+        batch = Batch(new, old, *seen, step / self.state.max_steps)
         result = self._loss(batch, self._training)
         if not torch.isfinite(result.loss):
             raise TrainingError(

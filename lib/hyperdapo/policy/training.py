@@ -174,11 +174,14 @@ class Workbench:
 
     @cached_property
     def states(self) -> Encodings:
-        return Encodings(self.scorer, self.training.prompts, self.parameters.training.memory_gb)
+        return self._encoded(self.training)
 
     @cached_property
     def _held_out(self) -> Encodings:
-        return Encodings(self.scorer, self._looked_at.prompts, self.parameters.training.memory_gb)
+        return self._encoded(self._looked_at)
+
+    def _encoded(self, states: States) -> Encodings:
+        return Encodings(self.scorer, states.prompts, self.parameters.training.memory_gb, states.distinct)
 
     def read(self) -> None:
         """Let the base read all states, if it has not yet."""
@@ -255,7 +258,7 @@ class Workbench:
             adapted,
             self.scorer,
             self.states,
-            rewards,
+            self.training,
             self.reference,
             algorithm,
             settings,

@@ -7,13 +7,14 @@ import pandas as pd
 from hyperdapo.execution import fees, history, strategies, validation
 from hyperdapo.execution.history import read_account
 from hyperdapo.execution.laws import as_measured
-from hyperdapo.execution.parents import life_s, offset_orders, parent_orders
+from hyperdapo.execution.parents import action_orders, life_s, parent_orders
 from hyperdapo.execution.queue_fit import fit_queue, observe_makers
 from hyperdapo.execution.simulator import replay_orders, trace_order
 from hyperdapo.files import read_table, write_table
 from hyperdapo.market.book import Market
 from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths
+from hyperdapo.sections import Action
 from hyperdapo.synthetic.probes import play_probes
 from hyperdapo.times import HOUR_NS, SECOND_NS
 
@@ -50,7 +51,7 @@ def execute(
     decisions = read_table(paths.data, "decisions")
     trained = strategies.train(Market.in_parts(paths.data), outcomes)
     executed, scenarios = [], []
-    for part, market in Market.in_parts(paths.data, after_s=life_s(parameters.orders)):
+    for part, market in Market.in_parts(paths.data, strategies.LOOKS_BACK_S, life_s(parameters.orders)):
         here = states[states["decision_ns"].between(*part, inclusive="left")]
         if len(here):
             parents = parent_orders(here, parameters, market)
@@ -67,8 +68,8 @@ def one_life(parameters: Parameters, paths: Paths, states: pd.DataFrame) -> pd.D
     last_ns = states["decision_ns"].max() + round(life_s(parameters.orders) * SECOND_NS)
     market = Market.load(paths.data, (states["decision_ns"].min(), last_ns))
     parents = parent_orders(states, parameters, market)
-    nearest = max(offset for offset in parameters.policy.offsets_bps if offset <= 0)
-    replayed = replay_orders(market, offset_orders(parents, market, nearest), parameters.execution, parameters.seed)
+    joined = action_orders(parents, market, [Action("join")])
+    replayed = replay_orders(market, joined, parameters.execution, parameters.seed)
     seen = (replayed["queue_ahead"] > 0) & ~replayed["queue_estimated"]
     shown = replayed["filled"] & seen & (replayed["markout_1s_bps"] >= 0)
     order = replayed.loc[(replayed["fill_ns"] - replayed["arrival_ns"]).where(shown, -1).idxmax()]

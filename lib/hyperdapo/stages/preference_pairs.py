@@ -30,7 +30,7 @@ def compute(parameters: Parameters, paths: Paths) -> list[Path]:
     parents, outcomes = replay(parameters, paths, features)
     prompts, card = describe(parameters, features, parents)
     trials, costs = study_weights(parameters, features, outcomes)
-    tables = {"outcomes": outcomes, "pairs": build_pairs(outcomes, prompts, parameters.policy.offsets_bps)}
+    tables = {"outcomes": outcomes, "pairs": build_pairs(outcomes, prompts, parameters.policy.actions, parameters.seed)}
     tables |= {"prompts": card, "weight_trials": trials, "weight_costs": costs}
     return [write_table(table, paths.data, name) for name, table in tables.items()]
 
@@ -54,7 +54,7 @@ def describe(parameters: Parameters, features: pd.DataFrame, parents: pd.DataFra
     policy, cards, texts = parameters.policy, [], {}
     tokenizer = load_tokenizer(policy.base_model)
     for style in STYLES:
-        texts[style] = encode_states(features, parents, policy.offsets_bps, style)
+        texts[style] = encode_states(features, parents, policy.actions, style)
         lengths = check_lengths(texts[style], parents, tokenizer, policy.max_length)
         cards.append(prompt_card(pd.Series(texts[style]), parents["split"], lengths, style))
     return pd.Series(texts[policy.prompt_style], index=parents["order_id"]), pd.concat(cards, ignore_index=True)
