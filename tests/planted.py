@@ -26,21 +26,22 @@ def settings(**changes) -> Parameters:
     algorithms = {"dpo": quick, "reward_weighted": quick}
     algorithms |= {name: quick | {"temperature_bps": 2} for name in ("dapo", "dapo_sampled")}
     common = {"steps": 60, "checkpoint_every": 20, "evaluate_every": 20, "seeds": [0], "algorithms": list(ALGORITHMS)}
-    return load("smoke", {"training": common | algorithms | changes})
+    actions = ["wait", "behind 5", "behind 2", "behind 1", "join", "take"]
+    return load("smoke", {"training": common | algorithms | changes, "policy": {"actions": actions}})
 
 
 def planted_world(parameters: Parameters) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Features and outcomes: where the imbalance leans with the order, the last offset (taking) is best; against it,
-    the first (waiting)."""
+    """Features and outcomes: where the imbalance leans with the order, the last action (take) is best; against it,
+    the first (wait)."""
     rng = np.random.default_rng(0)
     lean = rng.choice([-0.9, 0.9], COUNT)
     side = rng.choice([-1, 1], COUNT)
     decision_ns = np.arange(COUNT) * 50 * SECOND_NS  # six to a block of 300 s
     features = neutral(COUNT).assign(decision_ns=decision_ns, book_imbalance=lean * side, warm=True)
-    actions = len(parameters.policy.offsets_bps)
+    actions = len(parameters.policy.actions)
     orders = pd.DataFrame({"order_id": range(COUNT), "asset": "BTC", "objective": "balanced", "side": side})
     split = np.repeat(["train", "validation", "test"], [140, 40, 60])
-    orders = orders.assign(decision_ns=features["decision_ns"], split=split, horizon_s=60.0)
+    orders = orders.assign(decision_ns=features["decision_ns"], split=split, horizon_s=60.0, distinct=True)
     outcomes = orders.loc[orders.index.repeat(actions)].assign(action=np.tile(np.arange(actions), COUNT))
     tilt = np.linspace(-1, 1, actions)[outcomes["action"]]
     return features, outcomes.assign(reward=6.0 * tilt * np.repeat(lean, actions)).reset_index(drop=True)

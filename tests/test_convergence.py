@@ -114,4 +114,4 @@ def test_the_dashboard_tells_algorithms_and_assets_apart() -> None:
     log = log.assign(loss=1.0, entropy=1.0, heldout_reward=1.0, heldout_best_fixed=-2.0, heldout_accuracy=0.5)
     page = convergence.dashboard(log)
     assert len({(trace.line.color, trace.line.dash) for trace in page.data}) == 4
-    assert page.data[0].y.tolist() == [3.0, 3.0], "the margin of the reward over the best fixed offset"
+    assert page.data[0].y.tolist() == [3.0, 3.0], "the margin of the reward over the best fixed action"

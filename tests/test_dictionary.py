@@ -14,6 +14,7 @@ from hyperdapo.market.features import NAMES
 from hyperdapo.params import load
 from hyperdapo.paths import Paths
 from hyperdapo.plan import WRITTEN_BY
+from hyperdapo.policy.rivals import RIVALS
 from hyperdapo.policy.training import COLUMNS
 from hyperdapo.stages.backtest import judge_records
 from hyperdapo.synthetic.probes import play_probes
@@ -37,9 +38,9 @@ def _documented(name: str) -> list[tuple[str, str]]:
     """Column and type in the order of the dictionary, each placeholder written out."""
     values = {
         "feature": list(NAMES),
-        "strategy": [*STRATEGIES, "untrained", *SMOKE.training.algorithms, "boosting"],
+        "strategy": [*STRATEGIES, "untrained", *SMOKE.training.algorithms, *RIVALS],
         "h": [f"{horizon:g}" for horizon in SMOKE.orders.markouts_s],
-        "k": [str(action) for action in range(len(SMOKE.policy.offsets_bps))],
+        "k": [str(action) for action in range(len(SMOKE.policy.actions))],
     }
     columns = []
     for column, dtype, *_ in rows(_entry(name)):

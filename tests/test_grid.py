@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyperdapo.market.grid import on_grid, snap_price, snap_size, tick_size
+from hyperdapo.market.grid import move_price, on_grid, snap_price, snap_size, tick_size
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,18 @@ def test_a_snapped_price_is_valid_and_never_worse(price: float, sz_decimals: int
     assert on_grid(snapped, sz_decimals) or snapped == 0
     assert side * (price - snapped) >= -1e-6 * tick_size(price, sz_decimals)
     assert abs(price - snapped) <= tick_size(max(price, float(snapped)), sz_decimals) * (1 + 1e-6)
+
+
+@given(st.integers(1, 99_999), st.integers(-3, 1), st.integers(-40, 40))
+def test_moving_by_ticks_counts_the_prices_of_the_grid(figures: int, power: int, ticks: int) -> None:
+    """Every grid price between is passed once, over a power of ten too; and the way back ends where it began."""
+    start = float(np.round(figures * 10.0**power, 6))
+    if not on_grid(start, 0) or start < 1e-4:
+        return
+    end = float(move_price(start, ticks, 0))
+    assert on_grid(end, 0) and move_price(end, -ticks, 0) == pytest.approx(start)
+    steps = [float(move_price(start, step, 0)) for step in range(0, ticks + np.sign(ticks), np.sign(ticks) or 1)]
+    assert np.all(np.diff(steps) * np.sign(ticks) > 0)
 
 
 def test_sizes_round_down_to_the_step() -> None:

@@ -56,7 +56,7 @@ def _parents(features: pd.DataFrame) -> pd.DataFrame:
 
 @pytest.mark.parametrize("style", ["thesis", "anonymous"])
 def test_no_prompt_moves(worlds, style: str) -> None:
-    before, after = (encode_states(f, _parents(f), PARAMETERS.policy.offsets_bps, style) for f in worlds)
+    before, after = (encode_states(f, _parents(f), PARAMETERS.policy.actions, style) for f in worlds)
     assert len(before) > 10 and before == after
 
 

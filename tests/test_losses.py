@@ -5,7 +5,10 @@ import math
 import pytest
 import torch
 
+from hyperdapo.params import load
 from hyperdapo.policy.losses import (
+    LOSSES,
+    Batch,
     adaptive_clip,
     advantages,
     annealed,
@@ -18,6 +21,7 @@ from hyperdapo.policy.losses import (
     reward_cross_entropy,
     sampling_weights,
 )
+from hyperdapo.policy.scoring import _NEVER
 
 LOW, HIGH = 0.20, 0.28
 
@@ -97,6 +101,11 @@ def test_states_without_a_difference_have_no_signal() -> None:
     assert has_signal(torch.tensor([[1.0, 1.0], [1.0, 2.0]])).tolist() == [False, True]
 
 
+def ends(rewards: torch.Tensor) -> torch.Tensor:
+    """(n, 2) the best and the worst action of each state."""
+    return torch.stack([rewards.argmax(dim=-1), rewards.argmin(dim=-1)], dim=-1)
+
+
 def pairs(new: torch.Tensor, other: torch.Tensor, rewards: torch.Tensor) -> list[tuple[float, float]]:
     """How much the best and the worst action of each state gained, in nats."""
     gains = []
@@ -115,18 +124,18 @@ def log_sigmoid(value: float) -> float:
 def test_preference_equals_the_reference_loop(seed: int) -> None:
     new, base, rewards = draw(seed)
     expected = -sum(log_sigmoid(0.5 * (best - worst)) for best, worst in pairs(new, base, rewards)) / len(new)
-    assert preference(new, base, rewards, 0.5).loss.item() == pytest.approx(expected, rel=1e-4)
+    assert preference(new, base, ends(rewards), 0.5).loss.item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_listing_4_4_halves_the_gradient_above_its_bound() -> None:
     new, base, rewards = draw(0)
     new.requires_grad_()
-    plain = preference(new, base, rewards, 0.5).loss
-    listed = halved_preference(new, base, rewards, 0.5, LOW, HIGH)
+    plain = preference(new, base, ends(rewards), 0.5).loss
+    listed = halved_preference(new, base, ends(rewards), 0.5, LOW, HIGH)
     assert plain.item() > HIGH and listed.clip_fraction == 1
     assert listed.loss.item() == pytest.approx(plain.item() / 2 + HIGH / 2)
     torch.testing.assert_close(torch.autograd.grad(listed.loss, new)[0], torch.autograd.grad(plain, new)[0] / 2)
-    assert halved_preference(new, base, rewards, 0.5, LOW, 10.0).clip_fraction == 0
+    assert halved_preference(new, base, ends(rewards), 0.5, LOW, 10.0).clip_fraction == 0
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -138,15 +147,15 @@ def test_clipped_preference_equals_the_reference_loop(seed: int) -> None:
         gained, lost = min(math.exp(best), 1 + HIGH), max(math.exp(worst), 1 - LOW)
         total -= share * log_sigmoid(0.5 * (math.log(gained) - math.log(lost)))
         cut += math.exp(best) > gained or math.exp(worst) < lost
-    result = clipped_preference(new, old, rewards, weight, 0.5, LOW, HIGH)
+    result = clipped_preference(new, old, ends(rewards), weight, 0.5, LOW, HIGH)
     assert result.loss.item() == pytest.approx(total / len(new), rel=1e-4)
     assert result.clip_fraction == pytest.approx(cut / len(new))
 
 
 def test_a_preference_that_is_won_and_lost_beyond_both_bounds_moves_nothing() -> None:
     new = torch.tensor([[0.5, -0.5]], requires_grad=True)
-    rewards = torch.tensor([[1.0, 0.0]])
-    clipped_preference(new, torch.zeros(1, 2), rewards, torch.ones(1), 0.1, LOW, HIGH).loss.backward()
+    pair = torch.tensor([[0, 1]])
+    clipped_preference(new, torch.zeros(1, 2), pair, torch.ones(1), 0.1, LOW, HIGH).loss.backward()
     assert new.grad is not None and not new.grad.any()
 
 
@@ -174,3 +183,28 @@ def test_reward_weighted_equals_the_reference_loop() -> None:
         exponents = [math.exp(reward / 2.0) for reward in rewards[state].tolist()]
         total -= sum(e / sum(exponents) * new[state, a].item() for a, e in enumerate(exponents))
     assert reward_cross_entropy(new, rewards, 2.0).loss.item() == pytest.approx(total / len(new), rel=1e-4)
+
+
+@pytest.mark.parametrize("algorithm", LOSSES)
+def test_an_action_that_is_not_distinct_counts_for_nothing(algorithm: str) -> None:
+    """The last of six actions is the order of the first: the loss, and the gradient, are those of the other five."""
+    training, (logits, old_logits, rewards) = load("smoke").training, draw(6)
+    base = torch.randn(logits.shape, generator=torch.Generator().manual_seed(7))
+    rewards[:, 5] = rewards[:, 0]
+    distinct = torch.ones(rewards.shape, dtype=torch.bool)
+    distinct[:, 5] = False
+    measured = []
+    for actions in (6, 5):
+        made = logits[:, :actions].clone().requires_grad_()
+        new, old, reference = (
+            torch.log_softmax(each[:, :actions].masked_fill(~distinct[:, :actions], _NEVER), dim=-1)
+            for each in (made, old_logits, base)
+        )
+        pair = ends(rewards[:, :5])
+        loss = LOSSES[algorithm](
+            Batch(new, old, reference, rewards[:, :actions], pair, distinct[:, :actions], 0.5), training
+        ).loss
+        measured.append((loss.item(), torch.autograd.grad(loss, made)[0]))
+    assert measured[0][0] == pytest.approx(measured[1][0], rel=1e-5)
+    torch.testing.assert_close(measured[0][1][:, :5], measured[1][1], atol=1e-6, rtol=1e-4)
+    assert not measured[0][1][:, 5].any()

@@ -15,11 +15,12 @@ from hyperdapo.policy import models
 from hyperdapo.policy.models import add_adapter, load_adapter, load_base, lora_config, parameter_counts, save_adapter
 from hyperdapo.policy.prompts import CUE, instruction, letters
 from hyperdapo.policy.scoring import Encodings, Scorer, cue_ids, letter_ids
+from hyperdapo.sections import Action
 from planted import elsewhere
 
 POLICY = load("smoke").policy
-OFFSETS = POLICY.offsets_bps
-OPENING = instruction(OFFSETS)
+ACTIONS = POLICY.actions
+OPENING = instruction(ACTIONS)
 PROMPTS = [OPENING + body + CUE for body in (" BUY flow7 size4", " SELL BTC at 117245: imbalance1", " BUY spread5")]
 
 
@@ -43,7 +44,7 @@ def plain(model, tokenizer, prompt: str) -> torch.Tensor:
     """Log-probabilities of the letters by one ordinary forward pass of PEFT's model."""
     tokens = [tokenizer(part)["input_ids"] for part in (OPENING, prompt[len(OPENING) : -len(CUE)], CUE)]
     logits = model(input_ids=torch.tensor([[*tokens[0], *tokens[1], *tokens[2]]])).logits[0, -1]
-    return torch.log_softmax(logits[letter_ids(tokenizer, letters(OFFSETS))].float(), dim=-1)
+    return torch.log_softmax(logits[letter_ids(tokenizer, letters(ACTIONS))].float(), dim=-1)
 
 
 @pytest.fixture(scope="module", params=[None, 2], ids=["all layers", "upper layers"])
@@ -52,7 +53,7 @@ def layered(request, tmp_path_factory):
     policy = POLICY.model_copy(update={"lora": POLICY.lora.model_copy(update={"layers": request.param})})
     model, tokenizer = with_an_adapter(policy)
     others = elsewhere(model, policy, tmp_path_factory.mktemp("adapter"))
-    return model, tokenizer, Scorer(model, tokenizer, OPENING, letters(OFFSETS), request.param), others
+    return model, tokenizer, Scorer(model, tokenizer, OPENING, letters(ACTIONS), request.param), others
 
 
 def test_scorer_equals_the_forward_pass_of_peft(layered) -> None:
@@ -80,15 +81,15 @@ def test_scorer_has_the_gradient_of_the_forward_pass_of_peft(layered) -> None:
 
 def test_a_base_reads_the_same_whether_an_adapter_lies_in_it_or_not(adapted) -> None:
     model, tokenizer = adapted
-    bare = Scorer(load_base(POLICY)[0], tokenizer, OPENING, letters(OFFSETS))
-    inside = Scorer(model.get_base_model(), tokenizer, OPENING, letters(OFFSETS))
+    bare = Scorer(load_base(POLICY)[0], tokenizer, OPENING, letters(ACTIONS))
+    inside = Scorer(model.get_base_model(), tokenizer, OPENING, letters(ACTIONS))
     for one, other in ((bare, inside), (bare, inside.through(model))):
         torch.testing.assert_close(one.encode(PROMPTS).memory, other.encode(PROMPTS).memory)
 
 
 def test_encodings_are_the_same_whether_kept_or_read_again(adapted) -> None:
     model, tokenizer = adapted
-    scorer = Scorer(model, tokenizer, OPENING, letters(OFFSETS))
+    scorer = Scorer(model, tokenizer, OPENING, letters(ACTIONS))
     kept, read_again = Encodings(scorer, PROMPTS, 1.0), Encodings(scorer, PROMPTS, 0.0)
     for rows in ([0, 1, 2], [2, 0], [1]):
         with torch.no_grad():
@@ -97,7 +98,7 @@ def test_encodings_are_the_same_whether_kept_or_read_again(adapted) -> None:
 
 
 def test_a_prompt_without_instruction_or_cue_is_refused(adapted) -> None:
-    scorer = Scorer(*adapted, OPENING, letters(OFFSETS))
+    scorer = Scorer(*adapted, OPENING, letters(ACTIONS))
     for prompt in ("BUY flow7" + CUE, OPENING + "BUY flow7"):
         with pytest.raises(ModelError, match="begin with the instruction"):
             scorer.encode([prompt])
@@ -116,7 +117,7 @@ def test_an_adapter_comes_back_as_it_was_saved(adapted, tmp_path: Path) -> None:
     base, _ = load_base(POLICY)
     loaded = load_adapter(base, POLICY, folder)
     with torch.no_grad():
-        scorer, expected = (Scorer(one, tokenizer, OPENING, letters(OFFSETS)) for one in (loaded, model))
+        scorer, expected = (Scorer(one, tokenizer, OPENING, letters(ACTIONS)) for one in (loaded, model))
         scored = scorer.log_probabilities(scorer.encode(PROMPTS))
         torch.testing.assert_close(scored, expected.log_probabilities(expected.encode(PROMPTS)))
     loaded.unload()
@@ -128,8 +129,8 @@ def test_an_adapter_comes_back_as_it_was_saved(adapted, tmp_path: Path) -> None:
         load_adapter(base, fewer, folder)
     for change, says in (
         (
-            {"offsets_bps": OFFSETS[::-1]},
-            r"with offsets_bps \[-50.*set policy\.offsets_bps back.* --asset BTC --force 05",
+            {"actions": ACTIONS[::-1]},
+            r"with actions \['take', 'join'.*set policy\.actions back.* --asset BTC --force 05",
         ),
         ({"prompt_style": "anonymous"}, "with prompt_style 'thesis', and now it is 'anonymous'"),
         ({"four_bit": True}, "with four_bit False"),
@@ -177,7 +178,7 @@ def test_tiny_model_and_tokenizer_are_always_the_same() -> None:
     assert first.get_vocab() == second.get_vocab()
     for one, other in zip(models.tiny_model(first).parameters(), models.tiny_model(second).parameters(), strict=True):
         assert torch.equal(one, other)
-    assert np.ndim(letter_ids(first, letters(range(26)))) == 1
+    assert np.ndim(letter_ids(first, letters([Action("join")] * 26))) == 1
 
 
 @pytest.mark.parametrize(

@@ -55,10 +55,10 @@ def test_every_reward_has_the_weights_of_its_objective(replayed) -> None:
 @pytest.mark.parametrize("style", STYLES)
 def test_every_prompt_names_its_objective_and_side(replayed, parameters: Parameters, style: str) -> None:
     features, parents, outcomes = replayed
-    offsets = parameters.policy.offsets_bps
-    prompts = pd.Series(encode_states(features, parents, offsets, style), index=parents["order_id"])
+    actions = parameters.policy.actions
+    prompts = pd.Series(encode_states(features, parents, actions, style), index=parents["order_id"])
     for prompt, mood, side in zip(prompts, parents["objective"], parents["side"], strict=True):
         assert f"\n{mood} {'buy' if side > 0 else 'sell'}" in prompt
         assert not any(f"\n{other} " in prompt for other in set(RULES) - {mood})
-    pairs = build_pairs(outcomes, prompts, offsets)
+    pairs = build_pairs(outcomes, prompts, actions, parameters.seed)
     assert {prompt.splitlines()[1].split()[0] for prompt in pairs["prompt"]} == set(RULES)

@@ -43,17 +43,17 @@ def laws(beta: tuple[float, float, float], alpha: tuple[float, float, float] = (
 
 
 def outcomes(filled: float = 1.0) -> pd.DataFrame:
-    """Two states, three offsets: the one in the book earns most in the first, the last in the second."""
+    """Two states, three actions: the one that joins earns most in the first, the last in the second."""
     rows = [
-        (order, "BTC", split, side, action, offset, filled if offset == -5 else 0.0, reward)
+        (order, "BTC", split, side, action, kind, True, filled if kind == "join" else 0.0, reward)
         for order, split, side, rewards in ((0, "train", 1, (-4.0, 1.0, -5.0)), (1, "test", -1, (-6.0, -7.0, -2.0)))
-        for action, (offset, reward) in enumerate(zip((-50.0, -5.0, 0.0), rewards, strict=True))
+        for action, (kind, reward) in enumerate(zip(("behind 5", "join", "-9 bps"), rewards, strict=True))
     ]
-    names = ["order_id", "asset", "split", "side", "action", "offset_bps", "filled_passive", "reward"]
+    names = ["order_id", "asset", "split", "side", "action", "kind", "distinct", "filled_passive", "reward"]
     return pd.DataFrame(rows, columns=names)
 
 
-PAIRS = pd.DataFrame({"chosen_action": [1, 2], "chosen_reward": [1.0, -2.0], "rejected_reward": [-5.0, -7.0]})
+PAIRS = pd.DataFrame({"chosen_kind": ["join", "-9 bps"], "chosen_reward": [1.0, -2.0], "rejected_reward": [-5.0, -7.0]})
 
 
 def log(seeds: tuple[int, ...]) -> pd.DataFrame:
@@ -186,8 +186,8 @@ class TestPreferencePairs:
     def test_states_offsets_and_pairs(self) -> None:
         text = narrative.preference_pairs(outcomes(), PAIRS)
         assert "2 states of BTC (train 1, validation 0, test 1; buys 50 %)" in text and "6 orders" in text
-        assert "No order at -50 and +0 bps was filled before its cancel" in text
-        assert "best single offset is -5 bps, with a mean reward of 1.00 bps" in text and "earns 5.50 bps more" in text
+        assert "No order of `behind 5` and `-9 bps` was filled before its cancel" in text
+        assert "best single action is `join`, with a mean reward of 1.00 bps" in text and "earns 5.50 bps more" in text
 
     def test_no_fills_and_no_pairs(self) -> None:
         text = narrative.preference_pairs(outcomes(filled=0.0), PAIRS.head(0))
@@ -203,11 +203,11 @@ class TestTrain:
         text = narrative.train(log((0, 1)))
         assert "4 runs on BTC: 2 algorithms, 2 seeds, 8 updates each" in text
         assert "`dapo` ends best, at a reward of -2.00 bps (-2.00 to -2.00 over 2 seeds), from -6.00 bps" in text
-        assert "1 of 2 algorithms end above the best fixed offset (`dapo`)" in text and "50 %" in text
+        assert "1 of 2 algorithms end above the best fixed action (`dapo`)" in text and "50 %" in text
 
     def test_one_seed_and_none_above_the_best_fixed(self) -> None:
         text = narrative.train(log((0,)).assign(heldout_best_fixed=-1.5))
-        assert "(one seed)" in text and "0 of 2 algorithms end above the best fixed offset." in text
+        assert "(one seed)" in text and "0 of 2 algorithms end above the best fixed action." in text
 
     def test_runs_that_were_never_scored(self) -> None:
         assert "No run was scored" in narrative.train(log((0,)).assign(heldout_reward=NAN))
@@ -236,7 +236,8 @@ class TestInference:
             "policy": ["dapo"] * 4 + ["boosting"] * 2,
             "seed": [0, 0, 1, 1, 0, 0],
             "order_id": [1, 2, 1, 2, 1, 2],
-            "offset_bps": [-5.0, 0.0, -5.0, 5.0, 5.0, 5.0],
+            "action": [0, 1, 0, 2, 2, 2],
+            "kind": ["join", "wait", "join", "take", "take", "take"],
         }
     )
     LATENCY = pd.DataFrame({"way": ["score K letters"], "median_measured_ms": [9.4], "p99_measured_ms": [12.0]})
@@ -244,7 +245,7 @@ class TestInference:
     def test_choices_seeds_and_speed(self) -> None:
         text = narrative.inference(self.DECISIONS, self.LATENCY)
         assert "2 policies decided 2 states of BTC" in text
-        assert "`dapo` -5 bps (50 %); `boosting` +5 bps (100 %)" in text and "states: `dapo` 50 %." in text
+        assert "`dapo` join (50 %); `boosting` take (100 %)" in text and "states: `dapo` 50 %." in text
         assert "9 ms to score K letters (99th percentile 12 ms)" in text
 
     def test_one_seed(self) -> None:

@@ -6,11 +6,12 @@ import pytest
 
 from hyperdapo.errors import DataError
 from hyperdapo.params import load
-from hyperdapo.policy.boosting import decide, fit
 from hyperdapo.policy.rewards import reward_parts, with_rewards
-from hyperdapo.policy.states import build_pairs, class_balance, dataset_card, prompt_card, reward_matrix
+from hyperdapo.policy.rivals import RIVALS, decide, fit
+from hyperdapo.policy.states import best_and_worst, build_pairs, class_balance, dataset_card, prompt_card, reward_matrix
+from hyperdapo.sections import Action
 
-OFFSETS = [-5.0, 0.0, 5.0]
+ACTIONS = [Action.parse(word) for word in ("-5 bps", "join", "take")]
 
 
 def outcomes_frame(rewards: np.ndarray) -> pd.DataFrame:
@@ -22,6 +23,7 @@ def outcomes_frame(rewards: np.ndarray) -> pd.DataFrame:
         objective="balanced",
         side=np.where(order % 2, 1, -1),
         split=np.where(order < count // 2, "train", "test"),
+        distinct=True,
         fees_bps=1.5,
         filled_passive=1.0,
         completion_slippage_bps=0.5,
@@ -48,16 +50,29 @@ def test_pairs_prefer_the_best_over_the_worst() -> None:
     rewards = np.array([[1.0, 3.0, 2.0], [5.0, 5.0, 5.0], [2.0, 0.0, -1.0]])
     frame = outcomes_frame(rewards).assign(reward=rewards.ravel())
     prompts = pd.Series(["one", "two", "three"])
-    pairs = build_pairs(frame, prompts, OFFSETS)
+    pairs = build_pairs(frame, prompts, ACTIONS, seed=0)
     assert pairs[["chosen", "rejected", "prompt"]].to_numpy().tolist() == [["B", "A", "one"], ["A", "C", "three"]]
+    assert pairs[["chosen_kind", "rejected_kind"]].to_numpy().tolist() == [["join", "-5 bps"], ["-5 bps", "take"]]
     assert (pairs["chosen_reward"] > pairs["rejected_reward"]).all()
+
+
+def test_ties_are_drawn_among_what_is_distinct() -> None:
+    """Actions 0, 1 and 3 tie for the worst in every state; 3 is the order of 1 in the states of the second half."""
+    rewards = np.tile([-1.0, -1.0, 2.0, -1.0], (3000, 1))
+    distinct = np.ones(rewards.shape, dtype=bool)
+    distinct[1500:, 3] = False
+    pair = best_and_worst(rewards, distinct, np.random.default_rng(0))
+    assert (pair[:, 0] == 2).all()
+    for half, shares in ((pair[:1500, 1], [1 / 3, 1 / 3, 0, 1 / 3]), (pair[1500:, 1], [1 / 2, 1 / 2, 0, 0])):
+        np.testing.assert_allclose(np.bincount(half, minlength=4) / 1500, shares, atol=0.04)
+    np.testing.assert_array_equal(pair, best_and_worst(rewards, distinct, np.random.default_rng(0)))
 
 
 def test_the_dataset_card_counts_sides_and_pairs_of_each_split_and_objective() -> None:
     rewards = np.array([[1.0, 3.0, 2.0], [5.0, 5.0, 5.0], [2.0, 0.0, -1.0], [0.0, 1.0, 2.0]])
     frame = outcomes_frame(rewards).assign(reward=rewards.ravel())
     frame["objective"] = np.where(frame["order_id"] == 3, "urgent", "balanced")
-    card = dataset_card(frame, build_pairs(frame, pd.Series(list("abcd")), OFFSETS))
+    card = dataset_card(frame, build_pairs(frame, pd.Series(list("abcd")), ACTIONS, seed=0))
     expected = [
         ("train", "balanced", 2, 1, 1, 0.5, 1, 1),
         ("test", "balanced", 1, 0, 1, 0.0, 1, 0),
@@ -66,10 +81,12 @@ def test_the_dataset_card_counts_sides_and_pairs_of_each_split_and_objective() -
     assert list(card.itertuples(index=False, name=None)) == expected
 
 
-def test_class_balance_is_the_share_of_pairs_that_choose_or_reject_an_offset() -> None:
-    pairs = pd.DataFrame({"split": ["train"] * 4, "chosen_action": [0, 0, 0, 1], "rejected_action": [1, 2, 2, 2]})
-    balance = class_balance(pairs, OFFSETS).set_index("role").drop(columns="split")
-    assert list(balance.columns) == ["share_at_-5_bps", "share_at_+0_bps", "share_at_+5_bps"]
+def test_class_balance_is_the_share_of_pairs_that_choose_or_reject_an_action() -> None:
+    words = np.array([str(action) for action in ACTIONS])
+    chosen, rejected = words[[0, 0, 0, 1]], words[[1, 2, 2, 2]]
+    pairs = pd.DataFrame({"split": ["train"] * 4, "chosen_kind": chosen, "rejected_kind": rejected})
+    balance = class_balance(pairs, ACTIONS).set_index("role").drop(columns="split")
+    assert list(balance.columns) == ["-5 bps", "join", "take"]
     assert balance.loc["chosen"].tolist() == [0.75, 0.25, 0] and balance.loc["rejected"].tolist() == [0, 0.25, 0.75]
 
 
@@ -93,9 +110,11 @@ def test_a_missing_action_or_reward_is_an_error_that_names_the_rows() -> None:
         reward_matrix(frame.iloc[:0])
 
 
-def test_boosting_finds_a_rule_that_is_there() -> None:
+@pytest.mark.parametrize("rival", RIVALS)
+def test_a_rival_finds_a_rule_that_is_there(rival: str) -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(1200, 4))
     rewards = np.column_stack([x[:, 0], -x[:, 0], np.zeros(1200)]) + rng.normal(0, 0.3, (1200, 3))
-    chosen = decide(fit(x[:800], rewards[:800], seed=0), x[800:])
-    assert (chosen == np.where(x[800:, 0] > 0, 0, 1)).mean() > 0.85
+    fitted, every = fit(rival, x[:800], rewards[:800], seed=0), np.ones((400, 3), dtype=bool)
+    assert (decide(fitted, x[800:], every) == np.where(x[800:, 0] > 0, 0, 1)).mean() > 0.85
+    assert set(decide(fitted, x[800:], every & [False, True, True])) == {1, 2}, "what is not distinct is not chosen"

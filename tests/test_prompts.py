@@ -6,9 +6,10 @@ import pytest
 
 from hyperdapo.errors import DataError
 from hyperdapo.market.features import NAMES
-from hyperdapo.policy.prompts import CUE, FEATURES, check_lengths, encode_states, instruction, letters
+from hyperdapo.policy.prompts import CUE, FEATURES, check_lengths, digits, encode_states, instruction, letters
+from hyperdapo.sections import Action
 
-OFFSETS = [-50.0, -30.0, -15.0, -5.0, 0.0, 5.0]
+ACTIONS = [Action.parse(word) for word in ("take", "join", "improve 1", "behind 2", "wait", "-5 bps")]
 
 
 def features(count: int = 4) -> pd.DataFrame:
@@ -24,12 +25,12 @@ def parents(sides: list[int]) -> pd.DataFrame:
 
 
 def body(prompt: str) -> str:
-    return prompt.removeprefix(instruction(OFFSETS)).removesuffix(CUE)
+    return prompt.removeprefix(instruction(ACTIONS)).removesuffix(CUE)
 
 
 def test_prompt_is_constant_instruction_then_state_then_cue() -> None:
-    prompts = encode_states(features(), parents([1, -1, 1, -1]), OFFSETS)
-    assert all(prompt.startswith(instruction(OFFSETS)) and prompt.endswith(CUE) for prompt in prompts)
+    prompts = encode_states(features(), parents([1, -1, 1, -1]), ACTIONS)
+    assert all(prompt.startswith(instruction(ACTIONS)) and prompt.endswith(CUE) for prompt in prompts)
     assert body(prompts[0]).startswith("balanced buy BTC at 117245:")
     assert body(prompts[1]).startswith("balanced sell BTC at 117245:")
 
@@ -37,25 +38,34 @@ def test_prompt_is_constant_instruction_then_state_then_cue() -> None:
 def test_all_fifteen_features_are_written() -> None:
     columns = {feature.column.removesuffix("_z") for feature in FEATURES}
     assert columns == set(NAMES) and len(FEATURES) == len(NAMES)
-    text = body(encode_states(features(), parents([1]), OFFSETS)[0])
+    text = body(encode_states(features(), parents([1]), ACTIONS)[0])
     assert all(f" {feature.word}5" in text for feature in FEATURES)
 
 
 def test_a_direction_is_relative_to_the_side() -> None:
     states = features(2).assign(book_imbalance=0.5, volatility_5m_bps_z=1.6)
-    buy, sell = (body(prompt) for prompt in encode_states(states, parents([1, -1]), OFFSETS))
+    buy, sell = (body(prompt) for prompt in encode_states(states, parents([1, -1]), ACTIONS))
     assert " imbalance7" in buy and " imbalance3" in sell
     assert " volatility7" in buy and " volatility7" in sell
 
 
 def test_digits_end_at_one_and_nine() -> None:
     states = features(1).assign(trade_flow_5m_z=-80.0, depth_ratio_10bps=100.0)
-    text = body(encode_states(states, parents([1]), OFFSETS)[0])
+    text = body(encode_states(states, parents([1]), ACTIONS)[0])
     assert " flow1" in text and " depth9" in text
 
 
+def test_digits_are_those_of_the_prompt() -> None:
+    states = features(2).assign(book_imbalance=0.5, momentum_5m_bps_z=-1.0)
+    written = [
+        [int(digit) for digit in text.partition(":")[2] if digit.isdigit()]
+        for text in map(body, encode_states(states, parents([1, -1]), ACTIONS, "anonymous"))
+    ]
+    assert digits(states, parents([1, -1])).tolist() == written
+
+
 def test_anonymous_hides_asset_and_price() -> None:
-    text = body(encode_states(features(), parents([1]), OFFSETS, "anonymous")[0])
+    text = body(encode_states(features(), parents([1]), ACTIONS, "anonymous")[0])
     assert "BTC" not in text and "117" not in text and text.startswith("balanced buy:")
 
 
@@ -63,25 +73,25 @@ def test_anonymous_hides_asset_and_price() -> None:
     ("mid", "written"), [(117245.4, "117245"), (3750.0, "3750.0"), (25.1, "25.100"), (0.5, "0.50000")]
 )
 def test_price_level_has_five_figures(mid: float, written: str) -> None:
-    assert f" at {written}:" in encode_states(features().assign(mid=mid), parents([1]), OFFSETS)[0]
+    assert f" at {written}:" in encode_states(features().assign(mid=mid), parents([1]), ACTIONS)[0]
 
 
 def test_a_prompt_depends_on_its_state_alone() -> None:
     states = features().assign(book_imbalance=[-0.9, -0.3, 0.3, 0.9])
     orders = parents([1, -1, 1, -1])
-    alone = [encode_states(states, orders.iloc[[row]], OFFSETS)[0] for row in range(4)]
-    assert encode_states(states, orders, OFFSETS) == alone
+    alone = [encode_states(states, orders.iloc[[row]], ACTIONS)[0] for row in range(4)]
+    assert encode_states(states, orders, ACTIONS) == alone
 
 
 def test_a_feature_that_is_not_finite_is_refused() -> None:
     states = features().assign(trade_flow_5m_z=[0.0, np.nan, 0.0, 0.0])
     with pytest.raises(DataError, match=r"trade_flow_5m_z of the state at 1 .*hyperdapo run --until 03"):
-        encode_states(states, parents([1, 1, 1, 1]), OFFSETS)
+        encode_states(states, parents([1, 1, 1, 1]), ACTIONS)
 
 
-def test_letters_follow_the_offsets() -> None:
-    assert letters(OFFSETS) == list("ABCDEF")
-    assert "A -50" in instruction(OFFSETS) and "F +5" in instruction(OFFSETS)
+def test_letters_follow_the_actions() -> None:
+    assert letters(ACTIONS) == list("ABCDEF")
+    assert ": A take, B join, C improve 1, D behind 2, E wait, F -5 bps." in instruction(ACTIONS)
 
 
 def words(prompts: list[str]) -> dict[str, list[list[str]]]:

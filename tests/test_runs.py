@@ -252,7 +252,7 @@ def test_what_a_seed_left_that_is_no_more_goes(splits: dict[str, States]) -> Non
 def test_a_run_depends_on_the_code_of_this_room_that_trains() -> None:
     names = {path.name for path in dependencies.modules("import hyperdapo.policy.training")}
     assert {"training.py", "trainer.py", "losses.py", "states.py"} <= names
-    assert not names & {"decisions.py", "boosting.py", "rewards.py", "style.py", "progress.py", "cli.py"}
+    assert not names & {"decisions.py", "rivals.py", "rewards.py", "style.py", "progress.py", "cli.py"}
 
 
 @pytest.mark.parametrize(

@@ -296,5 +296,6 @@ def test_preference_is_trls_dpo(tmp_path: Path) -> None:
     with torch.no_grad(), sampler.model.disable_adapter():
         reference = sampler._scorer.log_probabilities(sampler._states[[0, 1, 2, 3]])
     policy = sampler._scorer.through(sampler.model).log_probabilities(sampler._states[[0, 1, 2, 3]])
-    ours = losses.preference(policy, reference, rewards, 0.5).loss
+    pair = torch.stack([rewards.argmax(1), rewards.argmin(1)], dim=1)
+    ours = losses.preference(policy, reference, pair, 0.5).loss
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)

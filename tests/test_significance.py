@@ -13,7 +13,7 @@ BLOCKS = np.repeat(np.arange(40), 10)
 def _tested(
     differences: dict[str, np.ndarray], blocks: np.ndarray = BLOCKS, evidence: Evidence = EVIDENCE
 ) -> pd.DataFrame:
-    """The tests of `dapo` against the best fixed offset, one asset per difference."""
+    """The tests of `dapo` against the best fixed action, one asset per difference."""
     noise = np.random.default_rng(0).normal(5, 3, len(blocks))
     frames = []
     for asset, difference in differences.items():

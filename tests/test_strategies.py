@@ -8,7 +8,16 @@ from hand_built import START, at, market
 from hyperdapo.errors import DataError
 from hyperdapo.evidence.metrics import in_blocks, summarise
 from hyperdapo.execution import strategies
-from hyperdapo.execution.parents import candidate_orders, evenly_spaced, offset_orders, parent_orders, replay_candidates
+from hyperdapo.execution.parents import (
+    Threshold,
+    action_orders,
+    best_fixed_action,
+    best_threshold,
+    candidate_orders,
+    evenly_spaced,
+    parent_orders,
+    replay_candidates,
+)
 from hyperdapo.execution.simulator import replay_orders
 from hyperdapo.execution.strategies import (
     ORDERS_COLUMNS,
@@ -23,6 +32,7 @@ from hyperdapo.files import write_table
 from hyperdapo.market.book import Market
 from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD, on_grid, snap_size
 from hyperdapo.params import Parameters, load
+from hyperdapo.sections import Action
 from markets import random_market
 
 SECOND = 10**9
@@ -58,10 +68,10 @@ def outcomes(tape: Market, parents: pd.DataFrame, parameters: Parameters) -> pd.
 
 @pytest.fixture(scope="module")
 def decisions(parents: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
-    ids, offsets = parents.loc[parents["split"] == "test", "order_id"], parameters.policy.offsets_bps
+    ids = parents.loc[parents["split"] == "test", "order_id"]
     frames = [
-        pd.DataFrame({"order_id": ids, "policy": policy, "seed": seed, "offset_bps": offsets[action]})
-        for policy, seed, action in (("untrained", 1, 0), ("boosting", 3, 2), ("boosting", 2, 4))
+        pd.DataFrame({"order_id": ids, "policy": policy, "seed": seed, "action": action})
+        for policy, seed, action in (("untrained", 1, 4), ("boosting", 3, 0), ("boosting", 2, 1))
     ]
     return pd.concat(frames)
 
@@ -95,7 +105,9 @@ def _features(tape: Market, step_s: int) -> pd.DataFrame:
     split = np.select([share < 0.1, share < 0.5, share < 0.6], ["", "train", "validation"], "test")
     warm = np.arange(len(ns)) % 11 > 0
     known = {"asset": "ETH", "decision_ns": ns, "mid": tape.mid_at(ns), "warm": warm, "split": split}
-    return pd.DataFrame(known | {"volatility_5m_bps": 0.5 + share, "bid_ask_spread_bps": 0.25})
+    imbalance = np.random.default_rng(0).uniform(-1, 1, len(ns))
+    state = {"volatility_5m_bps": 0.5 + share, "bid_ask_spread_bps": 0.25, "book_imbalance": imbalance}
+    return pd.DataFrame(known | state)
 
 
 class TestParents:
@@ -149,25 +161,76 @@ class TestParents:
         assert (parent_orders(features, buys, tape)["side"] == 1).all()
 
 
+def actions_of(*words: str) -> list[Action]:
+    return [Action.parse(word) for word in words]
+
+
 class TestCandidates:
-    def test_offsets_are_snapped_so_that_they_are_never_worse(self, parents: pd.DataFrame, tape: Market) -> None:
-        candidates = candidate_orders(parents, tape, [-15, 0, 5])
-        exact = candidates["arrival_mid"] * (1 + candidates["side"] * candidates["offset_bps"] / 1e4)
+    def test_offsets_from_the_mid_are_snapped_so_that_they_are_never_worse(
+        self, parents: pd.DataFrame, tape: Market
+    ) -> None:
+        candidates = candidate_orders(parents, tape, actions_of("-15 bps", "0 bps", "5 bps"))
+        exact = candidates["arrival_mid"] * (1 + candidates["side"] * np.tile([-15, 0, 5], len(parents)) / 1e4)
         assert (candidates["side"] * (exact - candidates["limit_price"]) > -1e-9).all()
         assert on_grid(candidates["limit_price"], 4).all() and not candidates["post_only"].any()
-        assert candidates["action"].head(4).tolist() == [0, 1, 2, 0]
+        assert candidates["action"].head(4).tolist() == [0, 1, 2, 0] and candidates["kind"].iloc[0] == "-15 bps"
+        realised = candidates["side"] * (candidates["limit_price"] / candidates["arrival_mid"] - 1) * 1e4
+        np.testing.assert_allclose(candidates["offset_bps"], realised, atol=1e-9)
+
+    @pytest.mark.parametrize(
+        ("side", "prices"),
+        [
+            (1, {"mid": 1000.0, "join": 999.9, "improve 1": 999.91, "improve 5": 999.95, "behind 1": 999.89}),
+            (-1, {"mid": 1000.0, "join": 1000.1, "improve 1": 1000.0, "improve 5": 999.96, "behind 1": 1000.2}),
+        ],
+    )
+    def test_prices_by_hand(self, side: int, prices: dict[str, float]) -> None:
+        """The touch is 999.9 to 1000.1; below 1000 the tick is 0.01, above it 0.1."""
+        coarse = market(quotes=[(5.0, 999.9, 5.0, 1000.1, 5.0)])
+        words = ["take", "mid", "join", "improve 1", "improve 5", "behind 1", "wait"]
+        orders = candidate_orders(one_parent(side=[side]), coarse, actions_of(*words)).set_index("kind")
+        assert orders.loc[list(prices), "limit_price"].to_dict() == pytest.approx(prices)
+        assert orders.loc[["take", "wait"], ["limit_price", "offset_bps"]].isna().all(axis=None)
+        assert orders["post_only"].tolist() == [False, *[True] * 5, False] and orders["waits"].tolist()[-1]
+
+    def test_nothing_post_only_meets_the_other_side(self, parents: pd.DataFrame, tape: Market) -> None:
+        candidates = candidate_orders(parents, tape, actions_of("mid", "improve 1", "improve 900", "join", "behind 3"))
+        best = tape.top_at(candidates["decision_ns"])
+        buys = candidates["side"].to_numpy() > 0
+        room = np.where(buys, best.ask_price - candidates["limit_price"], candidates["limit_price"] - best.bid_price)
+        assert candidates["post_only"].all() and room.min() > 0.99 * 0.1 and on_grid(candidates["limit_price"], 4).all()
+
+    def test_an_order_counts_once_and_the_first_stands_for_it(self) -> None:
+        """One tick of spread, 0.1: mid and improve are join; -1 and -1.1 bps are both 1999.8, as behind 2, but may take."""
+        narrow = market(quotes=[(5.0, 2000.0, 5.0, 2000.1, 5.0)])
+        words = ["join", "mid", "improve 1", "behind 2", "-1 bps", "-1.1 bps", "take", "wait"]
+        orders = candidate_orders(one_parent(arrival_mid=[2000.05]), narrow, actions_of(*words)).set_index("kind")
+        assert orders.loc[~orders["distinct"]].index.tolist() == ["mid", "improve 1", "-1.1 bps"]
+
+    def test_who_waits_trades_the_whole_at_the_horizon(
+        self, tape: Market, parents: pd.DataFrame, outcomes: pd.DataFrame
+    ) -> None:
+        waiting, taking = (outcomes[outcomes["kind"] == kind] for kind in ("wait", "take"))
+        assert (waiting["filled_passive"] == 0).all() and (waiting["status"] == "completed").all()
+        assert waiting["fees_bps"].between(4.4, 4.6).all() and waiting["limit_price"].isna().all()
+        np.testing.assert_allclose(waiting["slippage_bps"], waiting["implementation_shortfall_bps"])
+        late_s = (waiting["completion_ns"] - waiting["decision_ns"]) / SECOND - waiting["horizon_s"]
+        assert late_s.between(-3, 10).all() and (taking["filled_passive"] == 1).all()
 
     def test_a_candidate_is_the_same_order_alone(
         self, tape: Market, parents: pd.DataFrame, outcomes: pd.DataFrame, parameters: Parameters
     ) -> None:
-        alone = replay_orders(tape, offset_orders(parents, tape, -5), parameters.execution, parameters.seed)
-        among = outcomes[outcomes["offset_bps"] == -5].reset_index(drop=True)
-        pd.testing.assert_frame_equal(among[alone.columns], alone)
+        join = parameters.policy.actions.index(Action("join"))
+        alone = replay_orders(
+            tape, action_orders(parents, tape, [Action("join")]), parameters.execution, parameters.seed
+        )
+        among = outcomes[outcomes["action"] == join].reset_index(drop=True)
+        pd.testing.assert_frame_equal(among[alone.columns].assign(action=0), alone)
 
     def test_outcomes_hold_what_rewards_need(
         self, outcomes: pd.DataFrame, parents: pd.DataFrame, parameters: Parameters
     ) -> None:
-        assert len(outcomes) == len(parents) * len(parameters.policy.offsets_bps)
+        assert len(outcomes) == len(parents) * len(parameters.policy.actions)
         needed = [
             "total_cost_bps",
             "implementation_shortfall_bps",
@@ -214,20 +277,35 @@ class TestBacktest:
         for strategy in ("best_fixed", "untrained", "boosting"):
             assert (cost["oracle"] <= cost[strategy] + 1e-12).all()
 
-    def test_the_best_fixed_offset_comes_from_the_training_split(
+    def test_the_best_fixed_action_comes_from_the_training_split(
         self, orders: pd.DataFrame, outcomes: pd.DataFrame
     ) -> None:
-        train = outcomes[outcomes["split"] == "train"].groupby("offset_bps")["total_cost_bps"].mean()
-        chosen = orders.loc[orders["strategy"] == "best_fixed", "offset_bps"].unique()
-        assert chosen.tolist() == [train.idxmin()]
+        train = outcomes[outcomes["split"] == "train"].groupby("kind")["total_cost_bps"].mean()
+        assert orders.loc[orders["strategy"] == "best_fixed", "kind"].unique().tolist() == [train.idxmin()]
         poisoned = outcomes.assign(
-            total_cost_bps=outcomes["total_cost_bps"].where(outcomes["split"] == "train", -outcomes["offset_bps"])
+            total_cost_bps=outcomes["total_cost_bps"].where(outcomes["split"] == "train", -outcomes["action"])
         )
-        assert strategies.best_fixed_offset(poisoned) == train.idxmin()
+        assert best_fixed_action(poisoned) == best_fixed_action(outcomes)
 
     def test_of_several_seeds_the_first_is_traded(self, orders: pd.DataFrame, parameters: Parameters) -> None:
-        traded = orders.loc[orders["strategy"] == "boosting", "offset_bps"].unique()
-        assert traded.tolist() == [parameters.policy.offsets_bps[4]]
+        traded = orders.loc[orders["strategy"] == "boosting", "kind"].unique()
+        assert traded.tolist() == [str(parameters.policy.actions[1])]
+
+    def test_rules_of_a_sign_take_where_the_price_is_pushed_away(
+        self, tape: Market, tested: pd.DataFrame, orders: pd.DataFrame
+    ) -> None:
+        ns, side = tested["decision_ns"].to_numpy(), tested["side"].to_numpy()
+        moved = {seconds: tape.mid_at(ns) - tape.mid_at(ns - seconds * SECOND) for seconds in (10, 60)}
+        pushes = {f"sign_momentum_{seconds}s": move for seconds, move in moved.items()}
+        for rule, push in (pushes | {"sign_imbalance": tested["book_imbalance"].to_numpy()}).items():
+            kinds = orders.loc[orders["strategy"] == rule, "kind"].tolist()
+            assert kinds == np.where(side * push > 0, "take", "join").tolist() and len(set(kinds)) == 2
+
+    def test_take_and_join_are_the_baselines_of_that_name(self, orders: pd.DataFrame, outcomes: pd.DataFrame) -> None:
+        for strategy, kind in (("market", "take"), ("join_best", "join")):
+            baseline = orders[orders["strategy"] == strategy].set_index("order_id")["total_cost_bps"]
+            candidate = outcomes[outcomes["kind"] == kind].set_index("order_id")["total_cost_bps"]
+            np.testing.assert_allclose(baseline, candidate[baseline.index], atol=1e-9)
 
     def test_a_joined_order_never_takes_before_the_horizon(self, orders: pd.DataFrame) -> None:
         joined = orders[orders["strategy"] == "join_best"]
@@ -302,7 +380,7 @@ def one_parent(size: float = 0.6, horizon_s: float = 60.0, **others: object) -> 
     """A buyer at second 10 of a market at 1000 USD."""
     given = {"order_id": [0], "asset": "ETH", "objective": "balanced", "decision_ns": [at(10)], "side": [1]}
     rest = {"size": size, "horizon_s": horizon_s, "arrival_mid": 1000.0, "split": "test", "block": 0}
-    state = {"volatility_5m_bps": 1.0, "bid_ask_spread_bps": 2.0}
+    state = {"volatility_5m_bps": 1.0, "bid_ask_spread_bps": 2.0, "book_imbalance": 0.0}
     return pd.DataFrame(given | rest | state | others)
 
 
@@ -346,7 +424,7 @@ class TestQuotes:
         """The mid is 1000.1 at first and 1000.3 after 29.5 s: a sale at 1000.2 meets the third quote, not the first."""
         tape = self.moving([(12.0, 1000.2, 5.0, -1), (32.0, 1000.3, 5.0, -1)])
         orders = strategies._by_children(
-            tape, one_parent(), Trained(0.0, np.full(60, 1 / 60), 1.0), self.fast(parameters)
+            tape, one_parent(), Trained(0, Threshold(0.0, 0, 0), np.full(60, 1 / 60), 1.0), self.fast(parameters)
         )
         row = orders["mid_peg"].iloc[0]
         assert row.filled and row.exec_price == pytest.approx(1000.3) and at(32) <= row.fill_ns < at(32.1)
@@ -375,6 +453,37 @@ class TestQuotes:
             assert 0 < rows["filled_passive"].mean() < 1 and rows["filled_passive"].between(0, 1 + 1e-9).all()
 
 
+class TestThreshold:
+    @staticmethod
+    def outcomes(lean: list[float], costs: np.ndarray, split: str = "train") -> pd.DataFrame:
+        """K rows per state; buyers and sellers alternate, the book leans with each order by `lean` (n,)."""
+        states, actions = costs.shape
+        side = np.where(np.arange(states) % 2, 1, -1)
+        table = {"order_id": np.arange(states), "split": split, "side": side, "book_imbalance": side * lean}
+        rows = pd.DataFrame(table).loc[np.repeat(np.arange(states), actions)].reset_index(drop=True)
+        return rows.assign(action=np.tile(np.arange(actions), states), total_cost_bps=costs.ravel())
+
+    def test_it_is_the_cheapest_of_all_bounds_and_pairs(self) -> None:
+        rng = np.random.default_rng(0)
+        for _ in range(20):
+            lean, costs = rng.integers(-4, 5, 12) / 4, rng.normal(size=(12, 3))
+            best = best_threshold(self.outcomes(lean, costs))
+            tried = [
+                costs[np.arange(12), np.where(lean > bound, above, below)].mean()
+                for bound in [-np.inf, *lean]
+                for below in range(3)
+                for above in range(3)
+            ]
+            paid = costs[np.arange(12), best.chosen(lean)].mean()
+            assert paid == pytest.approx(min(tried))
+
+    def test_it_knows_the_training_split_only(self) -> None:
+        costs = np.array([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
+        train = self.outcomes([-0.5, -0.1, 0.2, 0.7], costs)
+        test = self.outcomes([-0.5, -0.1, 0.2, 0.7], -costs, "test").assign(order_id=lambda rows: rows["order_id"] + 4)
+        assert best_threshold(pd.concat([train, test], ignore_index=True)) == Threshold(-0.1, 0, 1)
+
+
 class TestSlices:
     def test_children_add_up_and_none_is_too_small(self, parents: pd.DataFrame) -> None:
         rng = np.random.default_rng(0)
@@ -392,12 +501,12 @@ class TestSlices:
         prints += [(origin + 60 * minute + 1, 1000.1, 500.0, 1) for minute in range(3, 6)]
         tape = market(prints=prints)
         parent = pd.DataFrame({"decision_ns": [at(origin + 180)], "horizon_s": [60.0]})
-        cost = {"offset_bps": 0.0, "total_cost_bps": 1.0}
+        cost = {"order_id": [0, 1], "action": 0, "side": 1, "book_imbalance": 0.5, "total_cost_bps": 1.0}
         outcomes = pd.DataFrame({"split": "train", "decision_ns": [at(0), at(origin + 179)], **cost})
         trained = strategies.train([(EVER, tape)], outcomes)
         weights = strategies.volume_weights(trained.volume_profile, parent, slices=6)
         assert weights[0] == pytest.approx([0, 0, 0, 0, 0, 1])
-        assert trained.print_depth_bps == pytest.approx(1.0) and trained.best_fixed_bps == 0.0
+        assert trained.print_depth_bps == pytest.approx(1.0) and trained.best_fixed == 0
 
     def test_twap_pays_the_average_of_its_times(self, parameters: Parameters) -> None:
         quotes = [(10 + 10 * step, 999.9 + step, 50.0, 1000.1 + step, 50.0) for step in range(6)]

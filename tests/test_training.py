@@ -15,6 +15,7 @@ from hyperdapo.paths import Paths
 from hyperdapo.policy.decisions import decide_all, measure_latency
 from hyperdapo.policy.losses import ALGORITHMS
 from hyperdapo.policy.models import load_base
+from hyperdapo.policy.rivals import RIVALS
 from hyperdapo.policy.scoring import make_scorer
 from hyperdapo.policy.states import States, read_states
 from hyperdapo.policy.trainer import plan_updates
@@ -47,7 +48,7 @@ def trained(splits, parameters: Parameters, tmp_path_factory) -> tuple[Paths, di
 
 
 def test_dapo_learns_to_read_the_state(trained) -> None:
-    """No fixed offset earns anything here: what is earned comes from the imbalance in the prompt."""
+    """No fixed action earns anything here: what is earned comes from the imbalance in the prompt."""
     last = trained[1]["dapo"].iloc[-1]
     assert last["heldout_oracle"] == pytest.approx(5.4)
     assert abs(last["heldout_best_fixed"]) < 2.0
@@ -117,13 +118,13 @@ def test_an_empty_split_is_an_error(world, parameters: Parameters) -> None:
 def test_decisions_of_every_policy(trained, world, splits, parameters: Parameters, tmp_path: Path) -> None:
     decisions = decide_all(parameters, trained[0], world[0], splits["train"], splits["test"])
     assert decisions.groupby("policy").size().eq(60).all()
-    assert set(decisions["policy"]) == {"untrained", "boosting", *ALGORITHMS}
-    scored = decisions[decisions["policy"] != "boosting"].filter(like="probability_")
+    assert set(decisions["policy"]) == {"untrained", *RIVALS, *ALGORITHMS}
+    scored = decisions[~decisions["policy"].isin(RIVALS)].filter(like="probability_")
     np.testing.assert_allclose(scored.sum(axis=1), 1.0, atol=1e-5)
     rewards = splits["test"].rewards
     earned = {name: rewards[np.arange(60), group["action"]].mean() for name, group in decisions.groupby("policy")}
     assert earned["dapo"] > 0.8 * rewards.max(axis=1).mean() > earned["untrained"]
-    assert earned["boosting"] > 0.8 * rewards.max(axis=1).mean()
+    assert min(earned[rival] for rival in RIVALS) > 0.8 * rewards.max(axis=1).mean()
     assert write_table(decisions, tmp_path, "decisions").name == "decisions.parquet"
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "decisions.parquet"), decisions)
 

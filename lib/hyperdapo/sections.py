@@ -269,7 +269,7 @@ def _nanoseconds(moment: datetime) -> int:
 
 @dataclass(frozen=True, repr=False)
 class Action:
-    """What a policy can do with a parent order; `str` is its word in `policy.actions` (docs/design.md, State and action).
+    """What a policy can do with a parent order; `str` is its word in the parameters (docs/design.md, State and action).
 
     `amount` is in ticks for `improve` and `behind`, in bps from the arrival mid for `bps`, and 0 for the other kinds.
     """
@@ -315,7 +315,9 @@ _ACTION = re.compile(
     r"(?P<kind>take|mid|join|wait)|(?P<of_ticks>improve|behind) (?P<ticks>[1-9]\d{0,2})"
     r"|(?P<bps>[+-]?\d{1,4}(\.\d+)?) bps"  # below 10,000: there a buy's price is 0
 )
-_ACTIONS = "take, mid, improve N, join, behind N, wait (N ticks, 1 to 999), and the distance from the mid, as in '-5 bps'"
+_ACTIONS = (
+    "take, mid, improve N, join, behind N, wait (N ticks, 1 to 999), and the distance from the mid, as in '-5 bps'"
+)
 
 
 def _nearest_action(word: Any) -> str:

@@ -26,7 +26,7 @@ _SPLITS = ("train", "validation", "test")
 _MEASURED = (("impact", "lambda_bps"), ("fill", "alpha"), ("queue", "queue_exponent"))
 _RESULTS = re.compile(r"(?<=<!-- results -->\n).*?(?=<!-- end of results -->)", re.DOTALL)
 _OPENING = (
-    "The share of the way from the best fixed offset to the oracle of each held-out state that each policy goes, with "
+    "The share of the way from the best fixed action to the oracle of each held-out state that each policy goes, with "
     "its interval over blocks of time; rewards are means over training seeds:"
 )
 
@@ -106,15 +106,16 @@ def square_root_verdict(parameters: pd.DataFrame) -> str:
 
 
 def preference_pairs(outcomes: pd.DataFrame, pairs: pd.DataFrame) -> str:
-    """04, from `outcomes.parquet` and `pairs.parquet`: states, fills, what an offset earns, and the pairs."""
-    states, offsets = outcomes.drop_duplicates("order_id"), sorted(outcomes["offset_bps"].unique())
+    """04, from `outcomes.parquet` and `pairs.parquet`: states, fills, what an action earns, and the pairs."""
+    states, actions = outcomes.drop_duplicates("order_id"), [f"`{kind}`" for kind in outcomes["kind"].unique()]
     buys = (states["side"] > 0).mean()
     return _bullets(
         f"{_some(len(states), 'state')} of {_assets(states)} ({_splits(states)}; buys {_percent(buys)}) were replayed "
-        f"with {len(offsets)} offsets each, {offsets[0]:+g} to {offsets[-1]:+g} bps: {len(outcomes):,} orders.",
-        _never_filled(outcomes.groupby("offset_bps")["filled_passive"].max()),
-        _best_offset(outcomes[outcomes["split"] == "train"]),
-        _pairs(pairs, len(states), outcomes.groupby("action")["offset_bps"].first()),
+        f"with {len(actions)} actions each, {_listed(actions)}: {len(outcomes):,} orders, "
+        f"{_percent(outcomes['distinct'].mean())} of them distinct.",
+        _never_filled(outcomes[outcomes["kind"] != "wait"].groupby("kind", sort=False)["filled_passive"].max()),
+        _best_action(outcomes[outcomes["split"] == "train"]),
+        _pairs(pairs, len(states)),
     )
 
 
@@ -194,7 +195,7 @@ def significance(
 ) -> str:
     """09, from `metrics`, `significance`, `cheapest` and `learning_gap_over_seeds`: the first of the trained policies.
 
-    Its cost beside market orders and the best fixed offset, its differences to that and to the cheapest strategy, how
+    Its cost beside market orders and the best fixed action, its differences to that and to the cheapest strategy, how
     many of all comparisons are significant, and the gap that it closed.
     """
     policy = algorithms[0]
@@ -211,11 +212,11 @@ def significance(
     )
     return _bullets(
         f"Every strategy executed the same orders: {sizes}. Intervals, in brackets, and tests are over blocks.",
-        f"`{policy}` costs, beside market orders and the best fixed offset: {levels}.",
-        f"On the same orders `{policy}` differs from the best fixed offset by {_each(fixed, _tested)}; from the "
+        f"`{policy}` costs, beside market orders and the best fixed action: {levels}.",
+        f"On the same orders `{policy}` differs from the best fixed action by {_each(fixed, _tested)}; from the "
         f"strategy that turned out cheapest, chosen in hindsight, by {_each(rival, _against_rival)}.",
         verdict(tests, algorithms).splitlines()[-1],
-        f"Of the way from the best fixed offset to the oracle of each state `{policy}` goes {_each(gaps, _gap)}.",
+        f"Of the way from the best fixed action to the oracle of each state `{policy}` goes {_each(gaps, _gap)}.",
     )
 
 
@@ -326,34 +327,34 @@ def _mark_price(errors: pd.Series) -> str:
 
 
 def _never_filled(most: pd.Series) -> str:
-    """`most` is the largest share that was filled before the cancel, by offset."""
-    never = [f"{offset:+g}" for offset in most.index[most == 0]]
+    """`most` is the largest share that was filled before the cancel, by action."""
+    never = [f"`{kind}`" for kind in most.index[most == 0]]
     if len(never) == len(most):
         return "No candidate order was filled before its cancel: all were completed at the horizon."
     if not never:
-        return "At every offset some order was filled before its cancel."
-    return f"No order at {_listed(never)} bps was filled before its cancel: all of these were completed at the horizon."
+        return "Of every action that sends an order some were filled before the cancel."
+    return f"No order of {_listed(never)} was filled before its cancel: all of these were completed at the horizon."
 
 
-def _best_offset(outcomes: pd.DataFrame) -> str:
+def _best_action(outcomes: pd.DataFrame) -> str:
     if outcomes.empty:
-        return "There is no training state, so no best offset."
-    means = outcomes.groupby("offset_bps")["reward"].mean()
+        return "There is no training state, so no best action."
+    means = outcomes.groupby("kind", sort=False)["reward"].mean()
     best = outcomes.groupby("order_id")["reward"].max().mean()
     return (
-        f"On the training states the best single offset is {means.idxmax():+g} bps, with a mean reward of "
-        f"{means.max():z.2f} bps; the best offset of each state, known only in hindsight, earns {best:z.2f} bps."
+        f"On the training states the best single action is `{means.idxmax()}`, with a mean reward of "
+        f"{means.max():z.2f} bps; the best action of each state, known only in hindsight, earns {best:z.2f} bps."
     )
 
 
-def _pairs(pairs: pd.DataFrame, states: int, offsets: pd.Series) -> str:
+def _pairs(pairs: pd.DataFrame, states: int) -> str:
     if pairs.empty:
-        return "No state tells a best offset from a worst: there are no preference pairs."
-    shares = pairs["chosen_action"].map(offsets).value_counts(normalize=True)
+        return "No state tells a best action from a worst: there are no preference pairs."
+    shares = pairs["chosen_kind"].value_counts(normalize=True)
     difference = (pairs["chosen_reward"] - pairs["rejected_reward"]).mean()
     return (
         f"{_of(len(pairs), states)} states give a preference pair; the chosen order earns {difference:.2f} bps more "
-        f"than the rejected one in the mean, and is most often that at {shares.index[0]:+g} bps "
+        f"than the rejected one in the mean, and is most often `{shares.index[0]}` "
         f"({_percent(shares.iloc[0])})."
     )
 
@@ -362,8 +363,8 @@ def _above_fixed(ends: pd.Series, fixed: float, oracle: float) -> str:
     """`ends` is the mean reward at the end, by algorithm."""
     above = [f"`{name}`" for name in ends.index[ends > fixed]]
     return (
-        f"On the same states the best fixed offset earns {fixed:z.2f} bps and the oracle {oracle:z.2f} bps: "
-        f"{_of(len(above), len(ends))} algorithms end above the best fixed offset"
+        f"On the same states the best fixed action earns {fixed:z.2f} bps and the oracle {oracle:z.2f} bps: "
+        f"{_of(len(above), len(ends))} algorithms end above the best fixed action"
         f"{f' ({_listed(above)})' if above else ''}."
     )
 
@@ -397,19 +398,19 @@ def _generalist(earned: pd.DataFrame) -> str:
 
 
 def _favourite(policy: str, decisions: pd.DataFrame) -> str:
-    shares = decisions["offset_bps"].value_counts(normalize=True)
-    return f"`{policy}` {shares.index[0]:+g} bps ({_percent(shares.iloc[0])})"
+    shares = decisions["kind"].value_counts(normalize=True)
+    return f"`{policy}` {shares.index[0]} ({_percent(shares.iloc[0])})"
 
 
 def _agreement(decisions: pd.DataFrame) -> str:
-    """How often all seeds of a policy choose the same offset."""
-    offsets = decisions.groupby(["policy", "order_id"], sort=False)["offset_bps"].agg(["min", "max", "size"])
-    offsets = offsets[offsets["size"] > 1]
-    agree = (offsets["min"] == offsets["max"]).groupby("policy", sort=False).mean()
+    """How often all seeds of a policy choose the same action."""
+    chosen = decisions.groupby(["policy", "order_id"], sort=False)["action"].agg(["min", "max", "size"])
+    chosen = chosen[chosen["size"] > 1]
+    agree = (chosen["min"] == chosen["max"]).groupby("policy", sort=False).mean()
     if agree.empty:
         return "Each policy has one seed, so how far seeds agree is not measured."
     each = [f"`{policy}` {_percent(share)}" for policy, share in agree.items()]
-    return f"All seeds of a policy choose the same offset in this share of the states: {', '.join(each)}."
+    return f"All seeds of a policy choose the same action in this share of the states: {', '.join(each)}."
 
 
 def _cost(costs: pd.DataFrame, strategy: str) -> str:
@@ -455,7 +456,7 @@ def _difference(row: Any) -> str:
 
 
 def _tested(row: Any) -> str:
-    """A difference to the best fixed offset, and what its test says, or why there is none (NaN in a CSV: no reason)."""
+    """A difference to the best fixed action, and what its test says, or why there is none (NaN in a CSV: no reason)."""
     if isinstance(row.note, str) and row.note:
         return f"{_difference(row)}, not tested: {row.note}"
     direction = "cheaper" if row.difference_bps < 0 else "more expensive"

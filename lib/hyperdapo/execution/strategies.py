@@ -51,8 +51,8 @@ STRATEGIES = {
 
 ORDERS_COLUMNS = (
     *("order_id", "asset", "strategy", "objective", "decision_ns", "side", "size", "horizon_s", "arrival_mid"),
-    *("kind", "offset_bps", "target_price", "exec_price", "filled_passive", "maker_share", "filled", "fill_ns", "status"),
-    *("fees_bps", "funding_bps", "implementation_shortfall_bps", "total_cost_bps", "slippage_bps"),
+    *("kind", "offset_bps", "target_price", "exec_price", "filled_passive", "maker_share", "filled", "fill_ns"),
+    *("status", "fees_bps", "funding_bps", "implementation_shortfall_bps", "total_cost_bps", "slippage_bps"),
     *("spread_bps", "timing_bps", "opportunity_bps"),
     *("queue_ahead", "latency_ms", "split", *STATE),
 )

@@ -27,8 +27,8 @@ def decide_all(
 
     Returns
     -------
-    `order_id, asset, decision_ns, split, policy, seed, action, kind, probability_0 … probability_{K-1}`; the rivals have
-    no probabilities (NaN).
+    `order_id, asset, decision_ns, split, policy, seed, action, kind, probability_0 … probability_{K-1}`; the rivals
+    have no probabilities (NaN).
 
     Raises
     ------

@@ -7,7 +7,7 @@ side by side: docs/design.md, Algorithms):
 so the group of a state is its whole action set, known in full. The expectation over actions is exact: nothing is
 sampled, nothing generated, and an action is one token, so that the paper's mean over tokens is the mean over states.
 Advantages are divided by a fixed temperature in bps, not by the group's deviation, and an entropy term keeps the policy
-from settling on the best fixed offset before it has read the state.
+from settling on the best fixed action before it has read the state.
 
 `preference`, of `dpo` (arXiv:2305.18290): the paper's loss on the best action of a state against the worst. Of one
 token each, their log-probabilities over K letters and over the whole vocabulary differ by what cancels in the margin;
@@ -202,7 +202,7 @@ def adaptive_clip(clip: float, new: Tensor, old: Tensor, sensitivity: float) -> 
 
 
 def reward_cross_entropy(new: Tensor, rewards: Tensor, temperature_bps: float) -> Loss:
-    """Cross-entropy of the policy to softmax(reward / temperature); tensors (n, K), rewards in bps, -inf never chosen."""
+    """Cross-entropy of the policy to softmax(reward / temperature); tensors (n, K), rewards in bps, -inf for never."""
     target = torch.softmax(rewards / temperature_bps, dim=-1)
     return Loss(-(target * new).sum(dim=-1).mean())
 

@@ -106,7 +106,7 @@ def encode_states(
 
 
 def digits(features: pd.DataFrame, parents: pd.DataFrame) -> NDArray[np.int64]:
-    """(n, 15) the digits of the `FEATURES` in the prompt of each parent order; parameters and errors as `encode_states`."""
+    """(n, 15) the digits of the `FEATURES` in the prompt of each parent order. Takes and raises as `encode_states`."""
     states = features.iloc[parents["order_id"].to_numpy()]
     side = parents["side"].to_numpy(dtype=float)
     return np.column_stack([_digits(feature, states, side) for feature in FEATURES])

@@ -32,7 +32,7 @@ RIVALS: dict[str, Callable[[int], Any]] = {
 
 
 def inputs(features: pd.DataFrame, states: pd.DataFrame) -> Floats:
-    """(n, 16) what the prompt of each state says: its digits, relative to the side of the order, and its horizon (s)."""
+    """(n, 16) what the prompt of each state says: its digits, relative to the order's side, and its horizon (s)."""
     return np.column_stack([digits(features, states), states["horizon_s"]]).astype(float)
 
 

@@ -181,9 +181,7 @@ class Encodings:
     What is kept is read in batches that depend on the prompts alone, so that a resumed training has the same numbers.
     """
 
-    def __init__(
-        self, scorer: Scorer, prompts: Sequence[str], limit_gb: float, distinct: Mask | None = None
-    ) -> None:
+    def __init__(self, scorer: Scorer, prompts: Sequence[str], limit_gb: float, distinct: Mask | None = None) -> None:
         self._scorer = scorer
         self._prompts = prompts
         self._distinct = distinct
@@ -250,9 +248,7 @@ def letter_ids(tokenizer: Any, letters: Sequence[str]) -> list[int]:
     tokens = [tokenizer(f" {letter}", add_special_tokens=False)["input_ids"] for letter in letters]
     for letter, ids in zip(letters, tokens, strict=True):
         if len(ids) != 1:
-            raise ModelError(
-                f"{letter!r} is {len(ids)} tokens of this tokenizer, not one: use fewer policy.actions"
-            )
+            raise ModelError(f"{letter!r} is {len(ids)} tokens of this tokenizer, not one: use fewer policy.actions")
     return [ids[0] for ids in tokens]
 
 

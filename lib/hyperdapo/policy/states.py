@@ -37,7 +37,9 @@ class States:
 
     def select(self, rows: NDArray[np.int64]) -> "States":
         """The states of these rows."""
-        return States(self.table.iloc[rows], [self.prompts[row] for row in rows], self.rewards[rows], self.distinct[rows])
+        return States(
+            self.table.iloc[rows], [self.prompts[row] for row in rows], self.rewards[rows], self.distinct[rows]
+        )
 
     @staticmethod
     def joined(parts: Iterable["States"]) -> "States":
@@ -45,7 +47,9 @@ class States:
         parts = list(parts)
         table = pd.concat([part.table for part in parts], ignore_index=True)
         prompts = [prompt for part in parts for prompt in part.prompts]
-        rewards, distinct = (np.concatenate([getattr(part, name) for part in parts]) for name in ("rewards", "distinct"))
+        rewards, distinct = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in ("rewards", "distinct")
+        )
         return States(table, prompts, rewards, distinct)
 
     def spread(self, count: int) -> "States":
@@ -116,7 +120,7 @@ def reward_matrix(outcomes: pd.DataFrame, measure: str = "reward") -> tuple[pd.D
 
 def distinct_actions(outcomes: pd.DataFrame) -> Mask:
     """(n, K) which actions of the n states of `reward_matrix` are no repetition of an earlier one."""
-    distinct: Mask = outcomes.pivot(index="order_id", columns="action", values="distinct").to_numpy(bool)
+    distinct: Mask = outcomes.pivot_table(index="order_id", columns="action", values="distinct").to_numpy(bool)
     return distinct
 
 
@@ -127,9 +131,10 @@ def best_and_worst(rewards: Floats, distinct: Mask, rng: np.random.Generator) ->
     the same action in most states, and a preference for or against its letter.
     """
     drawn = rng.random(rewards.shape)
-    best, worst = (np.where(distinct & (rewards == ends[:, None]), drawn, -1.0).argmax(axis=1) for ends in (
-        rewards.max(axis=1), rewards.min(axis=1)
-    ))
+    best, worst = (
+        np.where(distinct & (rewards == ends[:, None]), drawn, -1.0).argmax(axis=1)
+        for ends in (rewards.max(axis=1), rewards.min(axis=1))
+    )
     return np.column_stack([best, worst])
 
 

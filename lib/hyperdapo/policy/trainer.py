@@ -52,9 +52,7 @@ def plan_updates(rewards: Floats, steps: int, size: int, rng: np.random.Generato
     """
     signal = losses.has_signal(torch.tensor(rewards)).numpy()
     if not signal.any():
-        raise DataError(
-            "no training state tells the actions apart: every reward is the same for all policy.actions"
-        )
+        raise DataError("no training state tells the actions apart: every reward is the same for all policy.actions")
     stream = endless(len(rewards), rng)
     rows, filtered = np.zeros((steps, size), np.int64), np.zeros(steps, np.int64)
     for step in range(steps):

@@ -28,7 +28,7 @@ _MEASURES = {
     "filtered_groups": "filtered groups",
 }
 _PANELS = {
-    "margin": "held-out reward beyond the best fixed offset (bps)",
+    "margin": "held-out reward beyond the best fixed action (bps)",
     "heldout_accuracy": "held-out accuracy",
     "loss": "loss",
     "entropy": "entropy (nats)",
@@ -36,7 +36,7 @@ _PANELS = {
 
 
 def plot_learning(log: pd.DataFrame) -> Figure:
-    """Held-out reward by step, one axis per asset, between the best fixed offset and the oracle.
+    """Held-out reward by step, one axis per asset, between the best fixed action and the oracle.
 
     Lines are means over seeds, bands their range.
 
@@ -99,7 +99,7 @@ def _draw_learning(axis: Axes, looks: pd.DataFrame) -> None:
         style.band(axis, runs, "heldout_reward", str(algorithm))
     best_fixed, oracle = looks["heldout_best_fixed"].iloc[0], looks["heldout_oracle"].iloc[0]
     axis.axhline(oracle, color=style.STRATEGY_COLOURS["oracle"], linestyle=":", label="oracle")
-    axis.axhline(best_fixed, color="black", linestyle="--", linewidth=0.9, label="best fixed offset")
+    axis.axhline(best_fixed, color="black", linestyle="--", linewidth=0.9, label="best fixed action")
 
 
 def _legend_below(figure: Figure, axis: Axes) -> None:

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from hyperdapo.evidence.figures import style
+from hyperdapo.sections import Action
 
 _WEIGHTS = ("execution", "risk", "cost")
 _CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, np.sqrt(0.75)]])  # of the triangle of weights, one each
@@ -15,10 +16,8 @@ _TERCILES = ("book leans against the order", "book is balanced", "book leans wit
 
 
 def plot_candidates(outcomes: pd.DataFrame, asset: str) -> Figure:
-    """Reward and fill probability of each candidate offset; boxes span the quartiles, whiskers 5 % to 95 %."""
-    offsets = sorted(outcomes["offset_bps"].unique())
-    labels = [f"{offset:+g}" for offset in offsets]
-    groups = [outcomes[outcomes["offset_bps"] == offset] for offset in offsets]
+    """Reward and fill probability of each action; boxes span the quartiles, whiskers 5 % to 95 %."""
+    labels, groups = zip(*outcomes.groupby("kind", sort=False), strict=True)
     figure, (left, right) = style.new(1, 2, height=0.42, width_ratios=[3, 2])
     box = {"facecolor": style.ASSET_COLOURS[asset], "alpha": 0.5}
     left.boxplot(
@@ -28,27 +27,28 @@ def plot_candidates(outcomes: pd.DataFrame, asset: str) -> Figure:
         medianprops={"color": "black"},
         meanprops={"marker": "D", "markersize": 4, "markerfacecolor": "white", "markeredgecolor": "black"},
     )
-    left.set(xlabel="offset (bps)", ylabel="reward (bps)")
+    left.set(ylabel="reward (bps)")
     right.bar(labels, [group["filled"].mean() for group in groups], color=style.ASSET_COLOURS[asset])
-    right.set(xlabel="offset (bps)", ylabel="filled before expiry", ylim=(0, 1))
+    right.set(ylabel="filled before the cancel", ylim=(0, 1))
+    for axis in (left, right):
+        axis.tick_params(axis="x", rotation=60, labelsize=8)
     return figure
 
 
-def plot_best_actions(states: pd.DataFrame, best: np.ndarray, offsets_bps: Sequence[float], asset: str) -> Figure:
-    """How often each offset is best, by tercile of the book imbalance relative to the order's side.
+def plot_best_actions(states: pd.DataFrame, best: np.ndarray, actions: Sequence[Action], asset: str) -> Figure:
+    """How often each action is best, by tercile of the book imbalance relative to the order's side.
 
     `states` (n, ...) has `side` and `book_imbalance`; `best` (n,) is the action that earned most.
     """
     pressure = states["book_imbalance"].to_numpy() * states["side"].to_numpy()
     tercile = pd.qcut(pressure, 3, labels=False)
     figure, axes = style.new(1, 3, height=0.36, sharey=True)
-    labels = [f"{offset:+g}" for offset in offsets_bps]
+    labels = [str(action) for action in actions]
     for third, (axis, name) in enumerate(zip(axes, _TERCILES, strict=True)):
-        shares = np.bincount(best[tercile == third], minlength=len(offsets_bps)) / max((tercile == third).sum(), 1)
+        shares = np.bincount(best[tercile == third], minlength=len(actions)) / max((tercile == third).sum(), 1)
         axis.bar(labels, shares, color=style.ASSET_COLOURS[asset])
         axis.set_title(name, fontsize=8)
-        axis.tick_params(axis="x", labelsize=7)
-        axis.set_xlabel("offset (bps)")
+        axis.tick_params(axis="x", rotation=60, labelsize=7)
     axes[0].set_ylabel("share of states where best")
     return figure
 

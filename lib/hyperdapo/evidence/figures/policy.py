@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from hyperdapo.evidence.figures import style
 from hyperdapo.evidence.metrics import Floats
 from hyperdapo.evidence.tables import heading
+from hyperdapo.sections import Action
 
 _BINS = 10
 
@@ -30,40 +31,42 @@ def plot_training(log: pd.DataFrame, asset: str) -> Figure:
     return figure
 
 
-def plot_actions(decisions: pd.DataFrame, asset: str) -> Figure:
-    """Share of the test orders that each policy places at each offset."""
+def plot_actions(decisions: pd.DataFrame, actions: Sequence[Action], asset: str) -> Figure:
+    """Share of the test orders in which each policy takes each of the `actions`."""
     policies = list(decisions["policy"].unique())
     names = [heading(name) for name in policies]
-    shares = pd.crosstab(decisions["policy"], decisions["offset_bps"], normalize="index").loc[policies]
+    shares = pd.crosstab(decisions["policy"], decisions["action"], normalize="index").loc[policies]
     figure, axis = style.new(height=0.36)
     left = np.zeros(len(policies))
-    shades = np.linspace(0.9, 0.15, len(shares.columns))
-    for shade, offset in zip(shades, shares.columns, strict=True):
-        axis.barh(names, shares[offset], left=left, color=str(shade), edgecolor="white", label=f"{offset:+g}")
-        left += shares[offset].to_numpy()
+    shades = _shades(actions)
+    for action in shares.columns:
+        label, share = str(actions[action]), shares[action].to_numpy()
+        axis.barh(names, share, left=left, color=shades[action], edgecolor="white", label=label)
+        left += share
     axis.invert_yaxis()
     axis.set(xlabel="share of test orders", xlim=(0, 1), title=asset)
-    figure.legend(
-        *axis.get_legend_handles_labels(), loc="outside lower center", ncols=len(shares.columns), title="offset (bps)"
-    )
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=len(shares.columns))
     return figure
 
 
-def plot_probabilities(decisions: pd.DataFrame, imbalance: Floats, offsets_bps: Sequence[float], asset: str) -> Figure:
-    """Mean probability of each offset by the book imbalance relative to the order's side, in ten equal groups.
+def plot_probabilities(decisions: pd.DataFrame, imbalance: Floats, actions: Sequence[Action], asset: str) -> Figure:
+    """Mean probability of each action by the book imbalance relative to the order's side, in ten equal groups.
 
     `decisions` (n rows) has `probability_0` …; `imbalance` (n,) is positive when the book leans with the order.
     """
-    columns = [f"probability_{action}" for action in range(len(offsets_bps))]
+    columns = [f"probability_{action}" for action in range(len(actions))]
     group = pd.qcut(imbalance, _BINS, labels=False, duplicates="drop")
     means = decisions[columns].groupby(group).mean()
     centre = pd.Series(imbalance).groupby(group).mean()
     figure, axis = style.new(height=0.42)
-    shades = [str(shade) for shade in np.linspace(0.9, 0.15, len(columns))]
-    axis.stackplot(centre, *means.to_numpy().T, colors=shades, labels=[f"{offset:+g}" for offset in offsets_bps])
+    labels = [str(action) for action in actions]
+    axis.stackplot(centre, *means.to_numpy().T, colors=_shades(actions), labels=labels)
     axis.set(xlabel="book imbalance, positive when it leans with the order", ylabel="probability", title=asset)
     axis.set(xlim=(centre.min(), centre.max()), ylim=(0, 1))
-    figure.legend(
-        *axis.get_legend_handles_labels(), loc="outside lower center", ncols=len(columns), title="offset (bps)"
-    )
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=len(columns))
     return figure
+
+
+def _shades(actions: Sequence[Action]) -> list[str]:
+    """Greys from the first action to the last."""
+    return [str(shade) for shade in np.linspace(0.9, 0.15, len(actions))]
