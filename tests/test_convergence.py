@@ -104,8 +104,8 @@ def test_specialists_decide_on_every_asset() -> None:
 
 
 def turned(states: States) -> States:
-    """The same states as ETH, where the offset that was worst is best."""
-    return States(states.table.assign(asset="ETH"), states.prompts, states.rewards[:, ::-1].copy())
+    """The same states as ETH, where the action that was worst is best."""
+    return States(states.table.assign(asset="ETH"), states.prompts, states.rewards[:, ::-1].copy(), states.distinct)
 
 
 def test_the_dashboard_tells_algorithms_and_assets_apart() -> None:

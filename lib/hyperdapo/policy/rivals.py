@@ -21,7 +21,7 @@ from hyperdapo.market.columns import Floats, Mask
 from hyperdapo.policy.prompts import digits
 
 _TREES = {"max_iter": 100, "learning_rate": 0.05, "max_leaf_nodes": 8, "early_stopping": False}
-_NETWORK = {"hidden_layer_sizes": (16,), "alpha": 1.0, "max_iter": 200, "early_stopping": False}
+_NETWORK = {"hidden_layer_sizes": (16,), "solver": "lbfgs", "alpha": 10.0, "max_iter": 500}
 
 RIVALS: dict[str, Callable[[int], Any]] = {
     "linear": lambda seed: make_pipeline(StandardScaler(), Ridge(alpha=10.0)),
