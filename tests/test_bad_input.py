@@ -194,6 +194,8 @@ def test_a_name_that_is_not_known_is_one_line(arguments: str, says: str, capsys:
         ("source: {channels: [l2book]}", "source.channels.0"),
         ("source: {chanels: [l2Book]}", "did you mean 'channels'"),
         (ARCHIVE + "nosuch}", "nosuch; copy the archive's days into it"),
+        ("source: {kind: recordings, endpoint: nosuch}", "nosuch; copy recordings ASSET.ndjson.gz into it"),
+        ("source: {kind: recordings}", "set endpoint to it"),
         ("source: {kind: archive, channels: [l2Book]}", "set endpoint to it"),
         ("source: {endpoint: 5}", "source.endpoint: Input should be a valid string"),
         ("truth: {account: nosuch}", "truth.account: there is no file"),
@@ -239,14 +241,14 @@ def test_a_relative_file_of_the_command_line_is_where_the_user_stands(tmp_path: 
     )
     assert values["source"]["endpoint"] == "mirror", "what was given stays as it was"
     archive = {"source": {"kind": "archive", "channels": ["l2Book"], "endpoint": "mirror"}}
-    assert load("smoke", archive).source.archive == REPOSITORY / "mirror"
+    assert load("smoke", archive).source.folder == REPOSITORY / "mirror"
 
 
 def test_the_readme_s_archive_recipe_finds_the_folder_beside_the_user(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    monkeypatch.setattr(run, "run", lambda parameters, *_, **__: seen.append(parameters.source.archive))
+    monkeypatch.setattr(run, "run", lambda parameters, *_, **__: seen.append(parameters.source.folder))
     (tmp_path / "mirror").mkdir()
     (tmp_path / "my.yaml").write_text(
         ARCHIVE + 'mirror, from: "2024-01-01T12:00:00Z", to: "2024-01-01T13:00:00Z"}\nassets: [BTC]'
@@ -265,8 +267,8 @@ def test_an_archive_cannot_be_traded_on(tmp_path: Path, capsys: pytest.CaptureFi
 def test_a_relative_parameter_of_a_profile_is_of_the_repository() -> None:
     for path in PARAMS.glob("*.yaml"):
         if path.stem != "base":
-            archive = load(path.stem).source.archive
-            assert archive is None or archive.is_absolute()
+            folder = load(path.stem).source.folder
+            assert folder is None or folder.is_absolute()
 
 
 @pytest.mark.parametrize("name", ["kPEPE", "xyz:NVDA"])

@@ -15,8 +15,10 @@ import zstandard
 from tardis_dev import Channel, replay
 
 from faults import Faults, serve
+from hyperdapo import stages
 from hyperdapo.errors import DataError, EndpointError
 from hyperdapo.params import load
+from hyperdapo.paths import Paths
 from hyperdapo.synthetic import replay_server
 from hyperdapo.synthetic.replay_server import RecordedSlices, SyntheticSlices, synthetic_market
 from hyperdapo.synthetic.tape import CHANNELS
@@ -177,6 +179,17 @@ def test_the_client_sees_a_recorded_disconnect(tmp_path: Path) -> None:
     with serve(slices) as endpoint:
         lines = _replay(endpoint, tmp_path / "cache", 3, ["ETH"], with_disconnects=True)
     assert [line is None for line in lines] == [False, False, True, False, False]
+
+
+def test_01_reads_a_folder_of_recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYPERDAPO_DATA", str(tmp_path / "data"))
+    folder = _recording(tmp_path / "day", "ETH", _LINES)
+    span = {"from": "2025-08-01T00:00:00Z", "to": "2025-08-01T00:03:00Z"}
+    parameters = load("smoke", {"assets": ["ETH"], "source": {"kind": "recordings", "endpoint": str(folder), **span}})
+    stages.compute("01_download", parameters, "ETH")
+    manifest = json.loads((Paths(parameters.name, "ETH").data / "manifest.json").read_text())
+    assert manifest["messages"] == {"l2Book": 0, "bbo": 2, "trades": 1, "activeAssetCtx": 1}
+    assert manifest["disconnects"] == 1 and manifest["endpoint"] == str(folder)
 
 
 @pytest.mark.parametrize("damage", ["cut", "noise", "not gzip"])

@@ -22,10 +22,10 @@ _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 def modules(code: str) -> set[Path]:
     """Files of this package's modules that `code` (of Python) imports, and those that they import in their turn."""
-    known, found = set[Path](), _imports(code)
-    while found:
-        known |= found
-        found = frozenset().union(*(_imports(path.read_text()) for path in found)) - known
+    known, new = set[Path](), _imports(code)
+    while new:
+        known |= new
+        new = frozenset().union(*(_imports(path.read_text()) for path in new)) - known
     return known
 
 

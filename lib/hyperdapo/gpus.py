@@ -38,13 +38,13 @@ def visible() -> list[Gpu]:
     named = os.environ.get(VARIABLE)
     if named is None:
         return [Gpu(uuid, uuid) for slices in whole for uuid in slices]
-    found: list[Gpu] = []
+    gpus: list[Gpu] = []
     for name in (part.strip() for part in named.split(",")):
         uuid = _uuid(name, whole)
         if uuid is None:
             break
-        found.append(Gpu(name, uuid))
-    return found
+        gpus.append(Gpu(name, uuid))
+    return gpus
 
 
 def _uuid(name: str, whole: list[list[str]]) -> str | None:
@@ -61,12 +61,12 @@ def _listed() -> list[list[str]]:
         listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return []
-    found: list[list[str]] = []
+    offered: list[list[str]] = []
     for line in listing.splitlines():
         if match := re.match(r"(\s*)(?:GPU|MIG) .*\(UUID: (\S+)\)", line):
-            found += [] if match[1] else [[]]
-            found[-1].append(match[2])
-    return [slices[1:] or slices for slices in found]
+            offered += [] if match[1] else [[]]
+            offered[-1].append(match[2])
+    return [slices[1:] or slices for slices in offered]
 
 
 @contextmanager
@@ -88,15 +88,15 @@ def reserved(count: int) -> Iterator[None]:
             f"or have {VARIABLE} or the scheduler give more"
         )
     with ExitStack() as held:
-        own = list(islice((gpu for gpu in seen if _lock(gpu, held)), count))
-        if len(own) < count:
+        free = list(islice((gpu for gpu in seen if _lock(gpu, held)), count))
+        if len(free) < count:
             raise HyperdapoError(
-                f"{count} of the {len(seen)} visible GPUs {'is' if count == 1 else 'are'} wanted and {len(own)} free: "
+                f"{count} of the {len(seen)} visible GPUs {'is' if count == 1 else 'are'} wanted and {len(free)} free: "
                 f"another run on this host holds the rest (locks in {_locks()}). Wait for it, or name others by "
                 f"{VARIABLE}"
             )
         former = os.environ.get(VARIABLE)
-        os.environ[VARIABLE] = ",".join(gpu.name for gpu in own)
+        os.environ[VARIABLE] = ",".join(gpu.name for gpu in free)
         try:
             yield
         finally:

@@ -41,12 +41,12 @@ def die_with_parent() -> None:
 
 def members(mark: str) -> list[psutil.Process]:
     """Living processes of this user that carry a mark, without this one."""
-    found = []
+    living = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
             if process.pid != os.getpid() and process.environ().get(MARK) == mark:
-                found.append(process)
-    return found
+                living.append(process)
+    return living
 
 
 def end(mark: str) -> None:

@@ -66,7 +66,7 @@ class Contract(Section):
 class Source(Section):
     """Where the market messages come from, and which span."""
 
-    kind: Literal["synthetic", "tardis", "archive"]
+    kind: Literal["synthetic", "tardis", "archive", "recordings"]
     endpoint: str | None
     exchange: str
     channels: Annotated[list[Channel], Field(min_length=1), Unique]
@@ -82,7 +82,9 @@ class Source(Section):
             raise ValueError(f"empty time span: from {self.start} to {self.end}; give at least one minute")
         if self.kind == "archive" and (not self.endpoint or self.channels != ["l2Book"]):
             raise ValueError("an archive is a folder with l2Book only: set endpoint to it, and channels: [l2Book]")
-        if self.kind != "archive" and "@" in urlsplit(self.endpoint or "").netloc:
+        if self.kind == "recordings" and not self.endpoint:
+            raise ValueError("recordings are a folder of files ASSET.ndjson.gz: set endpoint to it")
+        if self.folder is None and "@" in urlsplit(self.endpoint or "").netloc:
             raise ValueError(
                 "endpoint holds a user or password, and parameters are stored with every result: take it out of the "
                 "address and put it into ~/.netrc (machine HOST login USER password PASSWORD), which the client reads"
@@ -90,9 +92,9 @@ class Source(Section):
         return self
 
     @property
-    def archive(self) -> Path | None:
-        """The folder of an archive."""
-        return _within_repository(self.endpoint) if self.kind == "archive" else None
+    def folder(self) -> Path | None:
+        """That of an archive or of recordings; None for an endpoint."""
+        return _within_repository(self.endpoint) if self.kind in ("archive", "recordings") else None
 
     @property
     def start_ns(self) -> int:

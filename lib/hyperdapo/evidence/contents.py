@@ -20,6 +20,20 @@ from hyperdapo.sections import Algorithm
 
 TABLE = Path(__file__).with_name("tolerances.yaml")
 
+Items = dict[str, "Item"]
+
+_MACRO = re.compile(r"\\newcommand\{\\(\w+)\}\{(.*)\}")
+_CAPTION = re.compile(r"^(\\caption\{.*?\})(?: \\label\{.*)?$", re.MULTILINE)
+_HEAD = re.compile(r"\\midrule\n|\\endlastfoot\n")
+_NUMBER = re.compile(r"(?<![\w.])[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?(?![\w])")
+_UNSHOWN = re.compile(r"<tr>\s*<td>(?:commit|versions|files written)</td>.*?</tr>", re.DOTALL)
+_MACRO_DIGITS = 4  # as numbers.number prints
+_LEAST_ROUNDED = 10_000  # as tables.rounded prints
+_MARKUP = re.compile(r"<[^>]+>")
+_HTML_TABLE = re.compile(r"<table.*?</table>", re.DOTALL)
+_PATHS = re.compile(r"(?:/[\w.+-]+){2,}")
+_FIGURE = re.compile(r'Plotly\.newPlot\(\s*"[^"]*",\s*')
+
 
 @dataclass(frozen=True)
 class Bound:
@@ -56,11 +70,11 @@ class Tolerances:
             For a stage that the table does not name.
         """
         kinds = self._table["kinds"]
-        found = next((name for name, entry in kinds.items() if stage in entry["stages"]), None)
-        if found is None:
+        kind = next((name for name, entry in kinds.items() if stage in entry["stages"]), None)
+        if kind is None:
             raise KeyError(f"{TABLE.name} names no kind of the stage {stage}")
-        mixed = found == "simulation" and stage[:2] in ("08", "09")
-        return "trained" if mixed and self._of_policy(file, quantity) else found
+        mixed = kind == "simulation" and stage[:2] in ("08", "09")
+        return "trained" if mixed and self._of_policy(file, quantity) else kind
 
     def bound(self, kind: str, quantity: str) -> Bound:
         """The bound of a quantity of this kind."""
@@ -94,21 +108,6 @@ class Tolerances:
         names = "|".join(["untrained", *get_args(Algorithm)])
         spelt = names.replace("listing_4_4", "listing_four_four|listing_4_4")
         return re.compile(rf"(?<![A-Za-z])(?:{spelt})(?![A-Za-z])")
-
-
-Items = dict[str, "Item"]
-
-_MACRO = re.compile(r"\\newcommand\{\\(\w+)\}\{(.*)\}")
-_CAPTION = re.compile(r"^(\\caption\{.*?\})(?: \\label\{.*)?$", re.MULTILINE)
-_HEAD = re.compile(r"\\midrule\n|\\endlastfoot\n")
-_NUMBER = re.compile(r"(?<![\w.])[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?(?![\w])")
-_UNSHOWN = re.compile(r"<tr>\s*<td>(?:commit|versions|files written)</td>.*?</tr>", re.DOTALL)
-_MACRO_DIGITS = 4  # as numbers.number prints
-_LEAST_ROUNDED = 10_000  # as tables.rounded prints
-_MARKUP = re.compile(r"<[^>]+>")
-_HTML_TABLE = re.compile(r"<table.*?</table>", re.DOTALL)
-_PATHS = re.compile(r"(?:/[\w.+-]+){2,}")
-_FIGURE = re.compile(r'Plotly\.newPlot\(\s*"[^"]*",\s*')
 
 
 @dataclass(frozen=True)
@@ -161,27 +160,50 @@ def printed_unit(text: str) -> float:
     return 0.0 if exact else 10.0 ** (int(exponent or 0) - decimals)
 
 
+def stamps(render: Path) -> dict[str, str]:
+    """The provenance that a rendered notebook shows."""
+    code = [cell for cell in nbformat.read(render, as_version=4).cells if cell.cell_type == "code"]
+    html = "\n".join(output.get("data", {}).get("text/html", "") for cell in code for output in cell.outputs)
+    pairs = re.findall(r"<td>(\w[\w ]*)</td>\s*<td>(.*?)</td>", html[html.rfind("<th>Provenance") :], re.DOTALL)
+    return {name: unescape(value) for name, value in pairs}
+
+
+def untrue_cells(table: Path) -> list[str]:
+    """Cells of a `.tex` table that do not show the value of their CSV, within one unit of the last printed place."""
+    source = table.with_suffix(".csv")
+    if not source.is_file():
+        return [f"{source.name} is not there to hold it against"]
+    values = pd.read_csv(source, dtype=str, keep_default_na=False).to_numpy()
+    body = _HEAD.split(table.read_text(encoding="utf-8"))[-1]
+    lines = [line.removesuffix(r"\\").strip() for line in body.splitlines() if line.endswith(r"\\")]
+    rows = [re.split(r"(?<!\\) & ", line) for line in lines]
+    if len(rows) != len(values):
+        return [f"{len(rows)} rows where {source.name} has {len(values)}"]
+    pairs = [(i, text, value) for i, row in enumerate(rows, 1) for text, value in zip(row, values[i - 1], strict=False)]
+    return [f"row {i}: {text} where {source.name} has {value}" for i, text, value in pairs if not _shows(text, value)]
+
+
 def _table(path: Path, tolerances: Tolerances) -> Items:
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
     if tolerances.is_time_table(path.stem):
         return {}
     known = [str(name) for name in table if name in tolerances.identifying]
     compared = [str(name) for name in table if name not in known and not tolerances.is_time(str(name))]
-    seen, found = Counter[str](), dict[str, Item]()
+    seen, values = Counter[str](), dict[str, Item]()
     for row in table.to_dict("records"):
         words = " ".join(f"{name} {row[name]}" if row[name].isdecimal() else row[name] for name in known)
         seen[words] += 1
         key = words if seen[words] == 1 else f"{words} #{seen[words]}"
-        found |= {f"{key}, {name}".strip(", "): Item(row[name], f"{words}, {name}", key) for name in compared}
+        values |= {f"{key}, {name}".strip(", "): Item(row[name], f"{words}, {name}", key) for name in compared}
         if not compared:
-            found[key] = Item(key, key, key)
-    return found
+            values[key] = Item(key, key, key)
+    return values
 
 
 def _macros(path: Path) -> Items:
-    found = _MACRO.findall(path.read_text(encoding="utf-8"))
-    quantities = {name: re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower() for name, _ in found}
-    return {f"\\{name}": Item(text, quantities[name], "", True, _MACRO_DIGITS) for name, text in found}
+    macros = _MACRO.findall(path.read_text(encoding="utf-8"))
+    quantities = {name: re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower() for name, _ in macros}
+    return {f"\\{name}": Item(text, quantities[name], "", True, _MACRO_DIGITS) for name, text in macros}
 
 
 def _latex(path: Path, tolerances: Tolerances) -> Items:
@@ -194,43 +216,35 @@ def _latex(path: Path, tolerances: Tolerances) -> Items:
 
 def _render(path: Path, tolerances: Tolerances) -> Items:
     """Text and HTML outputs of a rendered notebook, without paths, times, and the rows that name another machine."""
-    found: Items = {}
+    shown: Items = {}
     code = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
     outputs = [(f"output {place}.{i}", o) for place, cell in enumerate(code, 1) for i, o in enumerate(cell.outputs, 1)]
     for name, output in outputs:
         data = output.get("data", {})
         html = _UNSHOWN.sub("", data.get("text/html", ""))
-        found |= _cells(html, name, tolerances)
+        shown |= _cells(html, name, tolerances)
         text = _MARKUP.sub(" ", unescape(_MARKUP.sub(" ", _HTML_TABLE.sub("", html))))
         if not data:
             text = output.get("text", "")
         elif not html and "image/png" not in data:
             text = data.get("text/plain", "")
         if not tolerances.is_time_text(text):
-            found |= _tokens(text, name)
-    return found
+            shown |= _tokens(text, name)
+    return shown
 
 
 def _cells(html: str, name: str, tolerances: Tolerances) -> Items:
     """The cells of the tables that a render shows, by row, under the name of their column."""
     heads = [unescape(head).lower().replace(" ", "_") for head in re.findall(r"<th[^>]*>(.*?)</th>", html, re.DOTALL)]
-    found: Items = {}
+    cells: Items = {}
     for i, row in enumerate(re.findall(r"<tr[^>]*>(.*?)</tr>", html, re.DOTALL), 1):
         texts = [unescape(cell).replace("−", "-") for cell in re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL)]
         texts = [_PATHS.sub("PATH", text) for text in texts]
         words = " ".join(text for text in texts if number(text) is None)
         for head, text in zip(heads, texts, strict=False):
             if not tolerances.is_time_text(head.replace("_", " ")):
-                found[f"{name}, row {i}, {head}"] = Item(text, f"shown {words}, {head}", f"{name}, row {i}", True)
-    return found
-
-
-def stamps(render: Path) -> dict[str, str]:
-    """The provenance that a rendered notebook shows."""
-    code = [cell for cell in nbformat.read(render, as_version=4).cells if cell.cell_type == "code"]
-    html = "\n".join(output.get("data", {}).get("text/html", "") for cell in code for output in cell.outputs)
-    pairs = re.findall(r"<td>(\w[\w ]*)</td>\s*<td>(.*?)</td>", html[html.rfind("<th>Provenance") :], re.DOTALL)
-    return {name: unescape(value) for name, value in pairs}
+                cells[f"{name}, row {i}, {head}"] = Item(text, f"shown {words}, {head}", f"{name}, row {i}", True)
+    return cells
 
 
 def _tokens(text: str, name: str, quantity: str = "shown") -> Items:
@@ -264,21 +278,6 @@ def _leaves(value: object, name: str) -> Iterator[tuple[str, str]]:
             yield from _leaves(inner, f"{name} {place}")
     else:
         yield name, str(value)
-
-
-def untrue_cells(table: Path) -> list[str]:
-    """Cells of a `.tex` table that do not show the value of their CSV, within one unit of the last printed place."""
-    source = table.with_suffix(".csv")
-    if not source.is_file():
-        return [f"{source.name} is not there to hold it against"]
-    values = pd.read_csv(source, dtype=str, keep_default_na=False).to_numpy()
-    body = _HEAD.split(table.read_text(encoding="utf-8"))[-1]
-    lines = [line.removesuffix(r"\\").strip() for line in body.splitlines() if line.endswith(r"\\")]
-    rows = [re.split(r"(?<!\\) & ", line) for line in lines]
-    if len(rows) != len(values):
-        return [f"{len(rows)} rows where {source.name} has {len(values)}"]
-    pairs = [(i, text, value) for i, row in enumerate(rows, 1) for text, value in zip(row, values[i - 1], strict=False)]
-    return [f"row {i}: {text} where {source.name} has {value}" for i, text, value in pairs if not _shows(text, value)]
 
 
 def _shows(text: str, value: str) -> bool:

@@ -64,8 +64,8 @@ def claims_table(
         measured = _executed(group, policy, evidence, seed) | learned
         for key, claim in CLAIMS.items():
             interval = measured[key]
-            said = (key, claim.section, claim.claimed, claim.measure)
-            rows.append((*said, asset, interval.value, interval.low, interval.high, claim.unit))
+            quoted = (key, claim.section, claim.claimed, claim.measure)
+            rows.append((*quoted, asset, interval.value, interval.low, interval.high, claim.unit))
     names = ["claim", "section", "claimed", "measure", "asset", "measured", "ci_low", "ci_high", "unit"]
     order = {key: place for place, key in enumerate(CLAIMS)}
     table = pd.DataFrame(rows, columns=names)

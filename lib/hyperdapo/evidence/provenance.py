@@ -141,17 +141,17 @@ def stages_of(manifest: Mapping[str, Any], path: Path) -> dict[str, dict[str, An
 def faults(folder: Path, manifest: Mapping[str, Any], units: Iterable[str]) -> list[str]:
     """What is wrong with a run's outputs by their own manifest: missing, altered, left over, not run."""
     stages = stages_of(manifest, folder / NAME)
-    found = [f"{name}: did not run" for name in units if name not in stages]
+    problems = [f"{name}: did not run" for name in units if name not in stages]
     listed = {file: (name, digest) for name, entry in stages.items() for file, digest in entry["files"].items()}
     for file, (name, digest) in sorted(listed.items()):
         path = folder / file
         if not path.is_file():
-            found.append(f"{file}: deleted; {name} wrote it")
+            problems.append(f"{file}: deleted; {name} wrote it")
         elif sha256(path) != digest:
-            found.append(f"{file}: altered after {name} wrote it")
+            problems.append(f"{file}: altered after {name} wrote it")
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    found += [f"{file}: left over; no stage of this run wrote it" for file in sorted(there - set(listed) - {NAME})]
-    return found
+    problems += [f"{file}: left over; no stage of this run wrote it" for file in sorted(there - set(listed) - {NAME})]
+    return problems
 
 
 def sha256(path: Path) -> str:

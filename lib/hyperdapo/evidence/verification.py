@@ -78,8 +78,8 @@ def _copy_shipped(shipped: Path, kept: Path) -> None:
     how = "name a folder to compare with: hyperdapo verify --reference DIR"
     if not (shipped / provenance.NAME).is_file():
         raise MissingInputError(f"neither git nor {shipped} has reference outputs; {how}")
-    if found := provenance.faults(shipped, provenance.read(shipped / provenance.NAME), []):
-        raise MissingInputError(f"{shipped} is not as it was shipped ({found[0]}); {how}")
+    if faults := provenance.faults(shipped, provenance.read(shipped / provenance.NAME), []):
+        raise MissingInputError(f"{shipped} is not as it was shipped ({faults[0]}); {how}")
     with atomic_folder(kept) as temporary:
         shutil.copytree(shipped, temporary, dirs_exist_ok=True)
 
@@ -125,21 +125,21 @@ def stamp_faults(reference: Path, theirs: Mapping[str, Any], candidate: Path, ou
 
     Another commit or other versions are printed, and are no fault: the examiner's are rarely those of the reference.
     """
-    found = [f"profile: {theirs.get('profile')} became {ours.get('profile')}"] * (
+    differences = [f"profile: {theirs.get('profile')} became {ours.get('profile')}"] * (
         theirs.get("profile") != ours.get("profile")
     )
-    found += _different(theirs.get("parameters", {}), ours.get("parameters", {}), "parameters")
+    differences += _different(theirs.get("parameters", {}), ours.get("parameters", {}), "parameters")
     for name, entry in ours["stages"].items():
         other = theirs["stages"].get(name, {})
         for stamp in ("data", "seed", "parameters"):
             if other and other.get(stamp) != entry.get(stamp):
-                found.append(f"{name}: {stamp} {other.get(stamp)} became {entry.get(stamp)}")
-        found += [f"manifest.json: {name}: {fault}" for fault in _unlike_render(candidate, entry)]
+                differences.append(f"{name}: {stamp} {other.get(stamp)} became {entry.get(stamp)}")
+        differences += [f"manifest.json: {name}: {fault}" for fault in _unlike_render(candidate, entry)]
     for stamp in ("commit", "versions"):
         pairs = [(e.get(stamp), ours["stages"].get(n, {}).get(stamp)) for n, e in theirs["stages"].items()]
         if different := [pair for pair in pairs if pair[0] != pair[1]]:
             print(f"note: {stamp} {different[0][0]} in the reference, {different[0][1]} here")
-    return found
+    return differences
 
 
 def _different(one: Any, other: Any, name: str) -> list[str]:
@@ -197,8 +197,8 @@ def compare(reference: Path, candidate: Path, tolerances: Tolerances | None = No
 def _compared(one: Path, other: Path, file: str, stage: str, tolerances: Tolerances) -> list[tuple[Any, ...]]:
     there = [path.is_file() for path in (one, other)]
     if not all(there):
-        said = ["a file" if is_there else "no file" for is_there in there]
-        return [(file, "the file", "", tolerances.kind(stage, file), *said, "exact", False, False)]
+        present = ["a file" if is_there else "no file" for is_there in there]
+        return [(file, "the file", "", tolerances.kind(stage, file), *present, "exact", False, False)]
     if one.suffix == ".png":
         return [_pictures(one, other, file, tolerances.kind(stage, file), tolerances)]
     first, second = (contents.items(path, tolerances) for path in (one, other))
@@ -216,7 +216,7 @@ def _item(
     kind = tolerances.kind(stage, file, item.quantity)
     bound = tolerances.bound(kind, item.quantity)
     texts = [side.text if side else None for side in (one, other)]
-    said = ["nothing" if text is None else text or "an empty cell" for text in texts]
+    shown = ["nothing" if text is None else text or "an empty cell" for text in texts]
     same, verdict = texts[0] == texts[1], False
     if not same and None not in texts:
         first, second = (contents.number(str(text)) for text in texts)
@@ -228,7 +228,7 @@ def _item(
         elif bound.may_be_empty and {"", "–"} & set(texts):
             same = True
         verdict = column in tolerances.verdicts or (kind == "trained" and set(texts) == {"yes", "no"})
-    return (file, name, item.row, kind, *said, str(bound), same, verdict)
+    return (file, name, item.row, kind, *shown, str(bound), same, verdict)
 
 
 def _pictures(one: Path, other: Path, file: str, kind: str, tolerances: Tolerances) -> tuple[Any, ...]:

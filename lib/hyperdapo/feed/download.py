@@ -74,7 +74,8 @@ def download(
 
     Parameters
     ----------
-    served : for `source.kind: synthetic`, opens the endpoint of that market; called only if a day is missing
+    served : for what is served from here (a synthetic market, recordings), opens its endpoint; called only if a day is
+        missing
     code : digest of the code that makes that market: other code could make other lines, so it has a cache of its own
 
     Returns
@@ -303,10 +304,10 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 @contextmanager
 def _source(parameters: Parameters, asset: str, cache: Path, served: Serve | None) -> Iterator[Bring]:
-    """What brings a span into the cache; the synthetic market is served while the block runs."""
+    """What brings a span into the cache; what is served from here is so while the block runs."""
     source = parameters.source
     if source.kind == "archive":
-        mirror = source.archive
+        mirror = source.folder
         assert mirror is not None
         yield lambda part, retries, tick: archive.fetch(mirror, asset, part, cache, tick)
         return
@@ -315,10 +316,10 @@ def _source(parameters: Parameters, asset: str, cache: Path, served: Serve | Non
 
 
 def _endpoint(source: Source, served: Serve | None) -> AbstractContextManager[str]:
-    """That of the synthetic market, or one that answers."""
-    if source.kind == "synthetic":
-        assert served is not None, "source.kind is synthetic: give what serves that market"
+    """The one that is served from here, or another that answers."""
+    if served is not None:
         return served()
+    assert source.kind == "tardis", f"source.kind is {source.kind}: give what serves it"
     endpoint = (source.endpoint or DEFAULT_ENDPOINT).rstrip("/")
     check_connection(endpoint)
     return nullcontext(endpoint)

@@ -103,8 +103,8 @@ class Host:
         """
         script = _PROBE.format(pythons=" ".join(PYTHONS), folder=shlex.quote(self.folder))
         self._call(["rsync", "--version"])
-        found = self.run(f"sh -c {shlex.quote(script)}", resources.files(__package__).joinpath("host.py").read_bytes())
-        words = [line.split() for line in found.decode().splitlines()]
+        answer = self.run(f"sh -c {shlex.quote(script)}", resources.files(__package__).joinpath("host.py").read_bytes())
+        words = [line.split() for line in answer.decode().splitlines()]
         lacking = [word[1] for word in words if word[0] == "lacks"]
         pythons = [word[1] for word in words if word[0] == "python"]
         lacking += [] if pythons else ["Python 3.11, 3.12 or 3.13 with venv"]
@@ -227,25 +227,25 @@ class Host:
         return done.stdout or b""
 
     def _check(self, code: int, stderr: bytes, into: Path | None = None) -> None:
-        said = stderr.decode(errors="replace").strip()
+        message = stderr.decode(errors="replace").strip()
         if not code:
             return
         for words, meaning in _REFUSALS.items():
-            if words in said:
+            if words in message:
                 raise HostError(f"{self.name} {meaning}")
-        if any(words in said for words in _FULL) or (code == _FILE_ERROR and not said):
+        if any(words in message for words in _FULL) or (code == _FILE_ERROR and not message):
             if into:
                 raise full_disk(into)
-            place = f"{self.name} takes no more files in {self.folder} ({_last(said) or 'a file error'})"
+            place = f"{self.name} takes no more files in {self.folder} ({_last(message) or 'a file error'})"
             raise HostError(f"{place}: free space there, or choose another folder by --folder")
         if code in _DROPPED:
-            raise HostUnreachableError(f"{self.name} does not answer ({_last(said) or f'exit code {code}'})")
-        raise HostError(f"{self.name}: {_last(said) or f'exit code {code}'}")
+            raise HostUnreachableError(f"{self.name} does not answer ({_last(message) or f'exit code {code}'})")
+        raise HostError(f"{self.name}: {_last(message) or f'exit code {code}'}")
 
 
-def _last(said: str) -> str:
+def _last(message: str) -> str:
     """The last line that names a cause; rsync's own closing line does not."""
-    lines = [line for line in said.splitlines() if not line.startswith("rsync error")] or said.splitlines()
+    lines = [line for line in message.splitlines() if not line.startswith("rsync error")] or message.splitlines()
     return lines[-1] if lines else ""
 
 

@@ -154,12 +154,12 @@ def _end(run: str) -> None:
 
 def _family(run: str) -> list[int]:
     """Processes that carry the mark of a run: Jupyter's kernels have a session of their own, so no group holds all."""
-    mark, found = f"{_MARK}={run}".encode(), []
+    mark, family = f"{_MARK}={run}".encode(), []
     for environment in Path("/proc").glob("[0-9]*/environ"):
         with suppress(OSError):
             if mark in environment.read_bytes().split(b"\0"):
-                found.append(int(environment.parent.name))
-    return found
+                family.append(int(environment.parent.name))
+    return family
 
 
 def _gpus() -> list[dict[str, str]]:
@@ -184,10 +184,10 @@ def _tail(log: Path) -> list[str]:
 
 def _read(name: str) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads((HERE / name).read_text())
+        content: dict[str, Any] = json.loads((HERE / name).read_text())
     except FileNotFoundError:
         return {}
-    return found
+    return content
 
 
 def _write(name: str, value: dict[str, Any]) -> None:

@@ -234,8 +234,8 @@ def _conclude(host: Host, request: Request) -> None:
 
 def _reason(tail: list[str]) -> list[str]:
     """The run's own last error of a log's last lines, or the very last where there is none."""
-    own = [number for number, line in enumerate(tail) if line.startswith("hyperdapo: ")]
-    return [line for line in tail[own[-1] if own else -_SHOWN_LINES :] if line]
+    errors = [number for number, line in enumerate(tail) if line.startswith("hyperdapo: ")]
+    return [line for line in tail[errors[-1] if errors else -_SHOWN_LINES :] if line]
 
 
 def _recorded(state: State) -> Request | None:

@@ -19,7 +19,7 @@ def compute(parameters: Parameters, paths: Paths) -> list[Path]:
     log = read_logs(paths, parameters.assets, parameters.training.algorithms)
     train_asset(parameters, GENERALIST, runs_of(parameters, GENERALIST))
     tests = zip(parameters.assets, read_split(parameters, parameters.assets, "test"), strict=True)
-    states = {asset: own.spread(parameters.inference.states_across) for asset, own in tests}
+    states = {asset: tested.spread(parameters.inference.states_across) for asset, tested in tests}
     earned = decide_across(parameters, paths, states, parameters.training.algorithms[0])
     tables = {"convergence": convergence_table(log), "specialists": earned}
     written = [write_table(table, paths.data, name) for name, table in tables.items()]

@@ -1,4 +1,4 @@
-"""01: the raw slices of one asset, from Tardis, an archive, or the synthetic exchange, which is served meanwhile."""
+"""01: the raw slices of one asset, from Tardis or an archive, or from a market that is served meanwhile."""
 
 from pathlib import Path
 
@@ -10,11 +10,11 @@ from hyperdapo.paths import Paths
 
 def compute(parameters: Parameters, paths: Paths) -> list[Path]:
     """Bring the slices onto disk; raises as `feed.download.download`."""
-    if parameters.source.kind == "synthetic":
-        from hyperdapo.synthetic.replay_server import serve, synthetic_market  # its engine takes seconds to import
+    if parameters.source.kind in ("synthetic", "recordings"):
+        from hyperdapo.synthetic.replay_server import market_of, serve  # its engine takes seconds to import
 
-        engine = dependencies.digest("import hyperdapo.synthetic.replay_server")
-        download(parameters, paths.asset, paths, lambda: serve(synthetic_market(parameters, paths.asset)), engine)
+        code = dependencies.digest("import hyperdapo.synthetic.replay_server")
+        download(parameters, paths.asset, paths, lambda: serve(market_of(parameters, paths.asset)), code)
     else:
         download(parameters, paths.asset, paths)
     return [paths.data / "manifest.json", *paths.data.glob("days/*.json")]

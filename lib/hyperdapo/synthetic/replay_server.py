@@ -105,6 +105,18 @@ class RecordedSlices:
         return {asset: (_iso(min(minutes)), _iso(max(minutes) + 1)) for asset, minutes in self._minutes.items()}
 
 
+def market_of(parameters: Parameters, asset: str) -> Slices:
+    """What `parameters.source` serves from here: its recordings, or the synthetic market.
+
+    Raises
+    ------
+    DataError
+        If there is no recording, or one is damaged.
+    """
+    folder = parameters.source.folder
+    return synthetic_market(parameters, asset) if folder is None else RecordedSlices(folder)
+
+
 def synthetic_market(parameters: Parameters, asset: str) -> SyntheticSlices:
     """The synthetic market of one asset over the span of `parameters.source`."""
     source, synthetic = parameters.source, parameters.synthetic

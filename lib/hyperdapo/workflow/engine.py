@@ -38,16 +38,16 @@ _REASONS = {
 
 def because(reason: str) -> str:
     """Snakemake's reason for a job, in the words of this project."""
-    said = dict[str, str]()
+    reasons = dict[str, str]()
     for part in reason.split("; "):
         kind, _, names = part.partition(": ")
         files = sorted({Path(name).name for name in names.split(", ") if name})
         shown = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
         if not kind.startswith("Updated") or files:
-            said[kind] = _REASONS.get(kind, part).format(shown)
-    if len(said) > 1:
-        said.pop(_FOLLOWS, None)
-    return "; ".join(said.values())
+            reasons[kind] = _REASONS.get(kind, part).format(shown)
+    if len(reasons) > 1:
+        reasons.pop(_FOLLOWS, None)
+    return "; ".join(reasons.values())
 
 
 Event = dict[str, Any]

@@ -68,10 +68,10 @@ def _take(file: FileIO, folder: Path, variable: str) -> None:
 def _holder(file: FileIO) -> dict[str, Any]:
     file.seek(0)
     try:
-        found: dict[str, Any] = json.loads(file.read())
+        holder: dict[str, Any] = json.loads(file.read())
     except ValueError:
         return {}
-    return found
+    return holder
 
 
 def _ends(holder: dict[str, Any]) -> bool:

@@ -38,10 +38,9 @@ def check(parameters: Parameters, stages: Sequence[str]) -> None:
 
 def _check_source(parameters: Parameters) -> None:
     source = parameters.source
-    if source.archive is not None and not source.archive.is_dir():
-        raise MissingInputError(
-            f"source.endpoint: there is no folder {source.archive}; copy the archive's days into it"
-        )
+    if source.folder is not None and not source.folder.is_dir():
+        files = "the archive's days" if source.kind == "archive" else "recordings ASSET.ndjson.gz"
+        raise MissingInputError(f"source.endpoint: there is no folder {source.folder}; copy {files} into it")
     if source.kind == "tardis" and source.end_ns > datetime.now(UTC).timestamp() * SECOND_NS:
         raise ParameterError(f"source.to: {source.end.isoformat()} has not come yet; nobody has recorded it")
 

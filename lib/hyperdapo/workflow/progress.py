@@ -80,10 +80,10 @@ class Estimates:
 
     def _all(self) -> dict[str, dict[str, float]]:
         try:
-            found: dict[str, dict[str, float]] = json.loads(self._file.read_text())
+            durations: dict[str, dict[str, float]] = json.loads(self._file.read_text())
         except (FileNotFoundError, ValueError):
             return {}
-        return found
+        return durations
 
 
 @dataclass

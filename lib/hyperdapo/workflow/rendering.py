@@ -164,8 +164,8 @@ def refresh(paths: Paths) -> list[str]:
     place = paths.outputs / provenance.NAME
     listed = provenance.read(place)
     stages = provenance.stages_of(listed, place)
-    if found := provenance.faults(paths.outputs, listed, []):
-        raise DataError(f"{paths.outputs} is not as its run left it: {found[0]}")
+    if faults := provenance.faults(paths.outputs, listed, []):
+        raise DataError(f"{paths.outputs} is not as its run left it: {faults[0]}")
     renders = {file: name.split()[0] for name, e in stages.items() for file in e["files"] if file.endswith(".ipynb")}
     texts = {file: reworded(NOTEBOOKS / f"{stage}.ipynb", paths.outputs / file) for file, stage in renders.items()}
     changed = [file for file, text in texts.items() if text != (paths.outputs / file).read_text(encoding="utf-8")]

@@ -20,15 +20,15 @@ from hyperdapo.stages import record
 
 def stale(parameters: Parameters, stages: Sequence[str]) -> dict[Path, str]:
     """Records of computations and renders that must be made again, each with the reason."""
-    found = dict[Path, str]()
+    reasons = dict[Path, str]()
     for stage in stages:
         now = shown_with(stage, parameters)
         for asset in plan.assets_of(stage, parameters.assets):
             paths = Paths(parameters.name, asset)
             with suppress(MissingInputError):  # that is computed first
-                found[record.place(stage, paths)] = record.why_not(stage, parameters, asset)
-            found[provenance.record_path(paths, stage)] = _why_not_shown(stage, paths, now)
-    return {path: reason for path, reason in found.items() if reason}
+                reasons[record.place(stage, paths)] = record.why_not(stage, parameters, asset)
+            reasons[provenance.record_path(paths, stage)] = _why_not_shown(stage, paths, now)
+    return {path: reason for path, reason in reasons.items() if reason}
 
 
 def shown_with(stage: str, parameters: Parameters) -> dict[str, Any]:
