@@ -27,9 +27,9 @@ from _synthetic import ASSET, tape
 
 from hyperdapo.execution import laws
 from hyperdapo.execution.laws import as_measured
-from hyperdapo.execution.parents import evenly_spaced, life_s, parent_orders, replay_candidates
+from hyperdapo.execution.parents import best_fixed_action, evenly_spaced, life_s, parent_orders, replay_candidates
 from hyperdapo.execution.queue_fit import fit_queue, observe_makers
-from hyperdapo.execution.strategies import backtest, best_fixed_offset, sensitivity, train
+from hyperdapo.execution.strategies import LOOKS_BACK_S, backtest, sensitivity, train
 from hyperdapo.feed import download
 from hyperdapo.feed.clean import preprocess
 from hyperdapo.files import read_json, read_table, write_table
@@ -140,7 +140,7 @@ def features(wanted: Parameters) -> None:
 
 def _parts(wanted: Parameters, states: pd.DataFrame) -> Iterator[tuple[Market, pd.DataFrame]]:
     """Each part of the market in which there are states, and these."""
-    for part, market in Market.in_parts(PATHS.data, after_s=life_s(wanted.orders)):
+    for part, market in Market.in_parts(PATHS.data, LOOKS_BACK_S, life_s(wanted.orders)):
         inside = states[states["decision_ns"].between(*part, inclusive="left")]
         if len(inside):
             yield market, inside
@@ -154,10 +154,10 @@ def pairs(wanted: Parameters) -> None:
         parents.append(parent_orders(states, assumed, market))
         outcomes.append(with_rewards(replay_candidates(market, parents[-1], assumed), wanted.orders))
     together, replayed = (pd.concat(frames, ignore_index=True) for frames in (parents, outcomes))
-    offsets = wanted.policy.offsets_bps
-    prompts = pd.Series(encode_states(known, together, offsets, wanted.policy.prompt_style), index=together["order_id"])
+    actions = wanted.policy.actions
+    prompts = pd.Series(encode_states(known, together, actions, wanted.policy.prompt_style), index=together["order_id"])
     write_table(replayed, PATHS.data, "outcomes")
-    write_table(build_pairs(replayed, prompts, offsets), PATHS.data, "pairs")
+    write_table(build_pairs(replayed, prompts, actions, wanted.seed), PATHS.data, "pairs")
 
 
 def replayed(wanted: Parameters) -> None:
@@ -165,7 +165,7 @@ def replayed(wanted: Parameters) -> None:
     known, outcomes, laws = (read_table(PATHS.data, name) for name in ("features", "outcomes", "laws"))
     assumed = as_measured(wanted, laws)
     tests = outcomes[outcomes["split"] == "test"].drop_duplicates("order_id")
-    chosen = tests[["order_id"]].assign(policy="fixed", seed=0, offset_bps=best_fixed_offset(outcomes))
+    chosen = tests[["order_id"]].assign(policy="fixed", seed=0, action=best_fixed_action(outcomes))
     trained = train(Market.in_parts(PATHS.data), outcomes)
     executed, scenarios = [], []
     for market, states in _parts(wanted, known.loc[tests["order_id"]]):

@@ -1,6 +1,6 @@
 """One step of `dapo`, 64 states in four updates, on one core: ours, against TRL's plain `GRPOTrainer`.
 
-Both train the same adapter of SmolLM2 (the parameters of `sample`) on the same prompts of 121 tokens and the same
+Both train the same adapter of SmolLM2 (the parameters of `sample`) on the same prompts of 107 tokens and the same
 rewards, K = 6. Ours knows what all six actions earn; TRL generates six completions of one token for each prompt, scores
 them, and learns from them in as many updates. TRL is given what suits it best here: weights in the same bfloat16
 without autocast, no gradient checkpointing, fused attention, `TOGETHER` sequences read at once (24 and 6 were slower).
@@ -16,6 +16,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from _timing import best_of, one_core
 from datasets import Dataset
@@ -28,23 +29,27 @@ from hyperdapo.policy import runs
 from hyperdapo.policy.models import add_adapter, load_base
 from hyperdapo.policy.prompts import CUE, FEATURES, instruction, letters
 from hyperdapo.policy.scoring import Encodings, make_scorer
+from hyperdapo.policy.states import States as Known
 from hyperdapo.policy.trainer import PolicyTrainer, plan_updates
 
 TARGET = 8.0
 STATES, UPDATES = 64, 4
+ACTIONS = ["take", "join", "improve 1", "behind 1", "behind 5", "wait"]
 TOGETHER = 12  # sequences that TRL reads at once
 SHARE = 4  # TRL is timed on one state of so many
 
 one_core()
 torch.set_num_threads(1)
 budget = {"steps": UPDATES, "states_per_update": STATES // UPDATES, "warmup_share": 0.0, "algorithms": ["dapo"]}
-parameters = load("sample", {"training": budget | {"dapo": {"updates_per_rollout": UPDATES}}})
-settings, offsets = parameters.training.dapo, parameters.policy.offsets_bps
+training = budget | {"dapo": {"updates_per_rollout": UPDATES}}
+parameters = load("sample", {"training": training, "policy": {"actions": ACTIONS}})
+settings, choice = parameters.training.dapo, parameters.policy.actions
 rng = np.random.default_rng(0)
-rewards = rng.normal(0, 4, (STATES, len(offsets)))
+rewards = rng.normal(0, 4, (STATES, len(choice)))
 digits = rng.integers(1, 10, (STATES, len(FEATURES)))
 signals = ["".join(f" {one.word}{digit}" for one, digit in zip(FEATURES, row, strict=True)) for row in digits]
-prompts = [f"{instruction(offsets)}balanced buy ETH at 3710.1:{text}{CUE}" for text in signals]
+prompts = [f"{instruction(choice)}balanced buy ETH at 3710.1:{text}{CUE}" for text in signals]
+known = Known(pd.DataFrame(), prompts, rewards, np.ones(rewards.shape, dtype=bool))
 folder = tempfile.TemporaryDirectory()
 quiet = {"output_dir": folder.name, "save_strategy": "no", "report_to": "none"}
 shared = {**runs.arguments(parameters, "dapo", 0, folder.name, "benchmark"), **quiet}
@@ -55,9 +60,9 @@ def ours() -> float:
     plan = plan_updates(rewards, UPDATES, STATES // UPDATES, np.random.default_rng(0), np.ones(STATES))
     adapted = add_adapter(base, parameters.policy, seed=0)
     arguments = TrainingArguments(train_sampling_strategy="sequential", **shared)
-    nothing = torch.zeros(STATES, len(offsets))  # the reference, which `dapo` has none of
+    nothing = torch.zeros(STATES, len(choice))  # the reference, which `dapo` has none of
     trainer = PolicyTrainer(
-        adapted, scorer, states, rewards, nothing, "dapo", parameters.training, plan, arguments, lambda *_: {}
+        adapted, scorer, states, known, nothing, "dapo", parameters.training, plan, arguments, lambda *_: {}
     )
     seconds = timed(trainer)
     adapted.unload()
@@ -66,7 +71,7 @@ def ours() -> float:
 
 def peer(states: int, together: int) -> float:
     """Seconds of TRL's rollout of so many states and its updates, `together` sequences read at once."""
-    size = len(offsets)
+    size = len(choice)
     parts = states * size // UPDATES // together
     batches = {"per_device_train_batch_size": together, "gradient_accumulation_steps": parts}
     arguments = GRPOConfig(
@@ -91,7 +96,7 @@ def peer(states: int, together: int) -> float:
 
 def earned(completions: list[str], row: list[int], **_: Any) -> list[float]:
     """Bps of each generated letter; what is no letter earns nothing."""
-    places = {letter: place for place, letter in enumerate(letters(offsets))}
+    places = {letter: place for place, letter in enumerate(letters(choice))}
     actions = [places.get(completion.strip()) for completion in completions]
     return [0.0 if action is None else float(rewards[one, action]) for one, action in zip(row, actions, strict=True)]
 

@@ -11,7 +11,7 @@ DECISIONS = 20
 
 parameters = load("sample")
 model, tokenizer = load_base(parameters.policy)
-opening = instruction(parameters.policy.offsets_bps)
+opening = instruction(parameters.policy.actions)
 prompts = [f"{opening}balanced buy ETH at 37{number}.1: imbalance7{CUE}" for number in range(10, 10 + DECISIONS)]
 table = measure_latency(make_scorer(model, tokenizer, parameters), model, tokenizer, prompts)
 ours, peer = (table["median_measured_ms"] / 1e3).tolist()

@@ -53,7 +53,7 @@ def candidates_s(day: Market, count: int) -> float:
     parents, fresh = states(day, count), replace(day)
     begun = perf_counter()
     replayed = replay_candidates(fresh, parents, PARAMETERS)
-    assert len(replayed) == count * len(PARAMETERS.policy.offsets_bps)
+    assert len(replayed) == count * len(PARAMETERS.policy.actions)
     return perf_counter() - begun
 
 
