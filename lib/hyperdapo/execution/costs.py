@@ -3,16 +3,15 @@ mark-outs, and square-root impact beyond the visible book (eq. 2.4, 3.8, 3.9).""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from hyperdapo.errors import ParameterError
-from hyperdapo.execution.events import Arrivals, Events, Fills, funding_paid
+from hyperdapo.execution.events import DUST, Arrivals, Events, Fills, funding_paid, made
 from hyperdapo.market.book import Market
-from hyperdapo.market.columns import BPS, Floats, Nanoseconds
+from hyperdapo.market.columns import BPS, Floats, Integers, Nanoseconds
 from hyperdapo.sections import Execution
 from hyperdapo.times import DAY_NS, SECOND_NS
 
@@ -37,13 +36,17 @@ _SCHEDULES = (
 class Life(NamedTuple):
     """When n orders arrive, when their horizon ends, when their cancels land, and when what is left is taken.
 
-    Nanoseconds of the exchange's clock, each (n,).
+    Nanoseconds of the exchange's clock, each (n,); `latency_ns` is that of what is sent first, and post-only orders
+    that are refused come back `again_ns` later, of which the answer takes `answer_ns`.
     """
 
+    latency_ns: Nanoseconds
     arrival_ns: Nanoseconds
     expiry_ns: Nanoseconds
     cancel_ns: Nanoseconds
     completion_ns: Nanoseconds
+    answer_ns: Nanoseconds
+    again_ns: Nanoseconds
 
 
 class Volumes(NamedTuple):
@@ -60,62 +63,94 @@ class Volumes(NamedTuple):
 def account(
     market: Market,
     events: Events,
-    orders: pd.DataFrame,
     arrivals: Arrivals,
     life: Life,
     fills: Fills,
     arrival_mid: Floats,
     execution: Execution,
-) -> pd.DataFrame:
-    """The columns of `replay_orders` from target_price to opportunity_bps; an order at any price is all filled."""
-    side, size = orders["side"].to_numpy(float), orders["size"].to_numpy(float)
+) -> dict[str, NDArray[Any]]:
+    """Shares, prices and costs of n orders, each (n,); an order at any price is all filled.
+
+    target_price (USD; the limit, or the arrival mid), filled_passive (share filled before the cancel), maker_share, by
+    its routes filled_queue (prints at the limit), filled_through (prints beyond it) and filled_crossed (quotes of the
+    other side that came to it), filled (all before the cancel), passive_price, completion_price (USD, NaN for no such
+    part), exec_price, fees_bps, funding_bps (of the full hours within the horizon), completion_slippage_bps (of the
+    completed part against the arrival mid, times its share), implementation_shortfall_bps (eq. 3.8), slippage_bps
+    (eq. 3.9 with its sign), total_cost_bps (shortfall + fees + funding), spread_bps + timing_bps + opportunity_bps
+    (= shortfall).
+    """
+    side, size = arrivals["side"].astype(float), arrivals["size"]
     traded = _volumes(market, arrivals, fills, execution.impact_coefficient_bps)
-    worth = size * arrival_mid
+    worth, passive = size * arrival_mid, traded.taken + traded.made
     with np.errstate(invalid="ignore"):
-        passive_price = (traded.taken_usd + traded.made_usd) / (traded.taken + traded.made)
+        passive_price = (traded.taken_usd + traded.made_usd) / passive
         completion_price = traded.completed_usd / traded.completed
+        exec_price = (traded.taken_usd + traded.made_usd + traded.completed_usd) / (passive + traded.completed)
     share = 1 - fills["abandoned"] / size
-    with np.errstate(invalid="ignore"):
-        exec_price = (traded.taken_usd + traded.made_usd + traded.completed_usd) / (size - fills["abandoned"])
     shortfall = _signed_bps(side, exec_price, arrival_mid, share)
-    slippage = side * (traded.completed_usd - traded.completed * arrival_mid) / worth * BPS
     target = np.where(arrivals["resting"], arrivals["limit"], arrival_mid)
     fees = _fees(traded, life, execution.fees.tier) / worth
     funding = side * _funding(market, size - fills["abandoned"], traded, life, fills) / worth * BPS
     spread, timing, opportunity = _parts(events, arrivals, traded, fills, arrival_mid)
-    return pd.DataFrame(
-        {
-            "target_price": target,
-            "filled_passive": 1 - (traded.completed + fills["abandoned"]) / size,
-            "maker_share": traded.made / size,
-            "filled": (traded.completed == 0) & (fills["abandoned"] == 0),
-            "passive_price": passive_price,
-            "completion_price": completion_price,
-            "exec_price": exec_price,
-            "fees_bps": fees,
-            "funding_bps": funding,
-            "completion_slippage_bps": slippage,
-            "implementation_shortfall_bps": shortfall,
-            "slippage_bps": _signed_bps(side, exec_price, target, share),
-            "total_cost_bps": shortfall + fees + funding,
-            "spread_bps": side * spread / worth * BPS,
-            "timing_bps": side * timing / worth * BPS,
-            "opportunity_bps": side * opportunity / worth * BPS,
-        },
-        index=orders.index,
-    )
+    return {
+        "target_price": target,
+        "filled_passive": 1 - (traded.completed + fills["abandoned"]) / size,
+        "maker_share": traded.made / size,
+        "filled_queue": fills["queued"] / size,
+        "filled_through": fills["through"] / size,
+        "filled_crossed": fills["crossed"] / size,
+        "filled": (traded.completed == 0) & (fills["abandoned"] == 0),
+        "passive_price": passive_price,
+        "completion_price": completion_price,
+        "exec_price": exec_price,
+        "fees_bps": fees,
+        "funding_bps": funding,
+        "completion_slippage_bps": side * (traded.completed_usd - traded.completed * arrival_mid) / worth * BPS,
+        "implementation_shortfall_bps": shortfall,
+        "slippage_bps": _signed_bps(side, exec_price, target, share),
+        "total_cost_bps": shortfall + fees + funding,
+        "spread_bps": side * spread / worth * BPS,
+        "timing_bps": side * timing / worth * BPS,
+        "opportunity_bps": side * opportunity / worth * BPS,
+    }
 
 
-def markouts(events: Events, ended: Nanoseconds, side: Floats, horizons_s: Sequence[float]) -> dict[str, Floats]:
-    """How far the mid has moved in the trader's favour so long after `ended` (n,); bps (n,), NaN beyond the data."""
+def markouts(
+    events: Events,
+    arrivals: Arrivals,
+    life: Life,
+    fills: Fills,
+    maker_share: Floats,
+    horizons_s: Sequence[float],
+) -> dict[str, Floats]:
+    """How the mid moves in the trader's favour from just before the last fill to so long after it; bps, (n,).
 
-    def mid_at(ns: Nanoseconds) -> Floats:
-        known = events.moment["best_price"][np.searchsorted(events.ns, ns, side="right") - 1].mean(axis=1)
-        return np.where(ns <= events.ns[-1], known, np.nan)
+    `maker_markout_{h}s_bps` of what was filled while resting, `taker_markout_{h}s_bps` of what was taken, NaN where
+    there is none of it; `markout_{h}s_bps`: both, by their shares. NaN beyond the data.
+    """
+    late, taker_share = fills["completed"] > 0, 1 - fills["abandoned"] / arrivals["size"] - maker_share
+    met = np.where(late | ~arrivals["resting"], arrivals["final"], arrivals["first"])
+    taken_ns = np.where(late, life.completion_ns, life.arrival_ns)
+    last = fills["last_event"]
+    parts = {"maker": (maker_share, events.ns[last], last - 1), "taker": (taker_share, taken_ns, met)}
+    columns: dict[str, Floats] = {}
+    for horizon in horizons_s:
+        whole = f"markout_{horizon:g}s_bps"
+        columns[whole] = np.zeros(len(late))
+        for name, (share, ns, before) in parts.items():
+            part, then = share > DUST, ns + round(horizon * SECOND_NS)
+            later = _mid(events, np.searchsorted(events.ns, then, side="right") - 1)
+            moved = arrivals["side"] * (later / _mid(events, before) - 1) * BPS
+            columns[f"{name}_{whole}"] = np.where(part & (then <= events.ns[-1]), moved, np.nan)
+            columns[whole] += np.where(part, columns[f"{name}_{whole}"] * share, 0.0)
+        with np.errstate(invalid="ignore"):
+            columns[whole] /= maker_share + taker_share
+    return dict(sorted(columns.items(), key=lambda column: column[0].startswith(("maker", "taker"))))
 
-    start = mid_at(ended)
-    later = {horizon: mid_at(ended + round(horizon * SECOND_NS)) for horizon in horizons_s}
-    return {f"markout_{horizon:g}s_bps": side * (mids / start - 1) * BPS for horizon, mids in later.items()}
+
+def _mid(events: Events, event: Integers) -> Floats:
+    """Mid after each event (n,), USD."""
+    return np.asarray(events.moment["best_price"][event].mean(axis=1))
 
 
 def fee_rates(ns: ArrayLike, tier: int) -> tuple[Floats, Floats]:
@@ -177,13 +212,14 @@ def _volumes(market: Market, arrivals: Arrivals, fills: Fills, coefficient_bps: 
     impact = square_root_impact(beyond, _daily_volume(market), coefficient_bps)
     unseen_usd = np.where(beyond > 0, beyond * fills["deepest"] * (1 + arrivals["side"] * impact * 1e-4), 0.0)
     swept_usd = fills["swept_usd"] + unseen_usd
+    completes = arrivals["resting"] | arrivals["waits"]
     return Volumes(
-        taken=np.where(arrivals["resting"], fills["taken"], fills["completed"]),
-        taken_usd=np.where(arrivals["resting"], fills["taken_usd"], swept_usd),
-        made=fills["made"],
-        made_usd=np.where(fills["made"] > 0, fills["made"] * arrivals["limit"], 0.0),
-        completed=np.where(arrivals["resting"], fills["completed"], 0.0),
-        completed_usd=np.where(arrivals["resting"], swept_usd, 0.0),
+        taken=np.where(completes, fills["taken"], fills["completed"]),
+        taken_usd=np.where(completes, fills["taken_usd"], swept_usd),
+        made=made(fills),
+        made_usd=fills["made_usd"],
+        completed=np.where(completes, fills["completed"], 0.0),
+        completed_usd=np.where(completes, swept_usd, 0.0),
     )
 
 
@@ -210,14 +246,12 @@ def _parts(
 ) -> tuple[Floats, Floats, Floats]:
     """Spread, timing and opportunity of a buy, each (n,) USD.
 
-    Spread: prices against the mid when each part traded, so negative for what was made; what is taken beyond the
+    Spread: prices against the mid just before each part traded, so negative for what was made; what is taken beyond the
     visible book included. Timing: that mid against the arrival mid, over what traded before the cancel. Opportunity:
     the same over what had to be completed.
     """
-    entered = events.moment["best_price"][np.where(arrivals["resting"], arrivals["first"], arrivals["final"])].mean(
-        axis=1
-    )
-    completed = events.moment["best_price"][arrivals["final"]].mean(axis=1)
+    entered = _mid(events, np.where(arrivals["resting"], arrivals["first"], arrivals["final"]))
+    completed = _mid(events, arrivals["final"])
     mids = traded.taken * entered + fills["made_mid_usd"]
     timing = mids - (traded.taken + traded.made) * arrival_mid
     spread = traded.taken_usd + traded.made_usd + traded.completed_usd - mids - traded.completed * completed
