@@ -9,8 +9,8 @@ import pytest
 
 from hyperdapo.cli import main
 from hyperdapo.errors import MissingInputError, ParameterError
-from hyperdapo.evidence.comparison import compare
-from hyperdapo.evidence.metrics import in_blocks, summarise
+from hyperdapo.evidence.comparison import compare, worlds
+from hyperdapo.evidence.metrics import TOGETHER, in_blocks, summarise
 from hyperdapo.files import write_table
 from hyperdapo.params import load, remember
 from hyperdapo.paths import Paths
@@ -78,3 +78,13 @@ def test_a_run_that_is_not_there_or_not_finished_is_named() -> None:
     remember(load("smoke", {"seed": 11, "name": "begun"}))
     with pytest.raises(MissingInputError, match="--name begun --until 09"):
         compare("one", "begun")
+
+
+def test_the_main_results_of_other_worlds_stand_below_where_they_are(places: Path) -> None:
+    main = pd.DataFrame({"asset": ["BTC", TOGETHER], "strategy": "dapo", "total_cost_bps": [1.0, 2.0]})
+    for name, more in (("planted", 1.0), ("sample", 9.0)):
+        Paths(name).tables.mkdir(parents=True)
+        main.assign(total_cost_bps=main["total_cost_bps"] + more).to_csv(Paths(name).tables / "main.csv", index=False)
+    table = worlds(main, "sample", ["sample", "planted", "null"])
+    assert table.set_index("world")["total_cost_bps"].to_dict() == {"sample": 2.0, "planted": 3.0}
+    assert "asset" not in table

@@ -30,8 +30,10 @@ WRITES = {
         *("own_fills.parquet", "fees.parquet"),  # where `truth` names records of real executions
     ),
     "09_significance": (
-        *("metrics.parquet", "fill_calibration.parquet", "learning_gap.parquet", "learning_gap_over_seeds.parquet"),
-        *("specialist_gaps.parquet", "significance.parquet", "cheapest.parquet", "decomposition.parquet"),
+        *("main.parquet", "metrics.parquet", "fill_calibration.parquet", "learning_gap.parquet"),
+        *("learning_gap_over_seeds.parquet", "specialist_gaps.parquet", "significance.parquet"),
+        *("cheapest.parquet", "decomposition.parquet", "claims.parquet"),
+    ),
         "claims.parquet",
     ),
 }

@@ -1,5 +1,6 @@
 """Two runs side by side: parameters that differ, what each strategy costs, and the differences on the same orders."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pandas as pd
 
 from hyperdapo.evidence.figures import style
 from hyperdapo.evidence.figures.comparison import plot_differences
-from hyperdapo.evidence.metrics import TOTAL, block_bootstrap, in_blocks
+from hyperdapo.evidence.metrics import TOGETHER, TOTAL, block_bootstrap, in_blocks
 from hyperdapo.evidence.tables import CSV_FLOAT
 from hyperdapo.files import atomic, read_assets, read_table
 from hyperdapo.params import Parameters, recall
@@ -76,6 +77,27 @@ def _differences(names: tuple[str, str], runs: list[Parameters]) -> pd.DataFrame
         rows.append((asset, strategy, len(group), change.value, change.low, change.high, change.blocks))
     columns = ["asset", "strategy", "orders", "difference_bps", "ci_low", "ci_high", "blocks"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def worlds(main: pd.DataFrame, run: str, others: Sequence[str]) -> pd.DataFrame:
+    """The main result of a run, all assets together, above that of other runs whose outputs are here.
+
+    Parameters
+    ----------
+    main : `metrics.main_table` of the run
+    others : names of runs; one without outputs is left out
+
+    Returns
+    -------
+    `world` (the run's name) and the columns of `main` but `asset`
+    """
+    tables = {run: main}
+    for name in others:
+        table = Paths(name).tables / "main.csv"
+        if name != run and table.is_file():
+            tables[name] = pd.read_csv(table)
+    rows = pd.concat(tables, names=["world"]).reset_index("world")
+    return rows[rows["asset"] == TOGETHER].drop(columns="asset").reset_index(drop=True)
 
 
 def text(first: str, second: str, tables: dict[str, pd.DataFrame]) -> str:

@@ -21,6 +21,8 @@ PRICE, FEES, TOTAL = "implementation_shortfall_bps", "fees_bps", "total_cost_bps
 PARTS = (FEES, "funding_bps", "spread_bps", "timing_bps", "opportunity_bps", PRICE, TOTAL)
 REGIMES = {"volatility_5m_bps": "volatility", "bid_ask_spread_bps": "spread"}
 LEVELS = ("low", "middle", "high")
+TOGETHER = "all"
+"""Stands among the assets for all of them together."""
 _NAN = float("nan")
 
 
@@ -136,6 +138,24 @@ def summarise(orders: pd.DataFrame, evidence: sections.Evidence, seed: int) -> p
         intervals["maximum_drawdown"] = Interval(maximum_drawdown(returns), _NAN, _NAN, len(returns))
         for metric, interval in intervals.items():
             rows.append({"asset": asset, "strategy": strategy, "metric": metric} | interval.columns("value"))
+    return pd.DataFrame(rows)
+
+
+def main_table(orders: pd.DataFrame, evidence: sections.Evidence, seed: int) -> pd.DataFrame:
+    """The main result: what each strategy costs on the same parent orders, and how much of it rests in the book.
+
+    Of all assets together a block of time holds the orders of every asset, for they share the market's fate.
+
+    Returns
+    -------
+    `asset` (then `TOGETHER`), `strategy, orders, total_cost_bps, ci_low, ci_high, blocks, maker_share`
+    """
+    rows = []
+    for asset, executed in [*orders.groupby("asset", sort=False), (TOGETHER, orders)]:
+        for strategy, group in executed.groupby("strategy", sort=False):
+            cost = block_bootstrap(group[TOTAL], group["block"], evidence, seed)
+            row = {"asset": asset, "strategy": strategy, "orders": len(group)} | cost.columns(TOTAL)
+            rows.append(row | {"maker_share": group["maker_share"].mean()})
     return pd.DataFrame(rows)
 
 

@@ -31,6 +31,7 @@ def compute(parameters: Parameters, paths: Paths) -> list[Path]:
     tests = significance.paired_tests(orders, REFERENCES[0], evidence, seed)
     parts = [metrics.decompose(orders, reference, evidence, seed) for reference in REFERENCES]
     tables = {
+        "main": metrics.main_table(orders, evidence, seed),
         "metrics": metrics.summarise(orders, evidence, seed),
         "fill_calibration": calibration.scores(probes, evidence, seed),
         "learning_gap_over_seeds": over_seeds(outcomes, decisions, parameters),

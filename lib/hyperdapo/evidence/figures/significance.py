@@ -37,6 +37,24 @@ def plot_learning_gap(gaps: pd.DataFrame) -> Figure:
     return figure
 
 
+def plot_main(main: pd.DataFrame, by: str, strategies: list[str]) -> Figure:
+    """Mean total cost of each strategy with its block bootstrap interval, a panel for each value of the column `by`."""
+    panels = list(main[by].unique())
+    figure, axes = style.new(1, len(panels), height=0.12 + 0.038 * len(strategies), sharey=True, squeeze=False)
+    for axis, panel in zip(axes[0], panels, strict=True):
+        rows = main[main[by] == panel].set_index("strategy")
+        for place, name in enumerate(strategies):
+            if name in rows.index:
+                row, colour = rows.loc[name], style.STRATEGY_COLOURS[name]
+                axis.hlines(place, row["ci_low"], row["ci_high"], color=colour)
+                axis.plot(row[TOTAL], place, "o", color=colour, markersize=4)
+        axis.set_title(panel)
+    axes[0, 0].set_yticks(range(len(strategies)), [heading(name) for name in strategies])
+    axes[0, 0].set_ylim(len(strategies) - 0.5, -0.5)
+    figure.supxlabel("mean total cost (bps)", fontsize=9)
+    return figure
+
+
 def plot_forest(tests: pd.DataFrame, strategies: list[str], reference: str) -> Figure:
     """Difference to the reference with its block bootstrap interval, per asset; left of zero is cheaper.
 
