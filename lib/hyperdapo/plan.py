@@ -34,8 +34,6 @@ WRITES = {
         *("learning_gap_over_seeds.parquet", "specialist_gaps.parquet", "significance.parquet"),
         *("cheapest.parquet", "decomposition.parquet", "claims.parquet"),
     ),
-        "claims.parquet",
-    ),
 }
 """What each stage leaves in the folder of its asset, or of the run where it is made across assets."""
 
