@@ -8,11 +8,13 @@ best fixed action, instead of following noise.
 
 from collections.abc import Callable
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.multioutput import MultiOutputRegressor
@@ -67,7 +69,11 @@ def fit(rival: str, x: Floats, rewards: Floats, seed: int) -> Any:
     """
     if len(x) < _STRETCHES:
         raise DataError(f"{len(x)} training states are too few to fit {rival}: lengthen the span or raise split.train")
-    return RIVALS[rival](seed).fit(x, rewards - rewards.mean(axis=1, keepdims=True))
+    with catch_warnings():
+        simplefilter(
+            "ignore", ConvergenceWarning
+        )  # of L-BFGS, where rounding ends the search: it is as near as it gets
+        return RIVALS[rival](seed).fit(x, rewards - rewards.mean(axis=1, keepdims=True))
 
 
 def decide(fitted: Any, x: Floats, distinct: Mask) -> NDArray[np.int64]:
