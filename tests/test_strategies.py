@@ -201,7 +201,7 @@ class TestCandidates:
         assert candidates["post_only"].all() and room.min() > 0.99 * 0.1 and on_grid(candidates["limit_price"], 4).all()
 
     def test_an_order_counts_once_and_the_first_stands_for_it(self) -> None:
-        """One tick of spread: mid and improve are join; -1 and -1.1 bps are 1999.8 as behind 2 is, but not post-only."""
+        """One tick of spread: mid and improve are join; -1 and -1.1 bps are at behind 2, but not post-only."""
         narrow = market(quotes=[(5.0, 2000.0, 5.0, 2000.1, 5.0)])
         words = ["join", "mid", "improve 1", "behind 2", "-1 bps", "-1.1 bps", "take", "wait"]
         orders = candidate_orders(one_parent(arrival_mid=[2000.05]), narrow, actions_of(*words)).set_index("kind")

@@ -81,7 +81,7 @@ class Predicted:
 
 
 def predict_parts(features: pd.DataFrame, outcomes: pd.DataFrame, seed: int) -> Predicted:
-    """Fit one regressor per action and part on the training split, and predict the validation split.
+    """Fit boosted trees to each action and part on the training split, and predict the validation split.
 
     Raises
     ------
@@ -95,8 +95,8 @@ def predict_parts(features: pd.DataFrame, outcomes: pd.DataFrame, seed: int) -> 
     known, unseen = (rivals.inputs(features, table) for table in (reward_matrix(training, COST)[0], states))
     parts = []
     for name in tqdm(WEIGHTS, desc="parts of the reward", unit="part", delay=2, leave=False):
-        boosted = rivals.fit("boosting", known, reward_matrix(training, f"reward_{name}")[1], seed)
-        parts.append(boosted.predict(unseen))
+        earned = reward_matrix(training, f"reward_{name}")[1]
+        parts.append(rivals.trees(seed).fit(known, earned).predict(unseen))
     return Predicted(states, np.stack(parts, axis=-1), costs)
 
 

@@ -149,9 +149,10 @@ class PolicyTrainer(LogMixin, Trainer):
         self._algorithm, self._loss = algorithm, LOSSES[algorithm]
         self._updates = settings_of(algorithm, training).get("updates_per_rollout", 1)
         pair = best_and_worst(known.rewards, known.distinct, np.random.default_rng(arguments.seed))
-        self._rewards = torch.tensor(known.rewards, dtype=torch.float32, device=reference.device)
-        self._pair, self._distinct = (torch.tensor(each, device=reference.device) for each in (pair, known.distinct))
-        self._reference, self._old = reference, torch.full_like(reference, torch.nan)
+        rewards = torch.tensor(known.rewards, dtype=torch.float32)
+        tensors = {"rewards": rewards, "pair": torch.tensor(pair), "distinct": torch.tensor(known.distinct)}
+        self._known = {"reference": reference} | {name: each.to(reference.device) for name, each in tensors.items()}
+        self._old = torch.full_like(reference, torch.nan)
         self._rolled_out = -1
         self._parts: list[Row] = []
 
@@ -170,8 +171,8 @@ class PolicyTrainer(LogMixin, Trainer):
                 f"(now {self._training.gradient_accumulation}), or lower training.memory_gb"
             ) from error
         old = self._old[rows] if self._updates > 1 else new.detach()
-        seen = (each[rows] for each in (self._reference, self._rewards, self._pair, self._distinct))
-        batch = Batch(new, old, *seen, step / self.state.max_steps)
+        known = {name: each[rows] for name, each in self._known.items()}
+        batch = Batch(new, old, **known, progress=step / self.state.max_steps)
         result = self._loss(batch, self._training)
         if not torch.isfinite(result.loss):
             raise TrainingError(
