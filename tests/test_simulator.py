@@ -229,7 +229,9 @@ class TestCrossing:
 
     def test_what_is_left_stands_first(self) -> None:
         """5 stood before us; the quote of 1 that came to our price has met them before, so a print of 1 is ours."""
-        tape = market(quotes=[(20, 999.8, 1.0, 999.9, 1.0), (25, 999.9, 6.0, 1000.1, 4.0)], prints=[(30, 999.9, 1.0, -1)])
+        tape = market(
+            quotes=[(20, 999.8, 1.0, 999.9, 1.0), (25, 999.9, 6.0, 1000.1, 4.0)], prints=[(30, 999.9, 1.0, -1)]
+        )
         filled = one(tape, limit=999.9)
         assert filled.queue_ahead == 5 and trace_order(tape, filled, execution()).queue_ahead.tolist() == [5, 0, 0, 0]
         assert filled[["filled_queue", "filled_crossed"]].tolist() == pytest.approx([1 / 3, 1 / 3])
@@ -331,7 +333,11 @@ class TestClock:
     def test_entry_cancel_answer_and_completion_have_latencies_of_their_own(self) -> None:
         filled = one(market(), limit=999.9)
         sent = filled.expiry_ns - 3 * 27.5e6
-        legs = [filled.arrival_ns - filled.decision_ns, filled.cancel_ns - sent, filled.completion_ns - filled.cancel_ns]
+        legs = [
+            filled.arrival_ns - filled.decision_ns,
+            filled.cancel_ns - sent,
+            filled.completion_ns - filled.cancel_ns,
+        ]
         assert len(set(legs)) == 3 and all(5e6 <= leg <= 50e6 for leg in legs[:2]) and 10e6 <= legs[2] <= 100e6
         assert filled.expiry_ns == at(70)
 

@@ -50,7 +50,7 @@ FILL = np.dtype(
 
 
 class Feed(NamedTuple):
-    """What the trader is shown, k best quotes: `ns` (k,) when, `exchange_ns` (k,) of when, `price` (k, 2) bid and ask."""
+    """The k best quotes that the trader is shown: `ns` (k,) when, `exchange_ns` (k,) of when, `price` (k, 2)."""
 
     ns: Nanoseconds
     exchange_ns: Nanoseconds
@@ -84,20 +84,21 @@ class Queue(NamedTuple):
 
 Arrivals = NDArray[Any]
 """n orders, (n,) of `ARRIVAL`: side +1 / -1, size in coin, limit in USD (NaN where not `resting`: at any price), and
-their events. One that `waits` is completed, and nothing else. `completes`: what is left when the cancel lands is bought or sold at once, else it is abandoned. `first`
-is the newest event that the arriving order meets, `last` the first that its cancel precedes, `final` the newest that
-the order which completes it meets. A post-only order that is refused at `arrival_ns` is known to be after `answer_ns`,
-and the next try arrives `again_ns` after the last, until `cancel_ns`. One that `resumes` stands at `place` already. Orders
-are filled in `sequence`, in which those of one `parent` are neighbours, the first in priority first; -1 has no siblings."""
+their events. `completes`: what is left when the cancel lands is bought or sold at once, else it is abandoned; one that
+`waits` is completed, and nothing else. `first` is the newest event that the arriving order meets, `last` the first that
+its cancel precedes, `final` the newest that the order which completes it meets. That a post-only order is refused at
+`arrival_ns` is known after `answer_ns`, and the next try arrives `again_ns` after the last, until `cancel_ns`. One that
+`resumes` stands at `place` already. Orders are filled in `sequence`, in which those of one `parent` are neighbours, the
+first in priority first; -1 has no siblings."""
 
 Fills = NDArray[Any]
 """What became of n orders, (n,) of `FILL`; sizes in coin, notionals in USD. `rejections`: how often it was refused.
-`taken`: from the book on arrival. While resting, in all for `made_usd`, when the mid had been `made_mid_usd` and a long
-had paid `made_funding` on it: `queued` by prints at the limit, `through` by prints beyond it, `crossed` by quotes of the
-other side that came to it. `abandoned`: neither traded nor completed; `completed`: left to the completing order, of which
-the visible book gave `swept`, the last of it at `deepest` (USD). `last_event` is that of the latest fill before the
-cancel, -1 for none; `queue_ahead` is NaN where nothing rested, `estimated` where no message had shown the level. `limit`
-and `place` (a `kernel.Resting`) are where it stood when the cancel landed, nothing remaining where it did not."""
+`taken`: from the book on arrival. While resting, for `made_usd` in all, when the mid had been `made_mid_usd` and a long
+had paid `made_funding` on it: `queued` by prints at the limit, `through` by prints beyond it, `crossed` by quotes of
+the other side that came to it. `abandoned`: neither traded nor completed; `completed`: left to the completing order, of
+which the visible book gave `swept`, the last of it at `deepest` (USD). `last_event` is that of the latest fill before
+the cancel, -1 for none; `queue_ahead` is NaN where nothing rested, `estimated` where no message had shown the level.
+`limit` and `place` (a `kernel.Resting`) are where it stood when the cancel landed: NaN and zeros where it never did."""
 
 
 def made(fills: Fills) -> Floats:

@@ -81,7 +81,7 @@ def _live(
     first, limit = _admitted(events, orders, order, fills)
     side, size, last = orders[order].side, orders[order].size, orders[order].last
     if first < 0:
-        return size
+        return float(size)
     if orders[order].resumes:
         place = orders[order].place
         state = Resting(size, place[1], place[2], place[3], place[4], place[5])
@@ -170,7 +170,9 @@ def wait(
             if moment[event].aggressor != side:
                 state = _printed(state, side * (limit - moment[event].price), moment[event].size - gone)
         else:
-            state = _met(state, side * (limit - moment[event].best_price[opposite]), moment[event].best_size[opposite], gone)
+            state = _met(
+                state, side * (limit - moment[event].best_price[opposite]), moment[event].best_size[opposite], gone
+            )
             before_best = side * (limit - moment[event].best_price[near])
             if before_best > 0.0:
                 state = _seen(state, 0.0, exponent)

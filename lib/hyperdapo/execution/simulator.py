@@ -7,7 +7,7 @@ order ends, and every cost is paid.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -31,7 +31,7 @@ _SLOWEST = 0.9999  # quantile of the measured preset that stands for what is slo
 _LEGS = 3  # from the cancel to the completion: its way, its answer's, and the completing order's
 _NOTHING, _NO_PATH = np.zeros(0), np.zeros((0, 2))
 
-Columns = pd.DataFrame | Mapping[str, Any]
+Columns: TypeAlias = pd.DataFrame | Mapping[str, Any]
 """Orders by column, each (n,)."""
 
 
@@ -72,7 +72,9 @@ def replay_orders(
     check_ends(market, orders, np.where(arrivals["completes"], life.completion_ns, life.cancel_ns))
     fills = fill(market, arrivals, execution)
     columns = outcome(market, arrivals, life, fills, arrival_mid, execution, markouts_s)
-    return orders.assign(arrival_mid=arrival_mid, **columns)
+    columns = {"arrival_mid": arrival_mid} | columns
+    kept = orders[[name for name in orders if name not in columns]]
+    return pd.concat([kept, pd.DataFrame(columns, index=orders.index)], axis=1)
 
 
 def outcome(
@@ -150,17 +152,21 @@ def trace_order(market: Market, order: Mapping[str, Any], execution: Execution) 
 def lives(asset: str, orders: Columns, latency: Latency, seed: int) -> Life:
     """When each order arrives, is cancelled and completed; draws belong to (seed, asset, leg, order, time)."""
     decision_ns, order_id = (np.asarray(orders[name], np.int64) for name in ("decision_ns", "order_id"))
-    at_once, waits = np.isnan(np.asarray(orders["limit_price"], float)), _flag(orders, "waits", default=False)
-    policy_ms = np.asarray(orders["policy_ms"] if "policy_ms" in orders else latency.policy_ms, float)
+    at_once, waits = np.isnan(np.asarray(orders["limit_price"], np.float64)), _flag(orders, "waits", default=False)
+    policy_ms = np.asarray(orders.get("policy_ms", latency.policy_ms), np.float64)
     typical_ns = round(float(_latency_ms(latency, np.array([0.5]))[0]) * MS_NS)
 
     def leg_ns(leg: str) -> Nanoseconds:
         draws = uniform(seed, f"{asset} {leg}", order_id, decision_ns)
         return np.rint(_latency_ms(latency, draws) * MS_NS).astype(np.int64)
 
-    thought_ns, answer_ns, completing_ns = np.rint(policy_ms * MS_NS).astype(np.int64), leg_ns("answer"), leg_ns("completion")
+    thought_ns, answer_ns, completing_ns = (
+        np.rint(policy_ms * MS_NS).astype(np.int64),
+        leg_ns("answer"),
+        leg_ns("completion"),
+    )
     latency_ns = np.where(waits, completing_ns, thought_ns + leg_ns("entry"))
-    expiry_ns = decision_ns + np.rint(np.asarray(orders["horizon_s"], float) * SECOND_NS).astype(np.int64)
+    expiry_ns = decision_ns + np.rint(np.asarray(orders["horizon_s"], np.float64) * SECOND_NS).astype(np.int64)
     latest_ns = np.maximum(expiry_ns - typical_ns, decision_ns + thought_ns) + completing_ns
     arrival_ns = np.where(waits, latest_ns, decision_ns + latency_ns)
     cancel_ns = np.maximum(expiry_ns - _LEGS * typical_ns + leg_ns("cancel"), arrival_ns)
@@ -177,16 +183,19 @@ def lives(asset: str, orders: Columns, latency: Latency, seed: int) -> Life:
 
 
 def admit(market: Market, orders: Columns, life: Life, execution: Execution) -> Arrivals:
-    """Orders as the kernel reads them; `orders` has `side`, `size`, `limit_price` and `post_only`, others as they are."""
+    """Orders as the kernel reads them: (n,) in the order of `orders`, which are not checked here."""
     events, block_ns = stream(market), round(execution.block_ms * MS_NS)
-    limit, post_only = np.round(np.asarray(orders["limit_price"], float), 6), np.asarray(orders["post_only"], bool)
+    limit, post_only = (
+        np.round(np.asarray(orders["limit_price"], np.float64), 6),
+        np.asarray(orders["post_only"], np.bool_),
+    )
     side, waits = np.asarray(orders["side"], np.int64), _flag(orders, "waits", default=False)
     parent = np.asarray(orders["parent"], np.int64) if "parent" in orders else np.full(len(side), -1)
     order_id = np.asarray(orders["order_id"], np.int64)
     arrivals = np.zeros(len(side), ARRIVAL)
     columns = dict(
         side=side,
-        size=np.asarray(orders["size"], float),
+        size=np.asarray(orders["size"], np.float64),
         limit=limit,
         post_only=post_only,
         resting=np.isfinite(limit) & ~waits,
@@ -194,8 +203,10 @@ def admit(market: Market, orders: Columns, life: Life, execution: Execution) -> 
         completes=_flag(orders, "completes", default=True),
         first=_met(events, life.arrival_ns, post_only, block_ns),
         last=np.searchsorted(events.ns, life.cancel_ns, side="left"),
-        final=_met(events, life.completion_ns, np.zeros(len(side), bool), block_ns),
-        sequence=np.lexsort((order_id, life.arrival_ns, -side * limit, parent)) if "parent" in orders else np.arange(len(side)),
+        final=_met(events, life.completion_ns, np.zeros(len(side), np.bool_), block_ns),
+        sequence=np.lexsort((order_id, life.arrival_ns, -side * limit, parent))
+        if "parent" in orders
+        else np.arange(len(side)),
         parent=parent,
     )
     times = {name: getattr(life, name) for name in ("arrival_ns", "answer_ns", "again_ns", "cancel_ns")}
@@ -216,7 +227,7 @@ def fill(market: Market, arrivals: Arrivals, execution: Execution) -> Fills:
 
 
 def _flag(orders: Columns, name: str, default: bool) -> Mask:
-    return np.asarray(orders[name], bool) if name in orders else np.full(len(orders["side"]), default)
+    return np.asarray(orders[name], np.bool_) if name in orders else np.full(len(orders["side"]), default)
 
 
 def _latency_ms(latency: Latency, draws: Floats) -> Floats:
