@@ -50,6 +50,15 @@ class Maker(NamedTuple):
     ahead: float
 
 
+class _Waiting(NamedTuple):
+    """Who joined with `size` at event `first` behind `ahead`; its turn is when `turn` has printed there, or before."""
+
+    size: float
+    first: int
+    ahead: float
+    turn: float
+
+
 class QueueFit(NamedTuple):
     """The fit of one asset: the exponent with its interval over blocks of time, `unweighted` without the weights.
 
@@ -160,7 +169,8 @@ def _printed_before(events: Events, maker: Maker, event: int) -> float:
 def _makers(events: Events, near: int) -> Iterator[Maker]:
     """The orders of a side that are seen to join the best level and recognised when they are filled."""
     side, price, left = (1 if near == 0 else -1), np.nan, 0.0
-    waiting: dict[float, list[tuple[float, int, float]]] = {}
+    waiting: dict[float, list[_Waiting]] = {}
+    printed: dict[float, float] = {}
     columns = (
         events.moment["kind"],
         events.moment["price"],
@@ -173,20 +183,27 @@ def _makers(events: Events, near: int) -> Iterator[Maker]:
         if kind == PRINT:
             if aggressor == -side:
                 left -= print_size if print_price == price else 0.0
-                for order, first, ahead in _recognised(waiting.get(print_price, []), print_size):
-                    yield Maker(first, event, side, print_price, order, ahead)
+                before = printed.get(print_price, 0.0)
+                printed[print_price] = before + print_size
+                for order in _recognised(waiting.get(print_price, []), print_size, before):
+                    yield Maker(order.first, event, side, print_price, order.size, order.ahead)
             continue
         if best != price:
             if side * (best - price) < 0:  # nobody is left where the best has been
                 waiting = {at: orders for at, orders in waiting.items() if side * (at - best) <= 0}
         elif size - left > DUST and left > DUST:
-            waiting.setdefault(best, []).append((size - left, event, left))
+            turn = printed.get(best, 0.0) + left
+            waiting.setdefault(best, []).append(_Waiting(size - left, event, left, turn))
         price, left = best, size
 
 
-def _recognised(waiting: list[tuple[float, int, float]], size: float) -> list[tuple[float, int, float]]:
-    """The one waiting order of this size; it leaves, with those before it: their turn has passed."""
-    rows = [row for row, order in enumerate(waiting) if abs(order[0] - size) < DUST]
+def _recognised(waiting: list[_Waiting], size: float, printed: float) -> list[_Waiting]:
+    """The one waiting order of this size; it leaves, with those before it: their turn has passed.
+
+    `printed` so far at the price: an order before which less stood has been passed over, so it had been cancelled.
+    """
+    waiting[:] = [order for order in waiting if order.turn > printed - DUST]
+    rows = [row for row, order in enumerate(waiting) if abs(order.size - size) < DUST]
     recognised = [waiting[rows[0]]] if len(rows) == 1 else []
     del waiting[: rows[-1] + 1 if rows else 0]
     return recognised
