@@ -7,7 +7,10 @@ are seen, so the cancels before it are known, and the cancels of the whole level
 cancels split. We replay each such maker through our kernel and choose the exponent with which, on average, as much
 must print before its turn as did; this need rises with the exponent.
 
-Matches must be unambiguous: one waiting order of that size at that price. Two things bend the answer. A maker was
+Matches must be unambiguous: one waiting order of that size at that price, before which not more has printed than stood
+there. Even so sizes that many use (100 shares, 0.0001 BTC) are taken for one another, and where prices were rounded to a
+coarser grid an order of a better price overtakes those that came before it: then no exponent explains what is seen, and
+none is returned. Two things bend the answer. A maker was
 recognised because it was not cancelled first, which favours queues that vanished fast; so each counts inversely to the
 chance that an order of its level outlived the cancels that we saw (at most `HEAVIEST`), and the report gives the
 exponent without these weights beside it. (On made queues where every change is a message, truth 0.5 gives 0.50, 1 gives
@@ -62,8 +65,8 @@ class _Waiting(NamedTuple):
 class QueueFit(NamedTuple):
     """The fit of one asset: the exponent with its interval over blocks of time, `unweighted` without the weights.
 
-    Infinity: all cancels were behind; NaN: too few makers to tell. The others are weighted means over the makers,
-    shares of what stood before them: `printed` in truth, and what would have had to print with this exponent
+    Infinity: all cancels were behind. NaN: too few makers to tell, or orders that no exponent explains: less has printed
+    than if all cancels had been before them, or more than if none. The others are weighted means over the makers, shares of what stood before them: `printed` in truth, and what would have had to print with this exponent
     (`fitted`), in a risk-averse queue, and in one whose cancels are all before us (`all_ahead`).
     """
 
@@ -116,9 +119,13 @@ def fit_queue(makers: pd.DataFrame, block_s: float, confidence: float, seed: int
     sums = np.stack([np.bincount(block, weights=weight * column) for column in excess.T])
     drawn = np.random.default_rng(seed).integers(0, sums.shape[1], (_DRAWS, sums.shape[1]))
     tails = [(1 - confidence) / 2, (1 + confidence) / 2]
-    low, high = np.quantile([_root(sums[:, rows].sum(axis=1)) for rows in drawn], tails, method="nearest")
+    draws = [sums[:, rows].sum(axis=1) for rows in drawn]
+    low, high = np.quantile([_root(draw) for draw in draws], tails, method="nearest")
+    least, most = np.quantile([draw[0] for draw in draws], tails[0]), np.quantile([draw[-1] for draw in draws], tails[1])
+    if least > 0.0 or most < 0.0:
+        exponent = low = high = np.nan
     means = np.average(needs, axis=0, weights=weight)
-    fitted = means[-1] if np.isinf(exponent) else np.interp(exponent, EXPONENTS[:-1], means[:-1])
+    fitted = means[-1] if np.isinf(exponent) else np.interp(exponent, EXPONENTS[:-1], means[:-1])  # NaN stays NaN
     shares = (np.average(printed, weights=weight), fitted, means[-1], means[0])
     numbers = (exponent, low, high, _root(excess.sum(axis=0)), *shares)
     return QueueFit(len(makers), *(float(number) for number in numbers))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from hyperdapo.errors import DataError
 from hyperdapo.feed.order_flow import ADD, CANCEL, EXECUTE, OrderFlow
 from hyperdapo.market.book import Market
-from hyperdapo.market.columns import LEVELS, BookSnapshots, Integers, Mask, Nanoseconds, TopOfBook, Trades
+from hyperdapo.market.columns import LEVELS, BookSnapshots, Floats, Integers, Mask, Nanoseconds, TopOfBook, Trades
 from hyperdapo.times import MS_NS
 
 SNAPSHOT_NS = 500 * MS_NS
@@ -101,11 +101,12 @@ def rebuild(flow: OrderFlow) -> OrderFlow:
     return replace(flow, events=clean.assign(**met), counted=+counted)
 
 
-def publish(flow: OrderFlow, hidden: Integers | None = None) -> Market:
+def publish(flow: OrderFlow, hidden: Integers | None = None, quotes_ms: float = 0.0) -> Market:
     """What a recorder would have received of a rebuilt flow, were the `hidden` orders (ids) not in the book.
 
     `l2Book` of 20 levels every 0.5 s, `bbo` when the best changes, and every print, also those of hidden orders: who
-    took would have taken. Times received are those of the exchange.
+    took would have taken. Where quotes are published at most every `quotes_ms`, what changed in between is not seen.
+    Times received are those of the exchange.
     """
     events = flow.events if hidden is None else flow.events[~flow.events["order_id"].isin(hidden)]
     ns, usd = events["ns"].to_numpy(), np.unique(events["price"])
@@ -123,7 +124,7 @@ def publish(flow: OrderFlow, hidden: Integers | None = None) -> Market:
     side = -traded["side"].to_numpy(np.int8)
     printed = (traded["ns"].to_numpy(), traded["price"].to_numpy(), traded["lots"].to_numpy() * flow.lot, side)
     trades = Trades(printed[0], printed[0], *printed[1:], traded.index.to_numpy(np.int64))
-    return Market(flow.asset, flow.sz_decimals, book, _quotes(seen, ns, usd, flow.lot), trades, flow.gaps)
+    return Market(flow.asset, flow.sz_decimals, book, _quotes(seen, ns, usd, flow.lot, round(quotes_ms * MS_NS)), trades, flow.gaps)
 
 
 def fates(flow: OrderFlow) -> pd.DataFrame:
@@ -152,14 +153,16 @@ def fates(flow: OrderFlow) -> pd.DataFrame:
     return named.assign(**coin)[columns].reset_index(drop=True)
 
 
-def _quotes(seen: NDArray[Any], ns: Nanoseconds, usd: NDArray[np.float64], lot: float) -> TopOfBook:
-    best, lots = seen["best"], seen["best_lots"]
-    changed = np.ones(len(seen), dtype=bool)
+def _quotes(seen: NDArray[Any], ns: Nanoseconds, usd: Floats, lot: float, step_ns: int) -> TopOfBook:
+    """The best quotes after the last event of each stamp, or of each step, where they have changed."""
+    stamp = ns if step_ns == 0 else -(-ns // step_ns) * step_ns
+    last = np.flatnonzero(np.append(stamp[1:] != stamp[:-1], True))
+    best, lots, stamp = seen["best"][last], seen["best_lots"][last], stamp[last]
+    changed = np.ones(len(last), dtype=bool)
     changed[1:] = (best[1:] != best[:-1]).any(axis=1) | (lots[1:] != lots[:-1]).any(axis=1)
-    last = np.append(ns[1:] != ns[:-1], True)  # of one stamp, the last state
-    rows = changed & (lots > 0).all(axis=1) & (best[:, 0] < best[:, 1]) & last
+    rows = changed & (lots > 0).all(axis=1) & (best[:, 0] < best[:, 1])
     price, size = usd[best[rows]], lots[rows] * lot
-    return TopOfBook(ns[rows], ns[rows], price[:, 0], size[:, 0], price[:, 1], size[:, 1])
+    return TopOfBook(stamp[rows], stamp[rows], price[:, 0], size[:, 0], price[:, 1], size[:, 1])
 
 
 def _with_those_before(events: pd.DataFrame) -> tuple[pd.DataFrame, int]:

@@ -1,0 +1,157 @@
+"""Orders of real people whose fate is known, hidden from the feed that is replayed: level 3 against the simulator.
+
+A stream of every order by its id (`feed.level3`) gives what a recorder would have seen, and what became of each order.
+One order at a time is taken out of the published book for as long as it lived, since an order does not see itself, and
+is replayed from the rest: by each queue model, until its owner's cancel.
+
+Of an order that was filled nobody knows when it would have been cancelled. Were it given a long life, its length alone
+would tell that it was filled. So its cancel is drawn from those of the orders that stood as deep and were still there
+(Kaplan and Meier's estimator, fills as censored).
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from statsmodels.duration.survfunc import SurvfuncRight
+
+from hyperdapo.errors import DataError, MissingInputError
+from hyperdapo.execution import validation
+from hyperdapo.execution.history import Executions
+from hyperdapo.execution.orders import uniform
+from hyperdapo.execution.queue_fit import QueueFit, fit_queue, observe_makers
+from hyperdapo.feed import level3, queues
+from hyperdapo.feed.order_flow import EXECUTE, OrderFlow
+from hyperdapo.market.columns import Integers
+from hyperdapo.params import Parameters
+from hyperdapo.times import DAY_NS, SECOND_NS
+
+DEEPEST = 2  # prices before an order; what stands deeper is one group with it
+_FURTHEST = 10  # prices before an order beyond which none is judged
+_ROUNDS, _FEWEST = 30, 30  # books with orders taken out, and the orders for which one is worth its while
+_MARGIN_NS = 3 * SECOND_NS  # of data that a replay wants after an order's end
+
+
+def judge_level3(folder: Path, asset: str, parameters: Parameters) -> pd.DataFrame:
+    """Orders of every level-3 file of a folder beside their replays: `validation.replay_by_queue_model`, and more.
+
+    The queue is fitted to what is published, its exponent alone: no order's fate is used.
+
+    Returns
+    -------
+    As there, with `asset` that of the file, and `depth` (prices before the order's own when it came, at most 2),
+    `level` (coin at its price then), `exponent` (fitted) and `report` (what was left out or mended, by cause)
+
+    Raises
+    ------
+    MissingInputError
+        If the folder holds no level-3 file.
+    DataError
+        If a file is damaged or cannot be rebuilt, or no order of it can be judged.
+    """
+    files = sorted({path for pattern in level3.FILES for path in folder.rglob(pattern)})
+    if not files:
+        raise MissingInputError(f"truth.level3: {folder} holds no level-3 file; names are {', '.join(level3.FILES)}")
+    sz_decimals = parameters.contracts[asset].sz_decimals
+    return pd.concat([judge(level3.read(file, asset, sz_decimals), parameters) for file in files], ignore_index=True)
+
+
+def judge(flow: OrderFlow, parameters: Parameters) -> pd.DataFrame:
+    """The rows of `judge_level3` for one stream."""
+    rebuilt = _in_the_days_of(queues.rebuild(flow), parameters.source.start_ns)
+    horizon_ns, law = round(parameters.orders.longest_horizon_s * SECOND_NS), parameters.laws
+    published = queues.publish(rebuilt)
+    last_ns = int(rebuilt.events["ns"].iloc[-1])
+    queue = fit_queue(observe_makers(published, 0, last_ns), law.block_s, law.confidence, parameters.seed)
+    execution = parameters.execution.model_copy(update={"queue": "power", "queue_exponent": _usable(queue)})
+    fates = with_patience(queues.fates(rebuilt), horizon_ns, parameters.seed)
+    inside = (fates["placed_ns"] > published.top.local_ns[0]) & (fates["placed_ns"] < last_ns - horizon_ns - _MARGIN_NS)
+    joined = fates[inside & (fates["level"] > 0) & (fates["depth"] < _FURTHEST)]
+    compared = []
+    for orders in one_at_a_time(joined):
+        market = queues.publish(rebuilt, hidden=orders["order_id"].to_numpy())
+        compared.append(validation.replay_by_queue_model(market, executions(rebuilt, orders), execution))
+    if not compared:
+        raise DataError(f"{flow.asset}: no {_FEWEST} orders that joined a queue can be judged; the stream is too short")
+    left_out = {**rebuilt.counted, "no_queue": int((inside & (fates["level"] == 0)).sum())}
+    rows = pd.concat(compared, ignore_index=True).drop(columns="ended_ns")
+    rows = rows.assign(depth=rows["depth"].clip(upper=DEEPEST), exponent=queue.exponent, report=str(left_out))
+    return rows.sort_values(["queue_model", "placed_ns"], key=_in_their_order, kind="stable", ignore_index=True)
+
+
+def with_patience(fates: pd.DataFrame, horizon_ns: int, seed: int) -> pd.DataFrame:
+    """The fates with `cancel_ns`: the owner's cancel, or `horizon_ns` after the order came, whichever is first.
+
+    That of a filled order is drawn; the draw is the order's own.
+    """
+    life = (fates["ended_ns"] - fates["placed_ns"]).to_numpy()
+    filled, patience = (fates["status"] == "filled").to_numpy(), np.minimum(life, horizon_ns)
+    draws = uniform(seed, "patience", fates["order_id"].to_numpy(np.int64))
+    for depth in range(DEEPEST + 1):
+        here = (fates["depth"].clip(upper=DEEPEST) == depth).to_numpy()
+        if (drawn := here & filled & (life < horizon_ns)).any():
+            patience[drawn] = _drawn(patience[here], (here & ~filled & (life < horizon_ns))[here], life[drawn], draws[drawn])
+    return fates.assign(cancel_ns=fates["placed_ns"] + np.minimum(patience, horizon_ns))
+
+
+def _drawn(lives: Integers, cancelled: np.ndarray, survived: Integers, draws: np.ndarray) -> Integers:
+    """How long orders that had `survived` so long (m,) would have waited, by the lives (n,) of which some were
+    cancelled: beyond the longest where the estimator knows no end."""
+    estimate = SurvfuncRight(lives, cancelled.astype(int))
+    alive = np.concatenate([[1.0], estimate.surv_prob])[np.searchsorted(estimate.surv_times, survived, side="right")]
+    place = np.searchsorted(-estimate.surv_prob, -draws * alive, side="left")
+    times = np.append(estimate.surv_times, np.iinfo(np.int64).max).astype(np.int64)
+    return np.maximum(times[place], survived + 1)
+
+
+def one_at_a_time(orders: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """Rounds of orders of which none begins before the one before it has ended, really and in every replay.
+
+    The next is the first to come: whether an order is judged depends on the past alone.
+    """
+    left = orders.sort_values("placed_ns", kind="stable", ignore_index=True)
+    for _ in range(_ROUNDS):
+        placed, ended = left["placed_ns"].to_numpy(), left[["ended_ns", "cancel_ns"]].max(axis=1).to_numpy()
+        chosen, row = [], 0
+        while row < len(left):
+            chosen.append(row)
+            row = int(np.searchsorted(placed, ended[row], side="right"))
+        if len(chosen) < _FEWEST:
+            return
+        yield left.iloc[chosen].reset_index(drop=True)
+        left = left.drop(index=chosen).reset_index(drop=True)
+
+
+def executions(flow: OrderFlow, orders: pd.DataFrame) -> Executions:
+    """Those of the orders, until each is judged."""
+    events = flow.events[(flow.events["kind"] == EXECUTE) & flow.events["order_id"].isin(orders["order_id"])]
+    cancel_ns = orders.set_index("order_id")["cancel_ns"].reindex(events["order_id"]).to_numpy()
+    events = events[events["ns"].to_numpy() < cancel_ns]
+    fills = pd.DataFrame(
+        {
+            "order_id": events["order_id"],
+            "exchange_ns": events["ns"],
+            "price": events["price"],
+            "size": events["lots"] * flow.lot,
+            "crossed": False,
+            "tid": events.index,
+        }
+    )
+    columns = ["order_id", "side", "size", "limit_price", "placed_ns", "cancel_ns", "ended_ns", "status", "depth", "level"]
+    return Executions(orders[columns].assign(post_only=True), fills)
+
+
+def _in_the_days_of(flow: OrderFlow, start_ns: int) -> OrderFlow:
+    """The flow moved by whole days to those of the run, whose fees it is charged: other exchanges have others."""
+    move = (start_ns - int(flow.events["ns"].iloc[0])) // DAY_NS * DAY_NS
+    return replace(flow, events=flow.events.assign(ns=flow.events["ns"] + move), gaps=flow.gaps + move)
+
+
+def _usable(queue: QueueFit) -> float:
+    return 1.0 if np.isnan(queue.exponent) else queue.exponent
+
+
+def _in_their_order(column: pd.Series) -> pd.Series:
+    return column if column.name != "queue_model" else column.map({name: at for at, name in enumerate(column.unique())})
