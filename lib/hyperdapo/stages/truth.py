@@ -18,15 +18,16 @@ import pandas as pd
 from statsmodels.duration.survfunc import SurvfuncRight
 
 from hyperdapo.errors import DataError, MissingInputError
+from hyperdapo.evidence.metrics import Draws, ratio_bootstrap
 from hyperdapo.execution import validation
 from hyperdapo.execution.history import Executions
 from hyperdapo.execution.orders import uniform
 from hyperdapo.execution.queue_fit import QueueFit, fit_queue, observe_makers
 from hyperdapo.feed import level3, queues
-from hyperdapo.feed.order_flow import EXECUTE, OrderFlow
+from hyperdapo.feed.order_flow import CANCEL, EXECUTE, OrderFlow
 from hyperdapo.market.columns import Integers
 from hyperdapo.params import Parameters
-from hyperdapo.times import DAY_NS, SECOND_NS
+from hyperdapo.times import DAY_NS, SECOND_NS, block_of
 
 DEEPEST = 2  # prices before an order; what stands deeper is one group with it
 _FURTHEST = 10  # prices before an order beyond which none is judged
@@ -34,15 +35,16 @@ _ROUNDS, _FEWEST = 30, 30  # books with orders taken out, and the orders for whi
 _MARGIN_NS = 3 * SECOND_NS  # of data that a replay wants after an order's end
 
 
-def judge_level3(folder: Path, asset: str, parameters: Parameters) -> pd.DataFrame:
-    """Orders of every level-3 file of a folder beside their replays: `validation.replay_by_queue_model`, and more.
+def judge_level3(folder: Path, asset: str, parameters: Parameters) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Orders of every level-3 file of a folder beside their replays, and how cancels split the queues in truth.
 
     The queue is fitted to what is published, its exponent alone: no order's fate is used.
 
     Returns
     -------
-    As there, with `asset` that of the file, and `depth` (prices before the order's own when it came, at most 2),
-    `level` (coin at its price then), `exponent` (fitted) and `report` (what was left out or mended, by cause)
+    Rows of `validation.replay_by_queue_model`, with `asset` that of the file, and `depth` (prices before the order's own
+    when it came, at most 2), `level` (coin at its price then), `exponent` (fitted; NaN: evenly) and `report` (what was
+    left out or mended, by cause); and those of `cancel_splits`
 
     Raises
     ------
@@ -55,12 +57,37 @@ def judge_level3(folder: Path, asset: str, parameters: Parameters) -> pd.DataFra
     if not files:
         raise MissingInputError(f"truth.level3: {folder} holds no level-3 file; names are {', '.join(level3.FILES)}")
     sz_decimals = parameters.contracts[asset].sz_decimals
-    return pd.concat([judge(level3.read(file, asset, sz_decimals), parameters) for file in files], ignore_index=True)
+    flows = [queues.rebuild(level3.read(file, asset, sz_decimals)) for file in files]
+    judged = [judge(flow, parameters) for flow in flows]
+    splits = [cancel_splits(flow, parameters) for flow in flows]
+    return pd.concat(judged, ignore_index=True), pd.concat(splits, ignore_index=True)
+
+
+def cancel_splits(flow: OrderFlow, parameters: Parameters) -> pd.DataFrame:
+    """How the cancels of a rebuilt flow split its queues, as the ids tell: the exponent of `execution.events.Queue`.
+
+    With the share x of a queue before the order that leaves it, and n the exponent, the mean of x is n / (1 + n).
+
+    Returns
+    -------
+    A row per depth (prices before the queue's): asset, depth, cancels, exponent, ci_low, ci_high (over blocks of time)
+    """
+    events = flow.events
+    others = events["level"] - events["lots"]
+    left = events[(events["kind"] == CANCEL) & events["known"] & ~events["stale"] & (others > 0)]
+    share, rows = (left["ahead"] / others[left.index]).clip(upper=1.0), []
+    for depth in range(DEEPEST + 1):
+        here = left["depth"].clip(upper=DEEPEST) == depth
+        blocks = pd.DataFrame({"x": share, "rest": 1 - share})[here].groupby(block_of(left["ns"][here], parameters.laws.block_s)).sum()
+        draws = Draws(parameters.laws.confidence)
+        split = ratio_bootstrap(blocks["x"].to_numpy(), blocks["rest"].to_numpy(), draws, parameters.seed)
+        rows.append((flow.asset, depth, int(here.sum()), split.value, split.low, split.high))
+    return pd.DataFrame(rows, columns=["asset", "depth", "cancels", "exponent", "ci_low", "ci_high"])
 
 
 def judge(flow: OrderFlow, parameters: Parameters) -> pd.DataFrame:
-    """The rows of `judge_level3` for one stream."""
-    rebuilt = _in_the_days_of(queues.rebuild(flow), parameters.source.start_ns)
+    """The orders of one rebuilt flow, see `judge_level3`."""
+    rebuilt = _in_the_days_of(flow, parameters.source.start_ns)
     horizon_ns, law = round(parameters.orders.longest_horizon_s * SECOND_NS), parameters.laws
     published = queues.publish(rebuilt)
     last_ns = int(rebuilt.events["ns"].iloc[-1])
