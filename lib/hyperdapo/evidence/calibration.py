@@ -77,29 +77,29 @@ def brier_differences(compared: pd.DataFrame, evidence: sections.Evidence, seed:
 
 
 def scores_by_depth(compared: pd.DataFrame, evidence: sections.Evidence, seed: int) -> pd.DataFrame:
-    """How true the fills are, by the depth at which an order came: a row per asset, group of `DEPTHS` and queue model.
+    """How true the fills are, by the depth at which an order came: a row per asset, kind, group of `DEPTHS` and model.
 
     Parameters
     ----------
-    compared : as `fill_scores`, with `depth`
+    compared : as `fill_scores`, with `kind` (of the orders) and `depth`
 
     Returns
     -------
-    `asset`, `depth`, `queue_model`, `orders`, `true_filled` and `filled` (mean shares), `brier`, `brier_excess` over the
+    `asset`, `kind`, `depth`, `queue_model`, `orders`, `true_filled` and `filled` (mean shares), `brier`, `brier_excess` over the
     first model with its interval over blocks of time (`ci_low`, `ci_high`), `slope` (`slope_low`, `slope_high`) and
     `intercept` of `calibration_line`, `fill_time_error_s` and `fill_time_bias_s` (last fill of orders filled in full in
     both: mean absolute error, and with its sign: above 0 the simulator is late), `true_partial` and `partial` (shares
     of orders filled in part)
     """
     rows = []
-    for asset, orders in compared.groupby("asset", sort=False):
+    for (asset, kind), orders in compared.groupby(["asset", "kind"], sort=False):
         for depth, group in DEPTHS.items():
             here = orders[orders["depth"].isin(group)]
             if len(here):
-                models = [{"queue_model": name} | _fills(rows, evidence, seed) for name, rows in _models(here)]
+                models = [{"queue_model": name} | _fills(of_model, evidence, seed) for name, of_model in _models(here)]
                 table = pd.DataFrame(models).merge(brier_differences(here, evidence, seed), on="queue_model")
-                rows.append(table.assign(asset=asset, depth=depth))
-    columns = ["asset", "depth", "queue_model", "orders", "true_filled", "filled", "brier", "brier_excess"]
+                rows.append(table.assign(asset=asset, kind=kind, depth=depth))
+    columns = ["asset", "kind", "depth", "queue_model", "orders", "true_filled", "filled", "brier", "brier_excess"]
     columns += ["ci_low", "ci_high", "slope", "slope_low", "slope_high", "intercept"]
     columns += ["fill_time_error_s", "fill_time_bias_s", "true_partial", "partial"]
     return pd.concat(rows, ignore_index=True)[columns]

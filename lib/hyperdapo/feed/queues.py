@@ -153,6 +153,43 @@ def fates(flow: OrderFlow) -> pd.DataFrame:
     return named.assign(**coin)[columns].reset_index(drop=True)
 
 
+def join_behind(
+    flow: OrderFlow, ns: Nanoseconds, side: Integers, depth: Integers, size: float, until_ns: Nanoseconds
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What would become of small orders that joined queues of a rebuilt flow, if nobody else did anything else.
+
+    An order comes at `ns` (n,) to the end of the queue at the price before which `depth` others stand on its `side`; by
+    price-time priority it has what is executed of those that came to its price after it, and of those at worse prices,
+    and what the other side offers at its price or better, up to its `size` (coin) and until `until_ns`.
+
+    Returns
+    -------
+    The orders (those for which there is such a price): order_id, side, limit_price (USD), size, depth, level (coin in
+    the queue), placed_ns, cancel_ns; and their fills: order_id, exchange_ns, size
+    """
+    events = flow.events
+    stamps, kind, price, sides, lots = (events[name].to_numpy() for name in ("ns", "kind", "price", "side", "lots"))
+    levels, held = (np.full((len(ns), 2, LEVELS), empty, dtype=np.int64) for empty in (NOBODY, 0))
+    _played(events, ns - 1, levels, held)
+    place = np.arange(len(ns)), (side < 0).astype(np.int64), depth
+    usd = np.unique(price)[levels[place]]
+    added = events["order_id"].map(pd.Series(np.flatnonzero(kind == ADD), events["order_id"][kind == ADD])).to_numpy()
+    first, last = np.searchsorted(stamps, ns, side="left"), np.searchsorted(stamps, until_ns, side="left")
+    wanted, fills = round(size / flow.lot), []
+    for order in np.flatnonzero(levels[place] >= 0):
+        lived = slice(first[order], last[order])
+        worse = side[order] * (usd[order] - price[lived])  # above 0 where ours is the better price for the other side
+        executed = (kind[lived] == EXECUTE) & (sides[lived] == side[order])
+        ours = executed & ((worse > 0) | ((worse == 0) & (added[lived] >= first[order])))
+        ours |= (kind[lived] == ADD) & (sides[lived] == -side[order]) & (worse >= 0)
+        had = np.minimum(np.cumsum(lots[lived][ours]), wanted)
+        parts = np.diff(had, prepend=0)
+        fills += [(order, at, part * flow.lot) for at, part in zip(stamps[lived][ours], parts, strict=True) if part]
+    orders = pd.DataFrame({"order_id": np.arange(len(ns)), "side": side, "limit_price": usd, "size": wanted * flow.lot})
+    orders = orders.assign(depth=depth, level=held[place] * flow.lot, placed_ns=ns, cancel_ns=until_ns)
+    return orders[levels[place] >= 0].reset_index(drop=True), pd.DataFrame(fills, columns=["order_id", "exchange_ns", "size"])
+
+
 def _quotes(seen: NDArray[Any], ns: Nanoseconds, usd: Floats, lot: float, step_ns: int) -> TopOfBook:
     """The best quotes after the last event of each stamp, or of each step, where they have changed."""
     stamp = ns if step_ns == 0 else -(-ns // step_ns) * step_ns

@@ -1,4 +1,4 @@
-"""Orders of real people whose fate is known, hidden from the feed that is replayed: level 3 against the simulator.
+"""Orders whose fate is known from every order by its id, hidden from the feed that is replayed: level 3 as the truth.
 
 A stream of every order by its id (`feed.level3`) gives what a recorder would have seen, and what became of each order.
 One order at a time is taken out of the published book for as long as it lived, since an order does not see itself, and
@@ -7,6 +7,10 @@ is replayed from the rest: by each queue model, until its owner's cancel.
 Of an order that was filled nobody knows when it would have been cancelled. Were it given a long life, its length alone
 would tell that it was filled. So its cancel is drawn from those of the orders that stood as deep and were still there
 (Kaplan and Meier's estimator, fills as censored).
+
+Most real orders are gone in a second and join short queues, so they say little of the queue. Orders are added,
+therefore, that wait as long as ours: the ids tell when the turn of an order would have come that stands behind all
+others (`queues.join_behind`).
 """
 
 from collections.abc import Iterator
@@ -22,15 +26,16 @@ from hyperdapo.evidence.metrics import Draws, ratio_bootstrap
 from hyperdapo.execution import validation
 from hyperdapo.execution.history import Executions
 from hyperdapo.execution.orders import uniform
-from hyperdapo.execution.queue_fit import QueueFit, fit_queue, observe_makers
+from hyperdapo.execution.queue_fit import fit_queue, observe_makers
 from hyperdapo.feed import level3, queues
-from hyperdapo.feed.order_flow import CANCEL, EXECUTE, OrderFlow
+from hyperdapo.feed.order_flow import ADD, CANCEL, EXECUTE, OrderFlow
 from hyperdapo.market.columns import Integers
 from hyperdapo.params import Parameters
-from hyperdapo.times import DAY_NS, SECOND_NS, block_of
+from hyperdapo.times import DAY_NS, SECOND_NS, Span, block_of
 
 DEEPEST = 2  # prices before an order; what stands deeper is one group with it
 _FURTHEST = 10  # prices before an order beyond which none is judged
+_ADDED = 6000
 _ROUNDS, _FEWEST = 30, 30  # books with orders taken out, and the orders for which one is worth its while
 _MARGIN_NS = 3 * SECOND_NS  # of data that a replay wants after an order's end
 
@@ -42,7 +47,7 @@ def judge_level3(folder: Path, asset: str, parameters: Parameters) -> tuple[pd.D
 
     Returns
     -------
-    Rows of `validation.replay_by_queue_model`, with `asset` that of the file, and `depth` (prices before the order's own
+    Rows of `validation.replay_by_queue_model`, with `asset` that of the file, `kind` (real, added), `depth` (prices before the order's own
     when it came, at most 2), `level` (coin at its price then), `exponent` (fitted; NaN: evenly) and `report` (what was
     left out or mended, by cause); and those of `cancel_splits`
 
@@ -87,25 +92,46 @@ def cancel_splits(flow: OrderFlow, parameters: Parameters) -> pd.DataFrame:
 
 def judge(flow: OrderFlow, parameters: Parameters) -> pd.DataFrame:
     """The orders of one rebuilt flow, see `judge_level3`."""
-    rebuilt = _in_the_days_of(flow, parameters.source.start_ns)
-    horizon_ns, law = round(parameters.orders.longest_horizon_s * SECOND_NS), parameters.laws
-    published = queues.publish(rebuilt)
-    last_ns = int(rebuilt.events["ns"].iloc[-1])
+    rebuilt, law = _in_the_days_of(flow, parameters.source.start_ns), parameters.laws
+    published, last_ns = queues.publish(rebuilt), int(rebuilt.events["ns"].iloc[-1])
     queue = fit_queue(observe_makers(published, 0, last_ns), law.block_s, law.confidence, parameters.seed)
-    execution = parameters.execution.model_copy(update={"queue": "power", "queue_exponent": _usable(queue)})
-    fates = with_patience(queues.fates(rebuilt), horizon_ns, parameters.seed)
-    inside = (fates["placed_ns"] > published.top.local_ns[0]) & (fates["placed_ns"] < last_ns - horizon_ns - _MARGIN_NS)
-    joined = fates[inside & (fates["level"] > 0) & (fates["depth"] < _FURTHEST)]
-    compared = []
-    for orders in one_at_a_time(joined):
+    exponent = 1.0 if np.isnan(queue.exponent) else queue.exponent
+    execution = parameters.execution.model_copy(update={"queue": "power", "queue_exponent": exponent})
+    span = int(published.top.local_ns[0]) + SECOND_NS, last_ns - _horizon_ns(parameters) - _MARGIN_NS
+    added = validation.replay_by_queue_model(published, add_orders(rebuilt, span, parameters), execution)
+    compared, judged = [added.assign(kind="added")], _to_judge(rebuilt, span, parameters)
+    for orders in one_at_a_time(judged):
         market = queues.publish(rebuilt, hidden=orders["order_id"].to_numpy())
-        compared.append(validation.replay_by_queue_model(market, executions(rebuilt, orders), execution))
-    if not compared:
-        raise DataError(f"{flow.asset}: no {_FEWEST} orders that joined a queue can be judged; the stream is too short")
-    left_out = {**rebuilt.counted, "no_queue": int((inside & (fates["level"] == 0)).sum())}
-    rows = pd.concat(compared, ignore_index=True).drop(columns="ended_ns")
-    rows = rows.assign(depth=rows["depth"].clip(upper=DEEPEST), exponent=queue.exponent, report=str(left_out))
-    return rows.sort_values(["queue_model", "placed_ns"], key=_in_their_order, kind="stable", ignore_index=True)
+        compared.append(validation.replay_by_queue_model(market, executions(rebuilt, orders), execution).assign(kind="real"))
+    rows = pd.concat(compared, ignore_index=True)
+    rows = rows.assign(depth=rows["depth"].clip(upper=DEEPEST), exponent=queue.exponent, report=str(dict(rebuilt.counted)))
+    order = rows["queue_model"].map({name: place for place, name in enumerate(rows["queue_model"].unique())})
+    return rows.assign(place=order).sort_values(["kind", "place", "placed_ns"], ignore_index=True).drop(columns="place")
+
+
+def add_orders(flow: OrderFlow, span: Span, parameters: Parameters) -> Executions:
+    """Orders that nobody sent, at random instants of a span, at the end of the best queue or one or two behind it.
+
+    They are as large as the orders of others in the median, wait for the longest horizon, and change nothing.
+    """
+    rng = np.random.default_rng([parameters.seed, 3])
+    ns, side = np.sort(rng.integers(*span, _ADDED)), rng.choice(np.array([-1, 1]), _ADDED)
+    events = flow.events
+    size = float(events["lots"][events["kind"] == ADD].median()) * flow.lot
+    depth = rng.integers(0, DEEPEST + 1, _ADDED)
+    orders, fills = queues.join_behind(flow, ns, side, depth, size, ns + _horizon_ns(parameters))
+    price = orders.set_index("order_id")["limit_price"].reindex(fills["order_id"]).to_numpy()
+    done = fills.groupby("order_id")["size"].sum().reindex(orders["order_id"], fill_value=0.0).to_numpy()
+    status = np.where(done > orders["size"] - flow.lot / 2, "filled", "canceled")
+    fills = fills.assign(price=price, crossed=False, tid=np.arange(len(fills)))
+    return Executions(orders.assign(status=status, post_only=True), fills)
+
+
+def _to_judge(flow: OrderFlow, span: Span, parameters: Parameters) -> pd.DataFrame:
+    """Orders that joined a queue near the best price within a span."""
+    fates = with_patience(queues.fates(flow), _horizon_ns(parameters), parameters.seed)
+    joined = (fates["level"] > 0) & (fates["depth"] < _FURTHEST)
+    return fates[joined & fates["placed_ns"].between(*span, inclusive="left")]
 
 
 def with_patience(fates: pd.DataFrame, horizon_ns: int, seed: int) -> pd.DataFrame:
@@ -166,7 +192,7 @@ def executions(flow: OrderFlow, orders: pd.DataFrame) -> Executions:
             "tid": events.index,
         }
     )
-    columns = ["order_id", "side", "size", "limit_price", "placed_ns", "cancel_ns", "ended_ns", "status", "depth", "level"]
+    columns = ["order_id", "side", "limit_price", "size", "depth", "level", "placed_ns", "cancel_ns", "status"]
     return Executions(orders[columns].assign(post_only=True), fills)
 
 
@@ -176,9 +202,5 @@ def _in_the_days_of(flow: OrderFlow, start_ns: int) -> OrderFlow:
     return replace(flow, events=flow.events.assign(ns=flow.events["ns"] + move), gaps=flow.gaps + move)
 
 
-def _usable(queue: QueueFit) -> float:
-    return 1.0 if np.isnan(queue.exponent) else queue.exponent
-
-
-def _in_their_order(column: pd.Series) -> pd.Series:
-    return column if column.name != "queue_model" else column.map({name: at for at, name in enumerate(column.unique())})
+def _horizon_ns(parameters: Parameters) -> int:
+    return round(parameters.orders.longest_horizon_s * SECOND_NS)
