@@ -27,7 +27,8 @@ WRITES = {
     "07_inference": ("decisions.parquet", "latency.parquet"),
     "08_backtest": (
         *("orders.parquet", "sensitivity.parquet", "probes.parquet", "order_life.parquet"),
-        *("own_fills.parquet", "fees.parquet", "level3_fills.parquet", "cancel_splits.parquet"),  # where `truth` names records of real executions
+        *("own_fills.parquet", "fees.parquet"),  # where `truth` names records of real executions
+        *("level3_fills.parquet", "cancel_splits.parquet"),  # where it names every order by its id
     ),
     "09_significance": (
         *("metrics.parquet", "fill_calibration.parquet", "learning_gap.parquet", "learning_gap_over_seeds.parquet"),

@@ -85,11 +85,11 @@ def scores_by_depth(compared: pd.DataFrame, evidence: sections.Evidence, seed: i
 
     Returns
     -------
-    `asset`, `kind`, `depth`, `queue_model`, `orders`, `true_filled` and `filled` (mean shares), `brier`, `brier_excess` over the
-    first model with its interval over blocks of time (`ci_low`, `ci_high`), `slope` (`slope_low`, `slope_high`) and
-    `intercept` of `calibration_line`, `fill_time_error_s` and `fill_time_bias_s` (last fill of orders filled in full in
-    both: mean absolute error, and with its sign: above 0 the simulator is late), `true_partial` and `partial` (shares
-    of orders filled in part)
+    `asset`, `kind`, `depth`, `queue_model`, `orders`, `true_filled` and `filled` (mean shares), `brier`,
+    `brier_excess` over the first model with its interval over blocks of time (`ci_low`, `ci_high`), `slope`
+    (`slope_low`, `slope_high`) and `intercept` of `calibration_line`, `fill_time_error_s` and `fill_time_bias_s` (last
+    fill of orders filled in full in both: mean absolute error, and with its sign: above 0 the simulator is late),
+    `true_partial` and `partial` (shares of orders filled in part)
     """
     rows = []
     for (asset, kind), orders in compared.groupby(["asset", "kind"], sort=False):
@@ -122,7 +122,7 @@ def calibration_line(
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.asarray((count * xy - x * y) / (count * xx - x * x))
 
-    value, draws = float(slope(sums.sum(axis=1))), slope(sums @ times.T)
+    value, draws = float(slope(sums.sum(axis=1))), slope(sums @ times.T.astype(float))
     tail = (1 - drawn.confidence) / 2
     low, high = np.nanquantile(draws, [tail, 1 - tail]) if np.isfinite(draws).any() else (np.nan, np.nan)
     return float(truth.mean() - value * predicted.mean()), Interval(value, float(low), float(high), len(sums.T))
@@ -139,7 +139,10 @@ def _fills(orders: pd.DataFrame, evidence: sections.Evidence, seed: int) -> dict
     intercept, slope = calibration_line(replayed, truth, blocks, evidence, seed)
     both = (truth > 1 - 1e-9) & (replayed > 1 - 1e-9)
     late_s = (orders["fill_ns"] - orders["true_fill_ns"])[both] / SECOND_NS
-    partial = {name: ((share > 1e-9) & (share < 1 - 1e-9)).mean() for name, share in (("true_partial", truth), ("partial", replayed))}
+    partial = {
+        name: ((share > 1e-9) & (share < 1 - 1e-9)).mean()
+        for name, share in (("true_partial", truth), ("partial", replayed))
+    }
     return {
         "orders": len(orders),
         "true_filled": truth.mean(),
@@ -152,6 +155,13 @@ def _fills(orders: pd.DataFrame, evidence: sections.Evidence, seed: int) -> dict
         "fill_time_error_s": late_s.abs().mean(),
         "fill_time_bias_s": late_s.mean(),
     } | partial
+
+
+def reliability_by_kind(compared: pd.DataFrame, evidence: sections.Evidence, seed: int) -> pd.DataFrame:
+    """`reliability` of each kind of orders, the `kind` first."""
+    kinds = compared.groupby("kind", sort=False)
+    parts = {str(kind): reliability(orders, evidence, seed) for kind, orders in kinds}
+    return pd.concat(parts, names=["kind", None]).reset_index("kind").reset_index(drop=True)
 
 
 def reliability(compared: pd.DataFrame, evidence: sections.Evidence, seed: int) -> pd.DataFrame:

@@ -8,17 +8,16 @@ cancels split. We replay each such maker through our kernel and choose the expon
 must print before its turn as did; this need rises with the exponent.
 
 Matches must be unambiguous: one waiting order of that size at that price, before which not more has printed than stood
-there. Even so sizes that many use (100 shares, 0.0001 BTC) are taken for one another, and where prices were rounded to a
-coarser grid an order of a better price overtakes those that came before it: then no exponent explains what is seen, and
-none is returned. Two things bend the answer. A maker was
-recognised because it was not cancelled first, which favours queues that vanished fast; so each counts inversely to the
-chance that an order of its level outlived the cancels that we saw (at most `HEAVIEST`), and the report gives the
-exponent without these weights beside it. (On made queues where every change is a message, truth 0.5 gives 0.50, 1 gives
-1.01 and 2 gives 1.77; without weights 0.39, 0.85 and 1.59. The weights take all places for equally likely to be
-cancelled.) And what comes and goes between two messages is not seen, so that the exponent is the one that
-serves a simulator of these messages, not the law by which people cancel. Orders that joined together in one block, were
-filled in parts, or joined behind the best price are not recognised. Fills of one's orders identify more: where they
-exist, prefer their scores (Brier, fill time) to this fit.
+there. Even so sizes that many use (100 shares, 0.0001 BTC) are taken for one another, and where prices were rounded to
+a coarser grid an order of a better price overtakes those that came before it: then no exponent explains what is seen,
+and none is returned. Two more things bend the answer. A maker was recognised because it was not cancelled first, which
+favours queues that vanished fast; so each counts inversely to the chance that an order of its level outlived the
+cancels that we saw (at most `HEAVIEST`), and the report gives the exponent without these weights beside it. (On made
+queues where every change is a message, truth 0.5 gives 0.50, 1 gives 1.01 and 2 gives 1.77; without weights 0.39, 0.85
+and 1.59. The weights take all places for equally likely to be cancelled.) And what comes and goes between two messages
+is not seen, so that the exponent is the one that serves a simulator of these messages, not the law by which people
+cancel. Orders that joined together in one block, were filled in parts, or joined behind the best price are not
+recognised. Fills of one's orders identify more: where they exist, prefer their scores (Brier, fill time) to this fit.
 """
 
 from collections.abc import Iterator
@@ -65,8 +64,9 @@ class _Waiting(NamedTuple):
 class QueueFit(NamedTuple):
     """The fit of one asset: the exponent with its interval over blocks of time, `unweighted` without the weights.
 
-    Infinity: all cancels were behind. NaN: too few makers to tell, or orders that no exponent explains: less has printed
-    than if all cancels had been before them, or more than if none. The others are weighted means over the makers, shares of what stood before them: `printed` in truth, and what would have had to print with this exponent
+    Infinity: all cancels were behind. NaN: too few makers to tell, or makers that no exponent explains: less has
+    printed than if all cancels had been before them, or more than if none had. The others are weighted means over the
+    makers, shares of what stood before them: `printed` in truth, and what would have had to print with this exponent
     (`fitted`), in a risk-averse queue, and in one whose cancels are all before us (`all_ahead`).
     """
 
@@ -121,7 +121,10 @@ def fit_queue(makers: pd.DataFrame, block_s: float, confidence: float, seed: int
     tails = [(1 - confidence) / 2, (1 + confidence) / 2]
     draws = [sums[:, rows].sum(axis=1) for rows in drawn]
     low, high = np.quantile([_root(draw) for draw in draws], tails, method="nearest")
-    least, most = np.quantile([draw[0] for draw in draws], tails[0]), np.quantile([draw[-1] for draw in draws], tails[1])
+    least, most = (
+        np.quantile([draw[0] for draw in draws], tails[0]),
+        np.quantile([draw[-1] for draw in draws], tails[1]),
+    )
     if least > 0.0 or most < 0.0:
         exponent = low = high = np.nan
     means = np.average(needs, axis=0, weights=weight)

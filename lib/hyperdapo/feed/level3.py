@@ -72,12 +72,9 @@ def read_lobster(path: Path, asset: str, day: date) -> OrderFlow:
     Raises as `read`.
     """
     names = ["seconds", "type", "order_id", "lots", "price", "side"]
-    text = io.BytesIO(content(path))
-    try:
-        rows = pd.read_csv(text, header=None, names=names, dtype=str, on_bad_lines="skip", encoding_errors="replace")
-    except pd.errors.EmptyDataError:
-        raise DataError(f"{path.name} is empty: copy it again") from None
-    rows = rows.apply(pd.to_numeric, errors="coerce")
+    text = io.BytesIO(content(path) or b"\n")
+    rows = pd.read_csv(text, header=None, names=names, dtype=str, on_bad_lines="skip", encoding_errors="replace")
+    rows = rows.apply(pd.to_numeric, errors="coerce").astype(float)
     halt = (rows["type"] == _HALT) & rows["seconds"].notna()
     whole = rows.notna().all(axis=1) & rows["type"].between(_NEW, _AUCTION) & rows["side"].isin([-1, 1])
     whole &= (rows["lots"] > 0) & (rows["price"] > 0) & (rows["order_id"] >= 0) & ~halt
@@ -104,7 +101,9 @@ def _halts(rows: pd.DataFrame, code: pd.Series) -> np.ndarray:
     """From each halt (a price of -1) to the row that says that trade goes on, or to the end of the day."""
     begins, ends = rows["ns"][code < 0].to_numpy(), rows["ns"][code == _RESUMED].to_numpy()
     ends = np.append(ends, np.iinfo(np.int64).max)
-    return np.stack([begins, ends[np.searchsorted(ends, begins)]], axis=1) if len(begins) else np.zeros((0, 2), np.int64)
+    return (
+        np.stack([begins, ends[np.searchsorted(ends, begins)]], axis=1) if len(begins) else np.zeros((0, 2), np.int64)
+    )
 
 
 def read_bitstamp(path: Path) -> OrderFlow:
@@ -124,17 +123,18 @@ def read_bitstamp(path: Path) -> OrderFlow:
     rows, fill = rows[~unknown].reset_index(drop=True), fill[~unknown]
     took, unpaired = _took(rows, fill)
     taken = rows[took].groupby("order_id")["lots"].sum().reindex(rows["order_id"], fill_value=0).to_numpy()
-    last = rows.assign(place=rows.index)[took].groupby("order_id")[["ns", "place"]].max().reindex(rows["order_id"])
+    last = pd.Series(np.flatnonzero(took), rows["order_id"][took]).groupby(level=0).last().reindex(rows["order_id"])
     rests = (rows["kind"] == ADD).to_numpy() & (taken > 0)
-    place, ns = (np.where(rests, last[name], rows[name] if name in rows else rows.index) for name in ("place", "ns"))
-    rows = rows.assign(lots=rows["lots"] - np.where(rests, taken, 0), ns=ns.astype(np.int64), place=place)
+    place = np.where(rests, last, np.arange(len(rows))).astype(np.int64)
+    lots = rows["lots"].to_numpy() - np.where(rests, taken, 0)
+    rows = rows.assign(lots=lots, ns=rows["ns"].to_numpy()[place], place=place)
     kept = rows[~took].sort_values("place", kind="stable")
     counted = Counter(malformed=malformed, unpaired=unpaired, unknown=int(unknown.sum()))
     return OrderFlow.of("BTC", 4, _SATOSHI, kept, counted, np.zeros((0, 2), np.int64))
 
 
 def _live_orders(path: Path) -> tuple[pd.DataFrame, int]:
-    """Messages of orders: ns, word, order_id, price, side, left (satoshi); and how many lines are none of Bitstamp's."""
+    """Messages of orders: ns, word, order_id, price, side, left (satoshi); and how many lines are not whole."""
     decode, rows, malformed = msgspec.json.Decoder(_Live, strict=False).decode, [], 0
     for line in content(path).splitlines():
         stamp, _, rest = line.partition(b" ")

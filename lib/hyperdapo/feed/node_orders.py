@@ -13,7 +13,6 @@ Source of the others: the exchange's documentation of nodes (L1 data schemas) an
 
 import csv
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,7 +23,6 @@ import pandas as pd
 from hyperdapo.errors import DataError
 from hyperdapo.feed.order_flow import ADD, CANCEL, EXECUTE, OrderFlow, content
 from hyperdapo.market.columns import Floats
-from hyperdapo.times import MS_NS
 
 RESTING = ("Alo", "Gtc")  # times in force of orders that may rest
 
@@ -77,7 +75,7 @@ class _Block(msgspec.Struct, gc=False):
 def unpacked(packed: Any) -> Floats:
     """Prices or sizes (n,): the upper three bits are the decimals, the others the digits."""
     packed = np.asarray(packed, dtype=np.uint32)
-    return (packed & 0x1FFFFFFF) / 10.0 ** (packed >> 29)
+    return np.asarray((packed & 0x1FFFFFFF) / 10.0 ** (packed >> 29), dtype=float)
 
 
 def read_statuses(path: Path, asset: str, sz_decimals: int) -> OrderFlow:
@@ -164,9 +162,13 @@ def _from_diffs(
     unknown = ~book["order_id"].isin(places.index) | ((book["word"] != "new") & ~book.duplicated("order_id"))
     book = book[~unknown]
     before = book.groupby("order_id")["left"].shift().fillna(0).astype(np.int64)
-    new, cancelled = book["word"] == "new", (book["word"] == "remove") & (fate.reindex(book["order_id"]).to_numpy() != "filled")
+    new, cancelled = (
+        book["word"] == "new",
+        (book["word"] == "remove") & (fate.reindex(book["order_id"]).to_numpy() != "filled"),
+    )
     events = book.assign(
-        kind=np.select([new, cancelled], [ADD, CANCEL], EXECUTE), lots=np.where(new, book["left"], before - book["left"])
+        kind=np.select([new, cancelled], [ADD, CANCEL], EXECUTE),
+        lots=np.where(new, book["left"], before - book["left"]),
     ).join(places, on="order_id")
     events = events.assign(side=np.where(events["is_ask"], -1, 1))
     counted = counted + Counter(unknown=int(unknown.sum()))

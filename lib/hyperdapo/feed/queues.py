@@ -60,10 +60,10 @@ def rebuild(flow: OrderFlow) -> OrderFlow:
     """The flow of which each event is possible, with what it met: `depth`, `ahead` and `level` (lots), `known`.
 
     `depth` counts the prices before the order's own; `ahead` are lots before it in its queue, `level` all lots of the
-    queue, both before the event. `known` is False of orders whose beginning was not seen. Counted are `unknown` (events
-    of orders that were there before the stream), `duplicate` (an id that is alive), `excess` (more is taken out than is
-    left), `stale` (orders that the market passed: they had left unseen), `crossed` (orders that were added through the
-    other side, `stale` apart) and `out_of_turn` (executions while others stood before).
+    queue, both before the event. `known` is False of orders whose beginning was not seen. Counted are events of orders
+    that were there `before` the stream, and of `unknown` ones, younger than its first; `duplicate` (an id that is
+    alive), `excess` (more is taken out than is left), `stale` (orders that the market passed: they had left unseen),
+    `crossed` (orders that were added through the other side) and `out_of_turn` (executions while others stood before).
 
     Raises
     ------
@@ -71,12 +71,13 @@ def rebuild(flow: OrderFlow) -> OrderFlow:
         If there is no event, or more than `WORST` of them had to be mended or left out.
     """
     if flow.events.empty:
-        raise DataError(f"{flow.asset}: no order in the stream; look at the file, and at the asset that was asked for")
-    whole, unknown = _with_those_before(flow.events)
+        raise DataError(f"{flow.asset}: no order in the stream; look at the file, and at the asset that is wanted")
+    whole, before, unknown = _with_those_before(flow.events)
     seen, left_at, left_lots = _played(whole)
     rows = np.flatnonzero(left_at >= 0)
     faulty = (seen["fault"] == _DUPLICATE) | (seen["fault"] == _UNKNOWN) | (seen["fault"] == _EXCESS)
     counted = flow.counted + Counter(
+        before=before,
         duplicate=int((seen["fault"] == _DUPLICATE).sum()),
         unknown=unknown + int((seen["fault"] == _UNKNOWN).sum()),
         excess=int((seen["fault"] == _EXCESS).sum()),
@@ -85,11 +86,11 @@ def rebuild(flow: OrderFlow) -> OrderFlow:
         out_of_turn=int(seen["out_of_turn"].sum()),
     )
     mended = sum(counted[name] for name in _MENDED)
-    if mended > WORST * len(whole):
+    if mended > WORST * len(flow.events):
         causes = ", ".join(f"{counted[name]:,} {name}" for name in _MENDED if counted[name])
         raise DataError(
-            f"{flow.asset}: of {len(whole):,} events of orders {mended:,} cannot be ({causes}), more than {WORST:.0%}: "
-            "the stream has holes or is of another format; record it anew, or cut it where it breaks"
+            f"{flow.asset}: of {len(flow.events):,} events of orders {mended:,} cannot be ({causes}), more than "
+            f"{WORST:.0%}: the stream has holes or is of another format; record it anew, or cut it where it breaks"
         )
     gone = whole.drop_duplicates("order").set_index("order").loc[rows]
     gone = gone.assign(kind=CANCEL, lots=left_lots[rows], ns=whole["ns"].to_numpy()[left_at[rows]], stale=True)
@@ -124,7 +125,14 @@ def publish(flow: OrderFlow, hidden: Integers | None = None, quotes_ms: float = 
     side = -traded["side"].to_numpy(np.int8)
     printed = (traded["ns"].to_numpy(), traded["price"].to_numpy(), traded["lots"].to_numpy() * flow.lot, side)
     trades = Trades(printed[0], printed[0], *printed[1:], traded.index.to_numpy(np.int64))
-    return Market(flow.asset, flow.sz_decimals, book, _quotes(seen, ns, usd, flow.lot, round(quotes_ms * MS_NS)), trades, flow.gaps)
+    return Market(
+        flow.asset,
+        flow.sz_decimals,
+        book,
+        _quotes(seen, ns, usd, flow.lot, round(quotes_ms * MS_NS)),
+        trades,
+        flow.gaps,
+    )
 
 
 def fates(flow: OrderFlow) -> pd.DataFrame:
@@ -147,7 +155,9 @@ def fates(flow: OrderFlow) -> pd.DataFrame:
     orders = orders[(orders["gone"] == orders["lots"]) & ~orders["passed"]]
     coin = {name: orders[name] * flow.lot for name in ("ahead", "level", "executed")}
     named = orders.rename(columns={"price": "limit_price", "ns": "placed_ns"})
-    named = named.assign(size=orders["lots"] * flow.lot, status=np.where(orders["last"] == EXECUTE, "filled", "canceled"))
+    named = named.assign(
+        size=orders["lots"] * flow.lot, status=np.where(orders["last"] == EXECUTE, "filled", "canceled")
+    )
     columns = ["order_id", "side", "limit_price", "size", "ahead", "level", "depth"]
     columns += ["placed_ns", "ended_ns", "executed", "status"]
     return named.assign(**coin)[columns].reset_index(drop=True)
@@ -187,7 +197,9 @@ def join_behind(
         fills += [(order, at, part * flow.lot) for at, part in zip(stamps[lived][ours], parts, strict=True) if part]
     orders = pd.DataFrame({"order_id": np.arange(len(ns)), "side": side, "limit_price": usd, "size": wanted * flow.lot})
     orders = orders.assign(depth=depth, level=held[place] * flow.lot, placed_ns=ns, cancel_ns=until_ns)
-    return orders[levels[place] >= 0].reset_index(drop=True), pd.DataFrame(fills, columns=["order_id", "exchange_ns", "size"])
+    return orders[levels[place] >= 0].reset_index(drop=True), pd.DataFrame(
+        fills, columns=["order_id", "exchange_ns", "size"]
+    )
 
 
 def _quotes(seen: NDArray[Any], ns: Nanoseconds, usd: Floats, lot: float, step_ns: int) -> TopOfBook:
@@ -202,10 +214,11 @@ def _quotes(seen: NDArray[Any], ns: Nanoseconds, usd: Floats, lot: float, step_n
     return TopOfBook(stamp[rows], stamp[rows], price[:, 0], size[:, 0], price[:, 1], size[:, 1])
 
 
-def _with_those_before(events: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """The events after an ADD for each order that was there before, `order` numbers, and how many events were theirs.
+def _with_those_before(events: pd.DataFrame) -> tuple[pd.DataFrame, int, int]:
+    """The events with an ADD for each order that has none, and `order` numbers.
 
-    Such an order held what is taken out of it later, and was added when an id as great as its own was.
+    Such an order held what is taken out of it later, and was added when an id as great as its own was. Also returns how
+    many events are of orders that were there before the first that was added, and how many of younger ones.
     """
     ids, order = np.unique(events["order_id"], return_inverse=True)
     added = (events["kind"] == ADD).to_numpy()
@@ -220,7 +233,10 @@ def _with_those_before(events: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     first["ns"] = events["ns"].to_numpy()[place]
     whole = pd.concat([first, events.assign(place=np.arange(len(events)), known=~theirs)])
     whole = whole.sort_values(["place", "order_id"], kind="stable", ignore_index=True).drop(columns="place")
-    return whole.assign(order=np.searchsorted(ids, whole["order_id"])), int(theirs.sum())
+    younger = np.zeros(len(ids), dtype=bool)
+    younger[np.flatnonzero(before)[place > 0]] = True
+    count = int((younger[order]).sum())
+    return whole.assign(order=np.searchsorted(ids, whole["order_id"])), int(theirs.sum()) - count, count
 
 
 def _played(
@@ -230,16 +246,22 @@ def _played(
     ids, order = np.unique(events["order_id"], return_inverse=True)
     usd, level = np.unique(events["price"], return_inverse=True)
     near = (events["side"].to_numpy() < 0).astype(np.int64)
-    orders, queues = [np.full(len(ids), NOBODY) for _ in range(5)], [np.full((2, len(usd)), NOBODY) for _ in range(2)]
-    book = _Book(*orders, *queues, np.zeros((2, len(usd)), np.int64), np.array([-1, len(usd)]))
-    book.left[:] = 0
+    book = _empty_book(len(ids), len(usd))
     seen, gone = np.zeros(len(events), SEEN), np.full((2, len(ids)), NOBODY)
-    nothing = np.zeros(0, np.int64), np.zeros((0, 2, LEVELS), np.int64), np.zeros((0, 2, LEVELS), np.int64)
-    screens = nothing if clock is None else (clock, levels, lots)
-    columns = [events[name].to_numpy(np.int64) for name in ("ns", "kind", "lots")]
-    known = events["known"].to_numpy(bool) if "known" in events else np.ones(len(events), dtype=bool)
-    _play(*columns, order, near, level, known, book, seen, gone, *screens)
+    if clock is None or levels is None or lots is None:
+        clock, levels, lots = np.zeros(0, np.int64), *np.zeros((2, 0, 2, LEVELS), np.int64)
+    ns, kind, size = (events[name].to_numpy(np.int64) for name in ("ns", "kind", "lots"))
+    known = events["known"].to_numpy(bool)
+    _play(ns, kind, size, order, near, level, known, book, seen, gone, clock, levels, lots)
     return seen, gone[0], gone[1]
+
+
+def _empty_book(orders: int, levels: int) -> _Book:
+    left = np.zeros(orders, np.int64)
+    level, near, before, after = np.full((4, orders), NOBODY)
+    first, last = np.full((2, 2, levels), NOBODY)
+    total, best = np.zeros((2, levels), np.int64), np.array([-1, levels])
+    return _Book(left, level, near, before, after, first, last, total, best)
 
 
 @njit(cache=True)

@@ -103,7 +103,7 @@ def probe(parameters: Parameters, paths: Paths) -> pd.DataFrame:
 
 
 def judge_records(parameters: Parameters, paths: Paths) -> dict[str, pd.DataFrame]:
-    """Real orders against the simulator (an account's, and of level 3), and a node's fees, where `truth` names files."""
+    """Real orders (an account's, of level 3) against the simulator, and a node's fees, where `truth` names files."""
     tables = dict[str, pd.DataFrame]()
     if folder := parameters.truth.account_folder:
         orders, left_out = read_account(folder / "historicalOrders.json", folder / "userFills.json", paths.asset)

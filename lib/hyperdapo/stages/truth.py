@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from statsmodels.duration.survfunc import SurvfuncRight
 
-from hyperdapo.errors import DataError, MissingInputError
+from hyperdapo.errors import MissingInputError
 from hyperdapo.evidence.metrics import Draws, ratio_bootstrap
 from hyperdapo.execution import validation
 from hyperdapo.execution.history import Executions
@@ -47,16 +47,16 @@ def judge_level3(folder: Path, asset: str, parameters: Parameters) -> tuple[pd.D
 
     Returns
     -------
-    Rows of `validation.replay_by_queue_model`, with `asset` that of the file, `kind` (real, added), `depth` (prices before the order's own
-    when it came, at most 2), `level` (coin at its price then), `exponent` (fitted; NaN: evenly) and `report` (what was
-    left out or mended, by cause); and those of `cancel_splits`
+    Rows of `validation.replay_by_queue_model`, with `asset` that of the file, `kind` (real, added), `depth` (prices
+    before the order's own when it came, at most 2), `level` (coin at its price then), `exponent` (fitted; NaN: evenly)
+    and `report` (what was left out or mended, by cause); and those of `cancel_splits`
 
     Raises
     ------
     MissingInputError
         If the folder holds no level-3 file.
     DataError
-        If a file is damaged or cannot be rebuilt, or no order of it can be judged.
+        If a file is damaged or cannot be rebuilt.
     """
     files = sorted({path for pattern in level3.FILES for path in folder.rglob(pattern)})
     if not files:
@@ -83,7 +83,11 @@ def cancel_splits(flow: OrderFlow, parameters: Parameters) -> pd.DataFrame:
     share, rows = (left["ahead"] / others[left.index]).clip(upper=1.0), []
     for depth in range(DEEPEST + 1):
         here = left["depth"].clip(upper=DEEPEST) == depth
-        blocks = pd.DataFrame({"x": share, "rest": 1 - share})[here].groupby(block_of(left["ns"][here], parameters.laws.block_s)).sum()
+        blocks = (
+            pd.DataFrame({"x": share, "rest": 1 - share})[here]
+            .groupby(block_of(left["ns"][here], parameters.laws.block_s))
+            .sum()
+        )
         draws = Draws(parameters.laws.confidence)
         split = ratio_bootstrap(blocks["x"].to_numpy(), blocks["rest"].to_numpy(), draws, parameters.seed)
         rows.append((flow.asset, depth, int(here.sum()), split.value, split.low, split.high))
@@ -102,9 +106,13 @@ def judge(flow: OrderFlow, parameters: Parameters) -> pd.DataFrame:
     compared, judged = [added.assign(kind="added")], _to_judge(rebuilt, span, parameters)
     for orders in one_at_a_time(judged):
         market = queues.publish(rebuilt, hidden=orders["order_id"].to_numpy())
-        compared.append(validation.replay_by_queue_model(market, executions(rebuilt, orders), execution).assign(kind="real"))
+        compared.append(
+            validation.replay_by_queue_model(market, executions(rebuilt, orders), execution).assign(kind="real")
+        )
     rows = pd.concat(compared, ignore_index=True)
-    rows = rows.assign(depth=rows["depth"].clip(upper=DEEPEST), exponent=queue.exponent, report=str(dict(rebuilt.counted)))
+    rows = rows.assign(
+        depth=rows["depth"].clip(upper=DEEPEST), exponent=queue.exponent, report=str(dict(rebuilt.counted))
+    )
     order = rows["queue_model"].map({name: place for place, name in enumerate(rows["queue_model"].unique())})
     return rows.assign(place=order).sort_values(["kind", "place", "placed_ns"], ignore_index=True).drop(columns="place")
 
@@ -145,18 +153,22 @@ def with_patience(fates: pd.DataFrame, horizon_ns: int, seed: int) -> pd.DataFra
     for depth in range(DEEPEST + 1):
         here = (fates["depth"].clip(upper=DEEPEST) == depth).to_numpy()
         if (drawn := here & filled & (life < horizon_ns)).any():
-            patience[drawn] = _drawn(patience[here], (here & ~filled & (life < horizon_ns))[here], life[drawn], draws[drawn])
+            patience[drawn] = _drawn(
+                patience[here], (here & ~filled & (life < horizon_ns))[here], life[drawn], draws[drawn]
+            )
     return fates.assign(cancel_ns=fates["placed_ns"] + np.minimum(patience, horizon_ns))
 
 
 def _drawn(lives: Integers, cancelled: np.ndarray, survived: Integers, draws: np.ndarray) -> Integers:
-    """How long orders that had `survived` so long (m,) would have waited, by the lives (n,) of which some were
-    cancelled: beyond the longest where the estimator knows no end."""
+    """How long orders that had `survived` so long (m,) would have waited, by (n,) lives, some of them cancelled.
+
+    Beyond the longest where the estimator knows no end.
+    """
     estimate = SurvfuncRight(lives, cancelled.astype(int))
     alive = np.concatenate([[1.0], estimate.surv_prob])[np.searchsorted(estimate.surv_times, survived, side="right")]
     place = np.searchsorted(-estimate.surv_prob, -draws * alive, side="left")
     times = np.append(estimate.surv_times, np.iinfo(np.int64).max).astype(np.int64)
-    return np.maximum(times[place], survived + 1)
+    return np.asarray(np.maximum(times[place], survived + 1))
 
 
 def one_at_a_time(orders: pd.DataFrame) -> Iterator[pd.DataFrame]:
