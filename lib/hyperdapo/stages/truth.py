@@ -96,7 +96,7 @@ def cancel_splits(flow: OrderFlow, parameters: Parameters) -> pd.DataFrame:
 
 def judge(flow: OrderFlow, parameters: Parameters) -> pd.DataFrame:
     """The orders of one rebuilt flow, see `judge_level3`."""
-    rebuilt, law = _in_the_days_of(flow, parameters.source.start_ns), parameters.laws
+    rebuilt, law = in_the_days_of(flow, parameters.source.start_ns), parameters.laws
     published, last_ns = queues.publish(rebuilt), int(rebuilt.events["ns"].iloc[-1])
     queue = fit_queue(observe_makers(published, 0, last_ns), law.block_s, law.confidence, parameters.seed)
     exponent = 1.0 if np.isnan(queue.exponent) else queue.exponent
@@ -208,7 +208,7 @@ def executions(flow: OrderFlow, orders: pd.DataFrame) -> Executions:
     return Executions(orders[columns].assign(post_only=True), fills)
 
 
-def _in_the_days_of(flow: OrderFlow, start_ns: int) -> OrderFlow:
+def in_the_days_of(flow: OrderFlow, start_ns: int) -> OrderFlow:
     """The flow moved by whole days to those of the run, whose fees it is charged: other exchanges have others."""
     move = (start_ns - int(flow.events["ns"].iloc[0])) // DAY_NS * DAY_NS
     return replace(flow, events=flow.events.assign(ns=flow.events["ns"] + move), gaps=flow.gaps + move)
