@@ -1,6 +1,8 @@
 """Replays limit orders in hftbacktest, saves what became of them, and prints how long it took, as JSON.
 
-Runs among the peer's packages (see `_hftbacktest`): `_hftbacktest_orders.py FOLDER TICK LOT RUNS`. FOLDER holds
+Runs among the peer's packages (see `_hftbacktest`): `_hftbacktest_orders.py FOLDER TICK LOT RUNS [MODEL [EXPONENT]]`.
+MODEL is a queue model of the peer's by its name there; then an order is filled whole or not at all, for with parts the
+peer stops with an error where many wait. Without one: a risk-averse queue, in parts. FOLDER holds
 `events.npy` (the peer's own format) and `orders.npy`: records of decision_ns, side, price, size, cancel_ns,
 where cancel_ns is when the cancel is sent; `latency_ns`; `fills.npy` gets rows of size left, nanoseconds
 from the first event to the last report, status. RUNS 0: once, cold; else the best of so many after one.
@@ -17,6 +19,8 @@ from hftbacktest import BUY, FILLED, GTX, LIMIT, BacktestAsset, HashMapMarketDep
 from numba import njit
 
 folder, tick, lot, runs = Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
+model, exponent = (sys.argv[5:] or ["risk_adverse_queue_model"])[0], [float(number) for number in sys.argv[6:]]
+exchange = "no_partial_fill_exchange" if sys.argv[5:] else "partial_fill_exchange"
 events, orders = np.load(folder / "events.npy"), np.load(folder / "orders.npy")
 NEVER = np.iinfo(np.int64).max
 latency_ns = int((folder / "latency_ns").read_text())
@@ -66,7 +70,7 @@ def execute(backtest, orders, latency_ns, origin, fills):
 def replay() -> np.ndarray:
     """One replay of all orders."""
     asset = BacktestAsset().data(events).linear_asset(1.0).constant_order_latency(latency_ns, 1)
-    asset = asset.risk_adverse_queue_model().partial_fill_exchange().trading_value_fee_model(0.0, 0.0)
+    asset = getattr(getattr(asset, model)(*exponent), exchange)().trading_value_fee_model(0.0, 0.0)
     backtest = HashMapMarketDepthBacktest([asset.tick_size(tick).lot_size(lot).last_trades_capacity(0)])
     fills = np.full((len(orders), 3), np.nan)
     read = execute(backtest, orders, latency_ns, events[0]["exch_ts"], fills)

@@ -200,6 +200,7 @@ def test_a_name_that_is_not_known_is_one_line(arguments: str, says: str, capsys:
         ("source: {endpoint: 5}", "source.endpoint: Input should be a valid string"),
         ("truth: {account: nosuch}", "truth.account: there is no file"),
         ("truth: {node_fills: nosuch.jsonl.gz}", "truth.node_fills: there is no file"),
+        ("truth: {level3: nosuch}", "truth.level3: there is no folder"),
         ("truth: {hours: -1}", "truth.hours"),
     ],
 )

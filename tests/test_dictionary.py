@@ -19,13 +19,15 @@ from hyperdapo.policy.training import COLUMNS
 from hyperdapo.stages.backtest import judge_records
 from hyperdapo.synthetic.probes import play_probes
 from hyperdapo.times import MINUTE_NS
+from level3_files import busy
 from smoke import PROFILE, Run
 from test_docs import DESIGN, rows
 
 SMOKE = load(PROFILE)
 ARROW = {"double": "float64", "large_string": "string", "fixed_size_list<element: double>[20]": "float64[20]"}
 TABLES = [name for name in WRITTEN_BY if name.endswith(".parquet")]
-OF_RECORDS = ["own_fills.parquet", "fees.parquet"]  # of an account and of a node, which `smoke` is not given
+OF_RECORDS = ["own_fills.parquet", "fees.parquet", "level3_fills.parquet", "cancel_splits.parquet"]
+"""Of an account, a node, and every order by its id, which `smoke` is not given."""
 
 
 def _entry(name: str) -> str:
@@ -58,13 +60,15 @@ def _columns(path: Path) -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What 08 makes of an account's records and a node's: those of ten minutes of probes."""
+    """What 08 makes of an account's records and a node's, of ten minutes of probes, and of a made stream of orders."""
     folder = tmp_path_factory.mktemp("records")
     model, sz_decimals, start = SMOKE.synthetic.assets["ETH"], SMOKE.contracts["ETH"].sz_decimals, SMOKE.source.start_ns
     end = start + 10 * MINUTE_NS
     market, truth = play_probes("ETH", model, sz_decimals, 1.0, 3, start, end, 400)
     files = export(truth, "ETH", folder)
-    named = {"account": str(folder), "node_fills": str(files.node_fills)}
+    (folder / "level3").mkdir()
+    busy(folder / "level3", seconds=120)
+    named = {"account": str(folder), "node_fills": str(files.node_fills), "level3": str(folder / "level3")}
     parameters = load("smoke", {"truth": named, "execution": {"impact_coefficient_bps": 10, "queue_exponent": 1}})
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HYPERDAPO_DATA", str(folder))

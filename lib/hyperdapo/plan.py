@@ -28,6 +28,7 @@ WRITES = {
     "08_backtest": (
         *("orders.parquet", "sensitivity.parquet", "probes.parquet", "order_life.parquet"),
         *("own_fills.parquet", "fees.parquet"),  # where `truth` names records of real executions
+        *("level3_fills.parquet", "cancel_splits.parquet"),  # where it names every order by its id
     ),
     "09_significance": (
         *("main.parquet", "metrics.parquet", "fill_calibration.parquet", "learning_gap.parquet"),

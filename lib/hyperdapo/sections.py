@@ -233,6 +233,7 @@ class Truth(Section):
     probes_per_hour: Positive
     account: str | None
     node_fills: str | None
+    level3: str | None
 
     @property
     def account_folder(self) -> Path | None:
@@ -242,6 +243,11 @@ class Truth(Section):
     @property
     def node_fills_file(self) -> Path | None:
         return _within_repository(self.node_fills)
+
+    @property
+    def level3_folder(self) -> Path | None:
+        """Where files of every order by its id lie."""
+        return _within_repository(self.level3)
 
 
 class Inference(Section):

@@ -5,10 +5,13 @@ import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 from hyperdapo import sections
-from hyperdapo.evidence.metrics import block_bootstrap
+from hyperdapo.evidence.metrics import Floats, Interval, Resampling, block_bootstrap
 from hyperdapo.times import SECOND_NS, block_of
 
 GROUPS = 10
+DEPTHS = {"all": (0, 1, 2), "0": (0,), "1": (1,), "2+": (2,)}
+"""Prices that stood before an order's own when it came; what is deeper is one group."""
+
 SCORES = ("asset", "queue_model", "orders", "brier", "auc", "fill_time_error_s", "cost_error_bps")
 
 
@@ -71,6 +74,94 @@ def brier_differences(compared: pd.DataFrame, evidence: sections.Evidence, seed:
         excess = block_bootstrap(errors[name] - errors[first], blocks, evidence, seed)
         rows.append((str(name), excess.value, excess.low, excess.high))
     return pd.DataFrame(rows, columns=["queue_model", "brier_excess", "ci_low", "ci_high"])
+
+
+def scores_by_depth(compared: pd.DataFrame, evidence: sections.Evidence, seed: int) -> pd.DataFrame:
+    """How true the fills are, by the depth at which an order came: a row per asset, kind, group of `DEPTHS` and model.
+
+    Parameters
+    ----------
+    compared : as `fill_scores`, with `kind` (of the orders) and `depth`
+
+    Returns
+    -------
+    `asset`, `kind`, `depth`, `queue_model`, `orders`, `true_filled` and `filled` (mean shares), `brier`,
+    `brier_excess` over the first model with its interval over blocks of time (`ci_low`, `ci_high`), `slope`
+    (`slope_low`, `slope_high`) and `intercept` of `calibration_line`, `fill_time_error_s` and `fill_time_bias_s` (last
+    fill of orders filled in full in both: mean absolute error, and with its sign: above 0 the simulator is late),
+    `true_partial` and `partial` (shares of orders filled in part)
+    """
+    rows = []
+    for (asset, kind), orders in compared.groupby(["asset", "kind"], sort=False):
+        for depth, group in DEPTHS.items():
+            here = orders[orders["depth"].isin(group)]
+            if len(here):
+                models = [{"queue_model": name} | _fills(of_model, evidence, seed) for name, of_model in _models(here)]
+                table = pd.DataFrame(models).merge(brier_differences(here, evidence, seed), on="queue_model")
+                rows.append(table.assign(asset=asset, kind=kind, depth=depth))
+    columns = ["asset", "kind", "depth", "queue_model", "orders", "true_filled", "filled", "brier", "brier_excess"]
+    columns += ["ci_low", "ci_high", "slope", "slope_low", "slope_high", "intercept"]
+    columns += ["fill_time_error_s", "fill_time_bias_s", "true_partial", "partial"]
+    return pd.concat(rows, ignore_index=True)[columns]
+
+
+def calibration_line(
+    predicted: Floats, truth: Floats, blocks: np.ndarray, drawn: Resampling, seed: int
+) -> tuple[float, Interval]:
+    """Intercept, and slope with its interval over blocks, of the truth regressed on the prediction; all (n,).
+
+    0 and 1 are calibrated (Mincer and Zarnowitz); a slope below 1 is of predictions that differ more than the truth.
+    """
+    _, block = np.unique(blocks, return_inverse=True)
+    terms = np.stack([np.ones(len(truth)), predicted, truth, predicted * truth, predicted**2])
+    sums = np.stack([np.bincount(block, weights=term) for term in terms])
+    times = np.random.default_rng(seed).multinomial(len(sums.T), np.full(len(sums.T), 1 / len(sums.T)), drawn.bootstrap)
+
+    def slope(of: Floats) -> Floats:
+        count, x, y, xy, xx = of
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray((count * xy - x * y) / (count * xx - x * x))
+
+    value, draws = float(slope(sums.sum(axis=1))), slope(sums @ times.T.astype(float))
+    tail = (1 - drawn.confidence) / 2
+    low, high = np.nanquantile(draws, [tail, 1 - tail]) if np.isfinite(draws).any() else (np.nan, np.nan)
+    return float(truth.mean() - value * predicted.mean()), Interval(value, float(low), float(high), len(sums.T))
+
+
+def _models(compared: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    return [(str(name), orders) for name, orders in compared.groupby("queue_model", sort=False)]
+
+
+def _fills(orders: pd.DataFrame, evidence: sections.Evidence, seed: int) -> dict[str, float]:
+    """Of one queue model: the columns of `scores_by_depth` that need no other."""
+    truth, replayed = orders["true_filled"].to_numpy(float), orders["filled"].to_numpy(float)
+    blocks = block_of(orders["placed_ns"], evidence.block_s)
+    intercept, slope = calibration_line(replayed, truth, blocks, evidence, seed)
+    both = (truth > 1 - 1e-9) & (replayed > 1 - 1e-9)
+    late_s = (orders["fill_ns"] - orders["true_fill_ns"])[both] / SECOND_NS
+    partial = {
+        name: ((share > 1e-9) & (share < 1 - 1e-9)).mean()
+        for name, share in (("true_partial", truth), ("partial", replayed))
+    }
+    return {
+        "orders": len(orders),
+        "true_filled": truth.mean(),
+        "filled": replayed.mean(),
+        "brier": np.mean((replayed - truth) ** 2),
+        "slope": slope.value,
+        "slope_low": slope.low,
+        "slope_high": slope.high,
+        "intercept": intercept,
+        "fill_time_error_s": late_s.abs().mean(),
+        "fill_time_bias_s": late_s.mean(),
+    } | partial
+
+
+def reliability_by_kind(compared: pd.DataFrame, evidence: sections.Evidence, seed: int) -> pd.DataFrame:
+    """`reliability` of each kind of orders, the `kind` first."""
+    kinds = compared.groupby("kind", sort=False)
+    parts = {str(kind): reliability(orders, evidence, seed) for kind, orders in kinds}
+    return pd.concat(parts, names=["kind", None]).reset_index("kind").reset_index(drop=True)
 
 
 def reliability(compared: pd.DataFrame, evidence: sections.Evidence, seed: int) -> pd.DataFrame:

@@ -7,15 +7,17 @@ are seen, so the cancels before it are known, and the cancels of the whole level
 cancels split. We replay each such maker through our kernel and choose the exponent with which, on average, as much
 must print before its turn as did; this need rises with the exponent.
 
-Matches must be unambiguous: one waiting order of that size at that price. Two things bend the answer. A maker was
-recognised because it was not cancelled first, which favours queues that vanished fast; so each counts inversely to the
-chance that an order of its level outlived the cancels that we saw (at most `HEAVIEST`), and the report gives the
-exponent without these weights beside it. (On made queues where every change is a message, truth 0.5 gives 0.50, 1 gives
-1.01 and 2 gives 1.77; without weights 0.39, 0.85 and 1.59. The weights take all places for equally likely to be
-cancelled.) And what comes and goes between two messages is not seen, so that the exponent is the one that
-serves a simulator of these messages, not the law by which people cancel. Orders that joined together in one block, were
-filled in parts, or joined behind the best price are not recognised. Fills of one's orders identify more: where they
-exist, prefer their scores (Brier, fill time) to this fit.
+Matches must be unambiguous: one waiting order of that size at that price, before which not more has printed than stood
+there. Even so sizes that many use (100 shares, 0.0001 BTC) are taken for one another, and where prices were rounded to
+a coarser grid an order of a better price overtakes those that came before it: then no exponent explains what is seen,
+and none is returned. Two more things bend the answer. A maker was recognised because it was not cancelled first, which
+favours queues that vanished fast; so each counts inversely to the chance that an order of its level outlived the
+cancels that we saw (at most `HEAVIEST`), and the report gives the exponent without these weights beside it. (On made
+queues where every change is a message, truth 0.5 gives 0.50, 1 gives 1.01 and 2 gives 1.77; without weights 0.39, 0.85
+and 1.59. The weights take all places for equally likely to be cancelled.) And what comes and goes between two messages
+is not seen, so that the exponent is the one that serves a simulator of these messages, not the law by which people
+cancel. Orders that joined together in one block, were filled in parts, or joined behind the best price are not
+recognised. Fills of one's orders identify more: where they exist, prefer their scores (Brier, fill time) to this fit.
 """
 
 from collections.abc import Iterator
@@ -51,11 +53,21 @@ class Maker(NamedTuple):
     ahead: float
 
 
+class _Waiting(NamedTuple):
+    """Who joined with `size` at event `first` behind `ahead`; its turn is when `turn` has printed there, or before."""
+
+    size: float
+    first: int
+    ahead: float
+    turn: float
+
+
 class QueueFit(NamedTuple):
     """The fit of one asset: the exponent with its interval over blocks of time, `unweighted` without the weights.
 
-    Infinity: all cancels were behind; NaN: too few makers to tell. The others are weighted means over the makers,
-    shares of what stood before them: `printed` in truth, and what would have had to print with this exponent
+    Infinity: all cancels were behind. NaN: too few makers to tell, or makers that no exponent explains: less has
+    printed than if all cancels had been before them, or more than if none had. The others are weighted means over the
+    makers, shares of what stood before them: `printed` in truth, and what would have had to print with this exponent
     (`fitted`), in a risk-averse queue, and in one whose cancels are all before us (`all_ahead`).
     """
 
@@ -108,9 +120,16 @@ def fit_queue(makers: pd.DataFrame, block_s: float, confidence: float, seed: int
     sums = np.stack([np.bincount(block, weights=weight * column) for column in excess.T])
     drawn = np.random.default_rng(seed).integers(0, sums.shape[1], (_DRAWS, sums.shape[1]))
     tails = [(1 - confidence) / 2, (1 + confidence) / 2]
-    low, high = np.quantile([_root(sums[:, rows].sum(axis=1)) for rows in drawn], tails, method="nearest")
+    draws = [sums[:, rows].sum(axis=1) for rows in drawn]
+    low, high = np.quantile([_root(draw) for draw in draws], tails, method="nearest")
+    least, most = (
+        np.quantile([draw[0] for draw in draws], tails[0]),
+        np.quantile([draw[-1] for draw in draws], tails[1]),
+    )
+    if least > 0.0 or most < 0.0:
+        exponent = low = high = np.nan
     means = np.average(needs, axis=0, weights=weight)
-    fitted = means[-1] if np.isinf(exponent) else np.interp(exponent, EXPONENTS[:-1], means[:-1])
+    fitted = means[-1] if np.isinf(exponent) else np.interp(exponent, EXPONENTS[:-1], means[:-1])  # NaN stays NaN
     shares = (np.average(printed, weights=weight), fitted, means[-1], means[0])
     numbers = (exponent, low, high, _root(excess.sum(axis=0)), *shares)
     return QueueFit(len(makers), *(float(number) for number in numbers))
@@ -161,8 +180,9 @@ def _printed_before(events: Events, maker: Maker, event: int) -> float:
 def _makers(events: Events, near: int) -> Iterator[Maker]:
     """The orders of a side that are seen to join the best level and recognised when they are filled."""
     side, price, left = (1 if near == 0 else -1), np.nan, 0.0
-    waiting: dict[float, list[tuple[float, int, float]]] = {}
+    waiting: dict[float, list[_Waiting]] = {}
     nearest: list[float] = []  # a heap of their prices, times -side
+    printed: dict[float, float] = {}
     columns = (
         events.moment["kind"],
         events.moment["price"],
@@ -175,8 +195,10 @@ def _makers(events: Events, near: int) -> Iterator[Maker]:
         if kind == PRINT:
             if aggressor == -side:
                 left -= print_size if print_price == price else 0.0
-                for order, first, ahead in _recognised(waiting.get(print_price, []), print_size):
-                    yield Maker(first, event, side, print_price, order, ahead)
+                before = printed.get(print_price, 0.0)
+                printed[print_price] = before + print_size
+                for order in _recognised(waiting.get(print_price, []), print_size, before):
+                    yield Maker(order.first, event, side, print_price, order.size, order.ahead)
             continue
         if best != price:
             while nearest and -nearest[0] > side * best:  # nobody is left where the best has been
@@ -185,13 +207,17 @@ def _makers(events: Events, near: int) -> Iterator[Maker]:
             if best not in waiting:
                 waiting[best] = []
                 heappush(nearest, -side * best)
-            waiting[best].append((size - left, event, left))
+            waiting[best].append(_Waiting(size - left, event, left, printed.get(best, 0.0) + left))
         price, left = best, size
 
 
-def _recognised(waiting: list[tuple[float, int, float]], size: float) -> list[tuple[float, int, float]]:
-    """The one waiting order of this size; it leaves, with those before it: their turn has passed."""
-    rows = [row for row, order in enumerate(waiting) if abs(order[0] - size) < DUST]
+def _recognised(waiting: list[_Waiting], size: float, printed: float) -> list[_Waiting]:
+    """The one waiting order of this size; it leaves, with those before it: their turn has passed.
+
+    `printed` so far at the price: an order before which less stood has been passed over, so it had been cancelled.
+    """
+    waiting[:] = [order for order in waiting if order.turn > printed - DUST]
+    rows = [row for row, order in enumerate(waiting) if abs(order.size - size) < DUST]
     recognised = [waiting[rows[0]]] if len(rows) == 1 else []
     del waiting[: rows[-1] + 1 if rows else 0]
     return recognised

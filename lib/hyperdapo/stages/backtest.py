@@ -16,6 +16,7 @@ from hyperdapo.market.book import Market
 from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths
 from hyperdapo.sections import Action
+from hyperdapo.stages.truth import judge_level3
 from hyperdapo.synthetic.probes import play_probes
 from hyperdapo.times import HOUR_NS, SECOND_NS
 
@@ -29,7 +30,7 @@ def compute(parameters: Parameters, paths: Paths) -> list[Path]:
     Raises
     ------
     DataError
-        If an account's own records, or a node's, are damaged.
+        If an account's own records, a node's, or a level-3 stream are damaged.
     """
     outcomes = read_table(paths.data, "outcomes")
     tests = outcomes[outcomes["split"] == "test"].drop_duplicates("order_id")
@@ -105,7 +106,7 @@ def probe(parameters: Parameters, paths: Paths) -> pd.DataFrame:
 
 
 def judge_records(parameters: Parameters, paths: Paths) -> dict[str, pd.DataFrame]:
-    """An account's own orders against the simulator, and the fees that a node recorded, where `truth` names files."""
+    """Real orders (an account's, of level 3) against the simulator, and a node's fees, where `truth` names files."""
     tables = dict[str, pd.DataFrame]()
     if folder := parameters.truth.account_folder:
         orders, left_out = read_account(folder / "historicalOrders.json", folder / "userFills.json", paths.asset)
@@ -113,4 +114,6 @@ def judge_records(parameters: Parameters, paths: Paths) -> dict[str, pd.DataFram
         tables["own_fills"] = compared.assign(submitted=len(orders.orders), left_out=str(dict(left_out)))
     if file := parameters.truth.node_fills_file:
         tables["fees"] = fee_shares(explain_fees(history.read_node_fills(file).rows))
+    if folder := parameters.truth.level3_folder:
+        tables["level3_fills"], tables["cancel_splits"] = judge_level3(folder, paths.asset, parameters)
     return tables

@@ -69,6 +69,9 @@ def _check_truth(parameters: Parameters) -> None:
     for key, path in wanted:
         if not path.is_file():
             raise MissingInputError(f"{key}: there is no file {path}")
+    level3 = parameters.truth.level3_folder
+    if level3 and not level3.is_dir():
+        raise MissingInputError(f"truth.level3: there is no folder {level3}")
 
 
 def _check_base(policy: Policy) -> None:

@@ -170,3 +170,31 @@ def plot_calibration(groups: pd.DataFrame, scores: pd.DataFrame) -> Figure:
     brier.set_xlabel("Brier score")
     figure.legend(*miss.get_legend_handles_labels(), loc="outside upper center", ncols=len(models))
     return figure
+
+
+def plot_fill_truth(groups: pd.DataFrame, table: pd.DataFrame) -> Figure:
+    """Orders whose fate level 3 tells: reliability, and the error of each queue model by depth; a row per kind.
+
+    Parameters
+    ----------
+    groups : of `reliability`, with `kind`
+    table : of `scores_by_depth`, one asset
+    """
+    kinds, models = list(table["kind"].unique()), list(table["queue_model"].unique())
+    figure, axes = style.new(len(kinds), 2, height=0.4 * len(kinds), squeeze=False)
+    for kind, (reliable, error) in zip(kinds, axes, strict=True):
+        reliable.plot([0, 1], [0, 1], color="black", linewidth=0.6, linestyle=":")
+        for place, name in enumerate(models):
+            look = {"color": MODEL_COLOURS[name], "marker": _MARKERS.get(name, "s"), "markersize": 4, "linestyle": ""}
+            rows = groups[(groups["kind"] == kind) & (groups["queue_model"] == name)]
+            reliable.plot(rows["predicted"], rows["observed"], **look)
+            scores = table[(table["kind"] == kind) & (table["queue_model"] == name) & (table["depth"] != "all")]
+            error.plot(np.arange(len(scores)) + 0.12 * (place - 1.5), scores["brier"], label=heading(name), **look)
+        error.set_xticks(np.arange(len(scores)), scores["depth"])
+        error.set_ylim(bottom=0)
+        error.set_xlabel("prices before the order")
+        error.set_ylabel(f"Brier score, {kind}")
+        reliable.set_xlabel("share filled, simulator")
+        reliable.set_ylabel(f"share filled, {kind}")
+    figure.legend(*error.get_legend_handles_labels(), loc="outside upper center", ncols=len(models))
+    return figure
