@@ -1,8 +1,8 @@
 """Our fills against hftbacktest 2.4.4's, order by order, where the two models coincide (see `_peer_orders`).
 
-An order is equal when its status, what is left of it, and the nanosecond of its last fill are; one that is refused, when
-both refuse it (ours then comes back, at another price). Each difference must have a name: the order is replayed once more
-with one rule of the peer's in place of ours, or with several, and must then be equal.
+An order is equal when its status, what is left of it, and the nanosecond of its last fill are; one that is refused,
+when both refuse it (ours then comes back at another price). Each difference must have a name: the order is replayed
+once more with one rule of the peer's in place of ours, or with several, and must then be equal.
 
 - `through`: a print beyond our price fills all of the order (peer), or no more than its own size (ours).
 - `crossed`: so does a quote of the other side that comes to our price.

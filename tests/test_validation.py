@@ -209,17 +209,31 @@ class TestAccount:
         for path, rows in zip(paths, (orders, fills), strict=True):
             path.write_text(json.dumps(rows))
         executions, left_out = read_account(*paths, "ETH")
-        assert dict(left_out) == {"rows": 0, "trigger": 1, "not_resting": 1, "open": 1, "unknown_status": 1, "unexplained": 1}
+        assert dict(left_out) == {
+            "rows": 0,
+            "trigger": 1,
+            "not_resting": 1,
+            "open": 1,
+            "unknown_status": 1,
+            "unexplained": 1,
+        }
         assert len(executions.orders) == len(orders) - 5
 
     @pytest.mark.parametrize(
         ("status", "fate"),
-        [("canceled", "canceled"), ("scheduledCancel", "canceled"), ("marginCanceled", "canceled")]
-        + [("rejected", "rejected"), ("badAloPxRejected", "rejected")],
+        [
+            ("canceled", "canceled"),
+            ("scheduledCancel", "canceled"),
+            ("marginCanceled", "canceled"),
+            ("rejected", "rejected"),
+            ("badAloPxRejected", "rejected"),
+        ],
     )
     def test_every_documented_end_is_known(self, status: str, fate: str, exported: Exported, tmp_path: Path) -> None:
         orders = json.loads(exported.historical_orders.read_text())
-        row = next(row for row in orders if row["status"] == "canceled" and row["order"]["sz"] == row["order"]["origSz"])
+        row = next(
+            row for row in orders if row["status"] == "canceled" and row["order"]["sz"] == row["order"]["origSz"]
+        )
         row["status"] = status
         (tmp_path / "orders.json").write_text(json.dumps(orders))
         executions, left_out = read_account(tmp_path / "orders.json", exported.user_fills, "ETH")
