@@ -170,7 +170,7 @@ def wait(
             if moment[event].aggressor != side:
                 state = _printed(state, side * (limit - moment[event].price), moment[event].size - gone)
         else:
-            state = _met(
+            state = _crossed(
                 state, side * (limit - moment[event].best_price[opposite]), moment[event].best_size[opposite], gone
             )
             before_best = side * (limit - moment[event].best_price[near])
@@ -300,7 +300,7 @@ def _printed(state: Resting, beyond: float, size: float) -> Resting:
 
 
 @njit(cache=True, inline="always")
-def _met(state: Resting, reach: float, size: float, gone: float) -> Resting:
+def _crossed(state: Resting, reach: float, size: float, gone: float) -> Resting:
     """The other side's best passes our price by `reach` (USD) with `size`, of which siblings have had `gone`.
 
     What has come since the last message would have met us first: all of a better quote, of the same what it has more.

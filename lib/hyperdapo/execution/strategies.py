@@ -258,7 +258,7 @@ def _executed(
     alike = [name for name in (*ORDER_COLUMNS, *OPTIONAL_COLUMNS) if name in orders]
     group = orders.groupby(alike, dropna=False, sort=False).ngroup().to_numpy()
     replayed = replay(market, orders.loc[np.unique(group, return_index=True)[1], alike], parameters)
-    columns = replayed.columns.difference(orders.columns)
+    columns = [name for name in replayed if name not in orders]
     rows = pd.concat([orders, replayed[columns].iloc[group].reset_index(drop=True)], axis=1)
     each = dict(zip(whole, np.split(np.arange(len(rows)), len(whole)), strict=True))
     parts = {name: rows.iloc[place] for name, place in each.items()} | _by_children(
