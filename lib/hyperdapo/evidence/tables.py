@@ -24,6 +24,7 @@ _ACRONYMS = {
     "dpo": "DPO",
     "twap": "TWAP",
     "vwap": "VWAP",
+    "mlp": "MLP",
     "stoikov": "Stoikov",
     "p": "p",
     "t": "t",

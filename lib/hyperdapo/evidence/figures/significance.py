@@ -6,11 +6,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hyperdapo.evidence.figures import style
+from hyperdapo.evidence.gaps import RIVALS
 from hyperdapo.evidence.metrics import FEES, PRICE, TOTAL, Floats
 from hyperdapo.evidence.tables import heading
 
 _PARTS = {FEES: ("fees", "#56B4E9"), PRICE: ("price", "#E69F00")}
-_YARDSTICKS = ("untrained", "best_fixed", "boosting", "oracle")
+_YARDSTICKS = ("untrained", "best_fixed", *RIVALS, "oracle")
 
 
 def plot_learning_gap(gaps: pd.DataFrame) -> Figure:
@@ -111,8 +112,9 @@ def _draw_shares(axis: Axes, row: int, gaps: pd.DataFrame) -> None:
         colour = style.STRATEGY_COLOURS[gap["algorithm"]]
         axis.hlines(row + shift, low, high, color=colour)
         axis.plot(value, row + shift, "D", color=colour, markersize=4)
-    boosting = 100 * float(gaps["boosting_gap_closed"].iloc[0])
-    axis.vlines(boosting, row - 0.4, row + 0.4, color=style.STRATEGY_COLOURS["boosting"], zorder=1)
+    for rival in RIVALS:
+        closed = 100 * float(gaps[f"{rival}_gap_closed"].iloc[0])
+        axis.vlines(closed, row - 0.4, row + 0.4, color=style.STRATEGY_COLOURS[rival], zorder=1)
 
 
 def _shifts(gaps: pd.DataFrame) -> Floats:
