@@ -80,17 +80,18 @@ def plot_decomposition(parts: pd.DataFrame, strategies: list[str], reference: st
 
 def plot_independence(tests: pd.DataFrame) -> Figure:
     """How much wider the honest standard error is than the one that takes orders as independent."""
-    figure, axis = style.new(height=0.34)
     known = tests.dropna(subset="se_ratio")
     strategies, assets = list(known["strategy"].unique()), list(known["asset"].unique())
+    figure, axis = style.new(height=0.16 + 0.034 * len(strategies))
     for shift, asset in zip(np.linspace(-0.18, 0.18, len(assets)), assets, strict=True):
         rows = known[known["asset"] == asset]
         place = np.array([strategies.index(name) for name in rows["strategy"]])
-        axis.scatter(place + shift, rows["se_ratio"], color=style.ASSET_COLOURS[str(asset)], s=18, label=asset)
-    axis.set_xticks(range(len(strategies)), [heading(str(name)).replace(" ", "\n") for name in strategies])
-    axis.axhline(1, color="black", linewidth=0.8)
-    axis.set_ylim(bottom=0)
-    axis.set_ylabel("standard error by blocks\nover i.i.d. standard error")
+        axis.scatter(rows["se_ratio"], place + shift, color=style.ASSET_COLOURS[str(asset)], s=18, label=asset)
+    axis.set_yticks(range(len(strategies)), [heading(str(name)) for name in strategies])
+    axis.set_ylim(len(strategies) - 0.5, -0.5)
+    axis.axvline(1, color="black", linewidth=0.8)
+    axis.set_xlim(left=0)
+    axis.set_xlabel("standard error by blocks over i.i.d. standard error")
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=max(len(assets), 1))
     return figure
 
