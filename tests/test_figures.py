@@ -96,10 +96,13 @@ def test_the_learning_gap_shows_its_intervals(paths: Paths) -> None:
         "untrained_bps": -6.0,
         "best_fixed_bps": -4.0,
         "trained_bps": -3.0,
+        "linear_bps": -3.5,
+        "mlp_bps": -3.0,
         "boosting_bps": -2.5,
         "oracle_bps": -2.0,
     }
     gaps = gaps.assign(**levels, gap_closed=0.5, gap_ci_low=0.3, gap_ci_high=0.6, boosting_gap_closed=0.75)
+    gaps = gaps.assign(linear_gap_closed=0.25, mlp_gap_closed=0.5)
     figure = results_figures.plot_learning_gap(gaps)
     drawn = [line.get_segments()[0] for line in figure.axes[1].collections if isinstance(line, LineCollection)]
     shares = [segment for segment in drawn if segment[0, 1] == segment[1, 1]]

@@ -6,10 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hyperdapo.execution.parents import candidate_orders
 from hyperdapo.market.book import Market
 from hyperdapo.market.features import compute_features, decision_grid
 from hyperdapo.params import load
 from hyperdapo.policy.prompts import encode_states
+from hyperdapo.sections import Action
 from markets import SECOND, random_market
 
 PARAMETERS = load("smoke")
@@ -58,6 +60,18 @@ def _parents(features: pd.DataFrame) -> pd.DataFrame:
 def test_no_prompt_moves(worlds, style: str) -> None:
     before, after = (encode_states(f, _parents(f), PARAMETERS.policy.actions, style) for f in worlds)
     assert len(before) > 10 and before == after
+
+
+def test_no_order_of_an_action_moves() -> None:
+    """Prices count from the touch as known at the decision."""
+    market = random_market(3)
+    ns = market.top.local_ns[1000:3000:7]
+    t = int(ns[-1])
+    parents = pd.DataFrame({"order_id": np.arange(len(ns)), "decision_ns": ns, "arrival_mid": market.mid_at(ns)})
+    parents["side"] = np.where(np.arange(len(ns)) % 2, 1, -1)
+    actions = [*PARAMETERS.policy.actions, Action("mid"), Action("bps", -1.0)]
+    before, after = (candidate_orders(parents, one, actions) for one in (market, _changed_after(market, t, 0)))
+    pd.testing.assert_frame_equal(before, after, check_exact=True)
 
 
 def test_a_longer_recording_changes_no_earlier_row() -> None:

@@ -157,7 +157,7 @@ def _replayed() -> tuple[pd.DataFrame, pd.DataFrame]:
     outcomes = pd.DataFrame({"order_id": np.repeat(np.arange(60), 3), "asset": "BTC", "action": action})
     outcomes["split"], outcomes["decision_ns"] = np.where(train, "train", "test"), outcomes["order_id"] // 4 * BLOCK_NS
     outcomes["reward"] = level + rng.normal(0, 0.1, 180)
-    taken = {"untrained": 0, "dpo": 1, "dapo": 2, "boosting": 2}
+    taken = {"untrained": 0, "dpo": 1, "dapo": 2, "linear": 1, "mlp": 0, "boosting": 2}
     rows = [
         {"order_id": i, "asset": "BTC", "policy": p, "seed": 0, "action": a}
         for p, a in taken.items()
@@ -173,6 +173,10 @@ def test_learning_gaps_choose_the_fixed_action_on_train_and_judge_on_test() -> N
     table = table.set_index("algorithm")
     assert table.loc["dpo", "gap_closed"] == 0.0 and table.loc["dapo", "gap_closed"] > 0.9
     assert table.loc["dapo", "trained_bps"] == table.loc["dapo", "boosting_bps"]
+    assert (
+        table.loc["dapo", "linear_gap_closed"] == 0.0
+        and table.loc["dpo", "mlp_bps"] == table.loc["dpo", "untrained_bps"]
+    )
     assert table.loc["dapo", "untrained_bps"] == pytest.approx(0.0, abs=0.1)
 
 

@@ -97,6 +97,22 @@ def test_encodings_are_the_same_whether_kept_or_read_again(adapted) -> None:
         torch.testing.assert_close(first, second, atol=1e-5, rtol=1e-5)
 
 
+def test_only_distinct_actions_have_a_probability(adapted) -> None:
+    """Each state's policy is the softmax over its own distinct actions; the others have probability 0, not NaN."""
+    scorer = Scorer(*adapted, OPENING, letters(ACTIONS))
+    distinct = np.ones((3, len(ACTIONS)), dtype=bool)
+    distinct[0, 2], distinct[1, [1, 4]] = False, False
+    with torch.no_grad():
+        free, bound = (
+            scorer.log_probabilities(Encodings(scorer, PROMPTS, 1.0, choice)[[1, 0, 2]]).exp()
+            for choice in (None, distinct)
+        )
+    seen = torch.tensor(distinct[[1, 0, 2]])
+    expected = free.where(seen, 0.0)
+    torch.testing.assert_close(bound, expected / expected.sum(dim=-1, keepdim=True), atol=1e-5, rtol=1e-5)
+    assert (bound[~seen] == 0).all() and torch.isfinite((bound * bound.clamp(min=1e-38).log()).sum())
+
+
 def test_a_prompt_without_instruction_or_cue_is_refused(adapted) -> None:
     scorer = Scorer(*adapted, OPENING, letters(ACTIONS))
     for prompt in ("BUY flow7" + CUE, OPENING + "BUY flow7"):

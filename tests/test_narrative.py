@@ -117,6 +117,7 @@ def rival(name: str, difference: float, low: float, high: float) -> pd.DataFrame
 def gaps(seeds: int = 3, low: float = 0.7, high: float = 0.9) -> pd.DataFrame:
     row = {"asset": "BTC", "algorithm": "dapo", "seeds": seeds, "gap_closed": 0.8, "gap_ci_low": low}
     row |= {"gap_ci_high": high, "lowest_seed": 0.75, "highest_seed": 0.85, "boosting_gap_closed": 0.82}
+    row |= {"linear_gap_closed": 0.42, "mlp_gap_closed": 0.62}
     row |= {"minus_boosting_bps": -0.001, "minus_boosting_ci_low": -0.2, "minus_boosting_ci_high": 0.2}
     return pd.DataFrame([row | {"room_bps": 3.8, "room_ci_low": 3.1, "room_ci_high": 4.6}])
 
@@ -332,6 +333,6 @@ def test_the_readme_s_block_replaces_what_stands_between_the_markers(tmp_path) -
         "results -->\nBelow.\n"
     )
     assert narrative.refresh(after, tmp_path) == after and "yesterday" not in after
-    assert "| `dapo` | 0.80 (0.70 to 0.90) |" in after and "| boosting | 0.82 |" in after
+    assert "| `dapo` | 0.80 (0.70 to 0.90) |" in after and "| mlp | 0.62 |\n| boosting | 0.82 |" in after
     assert "BTC +0.00 bps (-0.20 to +0.20)" in after.replace("\n  ", " "), "no negative zero"
     assert max(map(len, after.splitlines())) <= 120

@@ -13,14 +13,17 @@ from hyperdapo.files import force
 from hyperdapo.params import Parameters
 from hyperdapo.times import block_of
 
+RIVALS = ("linear", "mlp", "boosting")
+"""Policies that read what the language model reads, beside which each training is judged."""
+_OF_RIVALS = [f"{rival}_{measure}" for rival in RIVALS for measure in ("bps", "gap_closed")]
 COLUMNS = [
     *("asset", "algorithm", "seed", "untrained_bps", "best_fixed_bps", "trained_bps", "oracle_bps", "gap_closed"),
-    *("gap_ci_low", "gap_ci_high", "boosting_bps", "boosting_gap_closed", "states", "blocks"),
+    *("gap_ci_low", "gap_ci_high", *_OF_RIVALS, "states", "blocks"),
 ]
 MEANS = [
     *("asset", "algorithm", "seeds", "untrained_bps", "best_fixed_bps", "trained_bps", "oracle_bps"),
     *("gap_closed", "gap_ci_low", "gap_ci_high", "lowest_seed", "highest_seed"),
-    *("boosting_bps", "boosting_gap_closed", "share_of_boosting"),
+    *(*_OF_RIVALS, "share_of_boosting"),
     *("minus_boosting_bps", "minus_boosting_ci_low", "minus_boosting_ci_high"),
     *("room_bps", "room_ci_low", "room_ci_high", "states", "blocks"),
 ]
@@ -157,12 +160,12 @@ def _gaps(judged: _Judged, earned: dict[str, Floats], parameters: Parameters) ->
     """The gap that each of `earned` (n,) closes, beside what the yardsticks of the asset earn."""
     evidence, seed = parameters.evidence, parameters.seed
     gaps = learning_gap(judged.rewards, earned, judged.best_fixed, judged.blocks, evidence, seed)
-    untrained, boosting = judged.of("untrained"), judged.of("boosting")
+    rivals = {rival: judged.of(rival) for rival in RIVALS}
     return gaps.rename(columns={"policy_bps": "trained_bps"}).assign(
         asset=judged.asset,
-        untrained_bps=untrained.mean(),
-        boosting_bps=boosting.mean(),
-        boosting_gap_closed=judged.closed(boosting),
+        untrained_bps=judged.of("untrained").mean(),
+        **{f"{rival}_bps": earned.mean() for rival, earned in rivals.items()},
+        **{f"{rival}_gap_closed": judged.closed(earned) for rival, earned in rivals.items()},
     )
 
 
@@ -189,6 +192,6 @@ def _judge(asset: str, outcomes: pd.DataFrame, decisions: pd.DataFrame, paramete
         if action.isna().any():
             raise DataError(f"{asset}: {policy} has not decided every test order. Run: {again}")
         earned[str(policy), int(str(seed))] = rewards.to_numpy()[states, action.to_numpy(int)]
-    if absent := {"untrained", "boosting", *parameters.training.algorithms} - {policy for policy, _ in earned}:
+    if absent := {"untrained", *RIVALS, *parameters.training.algorithms} - {policy for policy, _ in earned}:
         raise DataError(f"{asset}: there are no decisions of {', '.join(sorted(absent))}. Run: {again}")
     return _Judged(asset, rewards.to_numpy(), blocks, best_fixed, earned)

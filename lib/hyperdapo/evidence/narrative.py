@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 from IPython.display import Markdown
 
+from hyperdapo.evidence.gaps import RIVALS
 from hyperdapo.evidence.metrics import TOTAL
 from hyperdapo.evidence.significance import verdict
 from hyperdapo.files import atomic
@@ -483,14 +484,14 @@ def _means(rows: pd.DataFrame, name: str, digits: str) -> str:
 
 
 def _gap_table(means: pd.DataFrame) -> str:
-    """Markdown: a row per trained policy and one of boosting, a column per asset."""
+    """Markdown: a row per trained policy and rival, a column per asset."""
     assets = list(means["asset"].unique())
     rows = [["gap closed", *assets], ["---"] * (len(assets) + 1)]
     for algorithm, gaps in means.groupby("algorithm", sort=False):
         cells = [_measured(row.gap_closed, row.gap_ci_low, row.gap_ci_high) for row in gaps.itertuples()]
         rows.append([f"`{algorithm}`", *cells])
-    boosting = means.groupby("asset", sort=False)["boosting_gap_closed"].first()
-    rows.append(["boosting", *(f"{closed:{_PLAIN}}" for closed in boosting)])
+    shares = means.groupby("asset", sort=False).first()
+    rows += [[rival, *(f"{closed:{_PLAIN}}" for closed in shares[f"{rival}_gap_closed"])] for rival in RIVALS]
     return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in rows)
 
 

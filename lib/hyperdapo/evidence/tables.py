@@ -16,7 +16,12 @@ LONGEST_FLOAT = 40
 """Rows beyond which the LaTeX table is a `longtable`, which may break across pages."""
 
 _UNITS = {"bps": "bps", "s": "s", "ms": "ms", "ns": "ns", "usd": "USD", "coin": "coin", "gb": "GB", "mb": "MB"}
-_NAMES = {"listing_4_4": "Listing 4.4", "avellaneda_stoikov": "Avellaneda-Stoikov"}
+_NAMES = {
+    "listing_4_4": "Listing 4.4",
+    "avellaneda_stoikov": "Avellaneda-Stoikov",
+    "sign_momentum_10s": "Sign momentum 10 s",
+    "sign_momentum_60s": "Sign momentum 60 s",
+}
 _ACRONYMS = {
     "ci": "CI",
     "iid": "i.i.d.",
@@ -24,6 +29,7 @@ _ACRONYMS = {
     "dpo": "DPO",
     "twap": "TWAP",
     "vwap": "VWAP",
+    "mlp": "MLP",
     "stoikov": "Stoikov",
     "p": "p",
     "t": "t",

@@ -6,11 +6,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hyperdapo.evidence.figures import style
+from hyperdapo.evidence.gaps import RIVALS
 from hyperdapo.evidence.metrics import FEES, PRICE, TOTAL, Floats
 from hyperdapo.evidence.tables import heading
 
 _PARTS = {FEES: ("fees", "#56B4E9"), PRICE: ("price", "#E69F00")}
-_YARDSTICKS = ("untrained", "best_fixed", "boosting", "oracle")
+_YARDSTICKS = ("untrained", "best_fixed", *RIVALS, "oracle")
 
 
 def plot_learning_gap(gaps: pd.DataFrame) -> Figure:
@@ -97,17 +98,18 @@ def plot_decomposition(parts: pd.DataFrame, strategies: list[str], reference: st
 
 def plot_independence(tests: pd.DataFrame) -> Figure:
     """How much wider the honest standard error is than the one that takes orders as independent."""
-    figure, axis = style.new(height=0.34)
     known = tests.dropna(subset="se_ratio")
     strategies, assets = list(known["strategy"].unique()), list(known["asset"].unique())
+    figure, axis = style.new(height=0.16 + 0.034 * len(strategies))
     for shift, asset in zip(np.linspace(-0.18, 0.18, len(assets)), assets, strict=True):
         rows = known[known["asset"] == asset]
         place = np.array([strategies.index(name) for name in rows["strategy"]])
-        axis.scatter(place + shift, rows["se_ratio"], color=style.ASSET_COLOURS[str(asset)], s=18, label=asset)
-    axis.set_xticks(range(len(strategies)), [heading(str(name)).replace(" ", "\n") for name in strategies])
-    axis.axhline(1, color="black", linewidth=0.8)
-    axis.set_ylim(bottom=0)
-    axis.set_ylabel("standard error by blocks\nover i.i.d. standard error")
+        axis.scatter(rows["se_ratio"], place + shift, color=style.ASSET_COLOURS[str(asset)], s=18, label=asset)
+    axis.set_yticks(range(len(strategies)), [heading(str(name)) for name in strategies])
+    axis.set_ylim(len(strategies) - 0.5, -0.5)
+    axis.axvline(1, color="black", linewidth=0.8)
+    axis.set_xlim(left=0)
+    axis.set_xlabel("standard error by blocks over i.i.d. standard error")
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=max(len(assets), 1))
     return figure
 
@@ -129,8 +131,9 @@ def _draw_shares(axis: Axes, row: int, gaps: pd.DataFrame) -> None:
         colour = style.STRATEGY_COLOURS[gap["algorithm"]]
         axis.hlines(row + shift, low, high, color=colour)
         axis.plot(value, row + shift, "D", color=colour, markersize=4)
-    boosting = 100 * float(gaps["boosting_gap_closed"].iloc[0])
-    axis.vlines(boosting, row - 0.4, row + 0.4, color=style.STRATEGY_COLOURS["boosting"], zorder=1)
+    for rival in RIVALS:
+        closed = 100 * float(gaps[f"{rival}_gap_closed"].iloc[0])
+        axis.vlines(closed, row - 0.4, row + 0.4, color=style.STRATEGY_COLOURS[rival], zorder=1)
 
 
 def _shifts(gaps: pd.DataFrame) -> Floats:

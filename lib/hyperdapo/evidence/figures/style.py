@@ -65,7 +65,7 @@ STRATEGY_COLOURS = Colours(
     listing_4_4="#8C6D31",
     reward_weighted="#0072B2",
     linear="#66A61E",
-    mlp="#1B7837",
+    mlp="#7570B3",
     boosting="#009E73",
     oracle="#CC79A7",
 )
