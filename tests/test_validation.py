@@ -13,7 +13,7 @@ import pytest
 from exports import Exported, export
 from hyperdapo.errors import DataError, MissingInputError
 from hyperdapo.evidence import calibration
-from hyperdapo.execution import fees, history, validation
+from hyperdapo.execution import costs, history, validation
 from hyperdapo.execution.history import Executions, read_account
 from hyperdapo.market.book import Market
 from hyperdapo.params import load
@@ -193,7 +193,7 @@ class TestAccount:
 
     def test_the_fees_of_the_export_are_those_of_the_table(self, exported: Exported) -> None:
         fills = history.read_node_fills(exported.node_fills).rows
-        explained = fees.explain_fees(fills)
+        explained = costs.explain_fees(fills)
         assert explained["explained"].all() and set(explained["explanation"]) == {"tier"}
 
     def test_orders_whose_fate_is_not_known_are_counted(self, exported: Exported, tmp_path: Path) -> None:
@@ -285,13 +285,13 @@ def fills(recordings: Path) -> pd.DataFrame:
 
 class TestRealFills:
     def test_every_fee_of_a_perpetual_is_in_our_table(self, fills: pd.DataFrame) -> None:
-        explained = fees.explain_fees(fills)
+        explained = costs.explain_fees(fills)
         perpetual = explained[explained["market"] == "perpetual"]
         assert len(perpetual) == 6608 and perpetual["explained"].all()
         assert perpetual.loc[perpetual["notional"] > 100, "chance"].median() < 0.05
 
     def test_a_wrong_table_would_be_noticed(self, fills: pd.DataFrame) -> None:
         dearer = fills.assign(fee=fills["fee"] + fills["price"] * fills["size"] * 0.137e-4)
-        explained = fees.explain_fees(dearer)
+        explained = costs.explain_fees(dearer)
         large = explained[(explained["market"] == "perpetual") & (explained["notional"] > 100)]
         assert large["explained"].mean() < 0.1
