@@ -19,7 +19,7 @@ from _peer_orders import peer_events
 from hyperdapo.execution.validation import replay_by_queue_model
 from hyperdapo.feed import level3, queues
 from hyperdapo.params import load
-from hyperdapo.stages.truth import add_orders, in_the_days_of
+from hyperdapo.stages.truth import add_orders, allowed, in_the_days_of
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FOLDER = REPOSITORY.parent / "shared" / "data" / "level3" / "lobster"
@@ -43,7 +43,7 @@ def main() -> None:
         sys.exit(f"no LOBSTER message file in {FOLDER}: this benchmark judges fills by one")
     flow = in_the_days_of(queues.rebuild(level3.read(files[0], "", 0)), PARAMETERS.source.start_ns)
     ns = flow.events["ns"].to_numpy()
-    orders = add_orders(flow, (int(ns[0]) + 10**9, int(ns[-1]) - 64 * 10**9), PARAMETERS)
+    orders = allowed(add_orders(flow, (int(ns[0]) + 10**9, int(ns[-1]) - 64 * 10**9), PARAMETERS), flow)
     market = queues.publish(flow)
     ours = replay_by_queue_model(market, orders, PARAMETERS.execution)
     with TemporaryDirectory() as temporary:

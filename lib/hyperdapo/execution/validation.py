@@ -53,7 +53,9 @@ def replay_executions(market: Market, executions: Executions, execution: Executi
     if orders.empty:
         raise DataError(f"{market.asset}: no order was accepted within the span of the market data")
     replayed = replay_orders(market, _as_orders(orders), _at_once(execution), seed=0, markouts_s=())
-    at_cancel = _as_orders(orders.assign(placed_ns=orders["cancel_ns"])).assign(limit_price=np.nan, post_only=False)
+    at_cancel = _as_orders(orders).assign(
+        decision_ns=orders["cancel_ns"], limit_price=np.nan, post_only=False, horizon_s=0.0
+    )
     left = replay_orders(market, at_cancel, _at_once(execution), seed=0, markouts_s=())
     fills = executions.fills[executions.fills["order_id"].isin(orders["order_id"])]
     side, size, mid = orders["side"].to_numpy(float), orders["size"].to_numpy(float), replayed["arrival_mid"].to_numpy()
@@ -90,11 +92,9 @@ def replay_by_queue_model(market: Market, executions: Executions, execution: Exe
 
 
 def _as_orders(orders: pd.DataFrame) -> pd.DataFrame:
-    """As `replay_orders` wants them; of any size, for another exchange took them."""
-    placed_ns, cancel_ns = orders["placed_ns"], orders["cancel_ns"]
-    life = {"arrives_ns": placed_ns, "until_ns": cancel_ns, "horizon_s": (cancel_ns - placed_ns) / SECOND_NS}
+    horizon_s = (orders["cancel_ns"] - orders["placed_ns"]) / SECOND_NS
     columns = ["order_id", "side", "size", "limit_price", "post_only"]
-    return orders[columns].assign(decision_ns=placed_ns, **life)
+    return orders[columns].assign(decision_ns=orders["placed_ns"], horizon_s=horizon_s)
 
 
 def _at_once(execution: Execution) -> Execution:

@@ -29,7 +29,9 @@ from hyperdapo.execution.orders import uniform
 from hyperdapo.execution.queue_fit import fit_queue, observe_makers
 from hyperdapo.feed import level3, queues
 from hyperdapo.feed.order_flow import ADD, CANCEL, EXECUTE, OrderFlow
+from hyperdapo.market.book import Market
 from hyperdapo.market.columns import Integers
+from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD, snap_size
 from hyperdapo.params import Parameters
 from hyperdapo.times import DAY_NS, SECOND_NS, Span, block_of
 
@@ -102,17 +104,17 @@ def judge(flow: OrderFlow, parameters: Parameters) -> pd.DataFrame:
     exponent = 1.0 if np.isnan(queue.exponent) else queue.exponent
     execution = parameters.execution.model_copy(update={"queue": "power", "queue_exponent": exponent})
     span = int(published.top.local_ns[0]) + SECOND_NS, last_ns - _horizon_ns(parameters) - _MARGIN_NS
-    added = validation.replay_by_queue_model(published, add_orders(rebuilt, span, parameters), execution)
-    compared, judged = [added.assign(kind="added")], _to_judge(rebuilt, span, parameters)
-    for orders in one_at_a_time(judged):
+
+    def replayed(market: Market, made: Executions, kind: str) -> pd.DataFrame:
+        return validation.replay_by_queue_model(market, allowed(made, flow), execution).assign(kind=kind)
+
+    compared = [replayed(published, add_orders(rebuilt, span, parameters), "added")]
+    for orders in one_at_a_time(_to_judge(rebuilt, span, parameters)):
         market = queues.publish(rebuilt, hidden=orders["order_id"].to_numpy())
-        compared.append(
-            validation.replay_by_queue_model(market, executions(rebuilt, orders), execution).assign(kind="real")
-        )
+        compared.append(replayed(market, executions(rebuilt, orders), "real"))
     rows = pd.concat(compared, ignore_index=True)
-    rows = rows.assign(
-        depth=rows["depth"].clip(upper=DEEPEST), exponent=queue.exponent, report=str(dict(rebuilt.counted))
-    )
+    depth, report = rows["depth"].clip(upper=DEEPEST), str(dict(rebuilt.counted))
+    rows = rows.assign(depth=depth, exponent=queue.exponent, report=report)
     order = rows["queue_model"].map({name: place for place, name in enumerate(rows["queue_model"].unique())})
     return rows.assign(place=order).sort_values(["kind", "place", "placed_ns"], ignore_index=True).drop(columns="place")
 
@@ -206,6 +208,16 @@ def executions(flow: OrderFlow, orders: pd.DataFrame) -> Executions:
     )
     columns = ["order_id", "side", "limit_price", "size", "depth", "level", "placed_ns", "cancel_ns", "status"]
     return Executions(orders[columns].assign(post_only=True), fills)
+
+
+def allowed(made: Executions, flow: OrderFlow) -> Executions:
+    """Those that the simulator takes: sizes cut to its decimals, with their fills in proportion, and of 10 USD."""
+    size = snap_size(made.orders["size"], flow.sz_decimals)
+    part = pd.Series(size / made.orders["size"].to_numpy(), made.orders["order_id"].to_numpy())
+    kept = size * made.orders["limit_price"] >= MINIMUM_NOTIONAL_USD
+    fills = made.fills[made.fills["order_id"].isin(made.orders["order_id"][kept])]
+    scaled = fills["size"] * part.reindex(fills["order_id"]).to_numpy()
+    return Executions(made.orders.assign(size=size)[kept].reset_index(drop=True), fills.assign(size=scaled))
 
 
 def in_the_days_of(flow: OrderFlow, start_ns: int) -> OrderFlow:
