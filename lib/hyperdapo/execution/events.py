@@ -74,9 +74,9 @@ class Queue(NamedTuple):
     """How an order advances in its queue.
 
     A level that loses exactly what it gained last has lost the newcomer, who stood behind us (not where `exponent` is
-    0, the bound that puts all before us). Of what else is cancelled at our level the share (ahead / level) ** `exponent`
-    stood before us: 1 spreads cancels evenly over the queue, more puts them behind us, infinity is the risk-averse queue
-    that only prints shorten. Not `joined`: nobody stands before us, a yardstick.
+    0, the bound that puts all before us). Of what else is cancelled there the share (ahead / level) ** `exponent` stood
+    before us: 1 spreads cancels evenly over the queue, more puts them behind us, infinity is the risk-averse queue that
+    only prints shorten. Not `joined`: nobody stands before us, a yardstick.
     """
 
     joined: bool
