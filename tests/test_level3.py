@@ -9,6 +9,7 @@ import pytest
 
 from hyperdapo.errors import DataError, MissingInputError
 from hyperdapo.evidence import calibration
+from hyperdapo.evidence.figures import backtest as plots
 from hyperdapo.feed import level3, node_orders, queues
 from hyperdapo.feed.order_flow import ADD, CANCEL, EXECUTE, OrderFlow
 from hyperdapo.params import load
@@ -292,6 +293,9 @@ class TestJudged:
         assert table.loc[("added", "all", "power"), "brier"] < table.loc[("added", "all", "touch"), "brier"] / 2
         assert 0.8 < table.loc[("added", "all", "power"), "slope"] < 1.2
         assert splits["exponent"].between(0.5, 2).all()  # it cancels at random
+        groups = calibration.reliability_by_kind(rows, PARAMETERS.evidence, 0)
+        figure = plots.plot_fill_truth(groups, table.reset_index())
+        assert [axis.get_xlabel() for axis in figure.axes] == ["share filled, simulator", "prices before the order"] * 2
 
     def test_a_line_by_hand(self) -> None:
         blocks_of = np.array([0, 0, 1, 1])
