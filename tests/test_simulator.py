@@ -106,15 +106,24 @@ class TestQueue:
 
     @pytest.mark.parametrize(
         ("queue", "exponent", "ahead"),
-        [("risk_averse", 1.0, 4.0), ("power", 1.0, 4 - 4 / 3), ("power", 2.0, 4 - 8 / 9), ("power", 0.0, 2.0)],
+        [("risk_averse", 1.0, 3.0), ("power", 1.0, 2.0), ("power", 2.0, 4 - 4 / 3), ("power", 0.0, 1.0)],
     )
     def test_cancels_shorten_the_queue_by_their_share(self, queue: str, exponent: float, ahead: float) -> None:
-        """Of 5 before us 1 is printed; 2 join behind us; then 2 of 6 go without a print, (4 / 6)^n of them before."""
-        quotes = [(30, 999.9, 6.0, 1000.1, 4.0), (35, 999.9, 4.0, 1000.1, 4.0)]
+        """Of 5 before us 1 is printed; 2 join behind us; then 3 of 6 go without a print, (4 / 6)^n of them before."""
+        quotes = [(30, 999.9, 6.0, 1000.1, 4.0), (35, 999.9, 3.0, 1000.1, 4.0)]
         tape = market(prints=[(20, 999.9, 1.0, -1)], quotes=quotes)
         chosen = {"queue": queue, "queue_exponent": exponent}
         filled = replay(tape, order(limit=999.9), **chosen).iloc[0]
         trace = trace_order(tape, filled, execution(**chosen))
+        assert trace.queue_ahead.tolist() == pytest.approx([5, 4, 4, ahead])
+
+    @pytest.mark.parametrize(("exponent", "ahead"), [(1.0, 4.0), (0.0, 2.0)])
+    def test_what_goes_as_it_came_was_behind_us(self, exponent: float, ahead: float) -> None:
+        """2 join behind us and 2 go: the newcomer, but where all cancels are to be before us."""
+        quotes = [(30, 999.9, 6.0, 1000.1, 4.0), (35, 999.9, 4.0, 1000.1, 4.0)]
+        tape = market(prints=[(20, 999.9, 1.0, -1)], quotes=quotes)
+        filled = replay(tape, order(limit=999.9), queue_exponent=exponent).iloc[0]
+        trace = trace_order(tape, filled, execution(queue_exponent=exponent))
         assert trace.queue_ahead.tolist() == pytest.approx([5, 4, 4, ahead])
 
     def test_no_more_stands_before_us_than_the_level_holds(self) -> None:

@@ -14,7 +14,7 @@ from hyperdapo.times import HOUR_NS
 
 PRINT, QUOTE, SNAPSHOT = 0, 1, 2
 DUST = 1e-9  # coin; less than that is the rounding of floating point
-PLACE = 6  # numbers that say where an order stands in the book: the fields of `kernel.Resting`
+PLACE = 7  # numbers that say where an order stands in the book: the fields of `kernel.Resting`
 
 MOMENT = np.dtype(
     [
@@ -73,9 +73,10 @@ class Events(NamedTuple):
 class Queue(NamedTuple):
     """How an order advances in its queue.
 
-    Of what is cancelled at our level the share (ahead / level) ** `exponent` stood before us: 1 spreads cancels evenly
-    over the queue, more puts them behind us, infinity is the risk-averse queue that only prints shorten. Not `joined`:
-    nobody stands before us, a yardstick.
+    A level that loses exactly what it gained last has lost the newcomer, who stood behind us (not where `exponent` is
+    0, the bound that puts all before us). Of what else is cancelled there the share (ahead / level) ** `exponent` stood
+    before us: 1 spreads cancels evenly over the queue, more puts them behind us, infinity is the risk-averse queue that
+    only prints shorten. Not `joined`: nobody stands before us, a yardstick.
     """
 
     joined: bool

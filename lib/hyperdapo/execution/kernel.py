@@ -30,6 +30,7 @@ class Resting(NamedTuple):
     traded: float  # printed at our price since then
     reach: float  # USD by which the other side's best, as last seen, passes our price; APART
     offered: float  # its size then
+    newcomer: float  # coin by which our level last grew: they stand behind us
 
 
 @njit(cache=True)
@@ -84,7 +85,7 @@ def _live(
         return float(size)
     if orders[order].resumes:
         place = orders[order].place
-        state = Resting(size, place[1], place[2], place[3], place[4], place[5])
+        state = Resting(size, place[1], place[2], place[3], place[4], place[5], place[6])
     else:
         taken, usd, _ = sweep(events, first, side, limit, size)
         fills[order].taken, fills[order].taken_usd = taken, usd
@@ -102,7 +103,7 @@ def _live(
     left = state.remaining if state.remaining > DUST else 0.0
     fills[order].limit, place = limit, fills[order].place
     place[0], place[1], place[2] = left, state.ahead, state.visible
-    place[3], place[4], place[5] = state.traded, state.reach, state.offered
+    place[3], place[4], place[5], place[6] = state.traded, state.reach, state.offered, state.newcomer
     return left
 
 
@@ -228,7 +229,7 @@ def rest(events: Events, event: int, side: int, price: float, remaining: float, 
     offered = events.moment[event].best_size[opposite]
     if reach < 0.0:
         reach, offered = APART, 0.0
-    return Resting(remaining, ahead if queue.joined else 0.0, visible, 0.0, reach, offered)
+    return Resting(remaining, ahead if queue.joined else 0.0, visible, 0.0, reach, offered, 0.0)
 
 
 @njit(**INNER)
@@ -289,13 +290,19 @@ def _printed(state: Resting, beyond: float, size: float) -> Resting:
         return state
     if beyond > 0.0:
         fill = min(state.remaining, size)
-        return Resting(state.remaining - fill, 0.0, 0.0, 0.0, state.reach, state.offered)
+        return Resting(state.remaining - fill, 0.0, 0.0, 0.0, state.reach, state.offered, 0.0)
     queue = min(state.ahead, size)
     fill = min(state.remaining, size - queue)
     if fill < DUST:
         fill = 0.0
     return Resting(
-        state.remaining - fill, state.ahead - queue, state.visible, state.traded + size, state.reach, state.offered
+        state.remaining - fill,
+        state.ahead - queue,
+        state.visible,
+        state.traded + size,
+        state.reach,
+        state.offered,
+        state.newcomer,
     )
 
 
@@ -307,7 +314,7 @@ def _crossed(state: Resting, reach: float, size: float, gone: float) -> Resting:
     A worse one stood behind the last. Nobody is left before us at a price that the other side has reached.
     """
     if reach < 0.0:
-        return Resting(state.remaining, state.ahead, state.visible, state.traded, APART, 0.0)
+        return Resting(state.remaining, state.ahead, state.visible, state.traded, APART, 0.0, state.newcomer)
     fresh = 0.0
     if reach > state.reach:
         fresh = size
@@ -316,15 +323,26 @@ def _crossed(state: Resting, reach: float, size: float, gone: float) -> Resting:
     fill = min(state.remaining, fresh - gone)
     if fill < DUST:
         fill = 0.0
-    return Resting(state.remaining - fill, 0.0, 0.0, 0.0, reach, size)
+    return Resting(state.remaining - fill, 0.0, 0.0, 0.0, reach, size, 0.0)
 
 
 @njit(cache=True, inline="always")
 def _seen(state: Resting, size: float, exponent: float) -> Resting:
-    """Our level was shown to hold `size`: what it lost beyond the prints was cancelled, some of it before us."""
+    """Our level was shown to hold `size`: what it lost beyond the prints was cancelled, some of it before us.
+
+    What it gained last joined behind us. A loss of exactly that is the newcomer gone again; an exponent of 0 charges it
+    to us even so, as the bound that it is.
+    """
     if size == UNKNOWN:
         return state
-    ahead, expected = state.ahead, state.visible - state.traded
-    if state.visible != UNKNOWN and ahead > 0.0 and expected > size:
-        ahead -= (expected - size) * min(ahead / expected, 1.0) ** exponent
-    return Resting(state.remaining, min(max(ahead, 0.0), size), size, 0.0, state.reach, state.offered)
+    ahead, newcomer, lost = state.ahead, state.newcomer, 0.0
+    if state.visible != UNKNOWN:
+        lost = state.visible - state.traded - size
+    if lost < -DUST:
+        newcomer = -lost
+    elif exponent > 0.0 and lost > DUST and abs(lost - newcomer) < DUST:
+        newcomer = 0.0
+    elif lost > 0.0 and ahead > 0.0:
+        ahead -= lost * min(ahead / (size + lost), 1.0) ** exponent
+    ahead = min(max(ahead, 0.0), size)
+    return Resting(state.remaining, ahead, size, 0.0, state.reach, state.offered, newcomer)

@@ -12,9 +12,10 @@ there. Even so sizes that many use (100 shares, 0.0001 BTC) are taken for one an
 a coarser grid an order of a better price overtakes those that came before it: then no exponent explains what is seen,
 and none is returned. Two more things bend the answer. A maker was recognised because it was not cancelled first, which
 favours queues that vanished fast; so each counts inversely to the chance that an order of its level outlived the
-cancels that we saw (at most `HEAVIEST`), and the report gives the exponent without these weights beside it. (On made
-queues where every change is a message, truth 0.5 gives 0.50, 1 gives 1.01 and 2 gives 1.77; without weights 0.39, 0.85
-and 1.59. The weights take all places for equally likely to be cancelled.) And what comes and goes between two messages
+cancels that we saw (at most `HEAVIEST`), and the report gives the exponent without these weights beside it; the
+weights take all places for equally likely to be cancelled. Newcomers that leave as they came are known by their size,
+and the exponent is that of the other cancels: on made queues where every change is a message and cancels follow
+exponent 1 it is 0.8, for 3 it is 1.9. And what comes and goes between two messages
 is not seen, so that the exponent is the one that serves a simulator of these messages, not the law by which people
 cancel. Orders that joined together in one block, were filled in parts, or joined behind the best price are not
 recognised. Fills of one's orders identify more: where they exist, prefer their scores (Brier, fill time) to this fit.
@@ -148,7 +149,7 @@ def _needed(events: Events, maker: Maker, exponent: float) -> float:
     """Coin that must print at the maker's price before its turn, if cancels split by this exponent."""
     start, last = maker.first + 1, maker.filled + 1
     path = np.empty((last - start, 2))
-    state = Resting(maker.size, maker.ahead, maker.ahead + maker.size, 0.0, kernel.APART, 0.0)
+    state = Resting(maker.size, maker.ahead, maker.ahead + maker.size, 0.0, kernel.APART, 0.0, 0.0)
     event, state = kernel.wait(
         events, start, last, state, maker.side, maker.price, exponent, _NOTHING, kernel.ALONE, path
     )
