@@ -52,9 +52,11 @@ def test_metrics_by_hand() -> None:
 def test_the_main_table_is_by_hand_and_its_last_rows_are_of_all_assets() -> None:
     cost, blocks = np.array([1.0, 3.0, 5.0, 7.0]), np.array([0, 0, 1, 1])
     orders = pd.concat([orders_frame("market", cost, blocks), orders_frame("market", cost + 2, blocks, asset="ETH")])
-    table = metrics.main_table(orders.assign(maker_share=[0, 0, 1, 1, 1, 1, 1, 1]), EVIDENCE, 0).set_index("asset")
+    orders = orders.assign(maker_share=[0, 0, 1, 1, 1, 1, 1, 1], cost_all_ahead_bps=1.0, cost_all_behind_bps=9.0)
+    table = metrics.main_table(orders, EVIDENCE, 0).set_index("asset")
     assert table["total_cost_bps"].to_dict() == {"BTC": 4.0, "ETH": 6.0, metrics.TOGETHER: 5.0}
     assert table["maker_share"].to_dict() == {"BTC": 0.5, "ETH": 1.0, metrics.TOGETHER: 0.75}
+    assert (table["cost_all_ahead_bps"] == 1).all() and (table["cost_all_behind_bps"] == 9).all()
     assert table["orders"].to_dict() == {"BTC": 4, "ETH": 4, metrics.TOGETHER: 8}
     assert (table["blocks"] == 2).all(), "a block of time holds the orders of both"
     assert table.loc[metrics.TOGETHER, "ci_low"] >= 3.0 and table.loc[metrics.TOGETHER, "ci_high"] <= 7.0

@@ -145,20 +145,22 @@ def summarise(orders: pd.DataFrame, evidence: sections.Evidence, seed: int) -> p
 
 
 def main_table(orders: pd.DataFrame, evidence: sections.Evidence, seed: int) -> pd.DataFrame:
-    """The main result: what each strategy costs on the same parent orders, and how much of it rests in the book.
+    """The main result: what each strategy costs on the same parent orders, under the bounds of the queue too.
 
     Of all assets together a block of time holds the orders of every asset, for they share the market's fate.
 
     Returns
     -------
-    `asset` (then `TOGETHER`), `strategy, orders, total_cost_bps, ci_low, ci_high, blocks, maker_share`
+    `asset` (then `TOGETHER`), `strategy, orders, total_cost_bps, ci_low, ci_high, blocks, cost_all_ahead_bps,
+    cost_all_behind_bps, maker_share`
     """
     rows = []
     for asset, executed in [*orders.groupby("asset", sort=False), (TOGETHER, orders)]:
         for strategy, group in executed.groupby("strategy", sort=False):
             cost = block_bootstrap(group[TOTAL], group["block"], evidence, seed)
             row = {"asset": asset, "strategy": strategy, "orders": len(group)} | cost.columns(TOTAL)
-            rows.append(row | {"maker_share": group["maker_share"].mean()})
+            means = group[["cost_all_ahead_bps", "cost_all_behind_bps", "maker_share"]].mean()
+            rows.append(row | means.to_dict())
     return pd.DataFrame(rows)
 
 
