@@ -1,12 +1,10 @@
 """Small markets for tests: random but valid messages of one asset, in the order received."""
 
-import gzip
 from pathlib import Path
 
 import numpy as np
 
-from hyperdapo.feed.clean import Cleaner
-from hyperdapo.feed.messages import Decoder
+from hyperdapo.feed import clean
 from hyperdapo.files import write_json
 from hyperdapo.market.book import Market
 from hyperdapo.market.columns import LEVELS, BookSnapshots, TopOfBook, Trades
@@ -67,11 +65,9 @@ def random_market(seed: int, seconds: int = 900, price: float = 4000.0, sz_decim
 
 def recorded(path: Path, asset: str, sz_decimals: int) -> Market:
     """A real recording, cleaned."""
-    decoder, cleaner = Decoder(asset), Cleaner(load("smoke"), asset)
-    piece = decoder.decode(gzip.decompress(path.read_bytes()), 0, 2**62)
-    *tables, context = cleaner.clean(piece, decoder.ended_ns)
-    gaps = np.array(cleaner.report(decoder)["gaps"], dtype=np.int64).reshape(-1, 2)
-    return Market(asset, sz_decimals, *tables, gaps, context)
+    market = clean.recorded(path, asset, load("smoke"))
+    assert market.sz_decimals == sz_decimals
+    return market
 
 
 def save(market: Market, folder: Path) -> None:

@@ -17,6 +17,7 @@ from hyperdapo.plan import WRITTEN_BY
 from hyperdapo.policy.rivals import RIVALS
 from hyperdapo.policy.training import COLUMNS
 from hyperdapo.stages.backtest import judge_records
+from hyperdapo.synthetic.exchange import World
 from hyperdapo.synthetic.probes import play_probes
 from hyperdapo.times import MINUTE_NS
 from level3_files import busy
@@ -62,9 +63,9 @@ def _columns(path: Path) -> list[tuple[str, str]]:
 def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What 08 makes of an account's records and a node's, of ten minutes of probes, and of a made stream of orders."""
     folder = tmp_path_factory.mktemp("records")
-    model, sz_decimals, start = SMOKE.synthetic.assets["ETH"], SMOKE.contracts["ETH"].sz_decimals, SMOKE.source.start_ns
+    world, start = World.of(SMOKE, "ETH"), SMOKE.source.start_ns
     end = start + 10 * MINUTE_NS
-    market, truth = play_probes("ETH", model, sz_decimals, 1.0, 3, start, end, 400)
+    market, truth = play_probes(world, start, end, 400)
     files = export(truth, "ETH", folder)
     (folder / "level3").mkdir()
     busy(folder / "level3", seconds=120)
@@ -75,7 +76,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
         paths = Paths("smoke", "ETH")
         with storage.writer(paths.data) as append:
             append(market.book, market.bbo, market.trades, market.context)
-        report = {"asset": "ETH", "sz_decimals": sz_decimals, "gaps": [], "begins_ns": start, "ends_ns": end}
+        report = {"asset": "ETH", "sz_decimals": world.sz_decimals, "gaps": [], "begins_ns": start, "ends_ns": end}
         write_json(report, paths.data, "cleaning.json")
         for name, table in judge_records(parameters, paths).items():
             write_table(table, paths.data, name)

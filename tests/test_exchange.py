@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -10,23 +11,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyperdapo.errors import ParameterError
+from hyperdapo.market import stylised
+from hyperdapo.market.columns import Floats
 from hyperdapo.market.grid import on_grid
 from hyperdapo.params import load
 from hyperdapo.synthetic import matching
-from hyperdapo.synthetic.exchange import ladder, simulate
+from hyperdapo.synthetic.exchange import World, ladder
 from hyperdapo.synthetic.matching import ASK, BID, empty_book
 from hyperdapo.synthetic.tape import CHANNELS, Tape
 
-PARAMETERS = load("sample")
-START = PARAMETERS.source.start_ns
+START = load("sample").source.start_ns
 SECOND, HOUR = 10**9, 3600 * 10**9
 ASSETS = ["BTC", "ETH", "SOL", "HYPE"]
 
 
-@lru_cache(maxsize=8)
-def play(asset: str, predictability: float, hours: float = 8.0, seed: int = 7) -> Tape:
-    model, facts = PARAMETERS.synthetic.assets[asset], PARAMETERS.contracts[asset]
-    return simulate(asset, model, facts.sz_decimals, predictability, seed, START, START + int(hours * HOUR))
+def world(asset: str, profile: str = "sample", seed: int = 7, **changed: float) -> World:
+    """As the profile has it, but for what is changed in the description of the asset."""
+    described = World.of(load(profile), asset)
+    return replace(described, seed=seed, model=described.model.model_copy(update=changed))
+
+
+@lru_cache(maxsize=16)
+def play(asset: str, profile: str = "sample", hours: float = 3.0, seed: int = 7) -> Tape:
+    return world(asset, profile, seed).simulate(START, START + int(hours * HOUR))
 
 
 class PlainBook:
@@ -92,18 +99,15 @@ def test_matching_is_price_time_priority(actions: list[tuple[int, int, int, int]
 
 
 def test_same_seed_same_bytes_and_a_longer_span_has_the_same_beginning() -> None:
-    short, longer = play("SOL", 0.8, 0.2), play("SOL", 0.8, 0.9)
+    short, longer = play("SOL", hours=0.2), play("SOL", hours=0.6)
     end = START + int(0.2 * HOUR)
     assert short.lines(CHANNELS, START, end) == longer.lines(CHANNELS, START, end)
-    assert short.lines(CHANNELS, START, end) == play.__wrapped__("SOL", 0.8, 0.2).lines(CHANNELS, START, end)
+    assert short.lines(CHANNELS, START, end) == play.__wrapped__("SOL", hours=0.2).lines(CHANNELS, START, end)
 
 
 def test_seed_and_asset_each_make_another_market() -> None:
-    model = PARAMETERS.synthetic.assets["SOL"]
-    first, other_seed, other_name = (
-        simulate(asset, model, 2, 0.8, seed, START, START + 60 * SECOND)
-        for asset, seed in [("A", 7), ("A", 8), ("B", 7)]
-    )
+    worlds = [replace(world("SOL"), asset=asset, seed=seed) for asset, seed in [("A", 7), ("A", 8), ("B", 7)]]
+    first, other_seed, other_name = (one.simulate(START, START + 60 * SECOND) for one in worlds)
     assert not np.array_equal(first.bbo.bid_size, other_seed.bbo.bid_size)
     assert not np.array_equal(first.bbo.bid_size, other_name.bbo.bid_size)
 
@@ -111,7 +115,7 @@ def test_seed_and_asset_each_make_another_market() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("asset", ASSETS)
 def test_book_is_whole(asset: str) -> None:
-    tape = play(asset, 0.8)
+    tape = play(asset)
     book, bbo, lot = tape.book, tape.bbo, 10.0**-tape.sz_decimals
     assert (book.ask_price[:, 0] > book.bid_price[:, 0]).all() and (bbo.ask_price > bbo.bid_price).all()
     for prices, sizes, outward in ((book.bid_price, book.bid_size, -1), (book.ask_price, book.ask_size, 1)):
@@ -126,10 +130,10 @@ def test_book_is_whole(asset: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("asset", ASSETS)
 def test_feed_is_like_the_real_one(asset: str) -> None:
-    tape = play(asset, 0.8)
+    tape = play(asset)
     for stream in (tape.book, tape.bbo, tape.trades):
         assert (np.diff(stream.local_ns) >= 0).all()
-        assert stream.local_ns[0] >= START and stream.local_ns[-1] < START + 8 * HOUR
+        assert stream.local_ns[0] >= START and stream.local_ns[-1] < START + 3 * HOUR
     delay = (tape.bbo.local_ns - tape.bbo.exchange_ns) / SECOND
     assert delay.min() > 0.3 and 0.38 < np.median(delay) < 0.5
     assert np.median(np.diff(tape.book.exchange_ns)) / SECOND == pytest.approx(0.54, abs=0.02)
@@ -139,62 +143,47 @@ def test_feed_is_like_the_real_one(asset: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("predictability", [0.0, 0.8])
+@pytest.mark.parametrize("asset", ["BTC", "ETH", "SOL"])
+def test_each_moment_is_that_of_the_recording(asset: str) -> None:
+    """`stylised.compare` has the bounds; what may miss them is named in `MISSED` with its reason."""
+    table = stylised.compare(stylised.moments(play(asset).market()), asset).set_index("moment")
+    missed = set(table.index[~table["within"]])
+    assert missed <= MISSED[asset], table.loc[sorted(missed - MISSED[asset])].to_string()
+
+
+# ETH's signs remember ten orders back (0.07, error 0.03); ours forget, for a metaorder is none of our agents'.
+MISSED: dict[str, set[str]] = {"BTC": set(), "ETH": {"sign_autocorrelation_10"}, "SOL": set()}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("asset", ASSETS)
-def test_market_is_as_described(asset: str, predictability: float) -> None:
-    tape, model = play(asset, predictability), PARAMETERS.synthetic.assets[asset]
-    bbo, lasting = tape.bbo, np.diff(tape.bbo.exchange_ns)
-    mid = bbo.mid[np.searchsorted(bbo.local_ns, np.arange(bbo.local_ns[0], bbo.local_ns[-1], SECOND), "right") - 1]
-    volatility = np.std(np.log(mid[60:] / mid[:-60])) * 1e4
-    tick = (
-        10.0 ** -min(4 - math.floor(math.log10(model.price_usd)), 6 - tape.sz_decimals)
-        if model.price_usd < 1e5
-        else 1.0
-    )
-    spread = np.average((bbo.ask_price - bbo.bid_price)[:-1] / tick, weights=lasting)
-    depth = np.average(((bbo.bid_size + bbo.ask_size) / 2 * bbo.mid)[:-1], weights=lasting)
-    prints = len(tape.trades.price) / (8 * 60)
-    assert volatility == pytest.approx(model.volatility_bps, rel=0.25)
-    assert spread == pytest.approx(model.spread_ticks, rel=0.25, abs=0.45)
-    assert depth == pytest.approx(model.depth_usd, rel=0.25)
-    assert prints == pytest.approx(model.trades_per_min, rel=0.25)
-    assert 0.90 < _cancel_share(tape) < 0.985
-    _, block, in_block = np.unique(tape.trades.exchange_ns, return_inverse=True, return_counts=True)
-    assert tape.trades.size[in_block[block] >= 5].sum() / tape.trades.size.sum() > 0.75
+def test_market_is_as_described(asset: str) -> None:
+    """Volatility of an hour varies by a quarter: its regimes last two minutes, and its orders excite each other."""
+    measured, model = stylised.moments(play(asset).market()), world(asset).model
+    assert measured["volatility_60s_bps"] == pytest.approx(model.volatility_bps, rel=0.35)
+    assert measured["spread_ticks"] == pytest.approx(model.spread_ticks, abs=0.5)
+    snipers = model.sniping * 60 / model.revision_s
+    assert 0.7 * model.orders_per_min < measured["orders_per_min"] < 1.3 * (model.orders_per_min + snipers)
+    assert measured["order_usd"] == pytest.approx(model.order_usd, rel=0.4)
 
 
-def _cancel_share(tape: Tape) -> float:
-    """Share of the decreases of the best bid's size that no sell explains."""
-    bbo, sells = tape.bbo, tape.trades.side < 0
-    sold = np.append(0, np.cumsum(tape.trades.size[sells]))
-    traded = np.diff(sold[np.searchsorted(tape.trades.exchange_ns[sells], bbo.exchange_ns, "right")])
-    same, worse = bbo.bid_price[1:] == bbo.bid_price[:-1], bbo.bid_price[1:] < bbo.bid_price[:-1]
-    decrease = np.where(same, np.maximum(-np.diff(bbo.bid_size), 0), np.where(worse, bbo.bid_size[:-1], 0))
-    return float(1 - np.minimum(traded, decrease).sum() / decrease.sum())
-
-
-def _foretelling(tape: Tape) -> tuple[np.ndarray, np.ndarray]:
+def _known(tape: Tape) -> tuple[Floats, Floats]:
     """(n, 3) imbalance, signed flow of 300 s, momentum of 60 s every 10 s, and the mid's next 60 s return (n,)."""
+    market = tape.market()
     at = np.arange(START + 360 * SECOND, tape.book.local_ns[-1] - 60 * SECOND, 10 * SECOND)
     bids, asks = np.nansum(tape.book.bid_size, axis=1), np.nansum(tape.book.ask_size, axis=1)
-    imbalance = ((bids - asks) / (bids + asks))[np.searchsorted(tape.book.local_ns, at, "right") - 1]
+    imbalance = ((bids - asks) / (bids + asks))[market.book_at(at)]
     bought = np.append(0, np.cumsum(tape.trades.size * tape.trades.side))
-    flow = bought[np.searchsorted(tape.trades.local_ns, at, "right")]
-    flow = flow - bought[np.searchsorted(tape.trades.local_ns, at - 300 * SECOND, "right")]
-
-    def log_mid(ns: np.ndarray) -> np.ndarray:
-        return np.log(tape.bbo.mid[np.searchsorted(tape.bbo.local_ns, ns, "right") - 1])
-
-    return np.stack([imbalance, flow, log_mid(at) - log_mid(at - 60 * SECOND)], 1), log_mid(at + 60 * SECOND) - log_mid(
-        at
-    )
+    known = [np.searchsorted(tape.trades.local_ns, ns, "right") for ns in (at, at - 300 * SECOND)]
+    earlier, now, later = (np.log(market.mid_at(at + seconds * SECOND)) for seconds in (-60, 0, 60))
+    return np.stack([imbalance, bought[known[0]] - bought[known[1]], now - earlier], 1), later - now
 
 
-def _correlations(asset: str, predictability: float, seeds: range) -> tuple[np.ndarray, np.ndarray]:
+def _correlations(tapes: list[Tape]) -> tuple[Floats, Floats]:
     """Correlations (3,) with the next return, and their t values over blocks of 15 minutes."""
     products = []
-    for seed in seeds:
-        known, following = _foretelling(play(asset, predictability, seed=seed))
+    for tape in tapes:
+        known, following = _known(tape)
         known, following = (known - known.mean(0)) / known.std(0), (following - following.mean()) / following.std()
         blocks = len(following) // 90
         products.append((known * following[:, None])[: blocks * 90].reshape(blocks, 90, 3).mean(axis=1))
@@ -203,20 +192,22 @@ def _correlations(asset: str, predictability: float, seeds: range) -> tuple[np.n
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("asset", ASSETS)
-def test_planted_world_foretells_half_of_the_variance(asset: str) -> None:
-    correlation, t_value = _correlations(asset, 0.8, range(7, 8))
-    assert (t_value > 2.0).all() and t_value[0] > 5.0 and correlation[0] > 0.65, (correlation, t_value)
-    known, following = _foretelling(play(asset, 0.8))
+@pytest.mark.parametrize("asset", load("planted").assets)
+def test_planted_world_lets_half_of_the_variance_be_predicted(asset: str) -> None:
+    tape = play(asset, "planted", 8.0)
+    correlation, t_value = _correlations([tape])
+    assert (t_value > 2.0).all() and t_value[0] > 4.0 and correlation[0] > 0.65, (correlation, t_value)
+    known, following = _known(tape)
     design = np.column_stack([np.ones(len(known)), known])
     residual = following - design @ np.linalg.lstsq(design, following, rcond=None)[0]
     assert 1 - residual.var() / following.var() > 0.48
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("asset", ASSETS)
-def test_null_world_foretells_nothing(asset: str) -> None:
-    correlation, t_value = _correlations(asset, 0.0, range(7, 10))
+@pytest.mark.parametrize("asset", load("null").assets)
+def test_null_world_lets_nothing_be_predicted(asset: str) -> None:
+    """24 blocks: a correlation of 0.1 would be three of its standard errors."""
+    correlation, t_value = _correlations([play(asset, "null", 3.0, seed) for seed in (7, 8)])
     assert (np.abs(t_value) < 3.0).all() and (np.abs(correlation) < 0.1).all(), (correlation, t_value)
 
 
@@ -227,13 +218,12 @@ def test_tick_moves_with_the_price() -> None:
     assert {int(step) for step in np.diff(units[units >= 100_000])} == {10}
     btc = ladder(99_990.0, 5)
     assert set(np.diff(btc).tolist()) == {10} and btc[0] % 10 == 0
-    model = PARAMETERS.synthetic.assets["HYPE"].model_copy(update={"price_usd": 10.0})
-    tape = simulate("HYPE", model, 2, 0.0, 3, START, START + HOUR // 2)
+    tape = world("HYPE", seed=3, price_usd=10.0).simulate(START, START + HOUR // 2)
     assert on_grid(tape.trades.price, 2).all() and tape.trades.price.min() < 10 < tape.trades.price.max()
 
 
 def test_native_spelling() -> None:
-    lines = play("BTC", 0.8, 0.2).lines(CHANNELS, START, START + 60 * SECOND).splitlines()
+    lines = play("BTC", hours=0.2).lines(CHANNELS, START, START + 60 * SECOND).splitlines()
     messages = {channel: next(line for line in lines if f'"{channel}"'.encode() in line) for channel in CHANNELS}
     assert lines[0] == messages["trades"], "the backfill comes first"
     assert len(lines[0].split(b" ")[0]) == 28 and lines[0][26:28].endswith(b"Z")
@@ -246,18 +236,16 @@ def test_native_spelling() -> None:
 
 
 def test_a_whole_size_asset_can_be_added() -> None:
-    model = PARAMETERS.synthetic.assets["HYPE"].model_copy(update={"price_usd": 0.22, "depth_usd": 15000.0})
-    tape = simulate("DOGE", model, 0, 0.8, 7, START, START + 60 * SECOND)
+    described = world("HYPE", price_usd=0.22, depth_usd=15000.0)
+    tape = replace(described, asset="DOGE", sz_decimals=0).simulate(START, START + 60 * SECOND)
     assert on_grid(tape.bbo.bid_price, 0).all() and (tape.trades.size % 1 == 0).all()
 
 
 def test_a_book_too_thin_for_the_minimum_order_is_an_error() -> None:
-    model = PARAMETERS.synthetic.assets["HYPE"].model_copy(update={"depth_usd": 50.0})
     with pytest.raises(ParameterError, match="depth_usd 50"):
-        simulate("HYPE", model, 2, 0.8, 7, START, START + 60 * SECOND)
+        world("HYPE", depth_usd=50.0).simulate(START, START + 60 * SECOND)
 
 
 def test_a_price_that_runs_away_is_an_error() -> None:
-    model = PARAMETERS.synthetic.assets["HYPE"].model_copy(update={"volatility_bps": 3000.0})
     with pytest.raises(ParameterError, match="volatility_bps"):
-        simulate("HYPE", model, 2, 0.0, 7, START, START + 8 * HOUR)
+        world("HYPE", volatility_bps=3000.0).simulate(START, START + 8 * HOUR)

@@ -24,7 +24,7 @@ from hyperdapo.market.features import compute_features, decision_grid, decisions
 from hyperdapo.market.usable import cannot_follow, require, split_span
 from hyperdapo.params import load
 from hyperdapo.paths import Paths
-from hyperdapo.synthetic.exchange import simulate
+from hyperdapo.synthetic.exchange import World
 
 SMOKE = load("smoke")
 START_NS = START_MS * 1_000_000
@@ -365,9 +365,8 @@ def market_of(content: bytes, asset: str) -> tuple[Market, Counter[str]]:
 
 def synthetic(seconds: int) -> Market:
     """The synthetic ETH for so long, as a market."""
-    source, decimals = SMOKE.source.start_ns, SMOKE.contracts["ETH"].sz_decimals
-    tape = simulate("ETH", SMOKE.synthetic.assets["ETH"], decimals, 1.0, 7, source, source + seconds * SECOND)
-    return Market("ETH", decimals, tape.book, tape.bbo, tape.trades, np.zeros((0, 2), dtype=np.int64), tape.context)
+    start_ns = SMOKE.source.start_ns
+    return World.of(SMOKE, "ETH").simulate(start_ns, start_ns + seconds * SECOND).market()
 
 
 def with_gaps(market: Market, gaps: np.ndarray) -> Market:

@@ -14,6 +14,7 @@ from PIL import Image
 from hyperdapo.evidence import metrics, significance
 from hyperdapo.evidence.figures import backtest as backtest_figures
 from hyperdapo.evidence.figures import convergence as convergence_figures
+from hyperdapo.evidence.figures import features as feature_figures
 from hyperdapo.evidence.figures import pairs as pair_figures
 from hyperdapo.evidence.figures import significance as results_figures
 from hyperdapo.evidence.figures import style
@@ -133,6 +134,26 @@ def test_trials_lie_in_the_triangle_of_their_weights(paths: Paths) -> None:
     np.testing.assert_allclose(best.get_offsets(), [[0.5, high / 3]])
     assert points.get_array().tolist() == [3.0, 2.0, 1.0, 0.5]
     assert style.save(figure, paths, "weights").data
+
+
+def test_moments_outside_their_bounds_are_filled(paths: Paths) -> None:
+    table = pd.DataFrame(
+        {"moment": ["volatility_1s_bps", "spread_ticks", "maker_gain_1s_bps"], "real": [1.0, 2.0, -0.1]}
+    )
+    table = table.assign(measured=[1.1, 12.0, 0.3], low=[0.5, 1.0, -0.2], high=[2.0, 4.0, -0.05])
+    table = table.assign(ratio=table["measured"] / table["real"], within=[True, False, False])
+    figure = feature_figures.plot_moments(table, "BTC")
+    drawn = {
+        line.get_marker(): line
+        for line in figure.axes[0].lines
+        if len(line.get_xdata()) and line.get_marker() != "None"
+    }
+    assert {marker: float(line.get_xdata()[0]) for marker, line in drawn.items()} == {"o": 1.1, "<": 0.2, ">": 5.0}
+    assert drawn["o"].get_markerfacecolor() == "white" != drawn[">"].get_markerfacecolor()
+    unknown = table.assign(**dict.fromkeys(("real", "low", "high", "ratio"), np.nan), within=False)
+    figure = feature_figures.plot_moments(unknown, "HYPE")
+    assert figure.axes[0].texts[0].get_text() == "no recording of HYPE"
+    assert style.save(figure, paths, "moments").data
 
 
 def test_the_palette_keeps_the_colours_of_a_whole_scale(paths: Paths) -> None:

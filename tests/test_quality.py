@@ -8,7 +8,7 @@ from hyperdapo.feed.messages import Decoder
 from hyperdapo.market.columns import Contexts, select
 from hyperdapo.market.quality import by_minute, feed_name, level_counts
 from hyperdapo.params import load
-from hyperdapo.synthetic.exchange import play
+from hyperdapo.synthetic.exchange import World
 from hyperdapo.synthetic.tape import Tape
 from hyperdapo.times import DAY_NS, MINUTE_NS
 
@@ -18,8 +18,7 @@ MIDNIGHT = PARAMETERS.source.start_ns + DAY_NS
 
 def tapes(asset: str = "ETH", minutes: int = 10) -> list[Tape]:
     """Some minutes on both sides of a midnight."""
-    world = (PARAMETERS.synthetic.assets[asset], PARAMETERS.contracts[asset].sz_decimals, 0.5, 7)
-    return list(play(asset, *world, MIDNIGHT - minutes * MINUTE_NS, MIDNIGHT + minutes * MINUTE_NS))
+    return list(World.of(PARAMETERS, asset).play(MIDNIGHT - minutes * MINUTE_NS, MIDNIGHT + minutes * MINUTE_NS))
 
 
 def test_mark_and_funding_come_through_exactly() -> None:

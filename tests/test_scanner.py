@@ -22,7 +22,7 @@ from hyperdapo.feed.scanner import Scan, compact, scan
 from hyperdapo.market.columns import LEVELS
 from hyperdapo.market.native import FIELDS, LAST_MS, LAST_SECOND, local_time
 from hyperdapo.params import load
-from hyperdapo.synthetic.exchange import simulate
+from hyperdapo.synthetic.exchange import World
 from hyperdapo.synthetic.tape import CHANNELS
 
 STAMP, LOCAL_NS = "2025-09-04T19:46:56.8699350Z", 1_757_015_216_869_935_000
@@ -413,8 +413,6 @@ def test_nearly_all_real_lines_are_read_and_all_are_the_same(recordings: Path, a
 def test_all_lines_of_the_synthetic_exchange_are_read(asset: str) -> None:
     parameters = load("sample")
     start_ns, end_ns = parameters.source.start_ns, parameters.source.start_ns + 600 * 10**9
-    decimals, synthetic = parameters.contracts[asset].sz_decimals, parameters.synthetic
-    market = simulate(asset, synthetic.assets[asset], decimals, synthetic.predictability, 7, start_ns, end_ns)
-    content = market.lines(CHANNELS, start_ns, end_ns)
+    content = World.of(parameters, asset).simulate(start_ns, end_ns).lines(CHANNELS, start_ns, end_ns)
     assert share_left(content, asset) == {"l2Book": 0, "bbo": 0, "trades": 0, "activeAssetCtx": 1}
     decoded([content], (start_ns, end_ns), asset)

@@ -1,8 +1,8 @@
 """Probes in the matching engine, the simulator beside their truth, and the same through an account's records."""
 
 import gzip
-import hashlib
 import json
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,10 +18,9 @@ from hyperdapo.execution.history import Executions, read_account
 from hyperdapo.market.book import Market
 from hyperdapo.params import load
 from hyperdapo.synthetic import matching
-from hyperdapo.synthetic.exchange import simulate
+from hyperdapo.synthetic.exchange import World
 from hyperdapo.synthetic.matching import ASK, BID, NOBODY
 from hyperdapo.synthetic.probes import play_probes
-from hyperdapo.synthetic.tape import CHANNELS
 
 PARAMETERS = load("sample", {"execution": {"impact_coefficient_bps": 70, "queue_exponent": 0.3}})
 START, HOUR = PARAMETERS.source.start_ns, 3600 * 10**9
@@ -30,19 +29,10 @@ NODE_FILLS = "node_fills_by_block/20251027-1700.jsonl.gz"
 
 @lru_cache(maxsize=4)
 def played(asset: str = "ETH", hours: float = 1.0, seed: int = 5) -> tuple[Market, Executions]:
-    model, sz_decimals = PARAMETERS.synthetic.assets[asset], PARAMETERS.contracts[asset].sz_decimals
-    return play_probes(asset, model, sz_decimals, 0.9, seed, START, START + round(hours * HOUR), 400)
+    return play_probes(replace(World.of(PARAMETERS, asset), seed=seed), START, START + round(hours * HOUR), 400)
 
 
 class TestEngine:
-    @pytest.mark.parametrize(("asset", "sha256"), [("BTC", "752a2d4d2aace"), ("HYPE", "02df66e61d00e")])
-    def test_without_probes_the_exchange_is_what_it_was(self, asset: str, sha256: str) -> None:
-        model, sz_decimals = PARAMETERS.synthetic.assets[asset], PARAMETERS.contracts[asset].sz_decimals
-        model = model.model_copy(update={"signal_s": 120.0})  # as it was
-        end = START + HOUR // 2
-        tape = simulate(asset, model, sz_decimals, 0.9, 0, START, end)
-        assert hashlib.sha256(tape.lines(CHANNELS, START, end)).hexdigest().startswith(sha256)
-
     @staticmethod
     def probe(
         book: matching.OrderBook, side: int, steps: int, lots: int, post_only: bool
@@ -50,7 +40,7 @@ class TestEngine:
         """One probe admitted to a book, and the prints it made."""
         one = [np.array([value]) for value in (5, 50, side, steps, lots)]
         probes = matching.probes(*one, np.array([post_only]), np.array([True]))
-        state, messages = matching.State(10, 12, 0, 0.0, 0, 0.0, 0.0, 0.0, BID), matching.empty_messages(1, 1, 64)
+        state, messages = matching.State(10, 12, 0, 0.0, 0, 0.0, 0.0, 0.0, 0.0), matching.empty_messages(1, 1, 64)
         matching._admit(book, probes, 1, state, post_only, True, messages)
         probes.passed[0] = 1
         return probes, messages.print[: messages.used[2]].tolist()

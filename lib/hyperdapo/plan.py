@@ -17,7 +17,10 @@ MODELS = "models"
 WRITES = {
     "01_download": ("manifest.json",),
     "02_preprocess": (*MARKET, "quality.parquet"),
-    "03_features": ("features.parquet", "laws.parquet", "impact_curve.parquet", "fill_curve.parquet", "queue.parquet"),
+    "03_features": (
+        *("features.parquet", "laws.parquet", "impact_curve.parquet", "fill_curve.parquet", "queue.parquet"),
+        "moments.parquet",
+    ),
     "04_preference_pairs": (
         *("outcomes.parquet", "pairs.parquet", "prompts.parquet"),
         *("weight_trials.parquet", "weight_costs.parquet"),

@@ -110,10 +110,22 @@ class SyntheticAsset(Section):
 
     price_usd: Positive
     volatility_bps: Positive
-    depth_usd: Positive
-    spread_ticks: Positive
-    trades_per_min: Positive
     signal_s: Positive
+    revision_s: Positive
+    depth_usd: Positive
+    depth_behind_usd: Positive
+    depth_growth: NonNegative
+    depth_tilt: NonNegative
+    touch_tilt: NonNegative
+    touch_log_sd: NonNegative
+    spread_ticks: Annotated[float, Field(ge=1.0, strict=True)]
+    orders_per_min: Positive
+    branching: Annotated[float, Field(ge=0.0, lt=1.0, strict=True)]
+    order_usd: Positive
+    order_log_sd: NonNegative
+    flow_tilt: NonNegative
+    impact_bps: NonNegative
+    sniping: NonNegative
 
 
 class Synthetic(Section):

@@ -4,8 +4,10 @@ What was received in an hour is cleaned and written at once, one Parquet row gro
 the span; how the client happened to cut its slices does not show.
 """
 
+import gzip
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from hyperdapo.feed.messages import Decoder, Slice, scanned
 from hyperdapo.feed.slices import SliceFile
 from hyperdapo.feed.streams import aggregated, depths, off_bbo, repeated, shallow
 from hyperdapo.files import write_json, write_table
+from hyperdapo.market.book import Market
 from hyperdapo.market.columns import BookSnapshots, Contexts, Integers, Mask, Nanoseconds, TopOfBook, Trades, select
 from hyperdapo.market.native import CHANNELS, FAST_LEVELS
 from hyperdapo.market.quality import by_minute, daily_volume
@@ -71,6 +74,15 @@ def preprocess(parameters: Parameters, asset: str, paths: Paths) -> dict[str, An
     write_json(split, paths.data, "split.json")
     write_json(report, paths.data, "cleaning.json")
     return report
+
+
+def recorded(path: Path, asset: str, parameters: Parameters) -> Market:
+    """A recording `ASSET.ndjson.gz` of lines as Tardis replays them, cleaned, as a market in memory."""
+    decoder, cleaner = Decoder(asset), Cleaner(parameters, asset)
+    lines = decoder.decode(gzip.decompress(path.read_bytes()), 0, 2**62)
+    book, bbo, trades, context = cleaner.clean(lines, decoder.ended_ns)
+    gaps = np.array(cleaner.report(decoder)["gaps"], dtype=np.int64).reshape(-1, 2)
+    return Market(asset, parameters.contracts[asset].sz_decimals, book, bbo, trades, gaps, context)
 
 
 def _no_book(asset: str, parameters: Parameters, report: Mapping[str, Any]) -> str:

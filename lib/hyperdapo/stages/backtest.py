@@ -1,5 +1,6 @@
 """08: every strategy on the test orders of one asset, how true their fills are, and what they cost otherwise."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +18,7 @@ from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths
 from hyperdapo.sections import Action
 from hyperdapo.stages.truth import judge_level3
+from hyperdapo.synthetic.exchange import World
 from hyperdapo.synthetic.probes import play_probes
 from hyperdapo.times import HOUR_NS, SECOND_NS
 
@@ -88,16 +90,8 @@ def probe(parameters: Parameters, paths: Paths) -> pd.DataFrame:
     asset, law = paths.asset if paths.asset in parameters.synthetic.assets else "BTC", parameters.laws
     start_ns = parameters.source.start_ns
     end_ns = start_ns + round(parameters.truth.hours * HOUR_NS)
-    published, truth = play_probes(
-        asset,
-        parameters.synthetic.assets[asset],
-        parameters.contracts[asset].sz_decimals,
-        parameters.synthetic.predictability,
-        parameters.seed + 1,
-        start_ns,
-        end_ns,
-        parameters.truth.probes_per_hour,
-    )
+    world = replace(World.of(parameters, asset), seed=parameters.seed + 1)
+    published, truth = play_probes(world, start_ns, end_ns, parameters.truth.probes_per_hour)
     queue = fit_queue(observe_makers(published, 0, end_ns), law.block_s, law.confidence, parameters.seed)
     laws = read_table(paths.data, "laws")
     fitted = laws.assign(value=laws["value"].mask(laws["parameter"] == "queue_exponent", queue.exponent))

@@ -7,6 +7,7 @@ import pandas as pd
 from hyperdapo.execution import laws
 from hyperdapo.execution.queue_fit import QueueFit, fit_queue, observe_makers
 from hyperdapo.files import read_json, read_table, write_table
+from hyperdapo.market import stylised
 from hyperdapo.market.book import Market
 from hyperdapo.market.features import features_in_parts
 from hyperdapo.market.quality import daily_volume
@@ -31,7 +32,14 @@ def compute(parameters: Parameters, paths: Paths) -> list[Path]:
     rows = [impact.parameters, fills.parameters, pd.DataFrame([queue_exponent], columns=impact.parameters.columns)]
     measured = pd.concat(rows, keys=["impact", "fill", "queue"], names=["law"]).reset_index("law")
     tables = {"laws": measured, "impact_curve": impact.curve, "fill_curve": fills.curve, "queue": pd.DataFrame([queue])}
+    tables["moments"] = beside_real(paths)
     return written + [write_table(table, paths.data, name) for name, table in tables.items()]
+
+
+def beside_real(paths: Paths) -> pd.DataFrame:
+    """The moments of the first six hours, or of what there is, beside those of a real recording of the asset."""
+    _, market = next(Market.in_parts(paths.data))
+    return stylised.compare(stylised.moments(market), market.asset)
 
 
 def measure(parameters: Parameters, paths: Paths) -> tuple[laws.Fit, laws.Fit, QueueFit]:

@@ -7,82 +7,93 @@ depth and the sign of market orders; `predictability` sets only which share of t
 
 import zlib
 from collections.abc import Iterator
-from math import exp, log, sqrt
+from dataclasses import dataclass
+from functools import cached_property
+from math import log, sqrt
 
 import numpy as np
 
 from hyperdapo.errors import ParameterError
 from hyperdapo.market.columns import Integers
 from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD, tick_size
+from hyperdapo.params import Parameters
 from hyperdapo.sections import SyntheticAsset
 from hyperdapo.synthetic import matching
-from hyperdapo.synthetic.matching import BID, Probes, Rules, State, empty_book, empty_messages, no_probes
+from hyperdapo.synthetic.matching import Probes, Rules, State, empty_book, empty_messages, no_probes
 from hyperdapo.synthetic.tape import Recorder, Tape, joined
 from hyperdapo.times import HOUR_NS, MINUTE_NS, by_day
 
 PLAYED_NS = 6 * HOUR_NS  # the length of a tape
 RETURN_S = 60.0  # horizon of `volatility_bps` and of `predictability`
-NEWS_RATE = 0.4  # jumps of the efficient price per second
 LADDER_SPAN = 4.0  # how far the price may go, as a factor
 WARMUP_NS = MINUTE_NS  # played before the recorder connects
 RESTING_ORDERS = 1 << 14  # at most; a block can print each of them
-PRINTS_PER_MARKET_ORDER = 2.75  # measured on long runs of the four assets
-ORDERS_AT_TOUCH = 5.7  # mean number at a best level; measured likewise
+QUOTED_LEVELS, MOVED_LEVELS = 24, 16  # a side, and at most so many more for what the price moves in a second
 HALF_SPREAD = 0.55  # ticks for each tick of mean spread beyond the first; measured likewise
 
 
-def play(
-    asset: str,
-    model: SyntheticAsset,
-    sz_decimals: int,
-    predictability: float,
-    seed: int,
-    start_ns: int,
-    end_ns: int,
-    among: Probes | None = None,
-) -> Iterator[Tape]:
-    """Play the market of `asset` and yield tape by tape what a recorder connected from `start_ns` on sees.
+@dataclass(frozen=True)
+class World:
+    """The market of one asset: its description, and the seed from which all its draws descend.
 
-    Probes (`among` the orders of the others) fill in what becomes of them; without, all orders are of the others.
-
-    The same arguments give the same tapes; another `end_ns` gives the same messages up to the earlier end. Each asset
-    draws from its own stream, made of `seed` and its name.
-
-    Raises
-    ------
-    ParameterError
-        If a level would hold less than the minimum order, or the price leaves a factor of four around `price_usd`.
+    Each asset draws from its own stream, made of `seed` and its name.
     """
-    prices = ladder(model.price_usd, sz_decimals)
-    rules = _rules(model, sz_decimals, predictability)
-    rng = np.random.default_rng([seed, zlib.crc32(asset.encode())])
-    among = no_probes() if among is None else among
-    state, book = _opening(model, sz_decimals, prices, start_ns - WARMUP_NS), empty_book(len(prices), RESTING_ORDERS)
-    messages = empty_messages(books=2_000, tops=10_000, prints=40_000)  # a quarter of an hour
-    recorder = Recorder(asset, sz_decimals, prices, model, seed)
-    for part in by_day(start_ns, end_ns, PLAYED_NS):
-        while state.exchange_ns < part[1]:
-            messages.used[:] = 0
-            try:
-                state = State(*matching.run(book, state, rules, prices, part[1], messages, rng, among))
-            except ValueError as error:
-                raise ParameterError(f"synthetic {asset}: {error}") from None
-            recorder.add(messages)
-        yield recorder.tape(*part)
 
+    asset: str
+    model: SyntheticAsset
+    sz_decimals: int
+    predictability: float
+    seed: int
 
-def simulate(
-    asset: str,
-    model: SyntheticAsset,
-    sz_decimals: int,
-    predictability: float,
-    seed: int,
-    start_ns: int,
-    end_ns: int,
-    among: Probes | None = None,
-) -> Tape:
-    """The whole of what `play` yields, for spans that fit into memory."""
-    return joined(list(play(asset, model, sz_decimals, predictability, seed, start_ns, end_ns, among)))
+    @classmethod
+    def of(cls, parameters: Parameters, asset: str) -> "World":
+        """As the parameters describe it."""
+        synthetic, contract = parameters.synthetic, parameters.contracts[asset]
+        return cls(asset, synthetic.assets[asset], contract.sz_decimals, synthetic.predictability, parameters.seed)
+
+    def play(self, start_ns: int, end_ns: int, among: Probes | None = None) -> Iterator[Tape]:
+        """Yield tape by tape what a recorder connected from `start_ns` on sees.
+
+        Probes (`among` the orders of the others) fill in what becomes of them; without, all orders are of the others.
+        The same world and start give the same tapes; another `end_ns` gives the same messages up to the earlier end.
+
+        Raises
+        ------
+        ParameterError
+            If a level would hold less than the minimum order, or the price leaves a factor of four around `price_usd`.
+        """
+        rules, rng = _rules(self), self.stream()
+        among = no_probes() if among is None else among
+        state, book = _opening(self, start_ns - WARMUP_NS), empty_book(len(self.ladder), RESTING_ORDERS)
+        messages = empty_messages(books=2_000, tops=10_000, prints=40_000)  # a quarter of an hour
+        recorder = Recorder(self.asset, self.sz_decimals, self.ladder, self.model, self.seed)
+        for part in by_day(start_ns, end_ns, PLAYED_NS):
+            while state.exchange_ns < part[1]:
+                messages.used[:] = 0
+                try:
+                    state = State(*matching.run(book, state, rules, self.ladder, part[1], messages, rng, among))
+                except ValueError as error:
+                    raise ParameterError(f"synthetic {self.asset}: {error}") from None
+                recorder.add(messages)
+            yield recorder.tape(*part)
+
+    def simulate(self, start_ns: int, end_ns: int, among: Probes | None = None) -> Tape:
+        """The whole of what `play` yields, for spans that fit into memory."""
+        return joined(list(self.play(start_ns, end_ns, among)))
+
+    def stream(self, *purpose: int) -> np.random.Generator:
+        """The draws of this world for one purpose; none: its market."""
+        return np.random.default_rng([self.seed, zlib.crc32(self.asset.encode()), *purpose])
+
+    @cached_property
+    def ladder(self) -> Integers:
+        """The prices of its levels, in units of `10 ** (sz_decimals - 6)` USD."""
+        return ladder(self.model.price_usd, self.sz_decimals)
+
+    @property
+    def lot_usd(self) -> float:
+        """The smallest size, at the opening price."""
+        return self.model.price_usd * 10.0**-self.sz_decimals
 
 
 def ladder(price_usd: float, sz_decimals: int) -> Integers:
@@ -97,31 +108,42 @@ def ladder(price_usd: float, sz_decimals: int) -> Integers:
     return np.concatenate(decades)
 
 
-def _rules(model: SyntheticAsset, sz_decimals: int, predictability: float) -> Rules:
-    per_second = model.volatility_bps * 1e-4 / sqrt(RETURN_S)
-    ratio = RETURN_S / model.signal_s
-    integrated_signal = model.signal_s * sqrt(2 * (ratio - 1 + exp(-ratio)))  # deviation of its sum over 60 s
-    noise = per_second * sqrt(1 - predictability)
-    lot_usd = model.price_usd * 10.0**-sz_decimals
-    mean_lots = model.depth_usd / ORDERS_AT_TOUCH / lot_usd
+def _rules(world: World) -> Rules:
+    model, lot_usd = world.model, world.lot_usd
+    per_root_second = model.volatility_bps * 1e-4 / sqrt(RETURN_S)
     minimum_lots = int(np.ceil(MINIMUM_NOTIONAL_USD / lot_usd))
-    if mean_lots < 2 * minimum_lots:
+    ticks_per_second = per_root_second * model.price_usd / float(tick_size(model.price_usd, world.sz_decimals))
+    behind = np.arange(QUOTED_LEVELS + min(int(ticks_per_second), MOVED_LEVELS))
+    growth = np.maximum(behind, 1.0) ** model.depth_growth
+    usd = np.where(behind == 0, model.depth_usd, model.depth_behind_usd * growth)
+    orders = np.where(behind == 0, matching.TOUCH_ORDERS, matching.LEVEL_ORDERS * growth)
+    if (usd / orders / lot_usd).min() < 2 * minimum_lots:
         raise ParameterError(f"depth_usd {model.depth_usd:g} is too little for several orders of 10 USD; raise it")
-    ticks_per_second = per_second * model.price_usd / float(tick_size(model.price_usd, sz_decimals))
+    revised = min(model.revision_s / model.signal_s, 1.0)
     return Rules(
         signal_s=model.signal_s,
-        drift=sqrt(predictability) * per_second * sqrt(RETURN_S) / integrated_signal,
-        news_rate=NEWS_RATE,
-        news_size=noise * sqrt(1 / (2 * NEWS_RATE)),
+        revision_rate=1 / model.revision_s,
+        revised=revised,
+        informed=per_root_second * sqrt(world.predictability * model.signal_s / (2 - revised)),
+        noise=per_root_second * sqrt(1 - world.predictability),
         half_spread=HALF_SPREAD * (model.spread_ticks - 1),
-        mean_lots=mean_lots,
+        lots=usd / lot_usd,
+        orders=orders,
+        order_sd=np.where(behind == 0, model.touch_log_sd, matching.LEVEL_SD),
+        touch_tilt=model.touch_tilt,
+        depth_tilt=model.depth_tilt,
+        flow_tilt=model.flow_tilt,
         minimum_lots=minimum_lots,
-        quoted_levels=min(24 + int(3 * ticks_per_second), 80),
-        market_order_rate=model.trades_per_min / 60 / PRINTS_PER_MARKET_ORDER,
+        market_order_rate=model.orders_per_min / 60,
+        branching=model.branching,
+        market_lots=model.order_usd / lot_usd,
+        market_sd=model.order_log_sd,
+        impact=model.impact_bps * 1e-4,
+        sniping=model.sniping,
     )
 
 
-def _opening(model: SyntheticAsset, sz_decimals: int, prices: Integers, at_ns: int) -> State:
-    units = model.price_usd * 10 ** (6 - sz_decimals)
-    level = int(np.searchsorted(prices, units, side="right")) - 1
-    return State(at_ns, at_ns, at_ns, log(units), level, 0.0, 0.0, 0.0, BID)
+def _opening(world: World, at_ns: int) -> State:
+    units = world.model.price_usd * 10 ** (6 - world.sz_decimals)
+    level = int(np.searchsorted(world.ladder, units, side="right")) - 1
+    return State(at_ns, at_ns, at_ns, log(units), level, 0.0, 0.0, 0.0, 0.0)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from hyperdapo.market.columns import Integers, Mask
+from hyperdapo.market.columns import Floats, Integers, Mask
 from hyperdapo.times import MS_NS, SECOND_NS
 
 BID, ASK, FREE = 0, 1, 2
@@ -18,15 +18,16 @@ NOBODY = -1  # owner of an order that is not a probe
 VISIBLE = 20  # levels of a snapshot, a side
 Random = np.random.Generator
 BOOK_EVERY_NS = SECOND_NS // 2  # at the first block after it: one snapshot every 0.54 s
-REGIME_S, REGIME_SD = 900.0, 0.3  # of the logarithm of the volatility multiplier, which stays within [0.5, 2]
-DEPTH_TILT, FLOW_TILT = 0.5, 1.0  # what one standard deviation of the signal does to log depth and log odds of a buy
-SIGN_PERSISTENCE = 0.35  # chance that a market order continues the metaorder of the one before
-SELF_EXCITED, NEWS_EXCITED, EXCITEMENT_S = 0.4, 0.3, 2.0  # shares of market orders; decay of their intensity (Hawkes)
-ORDERS_PER_LEVEL, SIZE_SD = 5.0, 1.0  # resting orders; standard deviation of the logarithm of their size
-TOUCH_S, DEEPER_S, DEEPEST_S = 1.7, 0.25, 8.0  # life of an order: at the touch, more per level, at most
-STALE_S = 0.2  # life of an order that the efficient price has passed
-THIN_REFILL = 10.0  # how much faster an empty level fills than a full one
-LARGE_SHARE, LARGE_ORDERS, LARGE_SD, SMALL_ORDERS = 0.12, 10.0, 0.7, 0.1  # market orders, in mean resting orders
+REGIME_S, REGIME_SD = 120.0, 0.6  # of the logarithm of the volatility multiplier, which stays within [0.25, 4]
+EXCITEMENT_S = 2.0  # for how long a market order brings about others (Hawkes)
+IMPACT_EXPONENT = 0.25  # of the size of a single order (Lillo, Farmer, Mantegna, Nature 421, 2003)
+TOUCH_ORDERS, LEVEL_ORDERS = 20.0, 1.5  # resting orders at the best level, one level behind it
+LEVEL_SD = 1.1  # of the logarithm of an order's size behind the best level
+LIFE_S = 60.0  # mean life of an order
+FILLING_S, EMPTYING_S = 0.4, 1.2  # in which a level with too few orders, or too many, nears those that are wanted
+STALE_S = 0.1  # life of an order that the efficient price has passed
+FEWEST = 1.0  # orders of a level, however little is wanted there: they are smaller then
+AGAINST, FAVOUR = 2.5, 0.5  # at most so many deviations of the signal thin a level, or fill it
 SLIPPAGE = 6  # levels beyond the touch that a market order accepts
 
 
@@ -49,15 +50,25 @@ class OrderBook(NamedTuple):
 class Rules(NamedTuple):
     """One asset's process in natural units: seconds, log price, ladder levels, lots."""
 
-    signal_s: float  # time constant of the latent signal
-    drift: float  # of the log price per second and unit of signal
-    news_rate: float  # per second
-    news_size: float  # mean absolute jump of the log price (Laplace)
-    half_spread: float  # levels between the efficient price and the quotes, before rounding outwards
-    mean_lots: float  # of a resting order
+    signal_s: float  # in which the quotes take in what the latent signal knows
+    revision_rate: float  # per second
+    revised: float  # share of the signal that a revision of the quotes takes in
+    informed: float  # log price for each unit of signal
+    noise: float  # deviation of the log price per root second that no signal knows
+    half_spread: float  # levels between the quoted price and the quotes, before rounding outwards
+    lots: Floats  # (n,) of a level, mean, by levels behind the quote
+    orders: Floats  # (n,) likewise
+    order_sd: Floats  # (n,) of the logarithm of an order's lots
+    touch_tilt: float  # what one unit of signal does to log depth at the quote
+    depth_tilt: float  # and behind it
+    flow_tilt: float  # and to the log odds of a buy
     minimum_lots: int
-    quoted_levels: int  # a side
     market_order_rate: float  # per second
+    branching: float  # market orders that each one brings about
+    market_lots: float  # of a market order, median
+    market_sd: float  # of their logarithm
+    impact: float  # of a median one on the log price
+    sniping: float  # market orders at once, on average, that meet the stale quotes of a revision
 
 
 class State(NamedTuple):
@@ -66,12 +77,12 @@ class State(NamedTuple):
     exchange_ns: int
     local_ns: int
     next_book_ns: int
-    log_price: float  # the efficient price
+    log_price: float  # around which the quotes stand
     level: int  # of the ladder, at or just below it
-    signal: float
+    signal: float  # what they have not taken in yet, in units of its deviation
+    news: float  # likewise what no depth shows, log price
     regime: float
     excitement: float  # market orders per second beyond the base rate
-    taker: int  # side of the latest market order: BID buys, ASK sells
 
 
 class Messages(NamedTuple):
@@ -187,9 +198,9 @@ def run(
 ) -> State:
     """Play blocks until `until_ns` or until the messages are full; within a block post-only, cancels, takers."""
     while state.exchange_ns < until_ns and _has_room(messages):
-        before = state.exchange_ns
+        before = state
         state = _evolve(state, rules, prices, rng)
-        dt = (state.exchange_ns - before) * 1e-9
+        dt, revised = (state.exchange_ns - before.exchange_ns) * 1e-9, state.log_price != before.log_price
         below, above = prices[state.level], prices[state.level + 1]
         position = state.level + (exp(state.log_price) - below) / (above - below)
         half_spread = rules.half_spread * volatility_multiplier(state.regime)
@@ -200,14 +211,14 @@ def run(
             _quote(book, side, quote, dt, state.signal, rules, rng)
         _admit(book, probes, arrived, state, True, False, messages)
         for side, quote in ((BID, bid), (ASK, ask)):
-            _withdraw(book, side, quote, dt, rules, rng)
+            _withdraw(book, side, quote, dt, state.signal, rules, rng)
         _recall(book, probes, state.exchange_ns)
         _admit(book, probes, arrived, state, False, True, messages)
-        excitement, taker = _trade(book, bid, ask, dt, state, rules, messages, rng)
+        log_price, excitement = _trade(book, bid, ask, dt, revised, state, rules, messages, rng)
         _admit(book, probes, arrived, state, False, False, messages)
         probes.passed[0], due = arrived, _publish(book, state, messages)
-        now, local, _, log_price, level, signal, regime, _, _ = state
-        state = State(now, local, due, log_price, level, signal, regime, excitement, taker)
+        now, local, _, _, level, signal, news, regime, _ = state
+        state = State(now, local, due, log_price, level, signal, news, regime, excitement)
     return state
 
 
@@ -217,17 +228,15 @@ def _evolve(state: State, rules: Rules, prices: Integers, rng: Random) -> State:
     step_ns = int(rng.integers(70, 101)) * MS_NS
     dt = step_ns * 1e-9
     delay_ns = int((0.30 + 0.11 * exp(0.6 * rng.standard_normal())) * 1e7) * 100
-    keep = exp(-dt / rules.signal_s)
-    signal = keep * state.signal + sqrt(1 - keep * keep) * rng.standard_normal()
     keep = exp(-dt / REGIME_S)
     regime = keep * state.regime + REGIME_SD * sqrt(1 - keep * keep) * rng.standard_normal()
-    multiplier = volatility_multiplier(regime)
-    log_price = state.log_price + rules.drift * signal * dt
-    news = rng.poisson(rules.news_rate * dt)
-    for _ in range(news):
-        log_price += multiplier * rules.news_size * rng.laplace()
-    excitement = state.excitement * exp(-dt / EXCITEMENT_S)
-    excitement += news * NEWS_EXCITED * rules.market_order_rate / (rules.news_rate * EXCITEMENT_S)
+    step = volatility_multiplier(regime) * sqrt(dt)
+    signal = state.signal + step * sqrt((2 - rules.revised) / rules.signal_s) * rng.standard_normal()
+    news = state.news + step * rules.noise * rng.standard_normal()
+    log_price, excitement = state.log_price, state.excitement * exp(-dt / EXCITEMENT_S)
+    if rng.random() < 1 - exp(-dt * rules.revision_rate):
+        log_price += rules.informed * rules.revised * signal + news
+        signal, news = signal * (1 - rules.revised), 0.0
     level, units = state.level, exp(log_price)
     if not prices[1] < units < prices[-2]:
         raise ValueError("the price left its ladder; shorten the span or lower volatility_bps")
@@ -237,81 +246,111 @@ def _evolve(state: State, rules: Rules, prices: Integers, rng: Random) -> State:
         level -= 1
     now = state.exchange_ns + step_ns
     local = max(state.local_ns, now + delay_ns)
-    return State(now, local, state.next_book_ns, log_price, level, signal, regime, excitement, state.taker)
+    return State(now, local, state.next_book_ns, log_price, level, signal, news, regime, excitement)
 
 
 @njit(cache=True)
 def volatility_multiplier(regime: float) -> float:
-    """Multiplier of volatility, mean square about 1, within [0.5, 2]."""
-    return min(max(exp(regime - REGIME_SD * REGIME_SD), 0.5), 2.0)
+    """Multiplier of volatility, mean square about 1, within [0.25, 4]."""
+    return min(max(exp(regime - REGIME_SD * REGIME_SD), 0.25), 4.0)
 
 
 @njit(cache=True)
 def _quote(book: OrderBook, side: int, quote: int, dt: float, signal: float, rules: Rules, rng: Random) -> None:
     """Post-only orders of one side: each level is in balance at the tilted depth, and thin levels fill faster."""
-    outward = -1 if side == BID else 1
-    wanted = ORDERS_PER_LEVEL * exp(-outward * DEPTH_TILT * signal)
-    for behind in range(rules.quoted_levels):
-        level = quote + outward * behind
+    outward, next_order = -1 if side == BID else 1, rng.standard_exponential()
+    tilts = _tilts(-outward * signal, rules)
+    for behind in range(len(rules.lots)):
+        level, tilt = quote + outward * behind, tilts[1 if behind > 0 else 0]
         if level < 0 or level >= len(book.orders):
             break
-        thin = max(1 - book.orders[level] / wanted, 0.0)
-        for _ in range(rng.poisson(wanted * (1 + THIN_REFILL * thin) * dt / _life(behind))):
-            post(book, side, level, _lots(1.0, SIZE_SD, rules, rng))
+        wanted = max(rules.orders[behind] * tilt, FEWEST)
+        next_order -= dt * (wanted / LIFE_S + max(wanted - book.orders[level], 0.0) / FILLING_S)
+        while next_order < 0:
+            spread = rules.order_sd[behind]
+            median = rules.lots[behind] * tilt / wanted * exp(-spread * spread / 2)
+            post(book, side, level, _lots(median, spread, rules, rng))
+            next_order += rng.standard_exponential()
 
 
 @njit(cache=True)
-def _withdraw(book: OrderBook, side: int, quote: int, dt: float, rules: Rules, rng: Random) -> None:
-    """Cancels of one side: every order ends by itself, at the rate of where it stands."""
-    outward, best = -1 if side == BID else 1, book.top[side]
-    for level in range(best, best + outward * 4 * rules.quoted_levels, outward):
+def _tilts(favour: float, rules: Rules) -> tuple[float, float]:
+    """What the signal makes of depth at the touch and behind it; `favour` is below 0 where the price comes."""
+    favour = min(max(favour, -AGAINST), FAVOUR)
+    return exp(rules.touch_tilt * favour), exp(rules.depth_tilt * favour)
+
+
+@njit(cache=True)
+def _withdraw(book: OrderBook, side: int, quote: int, dt: float, signal: float, rules: Rules, rng: Random) -> None:
+    """Cancels of one side: every order ends by itself, at the rate of where it stands, faster where too many do."""
+    outward, best, deepest = -1 if side == BID else 1, book.top[side], len(rules.lots) - 1
+    tilts, next_cancel = _tilts(-outward * signal, rules), rng.standard_exponential()
+    for level in range(best, best + outward * 4 * len(rules.lots), outward):
         if level < 0 or level >= len(book.orders):
             break
-        chance = 1 - exp(-dt / _life(outward * (level - quote)))
-        order = book.first[level] if book.orders[level] else -1
+        if book.orders[level] == 0:
+            continue
+        behind = outward * (level - quote)
+        wanted = max(rules.orders[min(max(behind, 0), deepest)] * tilts[1 if behind > 0 else 0], FEWEST)
+        crowd = max(1 - wanted / book.orders[level], 0.0)
+        hazard = dt / STALE_S if behind < 0 else dt * (1 / LIFE_S + crowd / EMPTYING_S)
+        if next_cancel > hazard * book.orders[level]:
+            next_cancel -= hazard * book.orders[level]
+            continue
+        order = book.first[level]
         while order >= 0:
             after = book.following[order]
-            if book.owner[order] == NOBODY and rng.random() < chance:
-                cancel(book, order)
+            if book.owner[order] == NOBODY:
+                next_cancel -= hazard
+                if next_cancel < 0:
+                    cancel(book, order)
+                    next_cancel = rng.standard_exponential()
             order = after
 
 
 @njit(cache=True)
-def _life(behind: int) -> float:
-    """Mean life in seconds of an order `behind` levels outside the quotes; negative: the price has passed it."""
-    return STALE_S if behind < 0 else min(TOUCH_S + DEEPER_S * behind, DEEPEST_S)
-
-
-@njit(cache=True)
-def _lots(mean: float, spread: float, rules: Rules, rng: Random) -> int:
-    """A lognormal size of that mean, at least the exchange's minimum."""
-    return max(int(rules.mean_lots * mean * exp(spread * (rng.standard_normal() - spread / 2))), rules.minimum_lots)
+def _lots(median: float, spread: float, rules: Rules, rng: Random) -> int:
+    """A lognormal size, at least the exchange's minimum."""
+    return max(int(median * exp(spread * rng.standard_normal())), rules.minimum_lots)
 
 
 @njit(cache=True)
 def _trade(
-    book: OrderBook, bid: int, ask: int, dt: float, state: State, rules: Rules, messages: Messages, rng: Random
-) -> tuple[float, int]:
-    """Market orders (IOC): those who see a stale quote hit it, the others continue a metaorder or follow the signal."""
-    rate = rules.market_order_rate * (1 - SELF_EXCITED - NEWS_EXCITED) + state.excitement
-    orders, taker = rng.poisson(rate * dt), state.taker
+    book: OrderBook,
+    bid: int,
+    ask: int,
+    dt: float,
+    revised: bool,
+    state: State,
+    rules: Rules,
+    messages: Messages,
+    rng: Random,
+) -> tuple[float, float]:
+    """Market orders (IOC): those who see a stale quote hit it, the others follow the signal and move the price.
+
+    An order moves it by what its side has surprised (Madhavan, Richardson and Roomans, 1997). Returns the log price and
+    the excitement.
+    """
+    rate = rules.market_order_rate * (1 - rules.branching) * sqrt(volatility_multiplier(state.regime))
+    buys, log_price = 1 / (1 + exp(-rules.flow_tilt * state.signal)), state.log_price
+    stale = book.top[ASK] < bid or book.top[BID] > ask
+    orders = rng.poisson((rate + state.excitement) * dt + rules.sniping * (stale and revised))
     for _ in range(orders):
-        size = _lots(LARGE_ORDERS, LARGE_SD, rules, rng)
+        lots = _lots(rules.market_lots, rules.market_sd, rules, rng)
         if book.top[ASK] < bid:
             taker, limit = BID, ask - 1
         elif book.top[BID] > ask:
             taker, limit = ASK, bid + 1
         else:
-            if rng.random() > SIGN_PERSISTENCE:
-                taker = BID if rng.random() < 1 / (1 + exp(-FLOW_TILT * state.signal)) else ASK
-            if rng.random() > LARGE_SHARE:
-                size = _lots(SMALL_ORDERS, SIZE_SD, rules, rng)
+            taker = BID if rng.random() < buys else ASK
             limit = book.top[ASK] + SLIPPAGE if taker == BID else book.top[BID] - SLIPPAGE
+            surprise = (1 - buys) if taker == BID else -buys
+            log_price += 2 * surprise * rules.impact * (lots / rules.market_lots) ** IMPACT_EXPONENT
         start = messages.used[2]
-        end = take(book, taker, limit, size, messages.print, start)
+        end = take(book, taker, limit, lots, messages.print, start)
         messages.print_ns[start:end, 0], messages.print_ns[start:end, 1] = state.exchange_ns, state.local_ns
         messages.used[2] = end
-    return state.excitement + orders * SELF_EXCITED / EXCITEMENT_S, taker
+    return log_price, state.excitement + orders * rules.branching / EXCITEMENT_S
 
 
 @njit(cache=True)

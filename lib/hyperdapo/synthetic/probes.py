@@ -4,7 +4,6 @@ The simulator of `execution` sees only what the exchange publishes. A probe that
 makes of that is true (§3.5.1).
 """
 
-import zlib
 from math import ceil, log
 
 import numpy as np
@@ -14,9 +13,8 @@ from hyperdapo.execution.history import Executions
 from hyperdapo.market.book import Market
 from hyperdapo.market.columns import Floats, select
 from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD
-from hyperdapo.sections import SyntheticAsset
 from hyperdapo.synthetic import matching
-from hyperdapo.synthetic.exchange import ladder, simulate
+from hyperdapo.synthetic.exchange import World
 from hyperdapo.synthetic.matching import Probes
 from hyperdapo.synthetic.tape import Tape
 from hyperdapo.times import HOUR_NS, SECOND_NS
@@ -27,46 +25,31 @@ POST_ONLY = 0.5  # share
 NOTIONAL_USD = (15.0, 2000.0)  # uniform in its logarithm
 
 
-def play_probes(
-    asset: str,
-    model: SyntheticAsset,
-    sz_decimals: int,
-    predictability: float,
-    seed: int,
-    start_ns: int,
-    end_ns: int,
-    per_hour: float,
-) -> tuple[Market, Executions]:
+def play_probes(world: World, start_ns: int, end_ns: int, per_hour: float) -> tuple[Market, Executions]:
     """A stretch of the synthetic exchange with so many probes per hour: what it publishes, and the probes' truth.
 
     Probes come at random times, a few levels around the best quote of a random side, small beside a level.
     """
-    probes = draw_probes(asset, model, sz_decimals, seed, start_ns, end_ns, per_hour)
-    tape = simulate(asset, model, sz_decimals, predictability, seed, start_ns, end_ns, probes)
-    trades = select(tape.trades, slice(tape.backfilled, None))
-    gaps = np.zeros((0, 2), np.int64)
-    market = Market(asset, sz_decimals, tape.book, tape.bbo, trades, gaps, tape.context)
-    usd = np.round(ladder(model.price_usd, sz_decimals) * 10.0 ** (sz_decimals - 6), 6)
-    return market, executions(tape, probes, usd)
+    probes = draw_probes(world, start_ns, end_ns, per_hour)
+    tape = world.simulate(start_ns, end_ns, probes)
+    usd = np.round(world.ladder * 10.0 ** (world.sz_decimals - 6), 6)
+    return tape.market(), executions(tape, probes, usd)
 
 
-def draw_probes(
-    asset: str, model: SyntheticAsset, sz_decimals: int, seed: int, start_ns: int, end_ns: int, per_hour: float
-) -> Probes:
+def draw_probes(world: World, start_ns: int, end_ns: int, per_hour: float) -> Probes:
     """Probes whose lives end within the span, from a stream of their own."""
-    rng = np.random.default_rng([seed, zlib.crc32(asset.encode()), 2])
+    rng = world.stream(2)
     last_ns = end_ns - round((LIFE_S[1] + 10) * SECOND_NS)
     count = rng.poisson(max(last_ns - start_ns, 0) / HOUR_NS * per_hour)
     arrival_ns = np.sort(rng.integers(start_ns + SECOND_NS, max(last_ns, start_ns + 2 * SECOND_NS), count))
     life_ns = (np.exp(rng.uniform(log(LIFE_S[0]), log(LIFE_S[1]), count)) * SECOND_NS).astype(np.int64)
-    lot_usd = model.price_usd * 10.0**-sz_decimals
-    lots = np.exp(rng.uniform(log(NOTIONAL_USD[0]), log(NOTIONAL_USD[1]), count)) / lot_usd
+    lots = np.exp(rng.uniform(log(NOTIONAL_USD[0]), log(NOTIONAL_USD[1]), count)) / world.lot_usd
     return matching.probes(
         arrival_ns=arrival_ns,
         cancel_ns=arrival_ns + life_ns,
         side=rng.integers(0, 2, count),
         steps=rng.integers(STEPS[0], STEPS[1] + 1, count),
-        lots=np.maximum(lots, ceil(MINIMUM_NOTIONAL_USD / lot_usd)).astype(np.int64),
+        lots=np.maximum(lots, ceil(MINIMUM_NOTIONAL_USD / world.lot_usd)).astype(np.int64),
         post_only=rng.random(count) < POST_ONLY,
         early=rng.random(count) < 0.5,
     )

@@ -25,7 +25,7 @@ from aiohttp.typedefs import Middleware
 from hyperdapo.errors import DataError, EndpointError, nearest
 from hyperdapo.market.native import STAMP_LENGTH, channel_of
 from hyperdapo.params import Parameters
-from hyperdapo.synthetic.exchange import play
+from hyperdapo.synthetic.exchange import World
 from hyperdapo.synthetic.tape import CHANNELS, Tape
 from hyperdapo.times import DAY_NS, MINUTE_NS
 
@@ -119,18 +119,8 @@ def market_of(parameters: Parameters, asset: str) -> Slices:
 
 def synthetic_market(parameters: Parameters, asset: str) -> SyntheticSlices:
     """The synthetic market of one asset over the span of `parameters.source`."""
-    source, synthetic = parameters.source, parameters.synthetic
-    playing = partial(
-        play,
-        asset,
-        synthetic.assets[asset],
-        parameters.contracts[asset].sz_decimals,
-        synthetic.predictability,
-        parameters.seed,
-        source.start_ns,
-        source.end_ns,
-    )
-    return SyntheticSlices(playing)
+    source = parameters.source
+    return SyntheticSlices(partial(World.of(parameters, asset).play, source.start_ns, source.end_ns))
 
 
 @contextmanager

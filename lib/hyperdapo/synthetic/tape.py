@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hyperdapo.market.book import Market
 from hyperdapo.market.columns import (
     BookSnapshots,
     Contexts,
@@ -21,6 +22,7 @@ from hyperdapo.market.columns import (
     TopOfBook,
     Trades,
     concatenate,
+    select,
 )
 from hyperdapo.market.grid import snap_price
 from hyperdapo.sections import SyntheticAsset
@@ -55,6 +57,11 @@ class Tape:
     bbo_orders: NDArray[np.int32]
     owners: Integers
     backfilled: int
+
+    def market(self) -> Market:
+        """The same as a recorder's clean data: columns without the backfill, and no gap."""
+        trades, gaps = select(self.trades, slice(self.backfilled, None)), np.zeros((0, 2), np.int64)
+        return Market(self.asset, self.sz_decimals, self.book, self.bbo, trades, gaps, self.context)
 
     def lines(self, channels: Collection[str], from_ns: int, to_ns: int) -> bytes:
         """Replay lines `LOCAL_TIME {native message}` of `from_ns` <= local_ns < `to_ns`, each ending in a newline."""

@@ -12,6 +12,7 @@ from hyperdapo.evidence.tables import heading
 
 _SHOWN_QUANTILES = (0.005, 0.995)
 _LAGS = 60
+_RATIOS = (0.2, 5.0)  # between which ratios are drawn
 _LAW = {"color": "black", "linestyle": "--"}
 _RIVAL = {"color": "#7A7A7A"}
 
@@ -142,6 +143,36 @@ def plot_fill_curve(curve: pd.DataFrame, parameters: pd.DataFrame, asset: str) -
     axis.set_xticks(distance, [f"{bps:g}" for bps in distance])
     axis.minorticks_off()
     figure.legend(loc="outside upper center", ncols=3)
+    return figure
+
+
+def plot_moments(table: pd.DataFrame, asset: str) -> Figure:
+    """Each moment of this market over that of a real recording, with the bounds that it is held to; log axis.
+
+    A ratio below 0, or one that leaves the axis, stands at its end as a triangle; moments outside their bounds are
+    filled.
+
+    Parameters
+    ----------
+    table : moment, real, measured, ratio, low, high, within; as in `moments.parquet`
+    """
+    rows = table.iloc[::-1].reset_index(drop=True)
+    bounds = np.sort(rows[["low", "high"]].div(rows["real"], axis=0).clip(*_RATIOS), axis=1)
+    ratio, colour = rows["ratio"].clip(*_RATIOS), style.ASSET_COLOURS[asset]
+    figure, axis = style.new(height=0.95)
+    axis.hlines(rows.index, bounds[:, 0], bounds[:, 1], color="black", alpha=0.15, linewidth=5)
+    for inside, face in ((True, "white"), (False, colour)):
+        for end, marker in ((_RATIOS[0], "<"), (_RATIOS[1], ">"), (None, "o")):
+            at_end = ratio.isin(_RATIOS) if end is None else ratio == end
+            shown = (rows["within"] == inside) & (~at_end if end is None else at_end)
+            axis.plot(ratio[shown], rows.index[shown], marker, color=colour, markerfacecolor=face, markersize=4)
+    if rows["real"].isna().all():
+        axis.annotate(f"no recording of {asset}", (0.5, 0.5), xycoords="axes fraction", ha="center")
+    axis.axvline(1, color="black", linewidth=0.6)
+    axis.set_yticks(rows.index, [heading(name) for name in rows["moment"]], fontsize=6)
+    axis.set(xscale="log", xlim=(_RATIOS[0] / 1.1, _RATIOS[1] * 1.1), xlabel="this market / real")
+    axis.set_xticks([0.25, 0.5, 1, 2, 4], ["1/4", "1/2", "1", "2", "4"])
+    axis.minorticks_off()
     return figure
 
 
