@@ -71,7 +71,7 @@ def peers(events: np.ndarray, orders: pd.DataFrame, market: Market) -> pd.DataFr
 
 def peer_arguments(folder: Path, events: np.ndarray, orders: pd.DataFrame, market: Market) -> list[str]:
     """The peer's script and its arguments but the number of runs, once the folder holds what it reads."""
-    cancel_ns = orders["decision_ns"] + LATENCY_MS * 10**6 + 60 * 10**9
+    cancel_ns = orders["decision_ns"] + 60 * 10**9 - 3 * LATENCY_MS * 10**6  # as ours is sent
     columns = (orders["decision_ns"], orders["side"], orders["limit_price"], orders["size"], cancel_ns)
     np.save(folder / "events.npy", events)
     np.save(folder / "orders.npy", np.rec.fromarrays(columns, names="decision_ns,side,price,size,cancel_ns"))

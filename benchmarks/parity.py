@@ -1,9 +1,11 @@
 """Our fills against hftbacktest 2.4.4's, order by order, where the two models coincide (see `_peer_orders`).
 
-An order is equal when its status, what is left of it, and the nanosecond of its last fill are. Each difference must
-have a name: the order is replayed once more with one rule of the peer's in place of ours, and must then be equal.
+An order is equal when its status, what is left of it, and the nanosecond of its last fill are; one that is refused,
+when both refuse it (ours then comes back at another price). Each difference must have a name: the order is replayed
+once more with one rule of the peer's in place of ours, or with several, and must then be equal.
 
 - `through`: a print beyond our price fills all of the order (peer), or no more than its own size (ours).
+- `crossed`: so does a quote of the other side that comes to our price.
 - `unseen`: an order beyond the visible book stands behind what was last shown there, if anything (peer), or behind what
   a visible level holds on average (ours).
 
@@ -12,6 +14,7 @@ the orders that are equal or explained against all of them.
 """
 
 import sys
+from itertools import combinations
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -22,7 +25,6 @@ from _synthetic import market as synthetic_market
 
 from hyperdapo.execution import kernel
 from hyperdapo.execution.events import DUST, PRINT, Events, Queue, stream
-from hyperdapo.execution.kernel import Resting
 from hyperdapo.market.book import Market
 from markets import recorded
 
@@ -30,8 +32,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 RECORDING = REPOSITORY.parent / "shared" / "data" / "hyperliquid" / "2025-09-04" / "ETH.ndjson.gz"
 ORDERS = 4000
 SETS = {"at the touch, 20 USD": (20.0, 0), "0-5 steps, 2000 USD": (2000.0, 5), "0-40 steps, 20 USD": (20.0, 40)}
-RULES = ("through", "unseen")
-COLUMNS = ["market", "orders", "filled", "rejected", "equal", *RULES, "both", "unexplained"]
+RULES = ("through", "crossed", "unseen")
+COLUMNS = ["market", "orders", "filled", "rejected", "equal", *RULES, "several", "unexplained"]
 QUEUE = Queue(joined=True, exponent=np.inf)
 NOBODY, NO_PATH = np.zeros(0), np.zeros((0, 2))
 
@@ -46,23 +48,25 @@ def compare(market: Market, count: int = ORDERS) -> pd.DataFrame:
         why = pd.Series(
             [explain(market, mine.iloc[row], theirs.iloc[row]) for row in np.flatnonzero(~equal)], dtype=str
         )
-        counts = {rule: int((why == rule).sum()) for rule in (*RULES, "both", "unexplained")}
-        shares = {status: int((mine["status"] == status).sum()) for status in ("filled", "rejected")}
+        counts = {rule: int((why == rule).sum()) for rule in (*RULES, "several", "unexplained")}
+        shares = {"filled": int(mine["filled"].sum()), "rejected": int((mine["rejections"] > 0).sum())}
         rows.append({"set": name, "market": market.asset, "orders": count} | shares | {"equal": equal.sum()} | counts)
     return pd.DataFrame(rows).set_index("set")[COLUMNS]
 
 
 def explain(market: Market, mine: pd.Series, theirs: pd.Series) -> str:
-    """The rule of the peer's that makes the order equal: one, both, or unexplained."""
-    for name, rules in {"through": ("through",), "unseen": ("unseen",), "both": RULES}.items():
-        if _equal(_replayed(stream(market), mine, rules), theirs):
-            return name
+    """The rule of the peer's that makes the order equal, `several` rules, or `unexplained`."""
+    for count in range(1, len(RULES) + 1):
+        for rules in combinations(RULES, count):
+            if _equal(_replayed(stream(market), mine, rules), theirs):
+                return rules[0] if count == 1 else "several"
     return "unexplained"
 
 
 def _told(filled: pd.DataFrame) -> list[tuple[float, int, str]]:
-    left = np.where(filled["status"] == "rejected", filled["size"], filled["size"] * (1 - filled["filled_passive"]))
-    return list(zip(left, filled["fill_ns"], filled["status"], strict=True))
+    refused = filled["rejections"] > 0
+    left = np.where(refused, filled["size"], filled["size"] * (1 - filled["filled_passive"]))
+    return list(zip(left, filled["fill_ns"], filled["status"].mask(refused, "rejected"), strict=True))
 
 
 def _equal(mine: tuple[float, int, str], theirs: tuple[float, int, str]) -> bool:
@@ -79,15 +83,15 @@ def _replayed(events: Events, order: pd.Series, rules: tuple[str, ...]) -> tuple
     state = kernel.rest(events, first, side, limit, size, QUEUE)
     if "unseen" in rules and state.visible == kernel.UNKNOWN:
         state = state._replace(ahead=_last_shown(events, first, side, limit))
+    moment, opposite = events.moment, 1 if side > 0 else 0
     for event in range(first + 1, last):
-        beyond = side * (limit - events.moment["price"][event]) > 0
-        if (
-            "through" in rules
-            and events.moment["kind"][event] == PRINT
-            and events.moment["aggressor"][event] == -side
-            and beyond
-        ):
-            state = Resting(0.0, 0.0, 0.0, 0.0, True)
+        if moment["kind"][event] == PRINT:
+            met = "through" in rules and moment["aggressor"][event] == -side
+            met = met and side * (limit - moment["price"][event]) > 0
+        else:
+            met = "crossed" in rules and side * (limit - moment["best_price"][event, opposite]) >= 0
+        if met:
+            state = state._replace(remaining=0.0)
         else:
             _, state = kernel.wait(events, event, event + 1, state, side, limit, np.inf, NOBODY, kernel.ALONE, NO_PATH)
         if state.remaining <= DUST:

@@ -8,15 +8,18 @@ import tempfile
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-KERNEL, SIMULATOR, COSTS = (f"lib/hyperdapo/execution/{name}.py" for name in ("kernel", "simulator", "costs"))
+KERNEL, SIMULATOR, COSTS, ORDERS, CHILDREN, STRATEGIES = (
+    f"lib/hyperdapo/execution/{name}.py"
+    for name in ("kernel", "simulator", "costs", "orders", "children", "strategies")
+)
 MUTATIONS = (
     ("queue: prints do not shorten it", KERNEL, "state.ahead - queue, state.visible", "state.ahead, state.visible"),
     ("queue: cancels count twice", KERNEL, "ahead -= (expected - size) *", "ahead -= 2 * (expected - size) *"),
     (
         "latency: the way to the exchange is free",
         SIMULATOR,
-        'arrival_ns = decision_ns + leg_ns("entry", policy_ms)',
-        'arrival_ns = decision_ns + 0 * leg_ns("entry", policy_ms)',
+        "np.where(waits, latest_ns, decision_ns + latency_ns)",
+        "np.where(waits, latest_ns, decision_ns)",
     ),
     (
         "fee: maker and taker exchanged",
@@ -31,17 +34,30 @@ MUTATIONS = (
         'last=np.searchsorted(events.ns, life.cancel_ns, side="left")',
         'last=np.searchsorted(events.ns, life.completion_ns, side="left")',
     ),
+    ("cancel: it is sent at the deadline", SIMULATOR, "_LEGS = 3", "_LEGS = 0"),
     (
-        "cancel: fills before it lands do not count",
+        "clock: the horizon begins with the arrival",
         SIMULATOR,
-        'last=np.searchsorted(events.ns, life.cancel_ns, side="left")',
-        'last=np.searchsorted(events.ns, life.expiry_ns, side="left")',
+        "expiry_ns = decision_ns +",
+        "expiry_ns = decision_ns + latency_ns +",
+    ),
+    (
+        "clock: who waits is completed too late",
+        SIMULATOR,
+        "np.maximum(expiry_ns - typical_ns,",
+        "np.maximum(expiry_ns,",
+    ),
+    (
+        "clock: a late completion takes the last price",
+        ORDERS,
+        '_refuse(orders, {"a completion',
+        '_refuse(orders[:0], {} and {"a completion',
     ),
     (
         "volume: a print through the price fills all",
         KERNEL,
-        "state.remaining - min(state.remaining, size), 0.0, 0.0",
-        "0.0, 0.0, 0.0",
+        "fill = min(state.remaining, size)\n",
+        "fill = state.remaining\n",
     ),
     (
         "volume: siblings do not share",
@@ -58,8 +74,64 @@ MUTATIONS = (
     (
         "post-only: one that crosses takes",
         KERNEL,
-        "fills[order].rejected = orders[order].post_only and",
-        "fills[order].rejected = False and",
+        "while orders[order].post_only and",
+        "while False and",
+    ),
+    ("post-only: one that is refused stays away", KERNEL, "if ns >= orders[order].cancel_ns:", "if True:"),
+    (
+        "post-only: it is back when the refusal is known",
+        KERNEL,
+        "ns += orders[order].again_ns",
+        "ns += orders[order].answer_ns",
+    ),
+    ("post-only: it does not know what the feed shows", KERNEL, "events.feed.exchange_ns[shown] > ns", "False"),
+    ("crossing: a quote fills all", KERNEL, "fill = min(state.remaining, fresh - gone)", "fill = state.remaining"),
+    ("crossing: the same quote fills again", KERNEL, "fresh = size - state.offered", "fresh = size"),
+    (
+        "crossing: siblings do not share",
+        KERNEL,
+        "fill = min(state.remaining, fresh - gone)",
+        "fill = min(state.remaining, fresh)",
+    ),
+    ("crossing: a worse quote is new", KERNEL, "fresh = 0.0\n", "fresh = size\n"),
+    (
+        "crossing: others stay before us",
+        KERNEL,
+        "fill, 0.0, 0.0, 0.0, reach, size)",
+        "fill, state.ahead, state.visible, 0.0, reach, size)",
+    ),
+    (
+        "spread: against the mid after the fill",
+        KERNEL,
+        "events.moment[event - 1].best_price[0], events.moment[event - 1]",
+        "events.moment[event].best_price[0], events.moment[event]",
+    ),
+    ("mark-out: from the mid after the fill", COSTS, "events.ns[last], last - 1)", "events.ns[last], last)"),
+    (
+        "mark-out: takings are shown as fills",
+        COSTS,
+        '{"maker": (maker_share, events.ns[last], last - 1)',
+        '{"maker": (maker_share, taken_ns, met)',
+    ),
+    ("route: all of it through the queue", KERNEL, "if events.moment[event].kind != PRINT:", "if False:"),
+    (
+        "quotes: each joins anew",
+        CHILDREN,
+        'arrivals["resumes"], arrivals["place"] = stays,',
+        'arrivals["resumes"], arrivals["place"] = False,',
+    ),
+    (
+        "quotes: the trader knows of a fill at once",
+        CHILDREN,
+        "standing.latest_ns > seen_ns[:, column]",
+        "standing.latest_ns < 0",
+    ),
+    ("quotes: less than 10 USD are quoted anew", CHILDREN, "| little)", "| False)"),
+    (
+        "bounds: both are one",
+        STRATEGIES,
+        '"all behind": {"queue": "risk_averse"}',
+        '"all behind": {"queue": "power", "queue_exponent": 0.0}',
     ),
     ("completion: what was given up is taken", KERNEL, "if not orders[order].completes:", "if False:"),
 )
@@ -84,7 +156,8 @@ def _first_failure(folder: Path, path: str, right: str, wrong: str) -> str:
     assert text.count(right) == 1, f"{path} has not one {right!r}"
     (folder / path).write_text(text.replace(right, wrong))
     environment = os.environ | {"PYTHONPATH": str(folder / "lib"), "NUMBA_CACHE_DIR": str(folder / "cache")}
-    command = [sys.executable, "-m", "pytest", "tests/test_simulator.py", "-q", "-x", "-p", "no:cacheprovider"]
+    files = ["tests/test_simulator.py", "tests/test_strategies.py"]
+    command = [sys.executable, "-m", "pytest", *files, "-q", "-x", "-p", "no:cacheprovider"]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     failures = [line.split("::", 1)[1] for line in done.stdout.splitlines() if line.startswith("FAILED")]
     return failures[0].split(" - ")[0] if failures else ""

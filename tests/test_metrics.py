@@ -191,3 +191,16 @@ def test_a_policy_that_skipped_orders_is_an_error() -> None:
         learning_gaps(outcomes, decisions[(decisions["policy"] != "dapo") | (decisions["order_id"] > 45)], PARAMETERS)
     with pytest.raises(DataError, match="no decisions of boosting"):
         learning_gaps(outcomes, decisions[decisions["policy"] != "boosting"], PARAMETERS)
+
+
+def test_a_claim_holds_only_under_every_queue() -> None:
+    """Cheaper by 1 bps in each of six blocks; under the least favourable queue `dpo` is as dear as the reference."""
+    blocks = np.arange(6)
+    base = orders_frame("market", np.full(6, 5.0), blocks)
+    frames = [base.assign(cost_all_ahead_bps=5.0, cost_all_behind_bps=5.0)]
+    for strategy, behind in (("dapo", 4.5), ("dpo", 5.0)):
+        frame = orders_frame(strategy, np.full(6, 4.0), blocks)
+        frames.append(frame.assign(cost_all_ahead_bps=3.5, cost_all_behind_bps=behind))
+    table = metrics.queue_differences(pd.concat(frames), "market", EVIDENCE, 0).set_index(["strategy", "queue"])
+    assert table["difference_bps"].tolist() == [-1.0, -1.5, -0.5, -1.0, -1.5, 0.0]
+    assert table.loc["dapo", "holds"].all() and not table.loc["dpo", "holds"].any()

@@ -9,9 +9,12 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from hand_built import ASKS, BIDS, at, execution, known_at, market, order, orders
 from hyperdapo.errors import OrderError
+from hyperdapo.execution import simulator
+from hyperdapo.execution.parents import LATENCY_S
 from hyperdapo.execution.simulator import replay_orders, trace_order
 from hyperdapo.market.book import Market
 from hyperdapo.market.columns import Contexts
@@ -95,7 +98,7 @@ class TestQueue:
         assert (
             filled.status == "completed" and filled.filled_passive == pytest.approx(1 / 3) and filled.fill_ns == at(20)
         )
-        assert at(70) < filled.cancel_ns < filled.completion_ns < at(70.2) and filled.completion_price == 1000.5
+        assert at(69.9) < filled.cancel_ns < filled.completion_ns < at(70.1) and filled.completion_price == 1000.5
         assert filled.exec_price == pytest.approx((999.9 + 2 * 1000.5) / 3)
         assert filled.completion_slippage_bps == pytest.approx(bps(1000.5) * 2 / 3)
         assert filled.fees_bps == pytest.approx((999.9 * MAKER + 2 * 1000.5 * TAKER) / 3 / MID)
@@ -152,10 +155,6 @@ class TestQueue:
         assert trace_order(tape, filled, execution()).filled.tolist() == pytest.approx([0, 1, 3])
         assert filled.fill_ns == at(30) and filled.exec_price == 999.9
 
-    def test_a_quote_that_reaches_our_price_fills_us(self) -> None:
-        filled = one(market(quotes=[(20, 999.8, 1.0, 999.9, 1.0)]), limit=999.9)
-        assert filled.status == "filled" and filled.fill_ns == at(20) and filled.exec_price == 999.9
-
     @pytest.mark.parametrize(
         "told", [(20, 999.9, 99.0, 1), (20, 1000.1, 99.0, -1), (80, 999.9, 99.0, -1), (9, 999.9, 99.0, -1)]
     )
@@ -186,12 +185,6 @@ class TestGivenUp:
         costs = ["implementation_shortfall_bps", "slippage_bps", "fees_bps", "funding_bps", "total_cost_bps"]
         assert (nothing[costs] == 0).all()
 
-    def test_a_replacement_is_there_between_its_two_instants_and_may_be_of_any_size(self) -> None:
-        tape = market(prints=[(20, 999.8, 1.0, -1), (30, 999.8, 1.0, -1), (40, 999.8, 1.0, -1)])
-        rest = {"limit": 999.9, "size": 0.003123, "completes": False, "until_ns": at(35)}
-        assert one(tape, arrives_ns=at(25), **rest).fill_ns == at(30)
-        assert one(tape, arrives_ns=at(31), **rest).filled_passive == 0
-
 
 class TestBlock:
     """Inside a block the exchange takes post-only orders, then cancels, then IOC and GTC."""
@@ -207,10 +200,51 @@ class TestBlock:
         assert careful and not plain
 
     def test_a_cancel_escapes_the_prints_of_its_block(self) -> None:
-        told = [(70.1, 999.9, 9.0, -1), (70.099, 999.9, 6.0, -1)]
+        """Sent three latencies before the deadline, at 69.85 s, it lands at 69.9 s."""
+        told = [(69.9, 999.9, 9.0, -1), (69.899, 999.9, 6.0, -1)]
         at_once, before = (replay(market(prints=[each]), order(limit=999.9), **FIFTY_MS).iloc[0] for each in told)
-        assert at_once.cancel_ns == at(70.1) and at_once.filled_passive == 0
+        assert at_once.cancel_ns == at(69.9) and at_once.completion_ns == at(70) and at_once.filled_passive == 0
         assert before.filled_passive == pytest.approx(1 / 3)
+
+
+class TestCrossing:
+    """Quotes of the other side that come to a resting order: it meets each once, and no more than its size."""
+
+    def test_a_quote_that_comes_to_our_price_fills_no_more_than_its_size(self) -> None:
+        """Of 3 the first ask at our price has 0.5; the same again is no more; 0.3 join it; a better one brings 2."""
+        quotes = [(20, 999.8, 1.0, 999.9, 0.5), (30, 999.7, 1.0, 999.9, 0.5), (40, 999.7, 1.0, 999.9, 0.8)]
+        tape = market(quotes=[*quotes, (50, 999.6, 1.0, 999.8, 2.0)])
+        filled = one(tape, limit=999.9)
+        assert trace_order(tape, filled, execution()).filled.tolist() == pytest.approx([0, 0.5, 0.5, 0.8, 2.8])
+        assert filled[["filled_queue", "filled_through", "filled_crossed"]].tolist() == pytest.approx([0, 0, 2.8 / 3])
+        assert filled.fill_ns == at(50) and filled.passive_price == pytest.approx(999.9)
+
+    def test_a_worse_quote_stood_behind_the_last(self) -> None:
+        quotes = [(20, 999.7, 1.0, 999.8, 0.5), (30, 999.7, 1.0, 999.9, 9.0), (40, 999.7, 1.0, 999.8, 0.7)]
+        assert one(market(quotes=quotes), limit=999.9).filled_passive == pytest.approx(1.2 / 3)
+
+    def test_once_it_has_been_apart_the_same_quote_is_new(self) -> None:
+        quotes = [(20, 999.8, 1.0, 999.9, 0.5), (30, 999.8, 1.0, 1000.1, 4.0), (40, 999.8, 1.0, 999.9, 0.5)]
+        assert one(market(quotes=quotes), limit=999.9).filled_passive == pytest.approx(1 / 3)
+
+    def test_what_is_left_stands_first(self) -> None:
+        """5 stood before us; the quote of 1 that came to our price has met them before, so a print of 1 is ours."""
+        tape = market(
+            quotes=[(20, 999.8, 1.0, 999.9, 1.0), (25, 999.9, 6.0, 1000.1, 4.0)], prints=[(30, 999.9, 1.0, -1)]
+        )
+        filled = one(tape, limit=999.9)
+        assert filled.queue_ahead == 5 and trace_order(tape, filled, execution()).queue_ahead.tolist() == [5, 0, 0, 0]
+        assert filled[["filled_queue", "filled_crossed"]].tolist() == pytest.approx([1 / 3, 1 / 3])
+
+    def test_the_buyers_of_a_quote_that_came_to_us_do_not_fill_us_again(self) -> None:
+        tape = market(quotes=[(20, 999.8, 1.0, 999.9, 1.0)], prints=[(25, 999.9, 1.0, 1)])
+        assert one(tape, limit=999.9).filled_passive == pytest.approx(1 / 3)
+
+    def test_a_print_through_us_and_the_rest_of_its_aggressor_are_two(self) -> None:
+        """Who sells 2.5 down to 999.8 finds 1 there and offers 1.5 more: 2.5 in all would have met us."""
+        tape = market(prints=[(20, 999.8, 1.0, -1)], quotes=[(20, 999.7, 9.0, 999.8, 1.5)])
+        filled = one(tape, limit=999.9)
+        assert filled[["filled_through", "filled_crossed"]].tolist() == pytest.approx([1 / 3, 1.5 / 3])
 
 
 class TestSiblings:
@@ -227,18 +261,115 @@ class TestSiblings:
         shared = replay_orders(through, orders(*rows).assign(parent=4), execution(), seed=3)
         assert shared.filled_passive.tolist() == pytest.approx([1, 1 / 3])
 
+    def test_orders_of_one_parent_share_a_quote(self) -> None:
+        tape = market(quotes=[(30, 999.8, 1.0, 999.9, 4.0), (40, 999.8, 1.0, 999.9, 4.5)])
+        rows = [order(decision=12.0, limit=999.9, order_id=2), order(limit=999.9, order_id=1)]
+        shared = replay_orders(tape, orders(*rows).assign(parent=4), execution(), seed=3)
+        assert shared.filled_crossed.tolist() == pytest.approx([1.5 / 3, 1])
+
 
 class TestPostOnly:
-    def test_one_that_would_take_is_rejected_and_completed_at_the_horizon(self) -> None:
-        tape = market(quotes=[(60.0, 1000.8, 3.0, 1000.9, 3.0)])
-        filled = one(tape, limit=1000.1, post_only=True)
-        assert filled.status == "rejected" and filled.filled_passive == 0 and filled.fill_ns == -1
-        assert filled.exec_price == 1000.9 and filled.completion_ns > at(70) and np.isnan(filled.passive_price)
+    """Legs of 50 ms: a refusal at 10.05 s is known at 10.1 s, and the next try arrives at 10.15 s."""
+
+    def test_one_that_is_refused_comes_back_at_the_best_quote_of_its_side(self) -> None:
+        """It learns of 1000.4 by the answer: the feed shows that quote of 10.02 s only at 10.12 s."""
+        tape = market(quotes=[(10.02, 1000.4, 3.0, 1000.6, 3.0)], prints=[(20, 1000.4, 5.0, -1)])
+        filled = replay(tape, order(limit=1000.6, post_only=True), **FIFTY_MS).iloc[0]
+        assert filled.rejections == 1 and filled.status == "completed" and filled.queue_ahead == 3
+        assert filled.filled_queue == pytest.approx(2 / 3) and filled.passive_price == pytest.approx(1000.4)
+        assert filled.target_price == 1000.6 and filled.arrival_ns == at(10.05)
+
+    def test_what_the_feed_has_shown_since_counts_more_than_the_answer(self) -> None:
+        """Latencies of 2 s: refused at 12 s, known at 14 s, when the quote of 13 s is known too, back at 16 s."""
+        slow = {"latency": {"preset": "empirical", "policy_ms": 0, "empirical_ms": [2000.0]}}
+        quotes = [(11, 1000.4, 3.0, 1000.6, 3.0), (13, 1000.5, 3.0, 1000.7, 3.0)]
+        told = [(15.9, 1000.5, 9.0, -1), (16.1, 1000.5, 9.0, -1)]
+        early, late = (
+            replay(market(quotes=quotes, prints=[each]), order(limit=1000.6, post_only=True), **slow).iloc[0]
+            for each in told
+        )
+        assert early.filled_passive == 0 and late.filled_passive == 1 and late.passive_price == pytest.approx(1000.5)
+
+    def test_it_tries_until_it_is_let_in(self) -> None:
+        """The ask falls to the price of each try: to 1000.0, and to 999.9 when that is sent."""
+        quotes = [(10.02, 999.9, 3.0, 1000.0, 3.0), (10.12, 999.8, 3.0, 999.9, 3.0)]
+        filled = replay(market(quotes=quotes), order(limit=1000.0, post_only=True), **FIFTY_MS).iloc[0]
+        assert filled.rejections == 2 and filled.queue_ahead == 3
+
+    def test_one_that_is_refused_to_the_end_is_completed_at_the_deadline(self) -> None:
+        """Bid and ask stand at one price for as long as it tries."""
+        tape = market(quotes=[(10.0, 1000.1, 3.0, 1000.1, 3.0), (69.95, 1000.8, 3.0, 1000.9, 3.0)])
+        filled = replay(tape, order(limit=1000.1, post_only=True), **FIFTY_MS).iloc[0]
+        assert filled.status == "rejected" and filled.rejections == 599 and filled.filled_passive == 0
+        assert filled.fill_ns == -1 and filled.exec_price == 1000.9 and filled.completion_ns == at(70)
+        assert np.isnan(filled.passive_price) and np.isnan(filled.queue_ahead)
+
+    def test_without_latency_the_next_try_is_a_millisecond_later(self) -> None:
+        at_once = {"latency": {"preset": "empirical", "policy_ms": 0, "empirical_ms": [0.0]}}
+        told = [(10.0005, 999.9, 9.0, -1), (10.0015, 999.9, 9.0, -1)]
+        before, after = (
+            replay(market(prints=[each]), order(limit=1000.1, post_only=True), **at_once).iloc[0] for each in told
+        )
+        assert before.filled_passive == 0 and after.filled_passive == 1 and after.rejections == 1
 
     def test_one_that_rests_is_like_any_other(self) -> None:
         tape = market(prints=[(20, 999.9, 9.0, -1)])
         plain, careful = one(tape, limit=999.9), one(tape, limit=999.9, post_only=True)
         assert plain.drop("post_only").equals(careful.drop("post_only"))
+
+
+class TestClock:
+    """The deadline is the decision and the horizon, whatever the latency."""
+
+    @pytest.mark.parametrize("seconds", [0.0, 0.2, 1.0, 2.0])
+    def test_a_slower_trader_rests_shorter_and_completes_no_later(self, seconds: float) -> None:
+        latency = {"preset": "empirical", "policy_ms": 0, "empirical_ms": [seconds * 1000]}
+        rows = [order(limit=999.9, waits=False), order(waits=True)]
+        _, (resting, waiting) = zip(*replay(market(), *rows, latency=latency).iterrows(), strict=True)
+        assert resting.expiry_ns == waiting.expiry_ns == at(70)
+        assert resting.arrival_ns == at(10 + seconds) and resting.cancel_ns == at(70 - 2 * seconds)
+        assert resting.completion_ns == waiting.completion_ns == at(70)
+
+    def test_entry_cancel_answer_and_completion_have_latencies_of_their_own(self) -> None:
+        filled = one(market(), limit=999.9)
+        sent = filled.expiry_ns - 3 * 27.5e6
+        legs = [
+            filled.arrival_ns - filled.decision_ns,
+            filled.cancel_ns - sent,
+            filled.completion_ns - filled.cancel_ns,
+        ]
+        assert len(set(legs)) == 3 and all(5e6 <= leg <= 50e6 for leg in legs[:2]) and 10e6 <= legs[2] <= 100e6
+        assert filled.expiry_ns == at(70)
+
+    def test_a_cancel_never_comes_before_its_order(self) -> None:
+        slow = {"latency": {"preset": "empirical", "policy_ms": 0, "empirical_ms": [2000.0]}}
+        filled = replay(market(), order(limit=999.9, horizon_s=1.0), **slow).iloc[0]
+        assert filled.cancel_ns == filled.arrival_ns == at(12) and filled.completion_ns == at(16)
+
+    def test_who_waits_is_completed_at_the_deadline(self) -> None:
+        tape = market(quotes=[(69.9, 1000.8, 3.0, 1000.9, 3.0)], prints=[(20, 999.0, 99.0, -1)])
+        filled = one(tape, waits=True)
+        assert (filled.status, filled.filled_passive, filled.fill_ns) == ("completed", 0, -1)
+        assert filled.exec_price == 1000.9 and at(69.97) < filled.completion_ns < at(70.03)
+        assert filled.arrival_ns == filled.completion_ns and 5 <= filled.latency_ms <= 50
+        parts = filled[["spread_bps", "timing_bps", "opportunity_bps"]].tolist()
+        assert parts == pytest.approx([0.5, 0, 8.5]) and filled.completion_slippage_bps == pytest.approx(9)
+
+    def test_the_slowest_draws_end_within_the_life_of_a_parent(self) -> None:
+        """Each leg as slow as a preset can be, the order sent by a policy that thinks for a second."""
+        slowest = np.full(1, np.nextafter(1.0, 0.0))
+        for latency in ({"preset": "measured"}, {"preset": "empirical", "empirical_ms": [3000.0]}):
+            model = execution(latency={"policy_ms": 1000} | latency).latency
+            assert 3 * simulator._latency_ms(model, slowest)[0] < LATENCY_S * 1000
+        with pytest.raises(ValidationError, match="3000"):
+            execution(latency={"preset": "empirical", "empirical_ms": [3001.0]})
+
+    @pytest.mark.parametrize("tape", [market(gaps=[(69.9, 90.0)]), market(end=70.05)])
+    def test_a_completion_in_a_gap_or_beyond_the_data_is_an_error(self, tape: Market) -> None:
+        slow = execution(latency={"preset": "empirical", "policy_ms": 0, "empirical_ms": [0.0, 2000.0]})
+        many = orders(*[order(limit=999.9, order_id=number) for number in range(20)])
+        with pytest.raises(OrderError, match="in a gap"):
+            replay_orders(tape, many, slow, seed=3)
 
 
 class TestTime:
@@ -247,13 +378,27 @@ class TestTime:
         assert one(tape, decision=10.0).arrival_mid == MID and one(tape, decision=10.1).arrival_mid == 1010.0
         assert one(tape, decision=10.0).exec_price == 1010.1  # but the order meets the market as it is
 
-    def test_markouts_follow_the_last_fill(self) -> None:
+    def test_markouts_follow_the_last_fill_from_the_mid_before_it(self) -> None:
         quotes = [(21, 999.7, 5.0, 999.9, 5.0), (24.5, 1000.9, 5.0, 1001.1, 5.0), (40, 1001.9, 5.0, 1002.1, 5.0)]
         tape = market(quotes=quotes, prints=[(20, 999.9, 8.0, -1)], end=70.0)
         filled = one(tape, limit=999.9, horizon_s=15.0)
         assert filled.fill_ns == at(20)
         assert filled[["markout_1s_bps", "markout_5s_bps", "markout_10s_bps"]].tolist() == pytest.approx([-2, 10, 10])
-        assert np.isnan(filled.markout_60s_bps)
+        assert np.isnan(filled.markout_60s_bps) and np.isnan(filled.taker_markout_1s_bps)
+
+    def test_a_fill_by_the_market_that_comes_is_measured_before_it_comes(self) -> None:
+        """The mid was 1000 when the ask fell to us, and 999.85 a second later, half a spread above the bid."""
+        filled = one(market(quotes=[(20, 999.8, 9.0, 999.9, 9.0)]), limit=999.9)
+        assert filled.maker_markout_1s_bps == filled.markout_1s_bps == pytest.approx(-1.5)
+        assert [filled.spread_bps, filled.timing_bps] == pytest.approx([-1, 0])
+
+    def test_markouts_of_what_was_made_and_of_what_was_taken_stand_apart(self) -> None:
+        """2 of 3 are made before the mid falls by 2 bps; 1 is taken at the deadline before it rises by 10."""
+        quotes = [(21, 999.6, 5.0, 1000.0, 5.0), (70.5, 1000.7, 5.0, 1000.9, 5.0)]
+        filled = one(market(prints=[(20, 999.9, 7.0, -1)], quotes=quotes), limit=999.9)
+        assert filled.maker_markout_1s_bps == pytest.approx(-2)
+        assert filled.taker_markout_1s_bps == pytest.approx(1e4 / 999.8)
+        assert filled.markout_1s_bps == pytest.approx((-2 * 2 + 1e4 / 999.8) / 3)
 
     def test_presets_have_their_quantiles(self) -> None:
         many = orders(*[order(order_id=number, size=0.1) for number in range(20_000)])
@@ -262,13 +407,6 @@ class TestTime:
         told = replay_orders(market(), many, measured, seed=0).latency_ms - 20
         assert thesis.min() >= 5 and thesis.max() <= 50 and thesis.mean() == pytest.approx(27.5, abs=0.5)
         assert told.median() == pytest.approx(200, rel=0.03) and told.quantile(0.99) == pytest.approx(900, rel=0.07)
-
-    def test_entry_cancel_and_completion_have_latencies_of_their_own(self) -> None:
-        filled = one(market(), limit=999.9)
-        legs = filled[["decision_ns", "arrival_ns", "expiry_ns", "cancel_ns", "completion_ns"]].astype(int).diff()
-        drawn = legs[["arrival_ns", "cancel_ns", "completion_ns"]]
-        assert drawn.nunique() == 3 and drawn.between(5e6, 50e6).all()
-        assert legs["expiry_ns"] == 60 * 10**9
 
     def test_the_policys_time_is_charged(self) -> None:
         rows = orders(order(), order(policy_ms=30.0)).fillna({"policy_ms": 0.0})
@@ -285,7 +423,7 @@ class TestTime:
 
     def test_what_prints_before_the_cancel_lands_counts_and_after_is_too_late(self) -> None:
         quiet = one(market(), limit=999.9)
-        seconds = [(ns - at(0)) / 1e9 for ns in ((quiet.expiry_ns + quiet.cancel_ns) // 2, quiet.cancel_ns + 10**6)]
+        seconds = [(ns - at(0)) / 1e9 for ns in (quiet.cancel_ns - 10**6, quiet.cancel_ns + 10**6)]
         before, after = (one(market(prints=[(second, 999.9, 9.0, -1)]), limit=999.9) for second in seconds)
         assert before.filled and not after.filled_passive
 
@@ -406,8 +544,11 @@ class TestAlways:
         filled = replay_orders(tape, batch, execution(), seed=1)
         some = filled.filled_passive > 0
         assert (filled.fill_ns[some] >= filled.arrival_ns[some]).all() and (filled.fill_ns[~some] == -1).all()
-        assert (filled.fill_ns < filled.cancel_ns).all() and (filled.cancel_ns > filled.expiry_ns).all()
-        assert (filled.side * (filled.passive_price - filled.limit_price))[some].le(1e-9).all()
+        assert (filled.fill_ns < filled.cancel_ns).all() and (filled.cancel_ns < filled.expiry_ns).all()
+        let_in = some & (filled.rejections == 0)
+        assert (filled.side * (filled.passive_price - filled.limit_price))[let_in].le(1e-9).all()
+        routes = filled[["filled_queue", "filled_through", "filled_crossed"]]
+        np.testing.assert_allclose(routes.sum(axis=1), filled.maker_share, atol=1e-12)
         assert (filled.maker_share <= filled.filled_passive + 1e-12).all()
         gained = filled.side * (filled.passive_price / filled.arrival_mid - 1) * 1e4 * filled.filled_passive
         parts = gained.fillna(0) + filled.completion_slippage_bps

@@ -4,10 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hand_built import START, at, market
+from hand_built import at, market
 from hyperdapo.errors import DataError
 from hyperdapo.evidence.metrics import in_blocks, summarise
 from hyperdapo.execution import strategies
+from hyperdapo.execution.children import quote_slices, requote, slice_sizes, take_slices
 from hyperdapo.execution.parents import (
     Threshold,
     action_orders,
@@ -19,15 +20,7 @@ from hyperdapo.execution.parents import (
     replay_candidates,
 )
 from hyperdapo.execution.simulator import replay_orders
-from hyperdapo.execution.strategies import (
-    ORDERS_COLUMNS,
-    STRATEGIES,
-    Trained,
-    backtest,
-    quote_slices,
-    slice_sizes,
-    take_slices,
-)
+from hyperdapo.execution.strategies import ORDERS_COLUMNS, STRATEGIES, Trained, backtest
 from hyperdapo.files import write_table
 from hyperdapo.market.book import Market
 from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD, on_grid, snap_size
@@ -254,16 +247,49 @@ class TestBacktest:
             assert (rows["arrival_mid"].to_numpy() == tested["arrival_mid"]).all()
 
     def test_the_columns_are_those_of_the_design(self, orders: pd.DataFrame) -> None:
-        markouts = [f"markout_{horizon}s_bps" for horizon in (1, 5, 10, 60)]
-        assert list(orders.columns) == [*ORDERS_COLUMNS, *markouts]
+        kinds = ("", "maker_", "taker_")
+        markouts = [f"{kind}markout_{horizon}s_bps" for kind in kinds for horizon in (1, 5, 10, 60)]
+        assert list(orders.columns[: len(ORDERS_COLUMNS)]) == list(ORDERS_COLUMNS)
+        assert sorted(orders.columns[len(ORDERS_COLUMNS) :]) == sorted(markouts)
         unknown = {"offset_bps", "queue_ahead"}  # no offset, or a level beyond the visible book
+        unknown |= {name for name in markouts if not name.startswith("markout")}  # nothing made, or nothing taken
         assert set(orders.columns[orders.isna().any()]) <= unknown
+        assert (orders["maker_markout_1s_bps"].notna() == (orders["maker_share"] > 1e-9)).all()
+        routes = orders[["filled_queue", "filled_through", "filled_crossed"]].sum(axis=1)
+        np.testing.assert_allclose(routes, orders["maker_share"], atol=1e-12)
         np.testing.assert_allclose(
             orders["total_cost_bps"],
             orders["implementation_shortfall_bps"] + orders["fees_bps"] + orders["funding_bps"],
         )
         parts = orders[["spread_bps", "timing_bps", "opportunity_bps"]].sum(axis=1)
         np.testing.assert_allclose(parts, orders["implementation_shortfall_bps"], atol=1e-9, rtol=0)
+
+    def test_a_favourable_queue_fills_more(
+        self,
+        tape: Market,
+        tested: pd.DataFrame,
+        trained: Trained,
+        outcomes: pd.DataFrame,
+        decisions: pd.DataFrame,
+        parameters: Parameters,
+        orders: pd.DataFrame,
+    ) -> None:
+        """What the bounds say is what the backtest under such a queue says."""
+        made = {}
+        for name, queue in strategies.BOUNDS.items():
+            other = backtest(tape, tested, trained, outcomes, decisions, with_execution(parameters, **queue))
+            column = f"cost_{name.replace(' ', '_')}_bps"
+            np.testing.assert_allclose(orders[column], other["total_cost_bps"], atol=1e-9)
+            made[name] = other.groupby("strategy")["maker_share"].mean()
+        fitted = orders.groupby("strategy")["maker_share"].mean()
+        alone = ["join_best", "untrained", "best_fixed"]  # one order: a quote of several meets another market
+        assert (made["all ahead"] >= fitted - 1e-12)[alone].all() and (fitted >= made["all behind"] - 1e-12)[
+            alone
+        ].all()
+        assert (
+            orders.loc[orders["strategy"] == "market", "cost_all_ahead_bps"]
+            == orders["total_cost_bps"][orders["strategy"] == "market"]
+        ).all()
 
     def test_prices_and_costs_agree(self, orders: pd.DataFrame) -> None:
         shortfall = orders["side"] * (orders["exec_price"] / orders["arrival_mid"] - 1) * 1e4
@@ -328,15 +354,20 @@ class TestBacktest:
         rounds = {"twap_slices": 2, "requote_s": 60.0}  # few: each is a replay
         few = parameters.model_copy(update={"execution": parameters.execution.model_copy(update=rounds)})
         halves = tested.iloc[::2], tested.iloc[1::2]
-        parts = [strategies.sensitivity(tape, half, trained, outcomes, decisions, few) for half in halves]
+        given = trained, outcomes, decisions, few
+        parts = [strategies.sensitivity(tape, half, *given, backtest(tape, half, *given)) for half in halves]
         table = strategies.mean_costs(parts)
-        orders = backtest(tape, tested, trained, outcomes, decisions, few)
+        orders = backtest(tape, tested, *given)
+        dearest = few.execution.fees.model_copy(update={"tier": 3})
+        replayed = backtest(tape, tested, trained, outcomes, decisions, with_execution(few, fees=dearest))
+        replayed = replayed.groupby("strategy")["total_cost_bps"].mean()
+        pd.testing.assert_series_equal(table.loc["fees", "tier 3"], replayed[table.columns], check_names=False)
         as_it_is = orders.groupby("strategy")["total_cost_bps"].mean()
         pd.testing.assert_series_equal(table.loc["queue", "fitted"], as_it_is[table.columns], check_names=False)
         assert table.loc[("fees", "tier 0"), "market"] - table.loc[("fees", "tier 6"), "market"] == pytest.approx(
             2.1, abs=0.01
         )
-        assert len(table) == 14 and np.isfinite(table).all().all()
+        assert len(table) == 15 and np.isfinite(table).all().all()
 
     def test_parts_give_what_the_whole_gives(
         self,
@@ -414,6 +445,7 @@ class TestQuotes:
         assert offered["seconds_left"].tolist() == [60, 50, 40, 30, 20, 10]
         assert offered["share_left"].tolist() == pytest.approx([1, 0.55 / 0.6, *[0.4 / 0.6] * 4])
         assert row.filled_passive == row.maker_share == pytest.approx(0.2 / 0.6) and row.status == "completed"
+        assert row[["filled_queue", "filled_crossed"]].tolist() == pytest.approx([0.2 / 0.6, 0])
         completion = 1000.9  # the ask after 69.5 s
         assert row.exec_price == pytest.approx((0.05 * 999.9 + 0.15 * 1000.0 + 0.4 * completion) / 0.6)
         assert row.fees_bps == pytest.approx((0.05 * 999.9 + 0.15 * 1000.0) / 600 * 1.5 + 0.4 * completion / 600 * 4.5)
@@ -423,9 +455,8 @@ class TestQuotes:
     def test_a_peg_follows_the_mid(self, parameters: Parameters) -> None:
         """The mid is 1000.1 at first and 1000.3 after 29.5 s: a sale at 1000.2 meets the third quote, not the first."""
         tape = self.moving([(12.0, 1000.2, 5.0, -1), (32.0, 1000.3, 5.0, -1)])
-        orders = strategies._by_children(
-            tape, one_parent(), Trained(0, Threshold(0.0, 0, 0), np.full(60, 1 / 60), 1.0), self.fast(parameters)
-        )
+        trained = Trained(0, Threshold(0.0, 0, 0), np.ones(96), 1.0)
+        orders = strategies._by_children(tape, one_parent(), trained, self.fast(parameters))
         row = orders["mid_peg"].iloc[0]
         assert row.filled and row.exec_price == pytest.approx(1000.3) and at(32) <= row.fill_ns < at(32.1)
 
@@ -438,6 +469,91 @@ class TestQuotes:
             orders = quote_slices(tape, one_parent(), even, lambda children, *_: np.full(len(children), 999.9), slow)
             row = orders.iloc[0]
             assert row.filled_passive in (pytest.approx(0.1 / 0.6), pytest.approx(0.2 / 0.6))
+
+    @staticmethod
+    def ticking(parameters: Parameters, latency_ms: float = 0.0) -> Parameters:
+        """One latency for all, quotes chosen anew every 10 s, a queue that only prints shorten."""
+        latency = {"preset": "empirical", "policy_ms": 0.0, "empirical_ms": [latency_ms]}
+        chosen = parameters.execution.latency.model_copy(update=latency)
+        return with_execution(parameters, latency=chosen, queue="risk_averse", requote_s=10.0)
+
+    def test_a_quote_at_the_same_price_keeps_its_place(self, parameters: Parameters) -> None:
+        """Of 5 before it 2 print each 15 s: after 45 s it has had 0.6 of the last; renewed it would have none."""
+        prints = [(second, 999.9, 2.0, -1) for second in (15.0, 30.0, 45.0)]
+        tape = market(prints=prints, quotes=[(46.0, 999.9, 5.0, 1000.1, 4.0)])
+        row = requote(
+            tape, one_parent(), lambda children, *_: np.full(len(children), 999.9), self.ticking(parameters)
+        ).iloc[0]
+        assert row.filled and row.filled_queue == pytest.approx(1) and row.queue_ahead == 5 and row.fill_ns == at(45)
+
+    def test_one_at_another_price_joins_anew(self, parameters: Parameters) -> None:
+        """It goes away for the ten seconds from 20 s on; what then stands before it is all that is shown."""
+        prints = [(15.0, 999.9, 4.0, -1), (35.0, 999.9, 4.0, -1)]
+        tape = market(prints=prints, quotes=[(16.0, 999.9, 5.0, 1000.1, 4.0)])
+
+        def there_and_back(children: pd.DataFrame, *_: np.ndarray) -> np.ndarray:
+            return np.where(children["decision_ns"] == at(20), 999.8, 999.9)
+
+        row = requote(tape, one_parent(), there_and_back, self.ticking(parameters)).iloc[0]
+        assert row.filled_passive == 0
+        stays = requote(
+            tape, one_parent(), lambda children, *_: np.full(len(children), 999.9), self.ticking(parameters)
+        )
+        assert stays.iloc[0].filled_passive == pytest.approx(1)
+
+    def test_a_fill_is_known_when_the_feed_shows_its_time(self, parameters: Parameters) -> None:
+        """Messages take 0.1 s: a fill at 19.95 s is not known at 20 s, but at 30 s, and so is one at 29.5 s."""
+        seen = []
+
+        def remembered(children: pd.DataFrame, seconds_left: np.ndarray, share_left: np.ndarray) -> np.ndarray:
+            seen.append(float(share_left[0]))
+            return np.full(len(children), 1000.0)
+
+        prints = [(19.95, 1000.0, 0.1, -1), (29.5, 1000.0, 0.2, -1)]
+        tape = market(prints=prints, quotes=[(19.99, 999.9, 5.0, 1000.1, 4.0), (29.6, 999.9, 5.0, 1000.1, 4.0)])
+        requote(tape, one_parent(), remembered, self.ticking(parameters))
+        assert seen[:3] == pytest.approx([1, 1, 0.5])
+
+    def test_too_little_for_a_new_order_stays_where_it_is(self, parameters: Parameters) -> None:
+        """0.592 of 0.6 are filled: 8 USD are left, which the exchange would refuse at another price."""
+        tape = market(prints=[(15.0, 1000.0, 0.592, -1), (45.0, 1000.0, 0.5, -1)])
+
+        def falling(children: pd.DataFrame, seconds_left: np.ndarray, share_left: np.ndarray) -> np.ndarray:
+            return np.where(seconds_left > 55, 1000.0, 999.8)
+
+        row = requote(tape, one_parent(), falling, self.ticking(parameters)).iloc[0]
+        assert row.filled and row.fill_ns == at(45) and row.exec_price == pytest.approx(1000.0)
+
+    def test_what_is_too_little_at_the_deadline_is_taken_as_it_is(self, parameters: Parameters) -> None:
+        tape = market(prints=[(15.0, 1000.0, 0.592, -1)])
+        row = requote(
+            tape, one_parent(), lambda children, *_: np.full(len(children), 1000.0), self.ticking(parameters)
+        ).iloc[0]
+        assert row.status == "completed" and row.filled_passive == pytest.approx(0.592 / 0.6)
+        assert row.exec_price == pytest.approx((0.592 * 1000.0 + 0.008 * 1000.1) / 0.6)
+
+    @pytest.mark.parametrize("seconds", [0.0, 0.5, 2.0])
+    def test_the_deadline_is_that_of_any_other_order(self, parameters: Parameters, seconds: float) -> None:
+        """The ask rises when the block of the deadline, 70 s, is over."""
+        tape = market(quotes=[(70.2, 1000.8, 50.0, 1001.0, 50.0)])
+        quoted = self.ticking(parameters, seconds * 1000)
+        even = np.full((1, 6), 1 / 6)
+        rows = [requote(tape, one_parent(), lambda children, *_: np.full(len(children), 999.0), quoted)]
+        rows += [quote_slices(tape, one_parent(), even, lambda children, *_: np.full(len(children), 999.0), quoted)]
+        for row in pd.concat(rows).itertuples():
+            assert row.status == "completed" and row.exec_price == pytest.approx(1000.1)
+        late = requote(
+            tape, one_parent(horizon_s=1.0), lambda children, *_: np.full(len(children), 999.0), quoted
+        ).iloc[0]
+        assert late.status == "completed" and late.filled_passive == 0
+
+    def test_a_quote_that_would_take_comes_back_at_its_own_side(self, parameters: Parameters) -> None:
+        """The touch of 9.5 s is gone when the first quote arrives at 10.2 s; it comes back at 10.6 s."""
+        tape = market(quotes=[(10.15, 999.5, 3.0, 999.7, 3.0)], prints=[(12.0, 999.5, 9.0, -1)])
+        row = requote(
+            tape, one_parent(), lambda children, *_: np.full(len(children), 999.9), self.ticking(parameters, 200.0)
+        ).iloc[0]
+        assert row.rejections == 1 and row.filled and row.exec_price == pytest.approx(999.5)
 
     def test_reservation_prices_by_hand(self) -> None:
         """gamma 0.1, sigma 2, tau 10: variance 4; ln(1 + 0.1 / 2) / 0.1 = 0.4879 from the mid when half is left."""
@@ -494,19 +610,36 @@ class TestSlices:
         notional = sizes * small["arrival_mid"].to_numpy()[:, None]
         assert (notional[sizes > 0] >= MINIMUM_NOTIONAL_USD).all() and (sizes >= 0).all()
 
+    def test_the_usual_volume_is_that_of_the_time_of_day_where_enough_days_show_it(self) -> None:
+        """Half of it on five days, half on four: 9,000 coin in the first quarter of an hour, 900 in the others."""
+        first = 20_000 * 96
+        volumes = pd.Series(900.0, index=np.arange(first, first + 4 * 96 + 48))
+        volumes[volumes.index % 96 == 0] = 9000.0
+        quarter_ns = 900 * SECOND
+        usual = strategies.usual_volume(volumes, first * quarter_ns, (first + 4 * 96 + 48) * quarter_ns - 1)
+        whole = volumes.sum() / (len(volumes) * 900)
+        assert usual[0] == pytest.approx(10) and usual[1:48] == pytest.approx(1) and usual[48:] == pytest.approx(whole)
+
     def test_vwap_knows_the_volume_of_the_training_split_only(self) -> None:
-        """The training volume stands in the last ten seconds of a minute; later it moves to the first."""
-        origin = -(START // SECOND) % 60  # seconds to the next whole minute
-        prints = [(origin + 60 * minute + 55, 1000.1, 5.0, 1) for minute in range(3)]
-        prints += [(origin + 60 * minute + 1, 1000.1, 500.0, 1) for minute in range(3, 6)]
-        tape = market(prints=prints)
-        parent = pd.DataFrame({"decision_ns": [at(origin + 180)], "horizon_s": [60.0]})
+        """360 coin in 180 s of training; what prints later is not known to it."""
+        prints = [(60.0 * minute + 55, 1000.1, 120.0, 1) for minute in range(3)]
+        tape = market(prints=[*prints, (250.0, 1000.1, 5000.0, 1)])
         cost = {"order_id": [0, 1], "action": 0, "side": 1, "book_imbalance": 0.5, "total_cost_bps": 1.0}
-        outcomes = pd.DataFrame({"split": "train", "decision_ns": [at(0), at(origin + 179)], **cost})
+        outcomes = pd.DataFrame({"split": "train", "decision_ns": [at(0.0), at(180.0)], **cost})
         trained = strategies.train([(EVER, tape)], outcomes)
-        weights = strategies.volume_weights(trained.volume_profile, parent, slices=6)
-        assert weights[0] == pytest.approx([0, 0, 0, 0, 0, 1])
+        assert trained.usual_volume == pytest.approx(2.0) and len(trained.usual_volume) == 96
         assert trained.print_depth_bps == pytest.approx(1.0) and trained.best_fixed == 0
+
+    def test_vwap_keeps_step_with_the_volume(self) -> None:
+        """2 coin a second are usual, so 20 a slice. 40 print in the first 10 s, known when the second slice begins:
+        60 of 140 are then due by its end; nothing more prints, so 60 of 120, of 100, of 80, and all at the end.
+        """
+        tape = market(prints=[(12.0, 1000.1, 40.0, 1)])
+        weights = strategies.volume_weights(tape, one_parent(), 6, np.full(96, 2.0))
+        due = [20 / 120, 60 / 140, 60 / 120, 60 / 100, 60 / 80, 1]
+        assert np.cumsum(weights) == pytest.approx(due)
+        calm = strategies.volume_weights(market(prints=[(2.0, 1000.1, 40.0, 1)]), one_parent(), 6, np.full(96, 2.0))
+        assert calm[0] == pytest.approx([1 / 6, 1 / 30, 1 / 20, 1 / 12, 1 / 6, 1 / 2])
 
     def test_twap_pays_the_average_of_its_times(self, parameters: Parameters) -> None:
         quotes = [(10 + 10 * step, 999.9 + step, 50.0, 1000.1 + step, 50.0) for step in range(6)]

@@ -13,7 +13,7 @@ import pytest
 from exports import Exported, export
 from hyperdapo.errors import DataError, MissingInputError
 from hyperdapo.evidence import calibration
-from hyperdapo.execution import fees, history, validation
+from hyperdapo.execution import costs, history, validation
 from hyperdapo.execution.history import Executions, read_account
 from hyperdapo.market.book import Market
 from hyperdapo.params import load
@@ -193,7 +193,7 @@ class TestAccount:
 
     def test_the_fees_of_the_export_are_those_of_the_table(self, exported: Exported) -> None:
         fills = history.read_node_fills(exported.node_fills).rows
-        explained = fees.explain_fees(fills)
+        explained = costs.explain_fees(fills)
         assert explained["explained"].all() and set(explained["explanation"]) == {"tier"}
 
     def test_orders_whose_fate_is_not_known_are_counted(self, exported: Exported, tmp_path: Path) -> None:
@@ -202,14 +202,61 @@ class TestAccount:
         filled[0]["order"]["isTrigger"] = True
         filled[1]["order"]["tif"] = "Ioc"
         filled[2]["status"] = "open"
+        filled[4]["status"] = "vanished"
         lost = filled[3]["order"]["oid"]
         fills = [row for row in json.loads(exported.user_fills.read_text()) if row["oid"] != lost]
         paths = tmp_path / "orders.json", tmp_path / "fills.json"
         for path, rows in zip(paths, (orders, fills), strict=True):
             path.write_text(json.dumps(rows))
         executions, left_out = read_account(*paths, "ETH")
-        assert dict(left_out) == {"rows": 0, "trigger": 1, "not_resting": 1, "open": 1, "unexplained": 1}
-        assert len(executions.orders) == len(orders) - 4
+        assert dict(left_out) == {
+            "rows": 0,
+            "trigger": 1,
+            "not_resting": 1,
+            "open": 1,
+            "unknown_status": 1,
+            "unexplained": 1,
+        }
+        assert len(executions.orders) == len(orders) - 5
+
+    @pytest.mark.parametrize(
+        ("status", "fate"),
+        [
+            ("canceled", "canceled"),
+            ("scheduledCancel", "canceled"),
+            ("marginCanceled", "canceled"),
+            ("rejected", "rejected"),
+            ("badAloPxRejected", "rejected"),
+        ],
+    )
+    def test_every_documented_end_is_known(self, status: str, fate: str, exported: Exported, tmp_path: Path) -> None:
+        orders = json.loads(exported.historical_orders.read_text())
+        row = next(
+            row for row in orders if row["status"] == "canceled" and row["order"]["sz"] == row["order"]["origSz"]
+        )
+        row["status"] = status
+        (tmp_path / "orders.json").write_text(json.dumps(orders))
+        executions, left_out = read_account(tmp_path / "orders.json", exported.user_fills, "ETH")
+        assert left_out.total() == 0
+        mine = executions.orders.set_index("order_id")["status"]
+        assert mine[row["order"]["oid"]] == fate
+
+    def test_the_true_cost_is_what_was_charged(self, exported: Exported) -> None:
+        """A maker's fee of 1.5 bps becomes 5 bps in one account, and costs its orders as much more."""
+        market, _ = played()
+        executions, _ = read_account(exported.historical_orders, exported.user_fills, "ETH")
+        dearer = executions.fills.assign(fee=executions.fills["fee"] * 2)
+        elsewhere = executions.fills.assign(fee=np.nan)
+        plain, twice, ours = (
+            validation.replay_executions(market, Executions(executions.orders, fills), PARAMETERS.execution)
+            for fills in (executions.fills, dearer, elsewhere)
+        )
+        charged = (executions.fills["fee"] * 1e4).groupby(executions.fills["order_id"]).sum()
+        mine = plain.set_index("order_id")
+        more = (charged.reindex(mine.index, fill_value=0.0) / (mine["size"] * mine["arrival_mid"])).to_numpy()
+        np.testing.assert_allclose(twice["true_cost_bps"] - plain["true_cost_bps"], more, atol=1e-9)
+        np.testing.assert_allclose(ours["true_cost_bps"], plain["true_cost_bps"], atol=0.01)  # written with 6 decimals
+        assert more.max() > 1 and (twice["cost_bps"] == plain["cost_bps"]).all()
 
     def test_fills_beyond_an_order_are_an_error(self, exported: Exported, tmp_path: Path) -> None:
         fills = json.loads(exported.user_fills.read_text())
@@ -285,13 +332,13 @@ def fills(recordings: Path) -> pd.DataFrame:
 
 class TestRealFills:
     def test_every_fee_of_a_perpetual_is_in_our_table(self, fills: pd.DataFrame) -> None:
-        explained = fees.explain_fees(fills)
+        explained = costs.explain_fees(fills)
         perpetual = explained[explained["market"] == "perpetual"]
         assert len(perpetual) == 6608 and perpetual["explained"].all()
         assert perpetual.loc[perpetual["notional"] > 100, "chance"].median() < 0.05
 
     def test_a_wrong_table_would_be_noticed(self, fills: pd.DataFrame) -> None:
         dearer = fills.assign(fee=fills["fee"] + fills["price"] * fills["size"] * 0.137e-4)
-        explained = fees.explain_fees(dearer)
+        explained = costs.explain_fees(dearer)
         large = explained[(explained["market"] == "perpetual") & (explained["notional"] > 100)]
         assert large["explained"].mean() < 0.1

@@ -203,7 +203,7 @@ class Latency(Section):
 
     preset: Literal["thesis", "measured", "empirical"]
     policy_ms: NonNegative
-    empirical_ms: list[NonNegative] = Field(min_length=1)
+    empirical_ms: list[Annotated[float, Field(ge=0.0, le=3000.0, strict=True)]] = Field(min_length=1)
 
 
 class Fees(Section):

@@ -19,6 +19,8 @@ Floats = NDArray[np.float64]
 
 PRICE, FEES, TOTAL = "implementation_shortfall_bps", "fees_bps", "total_cost_bps"
 PARTS = (FEES, "funding_bps", "spread_bps", "timing_bps", "opportunity_bps", PRICE, TOTAL)
+QUEUES = {"fitted": TOTAL, "all ahead": "cost_all_ahead_bps", "all behind": "cost_all_behind_bps"}
+"""The total cost as it is, and under the most and the least favourable queue: where what was cancelled stood."""
 REGIMES = {"volatility_5m_bps": "volatility", "bid_ask_spread_bps": "spread"}
 LEVELS = ("low", "middle", "high")
 _NAN = float("nan")
@@ -75,6 +77,7 @@ def per_order(orders: pd.DataFrame) -> dict[str, Floats]:
     columns = {
         "fill_rate": orders["filled"],
         "filled_share": orders["filled_passive"],
+        **{name: orders[name] for name in ("maker_share", *QUEUES.values()) if name in orders and name != TOTAL},
         PRICE: orders[PRICE],
         FEES: orders[FEES],
         TOTAL: orders[TOTAL],
@@ -169,6 +172,24 @@ def decompose(orders: pd.DataFrame, reference: str, evidence: sections.Evidence,
             interval = block_bootstrap(group[part], group["block"], evidence, seed)
             row = {"asset": asset, "strategy": strategy, "reference": reference, "part": part}
             rows.append(row | interval.columns("difference_bps"))
+    return pd.DataFrame(rows)
+
+
+def queue_differences(orders: pd.DataFrame, reference: str, evidence: sections.Evidence, seed: int) -> pd.DataFrame:
+    """Each strategy minus the reference on the same parent orders, under each of `QUEUES`.
+
+    Returns
+    -------
+    One row per asset, strategy and queue: `difference_bps` of the total cost with `ci_low`, `ci_high`, `blocks`, and
+    `holds`: the intervals of all queues lie on the same side of zero. A claim stands only if it holds
+    """
+    differences, rows = paired_differences(orders, reference, list(QUEUES.values())), []
+    for (asset, strategy), group in differences.groupby(["asset", "strategy"], sort=False):
+        intervals = [block_bootstrap(group[cost], group["block"], evidence, seed) for cost in QUEUES.values()]
+        holds = all(interval.low > 0 for interval in intervals) or all(interval.high < 0 for interval in intervals)
+        named = {"asset": asset, "strategy": strategy, "reference": reference, "holds": holds}
+        for queue, interval in zip(QUEUES, intervals, strict=True):
+            rows.append(named | {"queue": queue} | interval.columns("difference_bps"))
     return pd.DataFrame(rows)
 
 

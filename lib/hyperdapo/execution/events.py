@@ -14,6 +14,7 @@ from hyperdapo.times import HOUR_NS
 
 PRINT, QUOTE, SNAPSHOT = 0, 1, 2
 DUST = 1e-9  # coin; less than that is the rounding of floating point
+PLACE = 6  # numbers that say where an order stands in the book: the fields of `kernel.Resting`
 
 MOMENT = np.dtype(
     [
@@ -29,19 +30,31 @@ newest snapshot; what a long of one coin has paid in funding since the first mes
 ARRIVAL = np.dtype(
     [
         *(("side", np.int64), ("size", float), ("limit", float)),
-        *((name, np.bool_) for name in ("post_only", "resting", "completes")),
+        *((name, np.bool_) for name in ("post_only", "resting", "waits", "completes", "resumes")),
         *((name, np.int64) for name in ("first", "last", "final", "sequence", "parent")),
+        *((name, np.int64) for name in ("arrival_ns", "answer_ns", "again_ns", "cancel_ns")),
+        ("place", float, (PLACE,)),
     ],
     align=True,
 )
 FILL = np.dtype(
     [
-        *(("queue_ahead", float), ("estimated", np.bool_), ("rejected", np.bool_), ("last_event", np.int64)),
-        *((name, float) for name in ("taken", "taken_usd", "made", "made_mid_usd", "made_funding", "abandoned")),
-        *((name, float) for name in ("completed", "swept", "swept_usd", "deepest")),
+        *(("queue_ahead", float), ("estimated", np.bool_), ("rejections", np.int64), ("last_event", np.int64)),
+        *((name, float) for name in ("taken", "taken_usd", "queued", "through", "crossed")),
+        *((name, float) for name in ("made_usd", "made_mid_usd", "made_funding", "abandoned")),
+        *((name, float) for name in ("completed", "swept", "swept_usd", "deepest", "limit")),
+        ("place", float, (PLACE,)),
     ],
     align=True,
 )
+
+
+class Feed(NamedTuple):
+    """The k best quotes that the trader is shown: `ns` (k,) when, `exchange_ns` (k,) of when, `price` (k, 2)."""
+
+    ns: Nanoseconds
+    exchange_ns: Nanoseconds
+    price: Floats
 
 
 class Events(NamedTuple):
@@ -54,6 +67,7 @@ class Events(NamedTuple):
     moment: NDArray[Any]
     level_price: Floats
     level_size: Floats
+    feed: Feed
 
 
 class Queue(NamedTuple):
@@ -70,17 +84,26 @@ class Queue(NamedTuple):
 
 Arrivals = NDArray[Any]
 """n orders, (n,) of `ARRIVAL`: side +1 / -1, size in coin, limit in USD (NaN where not `resting`: at any price), and
-their events. `completes`: what is left when the cancel lands is bought or sold at once, else it is abandoned. `first`
-is the newest event that the arriving order meets, `last` the first that its cancel precedes, `final` the newest that
-the order which completes it meets. Orders are filled in `sequence`, in which those of one `parent` are neighbours, the
+their events. `completes`: what is left when the cancel lands is bought or sold at once, else it is abandoned; one that
+`waits` is completed, and nothing else. `first` is the newest event that the arriving order meets, `last` the first that
+its cancel precedes, `final` the newest that the order which completes it meets. That a post-only order is refused at
+`arrival_ns` is known after `answer_ns`, and the next try arrives `again_ns` after the last, until `cancel_ns`. One that
+`resumes` stands at `place` already. Orders are filled in `sequence`, in which those of one `parent` are neighbours, the
 first in priority first; -1 has no siblings."""
 
 Fills = NDArray[Any]
-"""What became of n orders, (n,) of `FILL`; sizes in coin, notionals in USD. `taken`: from the book on arrival; `made`:
-while resting, at the limit, when the mid was `made_mid_usd / made` and a long had paid `made_funding / made`;
-`abandoned`: neither traded nor completed; `completed`: left to the completing order, of which the visible book gave
-`swept`, the last of it at `deepest` (USD). `last_event` is that of the latest fill before the cancel, -1 for none;
-`queue_ahead` is NaN where nothing rested, `estimated` where no message had shown the level."""
+"""What became of n orders, (n,) of `FILL`; sizes in coin, notionals in USD. `rejections`: how often it was refused.
+`taken`: from the book on arrival. While resting, for `made_usd` in all, when the mid had been `made_mid_usd` and a long
+had paid `made_funding` on it: `queued` by prints at the limit, `through` by prints beyond it, `crossed` by quotes of
+the other side that came to it. `abandoned`: neither traded nor completed; `completed`: left to the completing order, of
+which the visible book gave `swept`, the last of it at `deepest` (USD). `last_event` is that of the latest fill before
+the cancel, -1 for none; `queue_ahead` is NaN where nothing rested, `estimated` where no message had shown the level.
+`limit` and `place` (a `kernel.Resting`) are where it stood when the cancel landed: NaN and zeros where it never did."""
+
+
+def made(fills: Fills) -> Floats:
+    """(n,) coin filled while resting."""
+    return np.asarray(fills["queued"] + fills["through"] + fills["crossed"])
 
 
 def stream(market: Market) -> Events:
@@ -128,7 +151,12 @@ def _stream(market: Market) -> Events:
     moment["best_size"][:, 0] = of_quotes(bbo.bid_size, book.bid_size)
     moment["best_size"][:, 1] = of_quotes(bbo.ask_size, book.ask_size)
     moment["funding"] = funding_paid(market, ns)
-    return Events(ns, moment, _pair(book.bid_price, book.ask_price), _pair(book.bid_size, book.ask_size))
+    levels = _pair(book.bid_price, book.ask_price), _pair(book.bid_size, book.ask_size)
+    return Events(ns, moment, *levels, _feed(market))
+
+
+def _feed(market: Market) -> Feed:
+    return Feed(market.top.local_ns, market.top.exchange_ns, _pair(market.top.bid_price, market.top.ask_price))
 
 
 def _latest(at: Mask) -> Integers:

@@ -23,6 +23,8 @@ from hyperdapo.execution.events import DUST
 from hyperdapo.times import MS_NS, SECOND_NS
 
 RESTING = ("Alo", "Gtc")  # times in force of orders that may rest
+_OPEN = ("open", "accepted", "triggered")
+_CANCELED, _REJECTED = r"(?:canceled|scheduledCancel|\w+Canceled)", r"(?:rejected|\w+Rejected)"  # statuses, whole
 _Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=(2**63 - 1) // MS_NS)]
 _Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _Positive = Annotated[float, msgspec.Meta(gt=0, lt=1e18)]
@@ -36,7 +38,8 @@ class Executions:
 
     `orders`: order_id, side (+1 buy), size (coin), limit_price (USD), post_only, placed_ns (the block that took it),
     cancel_ns (its cancel takes effect, if it is not filled before), status (filled, canceled, rejected).
-    `fills`: order_id, exchange_ns, price (USD), size (coin), crossed (it took), tid.
+    `fills`: order_id, exchange_ns, price (USD), size (coin), crossed (it took), tid; of a real account fee (what was
+    charged, USD; NaN where it was charged in another token).
     """
 
     orders: pd.DataFrame
@@ -117,8 +120,9 @@ def read_account(
     Returns
     -------
     The executions, and how many orders were left out: `trigger`, `not_resting` (IOC and market orders), `open` (their
-    fate is not known), `unexplained` (what the fills add up to is not what the order's status says: `userFills` goes
-    back only so far), and `rows` that the readers dropped
+    fate is not known), `unknown_status` (one that the exchange's documentation does not name), `unexplained` (what the
+    fills add up to is not what the order's status says: `userFills` goes back only so far), and `rows` that the readers
+    dropped
 
     Raises
     ------
@@ -133,14 +137,17 @@ def read_account(
     if (excess := done > rows["size"].to_numpy() + DUST).any():
         order_id = rows["order_id"].to_numpy()[excess][0]
         raise DataError(f"{fills.name}: the fills of order {order_id} are more than its size in {orders.name}")
-    status = np.where(rows["status"].str.endswith("Rejected") | (rows["status"] == "rejected"), "rejected", "canceled")
-    status = np.where(rows["status"] == "filled", "filled", status)
+    told = rows["status"].astype(str)
+    ends = {"filled": told == "filled", "canceled": told.str.fullmatch(_CANCELED)}
+    ends |= {"rejected": told.str.fullmatch(_REJECTED), "open": told.isin(_OPEN)}
+    status = np.select([end.to_numpy(bool) for end in ends.values()], list(ends), "unknown")
     filled = rows["size"].to_numpy() - np.where(status == "filled", 0.0, rows["remaining"].to_numpy())
     expected = np.where(status == "rejected", 0.0, filled)
     reasons = {
         "trigger": rows["trigger"].to_numpy(bool),
         "not_resting": ~rows["tif"].isin(RESTING).to_numpy(),
-        "open": rows["status"].isin(["open", "triggered"]).to_numpy(),
+        "open": status == "open",
+        "unknown_status": status == "unknown",
         "unexplained": np.abs(done - expected) > DUST,
     }
     kept = np.ones(len(rows), dtype=bool)
@@ -157,6 +164,7 @@ def read_account(
     columns = ["order_id", "side", "size", "limit_price", "placed_ns", "status"]
     whole = mine[columns].assign(post_only=mine["tif"] == "Alo", cancel_ns=cancel_ns).reset_index(drop=True)
     theirs = traded.rows[traded.rows["order_id"].isin(whole["order_id"])]
+    theirs = theirs.assign(fee=theirs["fee"].where(theirs["fee_token"] == "USDC"))
     return Executions(whole, theirs[["order_id", "exchange_ns", "price", "size", "crossed", "tid", "fee"]]), left_out
 
 

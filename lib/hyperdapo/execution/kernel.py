@@ -3,8 +3,8 @@
 The market is what it was; our orders are too small to change it. Events are in order of the exchange's stamp. An order
 in the book knows how much stands before it at its price: prints shrink that and then fill the order; what the level
 loses beyond the prints was cancelled, and a part of it stood before us (`Queue`); a print beyond our price, or an
-opposite quote that reaches it, would have met our order first. No print fills more than its size, over all orders of
-one parent.
+opposite quote that comes to it, would have met our order first. Neither fills more than its size, over all orders of
+one parent; what is left then stands first. A post-only order that would take is refused, and sent again.
 """
 
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from hyperdapo.market.columns import Floats
 
 ALONE = -1  # no event: an order without siblings
 UNKNOWN = -1.0  # size of a level that no message has shown
+APART = -1.0  # the other side stands beyond our price
 INNER: dict[str, Any] = {"cache": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # not called from Python
 
 
@@ -27,7 +28,8 @@ class Resting(NamedTuple):
     ahead: float  # coin before us
     visible: float  # size of our level when it was last seen, UNKNOWN until then
     traded: float  # printed at our price since then
-    exposed: bool  # the opposite best has stood beyond our price since we arrived
+    reach: float  # USD by which the other side's best, as last seen, passes our price; APART
+    offered: float  # its size then
 
 
 @njit(cache=True)
@@ -45,11 +47,9 @@ def replay(events: Events, orders: Arrivals, queue: Queue, fills: Fills, spent: 
                 base, end = _span(orders, position)
                 for event in range(end - base):
                     spent[event] = 0.0
-        side, limit, left = orders[order].side, orders[order].limit, orders[order].size
+        side, left = orders[order].side, orders[order].size
         if orders[order].resting:
-            fills[order].rejected = orders[order].post_only and reaches(events, orders[order].first, side, limit)
-            if not fills[order].rejected:
-                left = _live(events, orders, order, queue, fills, spent, base, path)
+            left = _live(events, orders, order, queue, fills, spent, base, path)
         if not orders[order].completes:
             fills[order].abandoned = left
         elif left > 0.0:
@@ -76,31 +76,72 @@ def _live(
 ) -> float:
     """From arrival to cancel: take what the limit reaches, then rest. Returns the size that is left.
 
-    `spent` is what siblings have had of each print, from event `base` on; `base` is `ALONE` where there are none.
+    `spent` is what siblings have had of each event, from event `base` on; `base` is `ALONE` where there are none.
     """
-    side, limit, first = orders[order].side, orders[order].limit, orders[order].first
-    taken, usd, _ = sweep(events, first, side, limit, orders[order].size)
-    fills[order].taken, fills[order].taken_usd = taken, usd
-    if taken > 0.0:
-        fills[order].last_event = first
-    state = rest(events, first, side, limit, orders[order].size - taken, queue)
+    first, limit = _admitted(events, orders, order, fills)
+    side, size, last = orders[order].side, orders[order].size, orders[order].last
+    if first < 0:
+        return float(size)
+    if orders[order].resumes:
+        place = orders[order].place
+        state = Resting(size, place[1], place[2], place[3], place[4], place[5])
+    else:
+        taken, usd, _ = sweep(events, first, side, limit, size)
+        fills[order].taken, fills[order].taken_usd = taken, usd
+        if taken > 0.0:
+            fills[order].last_event = first
+        state = rest(events, first, side, limit, size - taken, queue)
     if state.remaining > DUST:
         fills[order].queue_ahead, fills[order].estimated = state.ahead, state.visible == UNKNOWN
-        event, last = first + 1, orders[order].last
-        while state.remaining > DUST and event < last:
-            before = state.remaining
-            event, state = wait(
-                events, event, orders[order].last, state, side, limit, queue.exponent, spent, base, path
-            )
-            filled = before - state.remaining
-            if filled > 0.0:
-                fills[order].last_event = event - 1
-                bid, ask = events.moment[event - 1].best_price[0], events.moment[event - 1].best_price[1]
-                fills[order].made_mid_usd += filled * (bid + ask) / 2
-                fills[order].made_funding += filled * events.moment[event - 1].funding
+    event = first + 1
+    while state.remaining > DUST and event < last:
+        before = state.remaining
+        event, state = wait(events, event, last, state, side, limit, queue.exponent, spent, base, path)
+        if state.remaining < before:
+            _note(events, event - 1, order, before - state.remaining, limit, fills)
     left = state.remaining if state.remaining > DUST else 0.0
-    fills[order].made = orders[order].size - taken - left
+    fills[order].limit, place = limit, fills[order].place
+    place[0], place[1], place[2] = left, state.ahead, state.visible
+    place[3], place[4], place[5] = state.traded, state.reach, state.offered
     return left
+
+
+@njit(**INNER)
+def _admitted(events: Events, orders: Arrivals, order: int, fills: Fills) -> tuple[int, float]:
+    """The event and the limit with which an order is let into the book; no event (-1) where it is not in time.
+
+    A post-only order that would take is refused, and the answer names the best quotes. As soon as it is known the next
+    goes out, at the best quote of its own side: as the answer names it, or as the feed has shown it since.
+    """
+    first, limit, side, ns = orders[order].first, orders[order].limit, orders[order].side, orders[order].arrival_ns
+    near = 0 if side > 0 else 1
+    while orders[order].post_only and not orders[order].resumes and reaches(events, first, side, limit):
+        fills[order].rejections += 1
+        shown = np.searchsorted(events.feed.ns, ns + orders[order].answer_ns, side="right") - 1
+        limit = events.moment[first].best_price[near]
+        if shown >= 0 and events.feed.exchange_ns[shown] > ns:
+            limit = events.feed.price[shown, near]
+        ns += orders[order].again_ns
+        if ns >= orders[order].cancel_ns:
+            return -1, limit
+        first = np.searchsorted(events.ns, ns, side="left") - 1
+    return first, limit
+
+
+@njit(**INNER)
+def _note(events: Events, event: int, order: int, filled: float, limit: float, fills: Fills) -> None:
+    """Write down what an event filled, and the mid before it."""
+    if events.moment[event].kind != PRINT:
+        fills[order].crossed += filled
+    elif events.moment[event].price == limit:
+        fills[order].queued += filled
+    else:
+        fills[order].through += filled
+    bid, ask = events.moment[event - 1].best_price[0], events.moment[event - 1].best_price[1]
+    fills[order].last_event = event
+    fills[order].made_usd += filled * limit
+    fills[order].made_mid_usd += filled * (bid + ask) / 2
+    fills[order].made_funding += filled * events.moment[event].funding
 
 
 @njit(cache=True)
@@ -124,27 +165,23 @@ def wait(
     moment, level_price, level_size = events.moment, events.level_price, events.level_size
     while event < last:
         before = state.remaining
+        gone = spent[event - base] if base >= 0 else 0.0
         if moment[event].kind == PRINT:
             if moment[event].aggressor != side:
-                size = moment[event].size - spent[event - base] if base >= 0 else moment[event].size
-                state = _printed(state, side * (limit - moment[event].price), size)
-                if base >= 0:
-                    spent[event - base] += before - state.remaining
+                state = _printed(state, side * (limit - moment[event].price), moment[event].size - gone)
         else:
-            crossed = side * (limit - moment[event].best_price[opposite]) >= 0.0
-            if crossed and state.exposed:
-                state = Resting(0.0, 0.0, 0.0, 0.0, True)
-            else:
-                state = Resting(state.remaining, state.ahead, state.visible, state.traded, not crossed)
-                before_best = side * (limit - moment[event].best_price[near])
-                if before_best > 0.0:
-                    state = _seen(state, 0.0, exponent)
-                elif before_best == 0.0:
-                    state = _seen(state, moment[event].best_size[near], exponent)
-                elif moment[event].kind == SNAPSHOT:  # a best quote before ours says nothing of our level
-                    state = _seen(
-                        state, _level(level_price, level_size, moment[event].row, near, side, limit), exponent
-                    )
+            state = _crossed(
+                state, side * (limit - moment[event].best_price[opposite]), moment[event].best_size[opposite], gone
+            )
+            before_best = side * (limit - moment[event].best_price[near])
+            if before_best > 0.0:
+                state = _seen(state, 0.0, exponent)
+            elif before_best == 0.0:
+                state = _seen(state, moment[event].best_size[near], exponent)
+            elif moment[event].kind == SNAPSHOT:  # a best quote before ours says nothing of our level
+                state = _seen(state, _level(level_price, level_size, moment[event].row, near, side, limit), exponent)
+        if base >= 0:
+            spent[event - base] += before - state.remaining
         if len(path):
             path[event - start, 0], path[event - start, 1] = state.ahead, state.remaining
         event += 1
@@ -186,7 +223,12 @@ def rest(events: Events, event: int, side: int, price: float, remaining: float, 
     """Join the queue at `price`: behind all that was last shown there, or behind what such a level holds on average."""
     visible = shown_size(events, event, side, price)
     ahead = visible if visible != UNKNOWN else usual_size(events, event, side)
-    return Resting(remaining, ahead if queue.joined else 0.0, visible, 0.0, not reaches(events, event, side, price))
+    opposite = 1 if side > 0 else 0
+    reach = side * (price - events.moment[event].best_price[opposite])
+    offered = events.moment[event].best_size[opposite]
+    if reach < 0.0:
+        reach, offered = APART, 0.0
+    return Resting(remaining, ahead if queue.joined else 0.0, visible, 0.0, reach, offered)
 
 
 @njit(**INNER)
@@ -243,15 +285,38 @@ def usual_size(events: Events, event: int, side: int) -> float:
 @njit(cache=True, inline="always")
 def _printed(state: Resting, beyond: float, size: float) -> Resting:
     """An aggressor of the other side traded `size`; `beyond` > 0 when at a price that ours had stood before."""
-    if beyond > 0.0:
-        return Resting(state.remaining - min(state.remaining, size), 0.0, 0.0, 0.0, state.exposed)
     if beyond < 0.0:
         return state
+    if beyond > 0.0:
+        fill = min(state.remaining, size)
+        return Resting(state.remaining - fill, 0.0, 0.0, 0.0, state.reach, state.offered)
     queue = min(state.ahead, size)
     fill = min(state.remaining, size - queue)
     if fill < DUST:
         fill = 0.0
-    return Resting(state.remaining - fill, state.ahead - queue, state.visible, state.traded + size, state.exposed)
+    return Resting(
+        state.remaining - fill, state.ahead - queue, state.visible, state.traded + size, state.reach, state.offered
+    )
+
+
+@njit(cache=True, inline="always")
+def _crossed(state: Resting, reach: float, size: float, gone: float) -> Resting:
+    """The other side's best passes our price by `reach` (USD) with `size`, of which siblings have had `gone`.
+
+    What has come since the last message would have met us first: all of a better quote, of the same what it has more.
+    A worse one stood behind the last. Nobody is left before us at a price that the other side has reached.
+    """
+    if reach < 0.0:
+        return Resting(state.remaining, state.ahead, state.visible, state.traded, APART, 0.0)
+    fresh = 0.0
+    if reach > state.reach:
+        fresh = size
+    elif reach == state.reach:
+        fresh = size - state.offered
+    fill = min(state.remaining, fresh - gone)
+    if fill < DUST:
+        fill = 0.0
+    return Resting(state.remaining - fill, 0.0, 0.0, 0.0, reach, size)
 
 
 @njit(cache=True, inline="always")
@@ -262,4 +327,4 @@ def _seen(state: Resting, size: float, exponent: float) -> Resting:
     ahead, expected = state.ahead, state.visible - state.traded
     if state.visible != UNKNOWN and ahead > 0.0 and expected > size:
         ahead -= (expected - size) * min(ahead / expected, 1.0) ** exponent
-    return Resting(state.remaining, min(max(ahead, 0.0), size), size, 0.0, state.exposed)
+    return Resting(state.remaining, min(max(ahead, 0.0), size), size, 0.0, state.reach, state.offered)

@@ -162,20 +162,7 @@ def replay_candidates(market: Market, parents: pd.DataFrame, parameters: Paramet
 
 def replay(market: Market, orders: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
     """`replay_orders` under the parameters of a run."""
-    if "waits" in orders:
-        return _replay_waits(market, orders, parameters)
     return replay_orders(market, orders, parameters.execution, parameters.seed, parameters.orders.markouts_s)
-
-
-def _replay_waits(market: Market, orders: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
-    """An order that waits is replayed as a limit order that the market never reaches."""
-    waits, side = orders["waits"].to_numpy(bool), orders["side"].to_numpy(float)
-    far = snap_price(orders["arrival_mid"] * (1 - side / 2), side, market.sz_decimals)
-    resting = orders.assign(limit_price=np.where(waits, far, orders["limit_price"]))
-    replayed = replay_orders(market, resting, parameters.execution, parameters.seed, parameters.orders.markouts_s)
-    never = {"limit_price": np.nan, "queue_ahead": np.nan, "queue_estimated": False}
-    never |= {"target_price": replayed["arrival_mid"], "slippage_bps": replayed["implementation_shortfall_bps"]}
-    return replayed.assign(**{name: replayed[name].mask(waits, value) for name, value in never.items()})
 
 
 class Threshold(NamedTuple):

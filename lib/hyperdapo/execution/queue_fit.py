@@ -19,6 +19,7 @@ exist, prefer their scores (Brier, fill time) to this fit.
 """
 
 from collections.abc import Iterator
+from heapq import heappop, heappush
 from typing import NamedTuple
 
 import numpy as np
@@ -128,7 +129,7 @@ def _needed(events: Events, maker: Maker, exponent: float) -> float:
     """Coin that must print at the maker's price before its turn, if cancels split by this exponent."""
     start, last = maker.first + 1, maker.filled + 1
     path = np.empty((last - start, 2))
-    state = Resting(maker.size, maker.ahead, maker.ahead + maker.size, 0.0, True)
+    state = Resting(maker.size, maker.ahead, maker.ahead + maker.size, 0.0, kernel.APART, 0.0)
     event, state = kernel.wait(
         events, start, last, state, maker.side, maker.price, exponent, _NOTHING, kernel.ALONE, path
     )
@@ -161,6 +162,7 @@ def _makers(events: Events, near: int) -> Iterator[Maker]:
     """The orders of a side that are seen to join the best level and recognised when they are filled."""
     side, price, left = (1 if near == 0 else -1), np.nan, 0.0
     waiting: dict[float, list[tuple[float, int, float]]] = {}
+    nearest: list[float] = []  # a heap of their prices, times -side
     columns = (
         events.moment["kind"],
         events.moment["price"],
@@ -177,10 +179,13 @@ def _makers(events: Events, near: int) -> Iterator[Maker]:
                     yield Maker(first, event, side, print_price, order, ahead)
             continue
         if best != price:
-            if side * (best - price) < 0:  # nobody is left where the best has been
-                waiting = {at: orders for at, orders in waiting.items() if side * (at - best) <= 0}
+            while nearest and -nearest[0] > side * best:  # nobody is left where the best has been
+                del waiting[-side * heappop(nearest)]
         elif size - left > DUST and left > DUST:
-            waiting.setdefault(best, []).append((size - left, event, left))
+            if best not in waiting:
+                waiting[best] = []
+                heappush(nearest, -side * best)
+            waiting[best].append((size - left, event, left))
         price, left = best, size
 
 

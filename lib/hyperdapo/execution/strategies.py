@@ -1,6 +1,6 @@
 """The ways to execute a parent order (§3.5.2), all under the same latency, fees, grid and minimum size."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -8,8 +8,9 @@ import pandas as pd
 from pydantic import BaseModel
 
 from hyperdapo.errors import DataError
-from hyperdapo.execution.costs import HIGHEST_TIER
-from hyperdapo.execution.events import DUST
+from hyperdapo.execution.children import quote_slices, requote, slice_ns, take_slices
+from hyperdapo.execution.costs import HIGHEST_TIER, fee_rates
+from hyperdapo.execution.orders import OPTIONAL_COLUMNS, ORDER_COLUMNS
 from hyperdapo.execution.parents import (
     STATE,
     Threshold,
@@ -22,10 +23,9 @@ from hyperdapo.execution.parents import (
     replay,
     touch,
 )
-from hyperdapo.execution.simulator import lives
 from hyperdapo.market.book import Market
-from hyperdapo.market.columns import BPS, Floats, Integers, select
-from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD, snap_price, snap_size
+from hyperdapo.market.columns import BPS, Floats, select
+from hyperdapo.market.grid import snap_price
 from hyperdapo.params import Parameters
 from hyperdapo.sections import Action, Execution
 from hyperdapo.times import SECOND_NS, Span
@@ -33,7 +33,7 @@ from hyperdapo.times import SECOND_NS, Span
 STRATEGIES = {
     "market": "takes at once",
     "twap": "takes in equal slices",
-    "vwap": "takes in slices of the usual volume",
+    "vwap": "takes in step with the volume: what has printed, and what is usual for the rest",
     "twap_post_only": "the slices of twap as post-only orders at the best quote",
     "vwap_post_only": "the slices of vwap as post-only orders at the best quote",
     "join_best": "post-only at the best quote, once",
@@ -51,37 +51,43 @@ STRATEGIES = {
 
 ORDERS_COLUMNS = (
     *("order_id", "asset", "strategy", "objective", "decision_ns", "side", "size", "horizon_s", "arrival_mid"),
-    *("kind", "offset_bps", "target_price", "exec_price", "filled_passive", "maker_share", "filled", "fill_ns"),
-    *("status", "fees_bps", "funding_bps", "implementation_shortfall_bps", "total_cost_bps", "slippage_bps"),
-    *("spread_bps", "timing_bps", "opportunity_bps"),
+    *("kind", "offset_bps", "target_price", "exec_price", "filled_passive", "maker_share"),
+    *("filled_queue", "filled_through", "filled_crossed", "filled", "fill_ns", "status", "rejections"),
+    *("fees_bps", "funding_bps", "implementation_shortfall_bps", "total_cost_bps", "slippage_bps"),
+    *("spread_bps", "timing_bps", "opportunity_bps", "cost_all_ahead_bps", "cost_all_behind_bps"),
     *("queue_ahead", "latency_ms", "split", *STATE),
 )
-"""Of `orders.parquet`; the mark-outs `markout_{h}s_bps` follow."""
-_LEAST_USD = 1.5 * MINIMUM_NOTIONAL_USD  # of a child order: the price may fall between decision and child
+"""Of `orders.parquet`; the mark-outs `markout_{h}s_bps`, `maker_markout_{h}s_bps`, `taker_markout_{h}s_bps` follow."""
+
+BOUNDS: dict[str, dict[str, Any]] = {
+    "all ahead": {"queue": "power", "queue_exponent": 0.0},
+    "all behind": {"queue": "risk_averse"},
+}
+"""The most and the least favourable queue: where all that is cancelled stood. A claim has to hold under both."""
+
 _SHALLOWEST_BPS = 0.01  # prints that hug the mid: k stays finite
 _DECIMALS = 10  # of columns in bps: equal orders have equal costs, however they were summed
 _TAKE_JOIN = (Action("take"), Action("join"))
 _MOMENTA_S = (10, 60)
 LOOKS_BACK_S = max(_MOMENTA_S)
 """How long before a decision strategies ask for the market."""
-_MINUTE = 60  # the volume profile of VWAP is by second of the minute
+_QUARTER_S, _QUARTERS = 900, 96  # the usual volume is by quarter of an hour of the day
+_ENOUGH_DAYS = 5  # on which a quarter of an hour must have been seen to have a volume of its own
 
-Quote = Callable[[pd.DataFrame, Floats, Floats], Floats]
-"""(children with `decision_ns` and the columns of their parents, seconds left, share of the parent left) -> price."""
 Model = TypeVar("Model", bound=BaseModel)
 
 
 class Trained(NamedTuple):
     """What strategies know from the training split.
 
-    The best fixed action (its position), the best threshold of the book's lean, the share of volume by second of the
-    minute (60,), and how far from the mid prints are on average (bps): the decay of intensity with distance, k of
-    Avellaneda and Stoikov, is its inverse.
+    The best fixed action (its position), the best threshold of the book's lean, the usual volume by quarter of an hour
+    of the day (96,) in coin per second, and how far from the mid prints are on average (bps): the decay of intensity
+    with distance, k of Avellaneda and Stoikov, is its inverse.
     """
 
     best_fixed: int
     threshold: Threshold
-    volume_profile: Floats
+    usual_volume: Floats
     print_depth_bps: float
 
 
@@ -95,14 +101,30 @@ def train(parts: Iterable[tuple[Span, Market]], outcomes: pd.DataFrame) -> Train
     """
     chosen = best_fixed_action(outcomes), best_threshold(outcomes)
     ns = outcomes.loc[outcomes["split"] == "train", "decision_ns"]
-    volume, depth_bps, prints = np.full(_MINUTE, np.finfo(float).tiny), 0.0, 0
+    volumes, depth_bps, prints = [], 0.0, 0
+    first_ns, last_ns = int(ns.min()), int(ns.max())
     for (from_ns, to_ns), market in parts:
-        inside = np.searchsorted(market.trades.local_ns, [max(from_ns, ns.min()), min(to_ns, ns.max() + 1)])
+        inside = np.searchsorted(market.trades.local_ns, [max(from_ns, first_ns), min(to_ns, last_ns + 1)])
         trades = select(market.trades, slice(*inside))
-        volume += np.bincount(trades.local_ns // SECOND_NS % _MINUTE, weights=trades.size, minlength=_MINUTE)
+        volumes.append(pd.Series(trades.size).groupby(trades.local_ns // (_QUARTER_S * SECOND_NS)).sum())
         depth_bps += float(np.nansum(np.abs(trades.price / market.mid_at(trades.local_ns) - 1)) * BPS)
         prints += len(trades.price)
-    return Trained(*chosen, volume / volume.sum(), depth_bps / max(prints, 1))
+    return Trained(*chosen, usual_volume(pd.concat(volumes), first_ns, last_ns), depth_bps / max(prints, 1))
+
+
+def usual_volume(volumes: pd.Series, from_ns: int, to_ns: int) -> Floats:
+    """Coin per second (96,) by quarter of an hour of the day, of a span; its mean where too few days show the quarter.
+
+    `volumes` are coin by quarter of an hour since 1970; quarters without prints may be missing.
+    """
+    quarter = np.arange(from_ns // (_QUARTER_S * SECOND_NS), to_ns // (_QUARTER_S * SECOND_NS) + 1)
+    bounds = np.append(quarter, quarter[-1] + 1) * _QUARTER_S * SECOND_NS
+    seconds = np.diff(np.clip(bounds, from_ns, max(to_ns, from_ns + 1))) / SECOND_NS
+    coin = volumes.groupby(level=0).sum().reindex(quarter, fill_value=0.0).to_numpy()
+    of_day = quarter % _QUARTERS
+    days, whole = np.bincount(of_day, minlength=_QUARTERS), coin.sum() / seconds.sum()
+    own = np.bincount(of_day, coin, _QUARTERS) / np.maximum(np.bincount(of_day, seconds, _QUARTERS), 1.0)
+    return np.asarray(np.maximum(np.where(days >= _ENOUGH_DAYS, own, whole), np.finfo(float).tiny))
 
 
 def policy_actions(decisions: pd.DataFrame) -> dict[str, pd.Series]:
@@ -139,18 +161,14 @@ def backtest(
     if parents.empty:
         raise DataError("there is no order to execute: lengthen the span or lower split.train")
     parents = parents.reset_index(drop=True)
-    children = _by_children(market, parents, trained, parameters)
-    whole = [
-        orders.assign(strategy=name)
-        for name, orders in _whole(market, parents, trained, outcomes, decisions, parameters.policy.actions).items()
-    ]
-    replayed = replay(market, pd.concat(whole, ignore_index=True), parameters)
-    sliced = [rows.assign(strategy=name) for name, rows in children.items()]
-    markouts = [f"markout_{horizon:g}s_bps" for horizon in parameters.orders.markouts_s]
-    together = pd.concat([replayed, *sliced], ignore_index=True)[[*ORDERS_COLUMNS, *markouts]]
-    together = together.round({name: _DECIMALS for name in together if str(name).endswith("_bps")})
-    ranks = {name: rank for rank, name in enumerate([*STRATEGIES, *policy_actions(decisions)])}
-    return together.sort_values("strategy", key=lambda names: names.map(ranks), kind="stable", ignore_index=True)
+    whole = _whole(market, parents, trained, outcomes, decisions, parameters.policy.actions)
+    orders = _executed(market, parents, whole, trained, parameters)
+    for name, queue in BOUNDS.items():
+        costs = _costs(market, parents, whole, trained, parameters, _changed(parameters.execution, **queue))
+        orders[f"cost_{name.replace(' ', '_')}_bps"] = costs
+    markouts = [name for name in orders if "markout_" in str(name)]
+    orders = orders[[*ORDERS_COLUMNS, *markouts]]
+    return orders.round({name: _DECIMALS for name in orders if str(name).endswith("_bps")})
 
 
 def sensitivity(
@@ -160,20 +178,43 @@ def sensitivity(
     outcomes: pd.DataFrame,
     decisions: pd.DataFrame,
     parameters: Parameters,
+    orders: pd.DataFrame,
 ) -> pd.DataFrame:
     """The backtest once more under other assumptions, one at a time; what was decided stays.
+
+    Parameters
+    ----------
+    orders : what `backtest` has made of the same: other fees and the bounds of the queue are read from it
 
     Returns
     -------
     `of` (latency, queue, fees), `assumption`, `strategy`, `orders` (count) and `total_cost_bps` (sum over them)
     """
-    rows = []
-    for (of, assumption), execution in assumptions(parameters.execution).items():
-        orders = backtest(market, parents, trained, outcomes, decisions, _changed(parameters, execution=execution))
-        sums = orders.groupby("strategy", sort=False)["total_cost_bps"].agg(["size", "sum"]).reset_index()
+    parents = parents.reset_index(drop=True)
+    whole = _whole(market, parents, trained, outcomes, decisions, parameters.policy.actions)
+    base, rows = parameters.execution, []
+    for (of, assumption), execution in assumptions(base).items():
+        if execution == base:
+            costs = orders["total_cost_bps"]
+        elif assumption in BOUNDS:
+            costs = orders[f"cost_{assumption.replace(' ', '_')}_bps"]
+        elif of == "fees":
+            costs = _at_tier(orders, base.fees.tier, execution.fees.tier)
+        else:
+            costs = _costs(market, parents, whole, trained, parameters, execution)
+        sums = costs.groupby(orders["strategy"], sort=False).agg(["size", "sum"]).reset_index()
         sums = sums.set_axis(["strategy", "orders", "total_cost_bps"], axis=1)
         rows.append(sums.assign(of=of, assumption=assumption))
     return pd.concat(rows, ignore_index=True)[["of", "assumption", "strategy", "orders", "total_cost_bps"]]
+
+
+def _at_tier(orders: pd.DataFrame, tier: int, other: int) -> pd.Series:
+    """Total costs (bps) with the fees of another tier: they are linear in what was made and what was taken."""
+    (taker, maker), rates = fee_rates(orders["decision_ns"], tier), fee_rates(orders["decision_ns"], other)
+    notional = orders["exec_price"] / orders["arrival_mid"]
+    made = (taker * notional - orders["fees_bps"]) / (taker - maker)
+    fees: pd.Series = (notional - made) * rates[0] + made * rates[1]
+    return orders["total_cost_bps"] - orders["fees_bps"] + fees
 
 
 def assumptions(execution: Execution) -> dict[tuple[str, str], Execution]:
@@ -187,7 +228,7 @@ def assumptions(execution: Execution) -> dict[tuple[str, str], Execution]:
     queues: dict[str, dict[str, Any]] = {
         "fitted": {},
         "evenly": {"queue": "power", "queue_exponent": 1.0},
-        "risk averse": {"queue": "risk_averse"},
+        **BOUNDS,
         "no queue": {"queue": "touch"},
     }
     tiers = {f"tier {tier}": _changed(execution.fees, tier=tier) for tier in (0, 3, HIGHEST_TIER)}
@@ -207,6 +248,41 @@ def mean_costs(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
 
 def _changed(section: Model, **values: object) -> Model:
     return section.model_copy(update=values)
+
+
+def _executed(
+    market: Market, parents: pd.DataFrame, whole: Mapping[str, pd.DataFrame], trained: Trained, parameters: Parameters
+) -> pd.DataFrame:
+    """Rows of `orders.parquet` without the bounds, strategy by strategy; what several send alike is replayed once."""
+    orders = pd.concat(whole.values(), ignore_index=True)
+    alike = [name for name in (*ORDER_COLUMNS, *OPTIONAL_COLUMNS) if name in orders]
+    group = orders.groupby(alike, dropna=False, sort=False).ngroup().to_numpy()
+    replayed = replay(market, orders.loc[np.unique(group, return_index=True)[1], alike], parameters)
+    columns = [name for name in replayed if name not in orders]
+    rows = pd.concat([orders, replayed[columns].iloc[group].reset_index(drop=True)], axis=1)
+    each = dict(zip(whole, np.split(np.arange(len(rows)), len(whole)), strict=True))
+    parts = {name: rows.iloc[place] for name, place in each.items()} | _by_children(
+        market, parents, trained, parameters
+    )
+    known = [name for name in STRATEGIES if name in parts]
+    ordered = [*known, *(name for name in parts if name not in known)]
+    together = pd.concat([parts[name] for name in ordered], ignore_index=True)
+    return together.assign(strategy=np.repeat(np.array(ordered, dtype=object), len(parents)))
+
+
+def _costs(
+    market: Market,
+    parents: pd.DataFrame,
+    whole: Mapping[str, pd.DataFrame],
+    trained: Trained,
+    parameters: Parameters,
+    execution: Execution,
+) -> pd.Series:
+    """Total cost (bps) of each of their rows under other assumptions."""
+    orders = _changed(parameters.orders, markouts_s=[])
+    changed = _changed(parameters, execution=execution, orders=orders)
+    costs: pd.Series = _executed(market, parents, whole, trained, changed)["total_cost_bps"]
+    return costs
 
 
 def _whole(
@@ -248,7 +324,7 @@ def _by_children(
     """Strategies of several orders."""
     execution, slices = parameters.execution, parameters.execution.twap_slices
     even = np.full((len(parents), slices), 1 / slices)
-    usual = volume_weights(trained.volume_profile, parents, slices)
+    usual = volume_weights(market, parents, slices, trained.usual_volume)
 
     def at_touch(children: pd.DataFrame, seconds_left: Floats, share_left: Floats) -> Floats:
         return touch(market, children)
@@ -299,151 +375,21 @@ def reservation_distance_bps(
     return np.asarray(variance / 2 + np.log1p(risk_aversion / decay) / risk_aversion - share_left * variance)
 
 
-def volume_weights(profile: Floats, parents: pd.DataFrame, slices: int) -> Floats:
-    """(n, slices) shares of volume that a profile by second of the minute (60,) puts into each slice of a horizon."""
-    minute_ns, curve = _MINUTE * SECOND_NS, np.append(0.0, np.cumsum(profile))
-    bounds = slice_ns(parents, slices)
-    volume = bounds // minute_ns + np.interp(bounds % minute_ns / SECOND_NS, np.arange(_MINUTE + 1), curve)
-    weights = np.diff(volume, axis=1)
-    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+def volume_weights(market: Market, parents: pd.DataFrame, slices: int, usual: Floats) -> Floats:
+    """(n, slices) shares of a parent that follow the volume: of each slice, by what is known when it begins.
 
-
-def take_slices(market: Market, parents: pd.DataFrame, weights: Floats, parameters: Parameters) -> pd.DataFrame:
-    """Children that take at once, of these shares (n, slices) of their parents, evenly spaced over the horizon."""
-    sizes, bounds = slice_sizes(parents, weights, market.sz_decimals), slice_ns(parents, weights.shape[1])
-    row, column = np.nonzero(sizes)
-    child_size, decision_ns = sizes[row, column], bounds[row, column]
-    fixed = {"horizon_s": (bounds[row, -1] - decision_ns) / SECOND_NS, "limit_price": np.nan, "post_only": False}
-    children = parents.iloc[row].reset_index(drop=True).assign(decision_ns=decision_ns, size=child_size, **fixed)
-    return _together(parents, replay(market, children.assign(completes=True), parameters), row)
-
-
-def quote_slices(
-    market: Market, parents: pd.DataFrame, weights: Floats, quote: Quote, parameters: Parameters
-) -> pd.DataFrame:
-    """The same shares as post-only orders, each until the next comes and takes over what it has left."""
-    starts = slice_ns(parents, weights.shape[1])[:, :-1]
-    return _quoted(
-        market, parents, starts, np.cumsum(slice_sizes(parents, weights, market.sz_decimals), axis=1), quote, parameters
-    )
-
-
-def requote(market: Market, parents: pd.DataFrame, quote: Quote, parameters: Parameters) -> pd.DataFrame:
-    """All that is left as one post-only order, whose price is chosen anew every `execution.requote_s`."""
-    every_s = parameters.execution.requote_s
-    rounds = int(np.ceil(parents["horizon_s"].max() / every_s)) if len(parents) else 0
-    starts = parents["decision_ns"].to_numpy()[:, None] + np.rint(np.arange(rounds) * every_s * SECOND_NS).astype(
-        np.int64
-    )
-    due = np.repeat(parents["size"].to_numpy(float)[:, None], rounds, axis=1)
-    return _quoted(market, parents, starts, due, quote, parameters)
-
-
-def slice_ns(parents: pd.DataFrame, slices: int) -> Integers:
-    """(n, slices + 1) bounds of the slices of each horizon."""
-    share = np.arange(slices + 1) / slices
-    since = np.rint(parents["horizon_s"].to_numpy(float)[:, None] * share * SECOND_NS).astype(np.int64)
-    bounds: Integers = parents["decision_ns"].to_numpy(np.int64)[:, None] + since
-    return bounds
-
-
-def slice_sizes(parents: pd.DataFrame, weights: Floats, sz_decimals: int) -> Floats:
-    """(n, slices) valid sizes that add up to the parent's; what is too small for an order waits for the next slice."""
-    size, mid = parents["size"].to_numpy(float), parents["arrival_mid"].to_numpy(float)
-    due = snap_size(np.cumsum(weights, axis=1) * size[:, None], sz_decimals)
-    due[:, -1] = size
-    sizes, sent = np.zeros_like(due), np.zeros(len(due))
-    for column in range(due.shape[1]):
-        enough = ((due[:, column] - sent) * mid >= _LEAST_USD) & ((size - due[:, column]) * mid >= _LEAST_USD)
-        enough |= column == due.shape[1] - 1
-        sizes[:, column] = np.where(enough, due[:, column] - sent, 0.0)
-        sent += sizes[:, column]
-    return np.round(sizes, sz_decimals)
-
-
-def _quoted(
-    market: Market,
-    parents: pd.DataFrame,
-    starts: Integers,
-    due: Floats,
-    quote: Quote,
-    parameters: Parameters,
-) -> pd.DataFrame:
-    """Children that start at (n, rounds) and by then are to have offered `due` coin in all."""
-    latency, seed = parameters.execution.latency, parameters.seed
-    unpriced = parents.assign(limit_price=0.0)
-    life = lives(market.asset, unpriced, latency, seed)
-    arrives = [lives(market.asset, unpriced.assign(decision_ns=ns), latency, seed).arrival_ns for ns in starts.T]
-    arrives_ns = np.maximum.accumulate(np.array(arrives), axis=0).T
-    end_ns = parents["decision_ns"].to_numpy() + np.rint(parents["horizon_s"].to_numpy() * SECOND_NS).astype(np.int64)
-    live = starts < end_ns[:, None]
-    last = live.sum(axis=1) - 1
-    size, done = parents["size"].to_numpy(float), np.zeros(len(parents))
-    rounds, rows = [], []
-    for column in range(starts.shape[1]):
-        row = np.flatnonzero(live[:, column] & (due[:, column] - done > DUST))
-        if not row.size:
-            continue
-        final, left = last[row] == column, due[row, column] - done[row]
-        until_ns = np.where(final, life.cancel_ns[row], arrives_ns[row, min(column + 1, starts.shape[1] - 1)])
-        child = parents.iloc[row].reset_index(drop=True).assign(decision_ns=starts[row, column], size=left)
-        seconds = (end_ns[row] - starts[row, column]) / SECOND_NS
-        priced = child.assign(limit_price=quote(child, seconds, (size[row] - done[row]) / size[row]), post_only=True)
-        times = {"horizon_s": seconds, "arrives_ns": arrives_ns[row, column], "until_ns": until_ns, "completes": final}
-        replayed = replay(market, priced.assign(**times), parameters)
-        done[row] += left * replayed["filled_passive"].to_numpy()
-        rounds.append(replayed)
-        rows.append(row)
-    return _together(parents, pd.concat(rounds, ignore_index=True), np.concatenate(rows))
-
-
-def _together(parents: pd.DataFrame, children: pd.DataFrame, row: Integers) -> pd.DataFrame:
-    """One row per parent: its children summed, and measured against its arrival mid."""
-    size, side, mid = (parents[name].to_numpy(float) for name in ("size", "side", "arrival_mid"))
-    child_size, child_mid, passive = (
-        children[name].to_numpy(float) for name in ("size", "arrival_mid", "filled_passive")
-    )
-    completed = np.where(children["completes"], child_size * (1 - passive), 0.0)
-    traded, worth = child_size * passive + completed, size * mid
-
-    def total(values: Floats) -> Floats:
-        return np.asarray(np.bincount(row, weights=values, minlength=len(parents)), dtype=float)
-
-    def mean(name: str) -> Floats:
-        return np.asarray(total(np.where(traded > 0, children[name] * traded, 0.0)) / size, dtype=float)
-
-    def bps(name: str) -> Floats:
-        return np.asarray(total(children[name].to_numpy(float) * child_size * child_mid) / worth, dtype=float)
-
-    exec_price, fees_bps, funding_bps, spread_bps = (
-        mean("exec_price"),
-        bps("fees_bps"),
-        bps("funding_bps"),
-        bps("spread_bps"),
-    )
-    shortfall_bps = side * (exec_price / mid - 1) * BPS
-    moved_usd = children["side"].to_numpy() * completed * (child_mid - mid[row])
-    opportunity_bps = bps("opportunity_bps") + total(moved_usd) / worth * BPS
-    filled = total(completed) <= DUST
-    return parents.assign(
-        kind="",
-        offset_bps=np.nan,
-        target_price=mid,
-        exec_price=exec_price,
-        filled_passive=total(child_size * passive) / size,
-        maker_share=total(child_size * children["maker_share"].to_numpy()) / size,
-        filled=filled,
-        fill_ns=children.groupby(row)["fill_ns"].max().to_numpy(),
-        status=np.where(filled, "filled", "completed"),
-        fees_bps=fees_bps,
-        funding_bps=funding_bps,
-        implementation_shortfall_bps=shortfall_bps,
-        total_cost_bps=shortfall_bps + fees_bps + funding_bps,
-        slippage_bps=shortfall_bps,
-        spread_bps=spread_bps,
-        timing_bps=shortfall_bps - spread_bps - opportunity_bps,
-        opportunity_bps=opportunity_bps,
-        queue_ahead=children.groupby(row)["queue_ahead"].first().to_numpy(),
-        latency_ms=total(children["latency_ms"].to_numpy() * child_size) / total(child_size),
-        **{name: mean(name) for name in map(str, children) if name.startswith("markout_")},
-    )
+    By the end of a slice that share of the parent is to be traded which the volume of the horizon until then has of
+    all: what has printed, and what is usual (`usual_volume`, (96,)) for the slice, of that and what is usual for the
+    rest.
+    """
+    bounds, trades = slice_ns(parents, slices), market.trades
+    printed = np.append(0.0, np.cumsum(trades.size))[np.searchsorted(trades.local_ns, bounds, side="right")]
+    so_far = printed[:, :-1] - printed[:, :1]
+    quarter = _QUARTER_S * SECOND_NS
+    until = np.append(0.0, np.cumsum(usual)) * _QUARTER_S
+    day, of_day = np.divmod(bounds, _QUARTERS * quarter)
+    usually = day * until[-1] + np.interp(of_day / quarter, np.arange(_QUARTERS + 1), until)
+    expected = np.diff(usually, axis=1)
+    rest = np.cumsum(expected[:, ::-1], axis=1)[:, ::-1]
+    due = np.maximum.accumulate((so_far + expected) / (so_far + rest), axis=1)
+    return np.diff(due, axis=1, prepend=0.0)

@@ -103,11 +103,14 @@ def _at_once(execution: Execution) -> Execution:
 
 
 def _cost(orders: pd.DataFrame, fills: pd.DataFrame, mid: Floats, tier: int) -> Floats:
-    """Of each fill (m,), bps of its mid times its size, coin."""
+    """Of each fill (m,), bps of its mid times its size, coin; with the fee that was charged, where that is known."""
     row = pd.Index(orders["order_id"]).get_indexer(fills["order_id"])
     taker, maker = fee_rates(fills["exchange_ns"], tier)
     ratio = fills["price"].to_numpy() / mid[row]
     fee = np.where(fills["crossed"], taker, maker) * ratio
+    if "fee" in fills:
+        charged = fills["fee"].to_numpy(float) / (fills["size"].to_numpy(float) * mid[row]) * BPS
+        fee = np.where(np.isnan(charged), fee, charged)
     return np.asarray((orders["side"].to_numpy()[row] * (ratio - 1) * BPS + fee) * fills["size"].to_numpy())
 
 

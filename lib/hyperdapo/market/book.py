@@ -56,9 +56,14 @@ class Market:
     @cached_property
     def top(self) -> TopOfBook:
         """Best quotes of `bbo` and `l2Book` together: only those that were the newest when they came."""
+        return select(self._nothing_then_top, slice(1, None))
+
+    @cached_property
+    def _nothing_then_top(self) -> TopOfBook:
         both = concatenate([first_level(self.book), self.bbo])
         both = select(both, np.argsort(both.local_ns, kind="stable"))
-        return select(both, _newest(both.exchange_ns))
+        nothing = TopOfBook(*(np.zeros(1, np.int64),) * 2, *(np.full(1, np.nan),) * 4)
+        return concatenate([nothing, select(both, _newest(both.exchange_ns))])
 
     @cached_property
     def _books(self) -> Integers:
@@ -68,8 +73,7 @@ class Market:
     def top_at(self, ns: ArrayLike) -> TopOfBook:
         """Best quotes known at each instant `ns` (n,): prices and sizes NaN, times 0, before the first message."""
         index = np.searchsorted(self.top.local_ns, np.atleast_1d(ns), side="right")
-        nothing = TopOfBook(*(np.zeros(1, np.int64),) * 2, *(np.full(1, np.nan),) * 4)
-        return select(concatenate([nothing, self.top]), index)
+        return select(self._nothing_then_top, index)
 
     def mid_at(self, ns: ArrayLike) -> Floats:
         """Mid known at each instant `ns` (n,), USD; NaN before the first message."""

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from hyperdapo.execution import fees, history, strategies, validation
+from hyperdapo.execution import history, strategies, validation
+from hyperdapo.execution.costs import explain_fees, fee_shares
 from hyperdapo.execution.history import read_account
 from hyperdapo.execution.laws import as_measured
 from hyperdapo.execution.parents import action_orders, life_s, parent_orders
@@ -55,8 +56,9 @@ def execute(
         here = states[states["decision_ns"].between(*part, inclusive="left")]
         if len(here):
             parents = parent_orders(here, parameters, market)
-            executed.append(strategies.backtest(market, parents, trained, outcomes, decisions, parameters))
-            scenarios.append(strategies.sensitivity(market, parents, trained, outcomes, decisions, parameters))
+            given = market, parents, trained, outcomes, decisions, parameters
+            executed.append(strategies.backtest(*given))
+            scenarios.append(strategies.sensitivity(*given, executed[-1]))
     return pd.concat(executed, ignore_index=True), strategies.mean_costs(scenarios)
 
 
@@ -71,7 +73,7 @@ def one_life(parameters: Parameters, paths: Paths, states: pd.DataFrame) -> pd.D
     joined = action_orders(parents, market, [Action("join")])
     replayed = replay_orders(market, joined, parameters.execution, parameters.seed)
     seen = (replayed["queue_ahead"] > 0) & ~replayed["queue_estimated"]
-    shown = replayed["filled"] & seen & (replayed["markout_1s_bps"] >= 0)
+    shown = replayed["filled"] & seen & (replayed["rejections"] == 0) & (replayed["markout_1s_bps"] >= 0)
     order = replayed.loc[(replayed["fill_ns"] - replayed["arrival_ns"]).where(shown, -1).idxmax()]
     return trace_order(market, order, parameters.execution).assign(**order[_ORDER])
 
@@ -110,5 +112,5 @@ def judge_records(parameters: Parameters, paths: Paths) -> dict[str, pd.DataFram
         compared = validation.replay_by_queue_model(Market.load(paths.data), orders, parameters.execution)
         tables["own_fills"] = compared.assign(submitted=len(orders.orders), left_out=str(dict(left_out)))
     if file := parameters.truth.node_fills_file:
-        tables["fees"] = fees.fee_shares(fees.explain_fees(history.read_node_fills(file).rows))
+        tables["fees"] = fee_shares(explain_fees(history.read_node_fills(file).rows))
     return tables

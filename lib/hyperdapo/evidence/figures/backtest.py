@@ -14,6 +14,11 @@ from hyperdapo.times import SECOND_NS
 
 BUY, SELL = "#0072B2", "#D55E00"
 _PARTS = {FEES: ("fees", "#B8B8B8"), PRICE: ("price", "#0072B2")}
+ROUTES = {
+    "filled_queue": ("prints at the price", "#0072B2"),
+    "filled_through": ("prints through it", "#56B4E9"),
+    "filled_crossed": ("quotes that came to it", "#E69F00"),
+}
 _LARGEST_DOT = 90.0  # area in points squared of the largest print
 MODEL_COLOURS = style.Colours(power="#D55E00", evenly="#E69F00", risk_averse="#0072B2", touch="#7A7A7A")
 _MARKERS = {"power": "o", "evenly": "D", "risk_averse": "v", "touch": "^"}
@@ -72,22 +77,42 @@ def plot_strategies(summary: pd.DataFrame, differences: pd.DataFrame, reference:
     return figure
 
 
+def plot_fills(orders: pd.DataFrame, strategies: list[str]) -> Figure:
+    """By which route the volume of each strategy was filled: the shares of `ROUTES`, and what was taken."""
+    shares = orders.groupby("strategy")[list(ROUTES)].mean().loc[strategies[::-1]]
+    shares["taken"] = 1 - shares.sum(axis=1)
+    figure, axis = style.new(height=0.1 + 0.035 * len(strategies))
+    left = np.zeros(len(shares))
+    for name, (label, colour) in (ROUTES | {"taken": ("taken", "#D9D9D9")}).items():
+        axis.barh([heading(strategy) for strategy in shares.index], shares[name], left=left, color=colour, label=label)
+        left += shares[name].to_numpy()
+    axis.set(xlabel="share of the volume", xlim=(0, 1))
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    return figure
+
+
 def plot_markouts(orders: pd.DataFrame, strategies: list[str]) -> Figure:
-    """How the mid moves after the last fill, in the trader's favour, for each strategy; horizons in seconds."""
-    columns = [name for name in orders if str(name).startswith("markout_")]
-    seconds = [float(str(name).removeprefix("markout_").removesuffix("s_bps")) for name in columns]
-    means = orders.groupby("strategy")[columns].mean()
-    figure, axis = style.new(height=0.45)
-    for strategy in strategies:
-        colour = style.STRATEGY_COLOURS[strategy]
-        axis.plot(seconds, means.loc[strategy], marker="o", color=colour, label=heading(strategy))
-    axis.axhline(0, color="black", linewidth=0.6)
-    axis.set_xscale("log")
-    axis.set_xticks(seconds, [f"{second:g}" for second in seconds])
-    axis.minorticks_off()
-    axis.set_xlabel("seconds after the last fill")
-    axis.set_ylabel("mark-out (bps)")
-    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    """How the mid moves in the trader's favour, for each strategy: after fills while resting, and after takings.
+
+    From just before the fill; horizons in seconds. Means over the orders, weighted by what was made or taken of each.
+    """
+    weights = {"maker": orders["maker_share"], "taker": 1 - orders["maker_share"]}
+    figure, axes = style.new(1, 2, height=0.45, sharey=True)
+    for axis, (kind, title) in zip(axes, (("maker", "filled while resting"), ("taker", "taken")), strict=True):
+        columns = [name for name in orders if str(name).startswith(f"{kind}_markout_")]
+        seconds = [float(str(name).removeprefix(f"{kind}_markout_").removesuffix("s_bps")) for name in columns]
+        weight = orders[columns].notna().mul(weights[kind], axis=0).groupby(orders["strategy"]).sum()
+        means = orders[columns].mul(weights[kind], axis=0).groupby(orders["strategy"]).sum() / weight.where(weight > 0)
+        for strategy in strategies:
+            colour = style.STRATEGY_COLOURS[strategy]
+            axis.plot(seconds, means.loc[strategy], marker="o", markersize=3, color=colour, label=heading(strategy))
+        axis.axhline(0, color="black", linewidth=0.6)
+        axis.set_xscale("log")
+        axis.set_xticks(seconds, [f"{second:g}" for second in seconds])
+        axis.minorticks_off()
+        axis.set(title=title, xlabel="seconds after the last fill")
+    axes[0].set_ylabel("mark-out (bps)")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
 
