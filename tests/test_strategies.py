@@ -306,7 +306,7 @@ class TestBacktest:
     def test_the_best_fixed_action_comes_from_the_training_split(
         self, orders: pd.DataFrame, outcomes: pd.DataFrame
     ) -> None:
-        train = outcomes[outcomes["split"] == "train"].groupby("kind")["total_cost_bps"].mean()
+        train = outcomes[outcomes["split"] == "train"].groupby("kind", sort=False)["total_cost_bps"].mean()
         assert orders.loc[orders["strategy"] == "best_fixed", "kind"].unique().tolist() == [train.idxmin()]
         poisoned = outcomes.assign(
             total_cost_bps=outcomes["total_cost_bps"].where(outcomes["split"] == "train", -outcomes["action"])
