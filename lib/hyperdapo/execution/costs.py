@@ -141,19 +141,21 @@ def markouts(
     taken_ns = np.where(late, life.completion_ns, life.arrival_ns)
     last = fills["last_event"]
     parts = {"maker": (maker_share, events.ns[last], last - 1), "taker": (taker_share, taken_ns, met)}
-    columns: dict[str, Floats] = {}
+    side, columns = arrivals["side"], dict[str, Floats]()
+    for name, (share, ns, before) in parts.items():
+        for horizon in horizons_s:
+            then, moved = ns + round(horizon * SECOND_NS), np.full(len(late), np.nan)
+            row = np.flatnonzero((share > DUST) & (then <= events.ns[-1]))
+            later = _mid(events, np.searchsorted(events.ns, then[row], side="right") - 1)
+            moved[row] = side[row] * (later / _mid(events, before[row]) - 1) * BPS
+            columns[f"{name}_markout_{horizon:g}s_bps"] = moved
+    together = {}
     for horizon in horizons_s:
         whole = f"markout_{horizon:g}s_bps"
-        columns[whole] = np.zeros(len(late))
-        for name, (share, ns, before) in parts.items():
-            part, then = share > DUST, ns + round(horizon * SECOND_NS)
-            later = _mid(events, np.searchsorted(events.ns, then, side="right") - 1)
-            moved = arrivals["side"] * (later / _mid(events, before) - 1) * BPS
-            columns[f"{name}_{whole}"] = np.where(part & (then <= events.ns[-1]), moved, np.nan)
-            columns[whole] += np.where(part, columns[f"{name}_{whole}"] * share, 0.0)
+        each = [np.where(share > DUST, columns[f"{name}_{whole}"] * share, 0.0) for name, (share, *_) in parts.items()]
         with np.errstate(invalid="ignore"):
-            columns[whole] /= maker_share + taker_share
-    return dict(sorted(columns.items(), key=lambda column: column[0].startswith(("maker", "taker"))))
+            together[whole] = sum(each) / (maker_share + taker_share)
+    return together | columns
 
 
 def _mid(events: Events, event: Integers) -> Floats:
