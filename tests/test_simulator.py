@@ -236,6 +236,10 @@ class TestCrossing:
         assert filled.queue_ahead == 5 and trace_order(tape, filled, execution()).queue_ahead.tolist() == [5, 0, 0, 0]
         assert filled[["filled_queue", "filled_crossed"]].tolist() == pytest.approx([1 / 3, 1 / 3])
 
+    def test_so_it_does_where_bid_and_ask_stand_at_our_price(self) -> None:
+        tape = market(quotes=[(20, 999.9, 5.0, 999.9, 1.0)], prints=[(30, 999.9, 1.0, -1)])
+        assert one(tape, limit=999.9).filled_passive == pytest.approx(2 / 3)
+
     def test_the_buyers_of_a_quote_that_came_to_us_do_not_fill_us_again(self) -> None:
         tape = market(quotes=[(20, 999.8, 1.0, 999.9, 1.0)], prints=[(25, 999.9, 1.0, 1)])
         assert one(tape, limit=999.9).filled_passive == pytest.approx(1 / 3)

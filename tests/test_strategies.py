@@ -283,6 +283,7 @@ class TestBacktest:
             made[name] = other.groupby("strategy")["maker_share"].mean()
         fitted = orders.groupby("strategy")["maker_share"].mean()
         alone = ["join_best", "untrained", "best_fixed"]  # one order: a quote of several meets another market
+        assert made["all ahead"]["join_best"] > made["all behind"]["join_best"]
         assert (made["all ahead"] >= fitted - 1e-12)[alone].all() and (fitted >= made["all behind"] - 1e-12)[
             alone
         ].all()

@@ -72,9 +72,7 @@ def replay_orders(
     check_ends(market, orders, np.where(arrivals["completes"], life.completion_ns, life.cancel_ns))
     fills = fill(market, arrivals, execution)
     columns = outcome(market, arrivals, life, fills, arrival_mid, execution, markouts_s)
-    columns = {"arrival_mid": arrival_mid} | columns
-    kept = orders[[name for name in orders if name not in columns]]
-    return pd.concat([kept, pd.DataFrame(columns, index=orders.index)], axis=1)
+    return pd.concat([orders.assign(arrival_mid=arrival_mid), pd.DataFrame(columns, index=orders.index)], axis=1)
 
 
 def outcome(
