@@ -45,7 +45,7 @@ def moments(market: Market) -> pd.Series:
 def recorded(asset: str) -> pd.DataFrame:
     """Moments of a real recording of the asset, by name: `value` and sampling `error`; empty where there is none.
 
-    `recorded.yaml`, beside this module, says of which exchange, when and how long; `benchmarks/fit_world.py` wrote it.
+    `recorded.yaml`, beside this module, says of which exchange, when and how long; `benchmarks/_fit_world.py` wrote it.
     """
     assets = yaml.safe_load(RECORDED.read_text(encoding="utf-8"))["assets"]
     rows = assets[asset]["moments"] if asset in assets else {}

@@ -1,6 +1,6 @@
 """Fits the synthetic exchange to recordings of a real one by simulated moments (McFadden, Econometrica 57, 1989).
 
-    python benchmarks/fit_world.py RECORDINGS --log FOLDER
+    python benchmarks/_fit_world.py RECORDINGS --log FOLDER
 
 `RECORDINGS` holds `ASSET.ndjson.gz`, lines as Tardis replays them. What they say is kept as numbers alone, in
 `lib/hyperdapo/market/recorded.yaml`: each moment of `market.stylised` and its sampling error. The volatility is
@@ -32,7 +32,7 @@ from hyperdapo.times import HOUR_NS, MINUTE_NS
 
 ASSETS = ("BTC", "ETH", "SOL")
 SOURCE = "Hyperliquid perpetuals, channels l2Book, bbo and trades, as Tardis recorded them"
-HEAD = "# Moments of market/stylised.py and their errors (jackknife over blocks); by benchmarks/fit_world.py.\n"
+HEAD = "# Moments of market/stylised.py and their errors (jackknife over blocks); by benchmarks/_fit_world.py.\n"
 BLOCK_S, SEEDS, LEAST_ERROR = 300.0, (11, 12), 0.1
 SEARCHED = {
     "signal_s": 2.0,
