@@ -27,7 +27,7 @@ STYLE_SHEET = Path(__file__).with_name("thesis.mplstyle")
 STRETCHES = 25
 """So many points has the curve of what is measured at every step of a training."""
 
-_COLOURS = 64  # of a picture
+_COLOURS = 96  # of a picture
 _DASHED = {"listing_4_4"}  # often lies on DPO
 _OTHERS = ("#56B4E9", "#D55E00", "#8C6D31", "#7A7A7A", "#000000")
 
