@@ -103,6 +103,7 @@ class TestEngine:
 
 
 class TestScores:
+    @pytest.mark.slow
     @pytest.mark.parametrize("asset", ["BTC", "ETH", "SOL", "HYPE"])
     def test_the_power_queue_is_nearer_to_the_truth_than_the_extremes(self, asset: str) -> None:
         scores = calibration.fill_scores(validation.replay_by_queue_model(*played(asset, 3.0), PARAMETERS.execution))
