@@ -5,7 +5,7 @@ import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 from hyperdapo import sections
-from hyperdapo.evidence.metrics import Floats, Interval, Resampling, block_bootstrap
+from hyperdapo.evidence.metrics import Floats, Interval, Resampling, block_bootstrap, percentiles
 from hyperdapo.times import SECOND_NS, block_of
 
 GROUPS = 10
@@ -123,9 +123,8 @@ def calibration_line(
             return np.asarray((count * xy - x * y) / (count * xx - x * x))
 
     value, draws = float(slope(sums.sum(axis=1))), slope(sums @ times.T.astype(float))
-    tail = (1 - drawn.confidence) / 2
-    low, high = np.nanquantile(draws, [tail, 1 - tail]) if np.isfinite(draws).any() else (np.nan, np.nan)
-    return float(truth.mean() - value * predicted.mean()), Interval(value, float(low), float(high), len(sums.T))
+    interval = Interval(value, *percentiles(draws, drawn.confidence), len(sums.T))
+    return float(truth.mean() - value * predicted.mean()), interval
 
 
 def _models(compared: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:

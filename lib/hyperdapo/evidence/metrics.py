@@ -21,6 +21,7 @@ PRICE, FEES, TOTAL = "implementation_shortfall_bps", "fees_bps", "total_cost_bps
 PARTS = (FEES, "funding_bps", "spread_bps", "timing_bps", "opportunity_bps", PRICE, TOTAL)
 QUEUES = {"fitted": TOTAL, "all ahead": "cost_all_ahead_bps", "all behind": "cost_all_behind_bps"}
 """The total cost as it is, and under the most and the least favourable queue: where what was cancelled stood."""
+BOUNDS = tuple(cost for cost in QUEUES.values() if cost != TOTAL)
 REGIMES = {"volatility_5m_bps": "volatility", "bid_ask_spread_bps": "spread"}
 LEVELS = ("low", "middle", "high")
 TOGETHER = "all"
@@ -79,7 +80,7 @@ def per_order(orders: pd.DataFrame) -> dict[str, Floats]:
     columns = {
         "fill_rate": orders["filled"],
         "filled_share": orders["filled_passive"],
-        **{name: orders[name] for name in ("maker_share", *QUEUES.values()) if name in orders and name != TOTAL},
+        **{name: orders[name] for name in ("maker_share", *BOUNDS) if name in orders},
         PRICE: orders[PRICE],
         FEES: orders[FEES],
         TOTAL: orders[TOTAL],
@@ -123,7 +124,16 @@ def ratio_bootstrap(numerator: Floats, denominator: Floats, evidence: Resampling
     times_drawn = np.random.default_rng(seed).multinomial(blocks, np.full(blocks, 1 / blocks), size=evidence.bootstrap)
     with np.errstate(divide="ignore", invalid="ignore"):
         draws = (times_drawn @ numerator) / (times_drawn @ denominator)
-    return Interval(value, *_percentiles(draws, evidence.confidence), blocks)
+    return Interval(value, *percentiles(draws, evidence.confidence), blocks)
+
+
+def percentiles(draws: Floats, confidence: float) -> tuple[float, float]:
+    """Bounds that hold the central share of the finite draws; NaN where there is none."""
+    finite = draws[np.isfinite(draws)]
+    if not len(finite):
+        return _NAN, _NAN
+    low, high = np.quantile(finite, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
 
 
 def summarise(orders: pd.DataFrame, evidence: sections.Evidence, seed: int) -> pd.DataFrame:
@@ -159,7 +169,7 @@ def main_table(orders: pd.DataFrame, evidence: sections.Evidence, seed: int) -> 
         for strategy, group in executed.groupby("strategy", sort=False):
             cost = block_bootstrap(group[TOTAL], group["block"], evidence, seed)
             row = {"asset": asset, "strategy": strategy, "orders": len(group)} | cost.columns(TOTAL)
-            means = group[["cost_all_ahead_bps", "cost_all_behind_bps", "maker_share"]].mean()
+            means = group[[*BOUNDS, "maker_share"]].mean()
             rows.append(row | means.to_dict())
     return pd.DataFrame(rows)
 
@@ -306,15 +316,6 @@ def _by_block(values: Floats, blocks: NDArray[np.generic]) -> tuple[Floats, Floa
     return np.bincount(index, weights=values).astype(float), np.bincount(index).astype(float)
 
 
-def _percentiles(draws: Floats, confidence: float) -> tuple[float, float]:
-    """Bounds that hold the central share of the finite draws; NaN where there is none."""
-    finite = draws[np.isfinite(draws)]
-    if not len(finite):
-        return _NAN, _NAN
-    low, high = np.quantile(finite, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
-
-
 def _sharpe_ratios(returns: Floats) -> Floats:
     """Mean over deviation along the last axis; NaN where nothing varies."""
     deviation = returns.std(axis=-1, ddof=1)
@@ -326,5 +327,5 @@ def _sharpe_interval(returns: Floats, evidence: sections.Evidence, seed: int) ->
     if len(returns) < 2:
         return Interval(_NAN, _NAN, _NAN, len(returns))
     drawn = np.random.default_rng(seed).integers(0, len(returns), (evidence.bootstrap, len(returns)))
-    bounds = _percentiles(_sharpe_ratios(returns[drawn]), evidence.confidence)
+    bounds = percentiles(_sharpe_ratios(returns[drawn]), evidence.confidence)
     return Interval(sharpe_ratio(returns), *bounds, len(returns))

@@ -137,9 +137,9 @@ def read_account(
     if (excess := done > rows["size"].to_numpy() + DUST).any():
         order_id = rows["order_id"].to_numpy()[excess][0]
         raise DataError(f"{fills.name}: the fills of order {order_id} are more than its size in {orders.name}")
-    told = rows["status"].astype(str)
-    ends = {"filled": told == "filled", "canceled": told.str.fullmatch(_CANCELED)}
-    ends |= {"rejected": told.str.fullmatch(_REJECTED), "open": told.isin(_OPEN)}
+    stated = rows["status"].astype(str)
+    ends = {"filled": stated == "filled", "canceled": stated.str.fullmatch(_CANCELED)}
+    ends |= {"rejected": stated.str.fullmatch(_REJECTED), "open": stated.isin(_OPEN)}
     status = np.select([end.to_numpy(bool) for end in ends.values()], list(ends), "unknown")
     filled = rows["size"].to_numpy() - np.where(status == "filled", 0.0, rows["remaining"].to_numpy())
     expected = np.where(status == "rejected", 0.0, filled)

@@ -123,8 +123,8 @@ def usual_volume(volumes: pd.Series, from_ns: int, to_ns: int) -> Floats:
     coin = volumes.groupby(level=0).sum().reindex(quarter, fill_value=0.0).to_numpy()
     of_day = quarter % _QUARTERS
     days, whole = np.bincount(of_day, minlength=_QUARTERS), coin.sum() / seconds.sum()
-    own = np.bincount(of_day, coin, _QUARTERS) / np.maximum(np.bincount(of_day, seconds, _QUARTERS), 1.0)
-    return np.asarray(np.maximum(np.where(days >= _ENOUGH_DAYS, own, whole), np.finfo(float).tiny))
+    usual = np.bincount(of_day, coin, _QUARTERS) / np.maximum(np.bincount(of_day, seconds, _QUARTERS), 1.0)
+    return np.asarray(np.maximum(np.where(days >= _ENOUGH_DAYS, usual, whole), np.finfo(float).tiny))
 
 
 def policy_actions(decisions: pd.DataFrame) -> dict[str, pd.Series]:
@@ -165,7 +165,7 @@ def backtest(
     orders = _executed(market, parents, whole, trained, parameters)
     for name, queue in BOUNDS.items():
         costs = _costs(market, parents, whole, trained, parameters, _changed(parameters.execution, **queue))
-        orders[f"cost_{name.replace(' ', '_')}_bps"] = costs
+        orders[_bound(name)] = costs
     markouts = [name for name in orders if "markout_" in str(name)]
     orders = orders[[*ORDERS_COLUMNS, *markouts]]
     return orders.round({name: _DECIMALS for name in orders if str(name).endswith("_bps")})
@@ -197,7 +197,7 @@ def sensitivity(
         if execution == base:
             costs = orders["total_cost_bps"]
         elif assumption in BOUNDS:
-            costs = orders[f"cost_{assumption.replace(' ', '_')}_bps"]
+            costs = orders[_bound(assumption)]
         elif of == "fees":
             costs = _at_tier(orders, base.fees.tier, execution.fees.tier)
         else:
@@ -206,6 +206,11 @@ def sensitivity(
         sums = sums.set_axis(["strategy", "orders", "total_cost_bps"], axis=1)
         rows.append(sums.assign(of=of, assumption=assumption))
     return pd.concat(rows, ignore_index=True)[["of", "assumption", "strategy", "orders", "total_cost_bps"]]
+
+
+def _bound(name: str) -> str:
+    """The column of the total cost under one of `BOUNDS`."""
+    return f"cost_{name.replace(' ', '_')}_bps"
 
 
 def _at_tier(orders: pd.DataFrame, tier: int, other: int) -> pd.Series:

@@ -59,9 +59,9 @@ def execute(
         here = states[states["decision_ns"].between(*part, inclusive="left")]
         if len(here):
             parents = parent_orders(here, parameters, market)
-            given = market, parents, trained, outcomes, decisions, parameters
-            executed.append(strategies.backtest(*given))
-            scenarios.append(strategies.sensitivity(*given, executed[-1]))
+            executing = market, parents, trained, outcomes, decisions, parameters
+            executed.append(strategies.backtest(*executing))
+            scenarios.append(strategies.sensitivity(*executing, executed[-1]))
     return pd.concat(executed, ignore_index=True), strategies.mean_costs(scenarios)
 
 
