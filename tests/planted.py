@@ -13,7 +13,6 @@ from hyperdapo.policy.losses import ALGORITHMS
 from hyperdapo.policy.models import load_base, save_adapter
 from hyperdapo.policy.states import States, read_states
 from hyperdapo.policy.training import gather_logs, runs_of, train_runs
-from hyperdapo.sections import Policy
 from hyperdapo.times import SECOND_NS
 from test_prompts import features as neutral
 
@@ -60,10 +59,10 @@ def train(
     return gather_logs(parameters, paths)
 
 
-def elsewhere(adapted: PeftModel, policy: Policy, folder: Path) -> PeftModel:
-    """A saved adapter as anybody loads it, by PEFT on a base of their own: it acts from the cue on."""
-    base, tokenizer = load_base(policy)
-    save_adapter(adapted, tokenizer, policy, folder)
+def elsewhere(adapted: PeftModel, parameters: Parameters, folder: Path) -> PeftModel:
+    """A saved adapter as anybody loads it, by PEFT on a base of their own."""
+    base, tokenizer = load_base(parameters.policy)
+    save_adapter(adapted, tokenizer, parameters, folder)
     return PeftModel.from_pretrained(base, str(folder), is_trainable=True).eval()
 
 

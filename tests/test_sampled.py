@@ -109,7 +109,7 @@ def test_the_loss_is_that_of_a_loop_over_letters(tmp_path: Path) -> None:
 def test_a_letter_scores_as_trl_scores_it_among_the_letters(tmp_path: Path) -> None:
     """TRL reads the prompt and the letter as text; ours knows the state's number: over K letters both agree."""
     sampler = trainer(tmp_path)
-    others = elsewhere(sampler.model, settings().policy, tmp_path / "adapter")
+    others = elsewhere(sampler.model, settings(), tmp_path / "adapter")
     peer = stock(sampler, tmp_path / "stock", others)
     tokens = letter_ids(sampler.processing_class, letters(range(6)))
     asked = sampler.processing_class(sampler._states._prompts[:1])["input_ids"][0]
@@ -279,7 +279,7 @@ def test_preference_is_trls_dpo(tmp_path: Path) -> None:
     data = {"prompt": prompts, "chosen": [f" {names[k]}" for k in rewards.argmax(1)]}
     data |= {"rejected": [f" {names[k]}" for k in rewards.argmin(1)]}
     arguments = DPOConfig(str(tmp_path / "dpo"), beta=0.5, use_cpu=True, bf16=False, report_to=[])
-    others = elsewhere(sampler.model, settings().policy, tmp_path / "adapter")
+    others = elsewhere(sampler.model, settings(), tmp_path / "adapter")
     peer = DPOTrainer(
         others, args=arguments, train_dataset=Dataset.from_dict(data), processing_class=sampler._tokenizer
     )

@@ -12,7 +12,7 @@ from hyperdapo.errors import DataError
 from hyperdapo.files import write_table
 from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths
-from hyperdapo.policy.decisions import decide_all, measure_latency
+from hyperdapo.policy.decisions import Decider, decide_all, measure_latency
 from hyperdapo.policy.losses import ALGORITHMS
 from hyperdapo.policy.models import load_base
 from hyperdapo.policy.rivals import RIVALS
@@ -116,7 +116,9 @@ def test_an_empty_split_is_an_error(world, parameters: Parameters) -> None:
 
 
 def test_decisions_of_every_policy(trained, world, splits, parameters: Parameters, tmp_path: Path) -> None:
-    decisions = decide_all(parameters, trained[0], world[0], splits["train"], splits["test"])
+    decisions = decide_all(
+        parameters, trained[0], world[0], splits["train"], splits["test"], Decider(parameters, splits["test"])
+    )
     assert decisions.groupby("policy").size().eq(60).all()
     assert set(decisions["policy"]) == {"untrained", *RIVALS, *ALGORITHMS}
     scored = decisions[~decisions["policy"].isin(RIVALS)].filter(like="probability_")

@@ -362,6 +362,7 @@ class Lora(Section):
     dropout: Share
     targets: Annotated[list[str], Field(min_length=1), Unique]
     layers: Count | None
+    activated: bool
 
 
 class Policy(Section):

@@ -194,6 +194,7 @@ class PolicyTrainer(LogMixin, Trainer):
     def _roll_out(self, number: int) -> None:
         """Keep the policy's log-probabilities in the states of a rollout, as they are before the updates on them."""
         rows = np.unique(self._plan.rows[number * self._updates : (number + 1) * self._updates]).tolist()
+        self._states.hold(rows)
         scorer = self._scorer.through(self.model)
         size = self.args.per_device_train_batch_size
         for start in range(0, len(rows), size):

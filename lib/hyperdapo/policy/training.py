@@ -27,6 +27,7 @@ from hyperdapo.files import atomic, atomic_folder, read_table
 from hyperdapo.params import Parameters
 from hyperdapo.paths import GENERALIST, Paths
 from hyperdapo.policy import runs
+from hyperdapo.policy.adapters import card
 from hyperdapo.policy.losses import SAMPLED
 from hyperdapo.policy.models import add_adapter, load_base, save_adapter, seeded
 from hyperdapo.policy.sampled import SampledTrainer, grpo
@@ -174,14 +175,15 @@ class Workbench:
 
     @cached_property
     def states(self) -> Encodings:
-        return self._encoded(self.training)
+        return self._encoded(self.training, self._held_out.nbytes)
 
     @cached_property
     def _held_out(self) -> Encodings:
         return self._encoded(self._looked_at)
 
-    def _encoded(self, states: States) -> Encodings:
-        return Encodings(self.scorer, states.prompts, self.parameters.training.memory_gb, states.distinct)
+    def _encoded(self, states: States, taken: int = 0) -> Encodings:
+        left_gb = self.parameters.training.memory_gb - taken / 1e9
+        return Encodings(self.scorer, states.prompts, left_gb, states.distinct)
 
     def read(self) -> None:
         """Let the base read all states, if it has not yet."""
@@ -230,7 +232,7 @@ class Workbench:
             checkpoint = runs.newest_checkpoint(folder)
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if trainer.is_world_process_zero():
-            save_adapter(adapted, tokenizer, self.parameters.policy, folder / runs.ADAPTER)
+            save_adapter(adapted, tokenizer, self.parameters, folder / runs.ADAPTER)
             scribe.write(folder / runs.LOG, trainer.state)
         adapted.unload()
 
@@ -281,6 +283,7 @@ def _publish(parameters: Parameters, paths: Paths, run: tuple[str, int]) -> None
     with atomic_folder(paths.adapter(*run)) as folder:
         shutil.copytree(source / runs.ADAPTER, folder, dirs_exist_ok=True)
         shutil.copy(source / runs.LOG, folder)
+        card.write(folder, parameters, paths.asset, *run, pd.read_csv(source / runs.LOG))
         if (source / "runs").exists():
             shutil.copytree(source / "runs", folder / "tensorboard")
         (folder / runs.MANIFEST).write_text(json.dumps(manifest, indent=1, default=str))

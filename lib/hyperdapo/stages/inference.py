@@ -5,9 +5,7 @@ from pathlib import Path
 from hyperdapo.files import read_table, write_table
 from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths
-from hyperdapo.policy.decisions import decide_all, measure_latency
-from hyperdapo.policy.models import load_base
-from hyperdapo.policy.scoring import make_scorer
+from hyperdapo.policy.decisions import Decider, decide_all, measure_latency
 from hyperdapo.policy.states import read_states
 
 
@@ -21,9 +19,9 @@ def compute(parameters: Parameters, paths: Paths) -> list[Path]:
     """
     features, outcomes = read_table(paths.data, "features"), read_table(paths.data, "outcomes")
     training, tested = (read_states(features, outcomes, parameters, split) for split in ("train", "test"))
-    decisions = decide_all(parameters, paths, features, training, tested)
-    model, tokenizer = load_base(parameters.policy)
+    decider = Decider(parameters, tested)
+    decisions = decide_all(parameters, paths, features, training, tested, decider)
     prompts = tested.prompts[: parameters.inference.latency_decisions]
-    latency = measure_latency(make_scorer(model, tokenizer, parameters), model, tokenizer, prompts)
+    latency = measure_latency(decider.scorer, decider.base, decider.tokenizer, prompts)
     tables = {"decisions": decisions, "latency": latency}
     return [write_table(table, paths.data, name) for name, table in tables.items()]
