@@ -136,6 +136,21 @@ def _compare(options: argparse.Namespace) -> None:
     print(f"the same as CSV, and a figure, in {folder}")
 
 
+def _plan(options: argparse.Namespace) -> None:
+    from hyperdapo.workflow import estimate, probe
+
+    parameters, _ = _chosen(options)
+    device = estimate.gpu(options.gpu) if options.gpu else None
+    if not (device or options.calibrate):
+        raise ParameterError(f"which machine? --gpu {next(iter(estimate.GPUS))}, or --calibrate to measure this one")
+    shape, text = probe.shape_of(parameters), probe.text_of(parameters)
+    if options.calibrate:
+        rates = probe.measure(parameters)
+    else:
+        rates = estimate.rates_of(device, parameters, shape, text)
+    print(estimate.report(parameters, shape, text, options.gpu or "this machine", rates, device))
+
+
 @contextmanager
 def _as_job(run_name: str, label: str, name: str) -> Iterator[Any]:
     """End with the workflow that called, yield where to write a progress bar for it, and leave it the own error."""
@@ -235,6 +250,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_render(commands)
     _add_compare(commands)
+    _add_plan(commands, chosen)
     _add_serve_recordings(commands)
     _add_remote(commands, chosen)
     _add_verify(commands)
@@ -272,6 +288,15 @@ def _add_compare(commands: Any) -> None:
     compare.set_defaults(call=_compare)
     compare.add_argument("first", metavar="A", help="name of a run: a profile's, or that of --name")
     compare.add_argument("second", metavar="B")
+
+
+def _add_plan(commands: Any, chosen: argparse.ArgumentParser) -> None:
+    plan = commands.add_parser(
+        "plan", parents=[chosen], help="say what a run asks of a machine: states, tokens, memory, hours, dollars"
+    )
+    plan.set_defaults(call=_plan)
+    plan.add_argument("--gpu", metavar="NAME", help="a device to rent, for example a100-40")
+    plan.add_argument("--calibrate", action="store_true", help="measure the rates of this machine (a minute or two)")
 
 
 def _add_train(commands: Any) -> None:

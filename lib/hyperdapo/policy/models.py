@@ -156,6 +156,14 @@ def check_targets(policy: Policy) -> None:
             )
 
 
+def config_of(policy: Policy) -> Any:
+    """The base's config of transformers. Raises ModelError if it cannot be had."""
+    if policy.base_model in (_TINY, _REHEARSAL):
+        return _without_weights(policy).config
+    with _fetched(policy.base_model):
+        return transformers.AutoConfig.from_pretrained(_weights(policy.base_model))
+
+
 def adapter_size(policy: Policy) -> tuple[int, int]:
     """How many parameters the adapter has, and how many it has with the base; no weights are loaded (§4.3.2)."""
     return parameter_counts(add_adapter(_without_weights(policy), policy, seed=0))
@@ -299,21 +307,24 @@ def _from_pretrained(policy: Policy, place: str) -> PreTrainedModel:
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
     with _fetched(policy.base_model):
-        return transformers.AutoModelForCausalLM.from_pretrained(
+        model: PreTrainedModel = transformers.AutoModelForCausalLM.from_pretrained(
             place,
             dtype=dtype,
             quantization_config=nf4 if policy.four_bit else None,
             device_map="auto" if torch.cuda.is_available() else None,
         )
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):  # of bitsandbytes: weights repacked for it have no gradient
+            module.support_avx512bf16_for_cpu = False
+    return model
 
 
 def _without_weights(policy: Policy) -> Any:
     if policy.base_model in (_TINY, _REHEARSAL):
         return _random(policy.base_model, load_tokenizer(policy.base_model))
-    with _fetched(policy.base_model), torch.device("meta"):
-        return transformers.AutoModelForCausalLM.from_config(
-            transformers.AutoConfig.from_pretrained(_weights(policy.base_model))
-        )
+    config = config_of(policy)
+    with torch.device("meta"):
+        return transformers.AutoModelForCausalLM.from_config(config)
 
 
 def _smollm2() -> Path | None:

@@ -54,7 +54,9 @@ Trained again by `{command}`.
 """
 _PEFT = """    base = AutoModelForCausalLM.from_pretrained("{base}")
     model = PeftModel.from_pretrained(base, FOLDER)"""
-_MADE_HERE = "Its base has random weights and is on no hub: `hyperdapo.policy.models.load_base` makes it, for tests only."
+_MADE_HERE = (
+    "Its base has random weights and is on no hub: `hyperdapo.policy.models.load_base` makes it, for tests only."
+)
 _ACTIVATED = """It is an activated LoRA (arXiv:2504.12397), which acts from the cue on: PEFT and llama.cpp serve it. vLLM refuses it,
 and it cannot be merged, since both would have it act on text that it never saw. For these, train with
 `policy.lora.activated: false`."""
