@@ -1,6 +1,5 @@
 """Saved adapters: what loading refuses, what others make of them (PEFT, merged weights, vLLM), and their cards."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -10,8 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
-from peft import AutoPeftModelForCausalLM, PeftModel
+from peft import PeftModel
 
 from hyperdapo.errors import MissingInputError, ModelError
 from hyperdapo.params import Parameters, load

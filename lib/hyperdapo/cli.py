@@ -141,13 +141,13 @@ def _plan(options: argparse.Namespace) -> None:
 
     parameters, _ = _chosen(options)
     device = estimate.gpu(options.gpu) if options.gpu else None
-    if not (device or options.calibrate):
-        raise ParameterError(f"which machine? --gpu {next(iter(estimate.GPUS))}, or --calibrate to measure this one")
     shape, text = probe.shape_of(parameters), probe.text_of(parameters)
     if options.calibrate:
         rates = probe.measure(parameters)
-    else:
+    elif device:
         rates = estimate.rates_of(device, parameters, shape, text)
+    else:
+        raise ParameterError(f"which machine? --gpu {next(iter(estimate.GPUS))}, or --calibrate to measure this one")
     print(estimate.report(parameters, shape, text, options.gpu or "this machine", rates, device))
 
 

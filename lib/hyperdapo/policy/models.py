@@ -313,9 +313,9 @@ def _from_pretrained(policy: Policy, place: str) -> PreTrainedModel:
             quantization_config=nf4 if policy.four_bit else None,
             device_map="auto" if torch.cuda.is_available() else None,
         )
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):  # of bitsandbytes: weights repacked for it have no gradient
-            module.support_avx512bf16_for_cpu = False
+    four_bits: list[Any] = [module for module in model.modules() if hasattr(module, "support_avx512bf16_for_cpu")]
+    for module in four_bits:  # bitsandbytes would repack their weights for inference, and then there is no gradient
+        module.support_avx512bf16_for_cpu = False
     return model
 
 

@@ -104,7 +104,8 @@ class Scorer:
     @property
     def device(self) -> torch.device:
         """Where the model computes."""
-        return self._letters.device
+        device: torch.device = self._letters.device
+        return device
 
     def through(self, model: Any) -> "Scorer":
         """This scorer with another `model`: the same base with an adapter, or wrapped for many GPUs."""
@@ -157,7 +158,8 @@ class Scorer:
     def _cue_places(self, encoded: Encoded) -> Tensor:
         """(n, c) positions of the cue in each prompt."""
         places = torch.arange(encoded.cue.shape[1], device=encoded.lengths.device)
-        return self._opening.get_seq_length() + encoded.lengths[:, None] + places
+        before: int = self._opening.get_seq_length()
+        return before + encoded.lengths[:, None] + places
 
     def _forward(self, entering: Tensor, places: Tensor, cache: Any, mask: Tensor) -> Tensor:
         """(n, width) what the adapter's layers make of the last of t tokens (n, t, width) behind a cache."""

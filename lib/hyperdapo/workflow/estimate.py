@@ -1,9 +1,9 @@
 """What a run asks of a machine, before anyone rents it: states, tokens, FLOPs, memory, hours and dollars a stage.
 
 Counted are 05, 06 and 07, which have the model; the others need no GPU. A state's text is read once by the base, every
-update passes its cue through the adapter's layers, and so does every look at held-out states (`policy.scoring`). Time is
-counts times three rates: seconds a token read, a state passed, an update. They are measured on the machine at hand
-(`workflow.probe`), or estimated from a data sheet, which is less than half as good and says so.
+update passes its cue through the adapter's layers, and so does every look at held-out states (`policy.scoring`). Time
+is counts times three rates: seconds a token read, a state passed, an update. They are measured on the machine at hand
+(`workflow.probe`), or estimated from a data sheet; what is printed says which.
 """
 
 from collections.abc import Mapping
@@ -88,10 +88,7 @@ GPUS = {
     "rtx4090-24": Gpu(24, 165, 1008, 0.50),
 }
 _COMPUTE, _BANDWIDTH = 0.35, 0.6  # shares of a data sheet that such models reach; assumed
-_LAYER_S = {
-    False: 0.4e-3,
-    True: 0.8e-3,
-}  # of one pass through a layer with an adapter, whatever its size; 4 bits; assumed
+_LAYER_S = {False: 0.4e-3, True: 0.8e-3}  # of launching one layer with an adapter, in 16 bits and in 4; assumed
 _UPDATE_S = 0.03  # of the trainer's own, an update; assumed
 
 
@@ -106,6 +103,11 @@ class Rates:
     state_s: float
     update_s: Mapping[str, float]
     source: str
+
+    def __str__(self) -> str:
+        updates = (f"{name} {value * 1e3:.3g}" for name, value in self.update_s.items())
+        read, passed = f"{self.token_s * 1e3:.3g} a token read", f"{self.state_s * 1e3:.3g} a state passed"
+        return f"{read}, {passed}, an update of {', '.join(updates)}"
 
 
 @dataclass(frozen=True)
@@ -127,9 +129,20 @@ class Work:
     updates: Mapping[str, float]
     flops: float
 
+    def times(self, count: int) -> "Work":
+        """As much, `count` times."""
+        updates = {name: count * number for name, number in self.updates.items()}
+        return Work(count * self.states, count * self.tokens, count * self.passed, updates, count * self.flops)
+
+    def __add__(self, other: "Work") -> "Work":
+        both = self.updates.keys() | other.updates.keys()
+        updates = {name: self.updates.get(name, 0.0) + other.updates.get(name, 0.0) for name in both}
+        passed = self.passed + other.passed
+        return Work(self.states + other.states, self.tokens + other.tokens, passed, updates, self.flops + other.flops)
+
 
 def rates_of(gpu: Gpu, parameters: Parameters, shape: Shape, text: Text) -> Rates:
-    """From a data sheet: reading is bound by arithmetic, a pass of few tokens by weights that are fetched, or launches."""
+    """From a data sheet: reading is bound by arithmetic, a pass of few tokens by fetching weights, or by launches."""
     policy, training = parameters.policy, parameters.training
     layers, weight = adapted(parameters, shape), _NF4_BYTES if policy.four_bit else 2.0
     speed = _COMPUTE * gpu.tflops * 1e12
@@ -140,7 +153,7 @@ def rates_of(gpu: Gpu, parameters: Parameters, shape: Shape, text: Text) -> Rate
         return max(arithmetic, fetched, layers * _LAYER_S[policy.four_bit])
 
     part = training.states_per_update // training.gradient_accumulation
-    updates = {}
+    updates: dict[str, float] = {}
     for algorithm in training.algorithms:
         rolled_out = settings_of(algorithm, training).get("updates_per_rollout", 1) > 1
         updates[algorithm] = _UPDATE_S + training.gradient_accumulation * passed(part) * (4 if rolled_out else 3)
@@ -192,20 +205,18 @@ def work(parameters: Parameters, shape: Shape, text: Text, bytes_a_number: int =
     tested = states["test"]
     policies = len(training.algorithms) * seeds
     return {
-        "05_train": _times(assets, trainings(list(training.algorithms))),
-        "06_convergence": _plus(
-            trainings(list(training.algorithms[:1])),
-            _work(parameters, shape, text, across, across * (assets + 1) * seeds, {}),
-        ),
-        "07_inference": _times(assets, _work(parameters, shape, text, tested, tested * (policies + 1), {})),
+        "05_train": trainings(list(training.algorithms)).times(assets),
+        "06_convergence": trainings(list(training.algorithms[:1]))
+        + _work(parameters, shape, text, across, across * (assets + 1) * seeds, {}),
+        "07_inference": _work(parameters, shape, text, tested, tested * (policies + 1), {}).times(assets),
     }
 
 
 def memory_gb(parameters: Parameters, shape: Shape, text: Text) -> float:
     """Peak of a GPU in 05: base, adapter with its optimiser, and the greater of reading a batch and an update.
 
-    Reading keeps, of every layer, keys, values and what leaves it, and for a moment three tensors of the inner width. An
-    update keeps, in the adapter's layers, some forty numbers of the width for each token that it learns from.
+    Reading keeps, of every layer, keys, values and what leaves it, and for a moment three tensors of the inner width.
+    An update keeps, in the adapter's layers, some forty numbers of the width for each token that it learns from.
     """
     policy, training, layers = parameters.policy, parameters.training, adapted(parameters, shape)
     weights = shape.layers * shape.layer * (_NF4_BYTES if policy.four_bit else 2) + shape.embeddings * 2
@@ -250,9 +261,7 @@ def report(parameters: Parameters, shape: Shape, text: Text, device: str, rates:
             f"memory of the device in 05: {wanted:.1f} GB",
             f"memory of the host: {kept / 1e6:.2f} MB a state, {all_gb:.1f} GB for those of an asset; "
             f"training.memory_gb is {training.memory_gb:g}: {held}",
-            f"rates: {rates.source}; {rates.token_s * 1e3:.3g} ms a token read, {rates.state_s * 1e3:.3g} ms a state passed, "
-            + ", ".join(f"{name} {value * 1e3:.3g}" for name, value in rates.update_s.items())
-            + " ms an update",
+            f"rates {rates.source}, in ms: {rates}",
             rows.to_string(index=False, float_format=lambda value: f"{value:,.2f}"),
             "01 to 04, 08 and 09 need no GPU and are not counted",
         ]
@@ -311,13 +320,3 @@ def _tokens_a_pass(parameters: Parameters, text: Text, states: int) -> float:
 
 def _length(text: Text) -> int:
     return text.opening + text.state + text.cue
-
-
-def _times(count: int, one: Work) -> Work:
-    updates = {name: count * number for name, number in one.updates.items()}
-    return Work(count * one.states, count * one.tokens, count * one.passed, updates, count * one.flops)
-
-
-def _plus(one: Work, other: Work) -> Work:
-    sums = (getattr(one, name) + getattr(other, name) for name in ("states", "tokens", "passed"))
-    return Work(*sums, {**one.updates, **other.updates}, one.flops + other.flops)

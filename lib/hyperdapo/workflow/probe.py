@@ -14,7 +14,7 @@ from hyperdapo.policy.states import States
 from hyperdapo.policy.training import Workbench
 from hyperdapo.workflow.estimate import SHAPES, Rates, Shape, Text
 
-_READ = 64  # states that the base reads
+_READ, _LOOKED_AT = 64, 32  # states that the base reads, and held-out ones
 _WARM, _TIMED = 4, 8  # updates before, and those that are timed: whole rollouts
 _STAND_IN = "smollm2-135m"
 
@@ -49,13 +49,8 @@ def measure(parameters: Parameters) -> Rates:
 
     Raises as `policy.training.Workbench.train`.
     """
-    settings = {
-        "steps": _WARM + _TIMED + 1,
-        "evaluate_every": 10**6,
-        "checkpoint_every": 10**6,
-        "evaluation_states": 32,
-    }
-    training = parameters.training.model_copy(update=settings | {"processes": 1})
+    settings = {"steps": _WARM + _TIMED + 1, "evaluate_every": 10**6, "checkpoint_every": 10**6, "processes": 1}
+    training = parameters.training.model_copy(update=settings | {"evaluation_states": _LOOKED_AT})
     short = parameters.model_copy(update={"training": training})
     states = _states(short, max(_READ, training.states_per_update))
     text = text_of(parameters)
@@ -63,12 +58,12 @@ def measure(parameters: Parameters) -> Rates:
     _ = bench.scorer
     begun = perf_counter()
     bench.read()
-    token_s = (perf_counter() - begun) / ((len(states) + 32) * (text.state + text.cue))
+    token_s = (perf_counter() - begun) / ((len(states) + _LOOKED_AT) * (text.state + text.cue))
     bench.look(bench.scorer)
     begun = perf_counter()
     bench.look(bench.scorer)
-    state_s = (perf_counter() - begun) / 32
-    updates = {algorithm: _update_s(bench, algorithm) for algorithm in training.algorithms}
+    state_s = (perf_counter() - begun) / _LOOKED_AT
+    updates: dict[str, float] = {algorithm: _update_s(bench, algorithm) for algorithm in training.algorithms}
     return Rates(token_s, state_s, updates, "measured on this machine, now")
 
 

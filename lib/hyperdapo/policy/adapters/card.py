@@ -44,7 +44,8 @@ The test split is judged in the run's notebook 09, with intervals and rivals. On
 - It knows these {actions_count} orders alone; under another list its letters mean something else.
 - Rewards come from a replay, in which our own orders move nobody and queues are estimates.
 - Held-out states are of the same span and source as those it was trained on.
-- `policy.json` says what must be the same where it decides; `hyperdapo` checks that. It computes in {manifest.dtype}{bits}.
+- `policy.json` says what must be the same where it decides, and `hyperdapo` checks it.
+- The base computed in {manifest.dtype}{bits}.
 
 ## How to load it
 
@@ -57,11 +58,11 @@ _PEFT = """    base = AutoModelForCausalLM.from_pretrained("{base}")
 _MADE_HERE = (
     "Its base has random weights and is on no hub: `hyperdapo.policy.models.load_base` makes it, for tests only."
 )
-_ACTIVATED = """It is an activated LoRA (arXiv:2504.12397), which acts from the cue on: PEFT and llama.cpp serve it. vLLM refuses it,
-and it cannot be merged, since both would have it act on text that it never saw. For these, train with
+_ACTIVATED = """It is an activated LoRA (arXiv:2504.12397), which acts from the cue on: PEFT and llama.cpp serve it.
+vLLM refuses it, and it cannot be merged, since both would have it act on text that it never saw. For these, train with
 `policy.lora.activated: false`."""
-_PLAIN = """It is a plain LoRA on the whole prompt. PEFT and llama.cpp serve it, `merge_and_unload` puts it into the base, and vLLM
-takes it with `--enable-lora --max-lora-rank {rank} --lora-modules {name}=FOLDER`."""
+_PLAIN = """It is a plain LoRA on the whole prompt. PEFT and llama.cpp serve it, `merge_and_unload` puts it into the
+base, and vLLM takes it with `--enable-lora --max-lora-rank {rank} --lora-modules {name}=FOLDER`."""
 
 
 def write(folder: Path, parameters: Parameters, asset: str, algorithm: str, seed: int, log: pd.DataFrame) -> None:
@@ -113,8 +114,8 @@ def _data(parameters: Parameters, asset: str, algorithm: str, seed: int) -> str:
     return (
         f"{traded}, {source.start:%Y-%m-%d %H:%M} to {source.end:%Y-%m-%d %H:%M} UTC, source `{source.kind}`{world}; "
         f"objectives {', '.join(parameters.orders.objectives)}; orders of {parameters.orders.notional_usd:g} USD. "
-        f"Trained by `{algorithm}`, seed {seed}: {training.steps} updates of {training.states_per_update} states of the "
-        f"training split (the first {parameters.split.train:.0%} of the span)."
+        f"Trained by `{algorithm}`, seed {seed}: {training.steps} updates of {training.states_per_update} states of "
+        f"the training split (the first {parameters.split.train:.0%} of the span)."
     )
 
 

@@ -1,4 +1,4 @@
-"""What an adapter was trained for. Loading checks it: the same weights mean something else on other prompts or actions."""
+"""What an adapter was trained for. Loading checks it: its letters mean nothing without their list of actions."""
 
 import hashlib
 from pathlib import Path
@@ -31,8 +31,8 @@ _MEND = {
 class Manifest(BaseModel):
     """What decides the meaning of an adapter's weights, its letters and its prompts; `policy.json` beside it.
 
-    `base` is a hub id (or the name of a base that is made here), `layers` how many upper layers it acts on, `prompt` the
-    version of the prompt's text: a hash of its instruction and cue. `dtype` is that in which the base computes.
+    `base` is a hub id (or the name of a base that is made here), `layers` how many upper layers it acts on, `prompt`
+    the version of the prompt's text: a hash of its instruction and cue. `dtype` is that in which the base computes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
