@@ -28,7 +28,7 @@ STRETCHES = 25
 """So many points has the curve of what is measured at every step of a training."""
 
 _COLOURS = 96  # of a picture
-_DASHED = {"listing_4_4"}  # often lies on DPO
+_DASHED = {"dpo_one_pair", "listing_4_3"}  # ablations of DPO
 _OTHERS = ("#56B4E9", "#D55E00", "#8C6D31", "#7A7A7A", "#000000")
 
 
@@ -62,7 +62,8 @@ STRATEGY_COLOURS = Colours(
     dapo="#D55E00",
     dapo_sampled="#882255",
     dapo_preference="#332288",
-    listing_4_4="#8C6D31",
+    dpo_one_pair="#B07C00",
+    listing_4_3="#8C6D31",
     reward_weighted="#0072B2",
     linear="#66A61E",
     mlp="#7570B3",
