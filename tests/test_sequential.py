@@ -11,6 +11,7 @@ from hyperdapo.execution.parents import action_orders, parent_orders, replay, to
 from hyperdapo.market.book import Market
 from hyperdapo.params import Parameters, load
 from hyperdapo.sections import Action
+from hyperdapo.sequential.rivals import renewed
 from hyperdapo.sequential.rollouts import execute, roll_out
 from hyperdapo.sequential.states import Visited, instants
 from markets import random_market
@@ -26,7 +27,7 @@ SAME = [*COSTS, "opportunity_bps", "filled_passive", "maker_share", "filled", "f
 @pytest.fixture(scope="module")
 def parameters() -> Parameters:
     execution = {"impact_coefficient_bps": 10, "queue_exponent": 1}
-    return load("smoke", {"assets": ["ETH"], "execution": execution, "policy": {"actions": [*map(str, ACTIONS)]}})
+    return load("smoke", {"assets": ["ETH"], "execution": execution, "policy": {"actions": [*map(str, ACTIONS)], "decide_again_s": 10}})
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +42,6 @@ def parents(tape: Market, parameters: Parameters) -> pd.DataFrame:
     known = {"asset": "ETH", "decision_ns": ns, "mid": tape.mid_at(ns), "warm": True, "split": "train"}
     state = {"volatility_5m_bps": 0.5, "bid_ask_spread_bps": 0.25, "book_imbalance": 0.0}
     return parent_orders(pd.DataFrame(known | state), parameters, tape)
-
-
-def always(action: int):
-    """Where it is not allowed because the order stands there already, that is kept."""
-    return lambda visited: np.where(visited.allowed[:, action], action, KEEP)
 
 
 def planned(*actions: int):
@@ -90,7 +86,7 @@ class TestSingleShot:
     def test_to_join_again_and_again_is_the_touch_requoted(
         self, tape: Market, parents: pd.DataFrame, parameters: Parameters
     ) -> None:
-        joined = execute(tape, parents, always(JOIN), 10.0, parameters)
+        joined = execute(renewed(JOIN), tape, parents, parameters)
         quoted = requote(tape, parents, lambda children, *_: touch(tape, children), parameters)
         pd.testing.assert_frame_equal(joined, quoted, check_exact=True)
 
@@ -162,7 +158,7 @@ class TestRollouts:
         self, tape: Market, parents: pd.DataFrame, parameters: Parameters
     ) -> None:
         few = parents.iloc[::20].reset_index(drop=True)
-        rollout = roll_out(tape, few, always(JOIN), 10.0, parameters)
+        rollout = roll_out(renewed(JOIN), tape, few, parameters)
         assert (np.isfinite(rollout.values) == rollout.visited.allowed).all()
         rng = np.random.default_rng(0)
         for state in rng.choice(len(rollout.visited), 6, replace=False):
@@ -171,15 +167,15 @@ class TestRollouts:
 
                 def deviating(visited: Visited, action: int = action, place: pd.Series = place) -> np.ndarray:
                     here = visited.table["number"].to_numpy() == place["number"]
-                    return np.where(here, action, always(JOIN)(visited))
+                    return np.where(here, action, renewed(JOIN)(visited))
 
-                alone = execute(tape, few.iloc[[int(place["parent"])]], deviating, 10.0, parameters)
+                alone = execute(deviating, tape, few.iloc[[int(place["parent"])]], parameters)
                 assert rollout.values[state, action] == pytest.approx(-alone["total_cost_bps"].iloc[0], abs=1e-9)
 
     def test_each_parent_is_met_first_as_it_is_whole(
         self, tape: Market, parents: pd.DataFrame, parameters: Parameters
     ) -> None:
-        rollout = roll_out(tape, parents, always(JOIN), 10.0, parameters)
+        rollout = roll_out(renewed(JOIN), tape, parents, parameters)
         first = rollout.visited.table["number"] == 0
         assert first.sum() == len(parents) and (rollout.visited.table.loc[first, "share_left"] == 1).all()
         assert not rollout.visited.allowed[first, KEEP].any()

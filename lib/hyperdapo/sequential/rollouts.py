@@ -4,20 +4,17 @@ The simulator is deterministic: all paths of an order share its latencies and it
 two actions is that of two replays, and nothing is sampled (policy iteration with known action values, eq. 2.7).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from hyperdapo.execution.children import Known, decide_again
+from hyperdapo.execution.orders import uniform
 from hyperdapo.market.book import Market
 from hyperdapo.market.columns import Floats, Integers, Mask
 from hyperdapo.params import Parameters
-from hyperdapo.sequential.states import Visited, see
-
-Policy = Callable[[Visited], Integers]
-"""Orders at a decision -> an allowed action of each (m,)."""
+from hyperdapo.sequential.states import Policy, Visited, see
 
 EXPLORED = 0.3
 """Share of the decisions in which a rollout explores."""
@@ -39,31 +36,35 @@ class Rollout:
 
 
 def execute(
-    market: Market, parents: pd.DataFrame, policy: Policy, every_s: float, parameters: Parameters
+    policy: Policy, market: Market, parents: pd.DataFrame, parameters: Parameters
 ) -> pd.DataFrame:
-    """Parents executed by a policy that decides every so many seconds: rows as `children.decide_again` gives them."""
+    """Parents executed by a policy that decides every `policy.decide_again_s`: rows as of `children.decide_again`."""
     actions = parameters.policy.actions
 
     def choose(orders: pd.DataFrame, known: Known) -> Integers:
         return policy(see(market, orders, known, actions))
 
-    return decide_again(market, parents, choose, actions, every_s, parameters)
+    return decide_again(market, parents, choose, actions, decide_every_s(parameters), parameters)
+
+
+def decide_every_s(parameters: Parameters) -> float:
+    """Seconds between two decisions on an order: with `policy.decide_again_s` null its horizon, so it is decided once."""
+    return parameters.policy.decide_again_s or parameters.orders.longest_horizon_s
 
 
 def roll_out(
+    policy: Policy,
     market: Market,
     parents: pd.DataFrame,
-    policy: Policy,
-    every_s: float,
     parameters: Parameters,
-    exploring: Floats | None = None,
+    exploring: str = "",
 ) -> Rollout:
     """Execute parents by a policy, and value every action wherever it came through.
 
     Parameters
     ----------
-    exploring : (n, 2, rounds) uniform draws; where the first is below `EXPLORED`, the second chooses any action that is
-        allowed, so that states are met into which the policy itself would not come; values are still its own
+    exploring : names draws, of which a share `EXPLORED` chooses any action that is allowed: so states are met into which
+        the policy itself would not come; values are still its own
     """
     actions = parameters.policy.actions
     seen, decided = list[Visited](), list[Integers]()
@@ -71,28 +72,31 @@ def roll_out(
     def remember(visited: Visited) -> Integers:
         seen.append(visited)
         chosen = policy(visited)
-        if exploring is not None:
-            strays, draw = exploring[visited.table["parent"], :, visited.table["number"]].T
+        if exploring:
+            keys = visited.table["order_id"].to_numpy(), visited.table["decision_ns"].to_numpy()
+            strays, draw = (
+                uniform(parameters.seed, f"{market.asset} {exploring} {what}", *keys) for what in ("whether", "which")
+            )
             chosen = np.where(strays < EXPLORED, _drawn(visited.allowed, draw), chosen)
         decided.append(chosen)
         return chosen
 
-    costs = execute(market, parents, remember, every_s, parameters)["total_cost_bps"].to_numpy(float)
+    costs = execute(remember, market, parents, parameters)["total_cost_bps"].to_numpy(float)
     visited = Visited(
-        pd.concat([each.table for each in seen], ignore_index=True), np.concatenate([each.allowed for each in seen])
+        pd.concat([each.table for each in seen], ignore_index=True), np.concatenate([each.means for each in seen])
     )
     chosen = np.concatenate(decided)
     parent, number = visited.table["parent"].to_numpy(), visited.table["number"].to_numpy()
     taken = np.full((len(parents), number.max() + 1), -1)
     taken[parent, number] = chosen
     values = np.full(visited.allowed.shape, np.nan)
-    if exploring is None:
+    if not exploring:
         values[np.arange(len(chosen)), chosen] = -costs[parent]
     state, action = np.nonzero(visited.allowed & np.isnan(values))
     for start in range(0, len(state), _PATHS):
         part = slice(start, start + _PATHS)
         values[state[part], action[part]] = -_deviated(
-            market, parents, taken, parent[state[part]], number[state[part]], action[part], policy, every_s, parameters
+            market, parents, taken, parent[state[part]], number[state[part]], action[part], policy, parameters
         )
     return Rollout(costs, visited, chosen, values)
 
@@ -112,7 +116,6 @@ def _deviated(
     number: Integers,
     action: Integers,
     policy: Policy,
-    every_s: float,
     parameters: Parameters,
 ) -> Floats:
     """(paths,) bps: what parents pay that decided as in `taken` (n, rounds), but for one action of decision `number`."""
@@ -129,4 +132,4 @@ def _deviated(
 
     rows = parents.iloc[parent].reset_index(drop=True)
     without = parameters.model_copy(update={"orders": parameters.orders.model_copy(update={"markouts_s": []})})
-    return decide_again(market, rows, choose, actions, every_s, without)["total_cost_bps"].to_numpy(float)
+    return decide_again(market, rows, choose, actions, decide_every_s(parameters), without)["total_cost_bps"].to_numpy(float)
