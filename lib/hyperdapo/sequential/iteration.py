@@ -21,7 +21,9 @@ from hyperdapo.sequential.states import PLACES, Policy, Visited, last_known
 Parts = Callable[[], Iterable[tuple[Market, pd.DataFrame]]]
 """Goes over the span: the market of a part, and the parent orders that start in it."""
 
-BOOSTING = "boosting_sequential"
+BOOSTING, DAPO = AGAIN = ("boosting_sequential", "dapo_sequential")
+"""Policies that decide again."""
+
 _STATE = ("order_id", "decision_ns", "side", "number", "seconds_left", "share_left", "ticks_behind", "ahead_usd", "place")
 
 
