@@ -372,8 +372,17 @@ class Policy(Section):
     four_bit: bool
     lora: Lora
     actions: Annotated[list[ActionWord], Field(min_length=2, max_length=26), Unique]  # a letter each
+    decide_again_s: Positive | None
     prompt_style: Literal["thesis", "anonymous"]
     max_length: Count
+
+
+class Sequential(Section):
+    """Decisions that are taken again: policy iteration, and what the language model reads of it."""
+
+    iterations: Count
+    states: Whole
+    tested_orders: Count
 
 
 class Clip(Section):

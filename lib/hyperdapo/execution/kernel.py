@@ -81,6 +81,7 @@ def _live(
     """
     first, limit = _admitted(events, orders, order, fills)
     side, size, last = orders[order].side, orders[order].size, orders[order].last
+    fills[order].seen_left = size
     if first < 0:
         return float(size)
     if orders[order].resumes:
@@ -94,12 +95,15 @@ def _live(
         state = rest(events, first, side, limit, size - taken, queue)
     if state.remaining > DUST:
         fills[order].queue_ahead, fills[order].estimated = state.ahead, state.visible == UNKNOWN
-    event = first + 1
+    event, look, seen = first + 1, orders[order].look, state
     while state.remaining > DUST and event < last:
-        before = state.remaining
-        event, state = wait(events, event, last, state, side, limit, queue.exponent, spent, base, path)
+        before, until = state.remaining, min(look, last) if event < look else last
+        event, state = wait(events, event, until, state, side, limit, queue.exponent, spent, base, path)
         if state.remaining < before:
             _note(events, event - 1, order, before - state.remaining, limit, fills)
+        if event <= look:
+            seen = state
+    fills[order].seen_left, fills[order].seen_ahead = seen.remaining, seen.ahead
     left = state.remaining if state.remaining > DUST else 0.0
     fills[order].limit, place = limit, fills[order].place
     place[0], place[1], place[2] = left, state.ahead, state.visible

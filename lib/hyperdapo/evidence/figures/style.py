@@ -50,6 +50,7 @@ STRATEGY_COLOURS = Colours(
     vwap_post_only="#0072B2",
     join_best="#8C6D31",
     touch_requoted="#D4A72C",
+    requote_unless_against="#B15928",
     mid_peg="#882255",
     avellaneda_stoikov="#44AA99",
     sign_imbalance="#5B3A1E",
@@ -68,6 +69,8 @@ STRATEGY_COLOURS = Colours(
     linear="#66A61E",
     mlp="#7570B3",
     boosting="#009E73",
+    boosting_sequential="#1B5E20",
+    dapo_sequential="#B2182B",
     oracle="#CC79A7",
 )
 
