@@ -19,7 +19,17 @@ from hyperdapo.market.book import Market
 from hyperdapo.params import load
 from hyperdapo.synthetic import matching
 from hyperdapo.synthetic.exchange import World
-from hyperdapo.synthetic.matching import ASK, BID, NOBODY
+from hyperdapo.synthetic.order_book import (
+    ASK,
+    BID,
+    NOBODY,
+    OrderBook,
+    Probes,
+    State,
+    empty_book,
+    empty_messages,
+    unplaced,
+)
 from hyperdapo.synthetic.probes import play_probes
 
 PARAMETERS = load("sample", {"execution": {"impact_coefficient_bps": 70, "queue_exponent": 0.3}})
@@ -34,21 +44,19 @@ def played(asset: str = "ETH", hours: float = 1.0, seed: int = 5) -> tuple[Marke
 
 class TestEngine:
     @staticmethod
-    def probe(
-        book: matching.OrderBook, side: int, steps: int, lots: int, post_only: bool
-    ) -> tuple[matching.Probes, list]:
+    def probe(book: OrderBook, side: int, steps: int, lots: int, post_only: bool) -> tuple[Probes, list]:
         """One probe admitted to a book, and the prints it made."""
         one = [np.array([value]) for value in (5, 50, side, steps, lots)]
-        probes = matching.probes(*one, np.array([post_only]), np.array([True]))
-        state, messages = matching.State(10, 12, 0, 0.0, 0, 0.0, 0.0, 0.0, 0.0), matching.empty_messages(1, 1, 64)
+        probes = unplaced(*one, np.array([post_only]), np.array([True]))
+        state, messages = State(0, 10, 12, 0, 0.0, 0, 0.0, 0.0, 0.0, 0.0), empty_messages(1, 1, 64)
         matching._admit(book, probes, 1, state, post_only, True, messages)
         probes.passed[0] = 1
         return probes, messages.print[: messages.used[2]].tolist()
 
     @staticmethod
-    def book() -> matching.OrderBook:
+    def book() -> OrderBook:
         """Bids of 4 and 3 lots at level 10 and 5 at 9; asks of 6 lots at 12 and 7 at 13."""
-        book = matching.empty_book(20, 64)
+        book = empty_book(20, 64)
         for side, level, lots in ((BID, 10, 4), (BID, 10, 3), (BID, 9, 5), (ASK, 12, 6), (ASK, 13, 7)):
             assert matching.post(book, side, level, lots)
         return book
@@ -56,7 +64,7 @@ class TestEngine:
     def test_a_probe_waits_for_those_before_it(self) -> None:
         book = self.book()
         probes, printed = self.probe(book, BID, 0, 2, post_only=True)
-        assert not printed and probes.ahead[0] == 7 and probes.placed_ns[0] == 10
+        assert not printed and probes.each["ahead"][0] == 7 and probes.each["placed_ns"][0] == 10
         prints = np.zeros((8, 5), np.int64)
         used = matching.take(book, ASK, 10, 8, prints, 0)
         assert prints[:used].tolist() == [[10, 4, 1, -1, -1], [10, 3, 1, -1, -1], [10, 1, 1, 0, -1]]
@@ -64,20 +72,20 @@ class TestEngine:
     def test_one_that_crosses_takes_up_to_its_limit_and_rests(self) -> None:
         book = self.book()
         probes, printed = self.probe(book, BID, -2, 9, post_only=False)
-        assert printed == [[12, 6, 0, NOBODY, 0]] and book.lots[12] == 3 and book.top[:2].tolist() == [12, 13]
-        assert book.owner[probes.order[0]] == 0
+        assert printed == [[12, 6, 0, NOBODY, 0]] and book.queues[12]["lots"] == 3 and book.top[:2].tolist() == [12, 13]
+        assert book.orders["owner"][probes.each["order"][0]] == 0
 
     def test_a_post_only_one_that_would_cross_is_rejected(self) -> None:
         probes, printed = self.probe(self.book(), ASK, -2, 1, post_only=True)
-        assert probes.rejected[0] and not printed and probes.order[0] == NOBODY
+        assert probes.each["rejected"][0] and not printed and probes.each["order"][0] == NOBODY
 
     def test_its_cancel_leaves_the_others(self) -> None:
         book = self.book()
         probes, _ = self.probe(book, ASK, 0, 2, post_only=True)
         matching._recall(book, probes, 49)
-        assert book.lots[12] == 8 and probes.ended_ns[0] == 0
+        assert book.queues[12]["lots"] == 8 and probes.each["ended_ns"][0] == 0
         matching._recall(book, probes, 50)
-        assert book.lots[12] == 6 and probes.ended_ns[0] == 50 and probes.passed[1] == 1
+        assert book.queues[12]["lots"] == 6 and probes.each["ended_ns"][0] == 50 and probes.passed[1] == 1
 
     def test_what_they_traded_is_in_the_published_prints(self) -> None:
         market, truth = played()
