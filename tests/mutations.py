@@ -14,7 +14,7 @@ KERNEL, SIMULATOR, COSTS, ORDERS, CHILDREN, STRATEGIES = (
 )
 MUTATIONS = (
     ("queue: prints do not shorten it", KERNEL, "state.ahead - queue, state.visible", "state.ahead, state.visible"),
-    ("queue: cancels count twice", KERNEL, "ahead -= (expected - size) *", "ahead -= 2 * (expected - size) *"),
+    ("queue: cancels count twice", KERNEL, "ahead -= lost * min(", "ahead -= 2 * lost * min("),
     (
         "latency: the way to the exchange is free",
         SIMULATOR,
