@@ -149,7 +149,7 @@ def _needed(events: Events, maker: Maker, exponent: float) -> float:
     """Coin that must print at the maker's price before its turn, if cancels split by this exponent."""
     start, last = maker.first + 1, maker.filled + 1
     path = np.empty((last - start, 2))
-    state = Resting(maker.size, maker.ahead, maker.ahead + maker.size, 0.0, kernel.APART, 0.0, 0.0)
+    state = Resting(maker.size, maker.ahead, maker.ahead + maker.size, 0.0, 0.0)
     event, state = kernel.wait(
         events, start, last, state, maker.side, maker.price, exponent, _NOTHING, kernel.ALONE, path
     )
