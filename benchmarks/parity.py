@@ -5,7 +5,7 @@ when both refuse it (ours then comes back at another price). Each difference mus
 once more with one rule of the peer's in place of ours, or with several, and must then be equal.
 
 - `through`: a print beyond our price fills all of the order (peer), or no more than its own size (ours).
-- `crossed`: so does a quote of the other side that comes to our price.
+- `crossed`: so does a quote of the other side that comes to our price (peer), or it fills nothing (ours).
 - `unseen`: an order beyond the visible book stands behind what was last shown there, if anything (peer), or behind what
   a visible level holds on average (ours).
 
