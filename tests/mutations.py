@@ -93,13 +93,6 @@ MUTATIONS = (
     ),
     ("crossing: others stay before us", KERNEL, "ahead = min(max(ahead, 0.0), size)", "ahead = max(ahead, 0.0)"),
     (
-        "spread: against the mid after the fill",
-        KERNEL,
-        "events.moment[event - 1].best_price[0], events.moment[event - 1]",
-        "events.moment[event].best_price[0], events.moment[event]",
-    ),
-    ("mark-out: from the mid after the fill", COSTS, "events.ns[last], last - 1)", "events.ns[last], last)"),
-    (
         "mark-out: takings are shown as fills",
         COSTS,
         '{"maker": (maker_share, events.ns[last], last - 1)',
