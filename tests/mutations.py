@@ -14,7 +14,7 @@ KERNEL, SIMULATOR, COSTS, ORDERS, CHILDREN, STRATEGIES = (
 )
 MUTATIONS = (
     ("queue: prints do not shorten it", KERNEL, "state.ahead - queue, state.visible", "state.ahead, state.visible"),
-    ("queue: cancels count twice", KERNEL, "ahead -= (expected - size) *", "ahead -= 2 * (expected - size) *"),
+    ("queue: cancels count twice", KERNEL, "ahead -= lost * min(", "ahead -= 2 * lost * min("),
     (
         "latency: the way to the exchange is free",
         SIMULATOR,
@@ -85,21 +85,13 @@ MUTATIONS = (
         "ns += orders[order].answer_ns",
     ),
     ("post-only: it does not know what the feed shows", KERNEL, "events.feed.exchange_ns[shown] > ns", "False"),
-    ("crossing: a quote fills all", KERNEL, "fill = min(state.remaining, fresh - gone)", "fill = state.remaining"),
-    ("crossing: the same quote fills again", KERNEL, "fresh = size - state.offered", "fresh = size"),
     (
-        "crossing: siblings do not share",
+        "crossing: a quote that comes to our price fills",
         KERNEL,
-        "fill = min(state.remaining, fresh - gone)",
-        "fill = min(state.remaining, fresh)",
+        "                state = _seen(state, 0.0, exponent)\n",
+        "                state = Resting(0.0, 0.0, 0.0, 0.0, 0.0)\n",
     ),
-    ("crossing: a worse quote is new", KERNEL, "fresh = 0.0\n", "fresh = size\n"),
-    (
-        "crossing: others stay before us",
-        KERNEL,
-        "fill, 0.0, 0.0, 0.0, reach, size)",
-        "fill, state.ahead, state.visible, 0.0, reach, size)",
-    ),
+    ("crossing: others stay before us", KERNEL, "ahead = min(max(ahead, 0.0), size)", "ahead = max(ahead, 0.0)"),
     (
         "spread: against the mid after the fill",
         KERNEL,
@@ -113,7 +105,7 @@ MUTATIONS = (
         '{"maker": (maker_share, events.ns[last], last - 1)',
         '{"maker": (maker_share, taken_ns, met)',
     ),
-    ("route: all of it through the queue", KERNEL, "if events.moment[event].kind != PRINT:", "if False:"),
+    ("route: all of it through the queue", KERNEL, "if events.moment[event].price == limit:", "if True:"),
     (
         "quotes: each joins anew",
         CHILDREN,

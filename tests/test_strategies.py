@@ -255,7 +255,7 @@ class TestBacktest:
         unknown |= {name for name in markouts if not name.startswith("markout")}  # nothing made, or nothing taken
         assert set(orders.columns[orders.isna().any()]) <= unknown
         assert (orders["maker_markout_1s_bps"].notna() == (orders["maker_share"] > 1e-9)).all()
-        routes = orders[["filled_queue", "filled_through", "filled_crossed"]].sum(axis=1)
+        routes = orders[["filled_queue", "filled_through"]].sum(axis=1)
         np.testing.assert_allclose(routes, orders["maker_share"], atol=1e-12)
         np.testing.assert_allclose(
             orders["total_cost_bps"],
@@ -444,7 +444,7 @@ class TestQuotes:
         assert offered["seconds_left"].tolist() == [60, 50, 40, 30, 20, 10]
         assert offered["share_left"].tolist() == pytest.approx([1, 0.55 / 0.6, *[0.4 / 0.6] * 4])
         assert row.filled_passive == row.maker_share == pytest.approx(0.2 / 0.6) and row.status == "completed"
-        assert row[["filled_queue", "filled_crossed"]].tolist() == pytest.approx([0.2 / 0.6, 0])
+        assert row[["filled_queue", "filled_through"]].tolist() == pytest.approx([0.2 / 0.6, 0])
         completion = 1000.9  # the ask after 69.5 s
         assert row.exec_price == pytest.approx((0.05 * 999.9 + 0.15 * 1000.0 + 0.4 * completion) / 0.6)
         assert row.fees_bps == pytest.approx((0.05 * 999.9 + 0.15 * 1000.0) / 600 * 1.5 + 0.4 * completion / 600 * 4.5)

@@ -52,7 +52,7 @@ STRATEGIES = {
 ORDERS_COLUMNS = (
     *("order_id", "asset", "strategy", "objective", "decision_ns", "side", "size", "horizon_s", "arrival_mid"),
     *("kind", "offset_bps", "target_price", "exec_price", "filled_passive", "maker_share"),
-    *("filled_queue", "filled_through", "filled_crossed", "filled", "fill_ns", "status", "rejections"),
+    *("filled_queue", "filled_through", "filled", "fill_ns", "status", "rejections"),
     *("fees_bps", "funding_bps", "implementation_shortfall_bps", "total_cost_bps", "slippage_bps"),
     *("spread_bps", "timing_bps", "opportunity_bps", "cost_all_ahead_bps", "cost_all_behind_bps"),
     *("queue_ahead", "latency_ms", "split", *STATE),

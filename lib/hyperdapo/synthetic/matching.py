@@ -103,18 +103,24 @@ def run(
         half_spread = rules.half_spread * volatility_multiplier(state.regime)
         bid, ask = floor(position - half_spread), ceil(position + half_spread)
         arrived = _arrived(probes, state.exchange_ns)
-        _admit(book, probes, arrived, state, True, True, messages)
+        comes = arrived > probes.passed[0]  # a call that does nothing costs as much as a side's quotes
+        if comes:
+            _admit(book, probes, arrived, state, True, True, messages)
         for side, quote in ((BID, bid), (ASK, ask)):
             _quote(book, side, quote, dt, state.signal, rules, block)
-        _admit(book, probes, arrived, state, True, False, messages)
+        if comes:
+            _admit(book, probes, arrived, state, True, False, messages)
         for side, quote in ((BID, bid), (ASK, ask)):
             _withdraw(book, side, quote, dt, state.signal, rules)
-        _recall(book, probes, state.exchange_ns)
-        _admit(book, probes, arrived, state, False, True, messages)
+        if probes.passed[1] < probes.passed[0]:
+            _recall(book, probes, state.exchange_ns)
+        if comes:
+            _admit(book, probes, arrived, state, False, True, messages)
         if revised:
             _snipe(book, bid, ask, state, rules, messages, block)
         log_price, news, excitement, worked, parts = _trade(book, dt, state, rules, messages, block)
-        _admit(book, probes, arrived, state, False, False, messages)
+        if comes:
+            _admit(book, probes, arrived, state, False, False, messages)
         probes.passed[0], due = arrived, _publish(book, state, messages)
         number, now, local, _, _, level, signal, _, regime, _, _, _ = state
         state = State(number, now, local, due, log_price, level, signal, news, regime, excitement, worked, parts)
