@@ -124,6 +124,7 @@ class SyntheticAsset(Section):
     order_usd: Positive
     order_log_sd: NonNegative
     flow_tilt: NonNegative
+    splitting: Share
     impact_bps: NonNegative
     sniping: NonNegative
 
