@@ -52,7 +52,7 @@ class TestEngine:
         """One probe admitted to a book, and the prints it made."""
         one = [np.array([value]) for value in (5, 50, side, steps, lots)]
         probes = unplaced(*one, np.array([post_only]), np.array([True]))
-        state, messages = State(0, 10, 12, 0, 0.0, 0, 0.0, 0.0, 0.0, 0.0), empty_messages(1, 1, 64)
+        state, messages = State(0, 10, 12, 0, 0.0, 0, 0.0, 0.0, 0.0, 0.0, 0, 0), empty_messages(1, 1, 64)
         matching._admit(book, probes, 1, state, post_only, True, messages)
         probes.passed[0] = 1
         return probes, messages.print[: messages.used[2]].tolist()
