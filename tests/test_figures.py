@@ -170,13 +170,13 @@ def test_fills_and_markouts_are_drawn_by_their_kind(paths: Paths) -> None:
     """Half of the orders of `dapo` is made, and falls by 2 bps; what is taken of it, and of `market`, rises by 1."""
     rows = []
     for strategy, made in (("dapo", 0.5), ("dapo", 0.0), ("market", 0.0)):
-        routes = {"filled_queue": made * 0.4, "filled_through": made * 0.6}
+        routes = {"filled_queue": made * 0.4, "filled_through": made * 0.1, "filled_crossed": made * 0.5}
         moved = {f"maker_markout_{s}s_bps": -2.0 if made else np.nan for s in (1, 10)}
         rows.append({"strategy": strategy, "maker_share": made} | routes | moved | {"taker_markout_1s_bps": 1.0})
     orders = pd.DataFrame(rows).assign(taker_markout_10s_bps=1.0)
     fills = backtest_figures.plot_fills(orders, ["market", "dapo"])
     widths = [[bar.get_width() for bar in container] for container in fills.axes[0].containers]
-    np.testing.assert_allclose(widths, [[0.1, 0], [0.15, 0], [0.75, 1]])
+    np.testing.assert_allclose(widths, [[0.1, 0], [0.025, 0], [0.125, 0], [0.75, 1]])
     markouts = backtest_figures.plot_markouts(orders, ["market", "dapo"])
     made, taken = ([line.get_ydata().tolist() for line in axis.lines[:2]] for axis in markouts.axes)
     assert np.isnan(made[0]).all() and made[1] == [-2, -2] and taken == [[1, 1], [1, 1]]

@@ -216,12 +216,12 @@ class TestBlock:
         assert before.filled_passive == pytest.approx(1 / 3)
 
 
-class TestCrossing:
-    """Quotes of the other side that come to a resting order are not sent where it stands: only who takes fills it."""
+class TestNoCrossing:
+    """Where makers send post-only, a quote that comes to a resting order is refused: only who takes fills it."""
 
     def test_a_quote_that_comes_to_our_price_fills_nothing(self) -> None:
         tape = market(quotes=[(20, 999.8, 1.0, 999.9, 9.0), (30, 999.6, 1.0, 999.7, 9.0)])
-        filled = one(tape, limit=999.9)
+        filled = replay(tape, order(limit=999.9), crossing_fills=False).iloc[0]
         assert filled.filled_passive == 0 and filled.status == "completed"
 
     def test_nobody_is_left_before_us_then(self) -> None:
@@ -230,14 +230,58 @@ class TestCrossing:
             quotes=[(20, 999.8, 1.0, 999.9, 1.0), (25, 999.9, 6.0, 1000.1, 4.0)],
             prints=[(22, 999.8, 1.0, -1), (30, 999.9, 1.0, -1)],
         )
-        filled = one(tape, limit=999.9)
-        trace = trace_order(tape, filled, execution())
+        filled = replay(tape, order(limit=999.9), crossing_fills=False).iloc[0]
+        trace = trace_order(tape, filled, execution(crossing_fills=False))
         assert filled.queue_ahead == 5 and trace.queue_ahead.tolist() == [5, 0, 0, 0, 0]
         assert filled[["filled_queue", "filled_through"]].tolist() == pytest.approx([1 / 3, 1 / 3])
 
     def test_the_buyers_of_a_quote_that_came_to_us_do_not_fill_us(self) -> None:
         tape = market(quotes=[(20, 999.8, 1.0, 999.9, 1.0)], prints=[(25, 999.9, 1.0, 1)])
-        assert one(tape, limit=999.9).filled_passive == 0
+        assert replay(tape, order(limit=999.9), crossing_fills=False).iloc[0].filled_passive == 0
+
+
+class TestCrossing:
+    """Where they do not, it meets each quote once, and no more than its size."""
+
+    def test_a_quote_that_comes_to_our_price_fills_no_more_than_its_size(self) -> None:
+        """Of 3 the first ask at our price has 0.5; the same again is no more; 0.3 join it; a better one brings 2."""
+        quotes = [(20, 999.8, 1.0, 999.9, 0.5), (30, 999.7, 1.0, 999.9, 0.5), (40, 999.7, 1.0, 999.9, 0.8)]
+        tape = market(quotes=[*quotes, (50, 999.6, 1.0, 999.8, 2.0)])
+        filled = one(tape, limit=999.9)
+        assert trace_order(tape, filled, execution()).filled.tolist() == pytest.approx([0, 0.5, 0.5, 0.8, 2.8])
+        assert filled[["filled_queue", "filled_through", "filled_crossed"]].tolist() == pytest.approx([0, 0, 2.8 / 3])
+        assert filled.fill_ns == at(50) and filled.passive_price == pytest.approx(999.9)
+
+    def test_a_worse_quote_stood_behind_the_last(self) -> None:
+        quotes = [(20, 999.7, 1.0, 999.8, 0.5), (30, 999.7, 1.0, 999.9, 9.0), (40, 999.7, 1.0, 999.8, 0.7)]
+        assert one(market(quotes=quotes), limit=999.9).filled_passive == pytest.approx(1.2 / 3)
+
+    def test_once_it_has_been_apart_the_same_quote_is_new(self) -> None:
+        quotes = [(20, 999.8, 1.0, 999.9, 0.5), (30, 999.8, 1.0, 1000.1, 4.0), (40, 999.8, 1.0, 999.9, 0.5)]
+        assert one(market(quotes=quotes), limit=999.9).filled_passive == pytest.approx(1 / 3)
+
+    def test_what_is_left_stands_first(self) -> None:
+        """5 stood before us; the quote of 1 that came to our price has met them before, so a print of 1 is ours."""
+        tape = market(
+            quotes=[(20, 999.8, 1.0, 999.9, 1.0), (25, 999.9, 6.0, 1000.1, 4.0)], prints=[(30, 999.9, 1.0, -1)]
+        )
+        filled = one(tape, limit=999.9)
+        assert filled.queue_ahead == 5 and trace_order(tape, filled, execution()).queue_ahead.tolist() == [5, 0, 0, 0]
+        assert filled[["filled_queue", "filled_crossed"]].tolist() == pytest.approx([1 / 3, 1 / 3])
+
+    def test_so_it_does_where_bid_and_ask_stand_at_our_price(self) -> None:
+        tape = market(quotes=[(20, 999.9, 5.0, 999.9, 1.0)], prints=[(30, 999.9, 1.0, -1)])
+        assert one(tape, limit=999.9).filled_passive == pytest.approx(2 / 3)
+
+    def test_the_buyers_of_a_quote_that_came_to_us_do_not_fill_us_again(self) -> None:
+        tape = market(quotes=[(20, 999.8, 1.0, 999.9, 1.0)], prints=[(25, 999.9, 1.0, 1)])
+        assert one(tape, limit=999.9).filled_passive == pytest.approx(1 / 3)
+
+    def test_a_print_through_us_and_the_rest_of_its_aggressor_are_two(self) -> None:
+        """Who sells 2.5 down to 999.8 finds 1 there and offers 1.5 more: 2.5 in all would have met us."""
+        tape = market(prints=[(20, 999.8, 1.0, -1)], quotes=[(20, 999.7, 9.0, 999.8, 1.5)])
+        filled = one(tape, limit=999.9)
+        assert filled[["filled_through", "filled_crossed"]].tolist() == pytest.approx([1 / 3, 1.5 / 3])
 
 
 class TestSiblings:
@@ -253,6 +297,12 @@ class TestSiblings:
         rows[0] = rows[0] | {"limit_price": 1000.0}
         shared = replay_orders(through, orders(*rows).assign(parent=4), execution(), seed=3)
         assert shared.filled_passive.tolist() == pytest.approx([1, 1 / 3])
+
+    def test_orders_of_one_parent_share_a_quote(self) -> None:
+        tape = market(quotes=[(30, 999.8, 1.0, 999.9, 4.0), (40, 999.8, 1.0, 999.9, 4.5)])
+        rows = [order(decision=12.0, limit=999.9, order_id=2), order(limit=999.9, order_id=1)]
+        shared = replay_orders(tape, orders(*rows).assign(parent=4), execution(), seed=3)
+        assert shared.filled_crossed.tolist() == pytest.approx([1.5 / 3, 1])
 
 
 class TestPostOnly:
@@ -374,8 +424,8 @@ class TestTime:
         assert np.isnan(filled.markout_60s_bps) and np.isnan(filled.taker_markout_1s_bps)
 
     def test_a_fill_by_the_market_that_comes_is_measured_before_it_comes(self) -> None:
-        """The mid was 1000 when a print went through us, and 999.85 after it, half a spread above the bid."""
-        filled = one(market(prints=[(20, 999.8, 9.0, -1)], quotes=[(20, 999.8, 9.0, 999.9, 9.0)]), limit=999.9)
+        """The mid was 1000 when the ask fell to us, and 999.85 a second later, half a spread above the bid."""
+        filled = one(market(quotes=[(20, 999.8, 9.0, 999.9, 9.0)]), limit=999.9)
         assert filled.maker_markout_1s_bps == filled.markout_1s_bps == pytest.approx(-1.5)
         assert [filled.spread_bps, filled.timing_bps] == pytest.approx([-1, 0])
 
@@ -534,7 +584,7 @@ class TestAlways:
         assert (filled.fill_ns < filled.cancel_ns).all() and (filled.cancel_ns < filled.expiry_ns).all()
         let_in = some & (filled.rejections == 0)
         assert (filled.side * (filled.passive_price - filled.limit_price))[let_in].le(1e-9).all()
-        routes = filled[["filled_queue", "filled_through"]]
+        routes = filled[["filled_queue", "filled_through", "filled_crossed"]]
         np.testing.assert_allclose(routes.sum(axis=1), filled.maker_share, atol=1e-12)
         assert (filled.maker_share <= filled.filled_passive + 1e-12).all()
         gained = filled.side * (filled.passive_price / filled.arrival_mid - 1) * 1e4 * filled.filled_passive

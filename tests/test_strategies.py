@@ -255,7 +255,7 @@ class TestBacktest:
         unknown |= {name for name in markouts if not name.startswith("markout")}  # nothing made, or nothing taken
         assert set(orders.columns[orders.isna().any()]) <= unknown
         assert (orders["maker_markout_1s_bps"].notna() == (orders["maker_share"] > 1e-9)).all()
-        routes = orders[["filled_queue", "filled_through"]].sum(axis=1)
+        routes = orders[["filled_queue", "filled_through", "filled_crossed"]].sum(axis=1)
         np.testing.assert_allclose(routes, orders["maker_share"], atol=1e-12)
         np.testing.assert_allclose(
             orders["total_cost_bps"],
@@ -366,7 +366,7 @@ class TestBacktest:
         assert table.loc[("fees", "tier 0"), "market"] - table.loc[("fees", "tier 6"), "market"] == pytest.approx(
             2.1, abs=0.01
         )
-        assert len(table) == 15 and np.isfinite(table).all().all()
+        assert len(table) == 16 and np.isfinite(table).all().all()
 
     def test_parts_give_what_the_whole_gives(
         self,

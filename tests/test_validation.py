@@ -154,14 +154,17 @@ class TestPairedRun:
     @pytest.mark.parametrize(
         ("steps", "lots"), [(-12, 2_000_000), (-1, 5000), (0, 5000)], ids=["takes", "before", "at"]
     )
-    def test_what_one_did_is_forgotten_in_three_minutes(self, steps: int, lots: int) -> None:
-        """2,150 USD at the touch or a tick before it, or 860,000 that sweep the levels behind the other."""
+    def test_what_one_did_is_forgotten_in_eight_minutes(self, steps: int, lots: int) -> None:
+        """2,150 USD at the touch or a tick before it, or 860,000 that sweep the levels behind the other.
+
+        An order that the probe kept from trading lives for a minute on average, the longest of some hundred for six.
+        """
         without = published()
         for side in (BID, ASK):
             tape, come, gone = self.beside(side, steps, lots)
             differ = self.differ(without, tape)
-            assert len(differ) and come <= differ[0] and differ[-1] < gone + 180 * SECOND
-            later = without.trades.exchange_ns > gone + 180 * SECOND
+            assert len(differ) and come <= differ[0] and differ[-1] < gone + 480 * SECOND
+            later = without.trades.exchange_ns > gone + 480 * SECOND
             assert np.array_equal(without.trades.size[later], tape.trades.size[-later.sum() :])
 
     def test_news_and_takers_do_not_depend_on_the_book(self) -> None:

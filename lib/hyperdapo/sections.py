@@ -233,6 +233,7 @@ class Execution(Section):
     block_ms: NonNegative
     queue: Literal["power", "risk_averse", "touch"]
     queue_exponent: NonNegative | None
+    crossing_fills: bool
     impact_coefficient_bps: NonNegative | None
     twap_slices: Count
     requote_s: Positive

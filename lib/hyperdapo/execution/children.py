@@ -29,7 +29,7 @@ as the trader knows) -> price."""
 
 _LEAST_USD = 1.5 * MINIMUM_NOTIONAL_USD  # of a slice: the price may fall between decision and child
 _SUMMED = (
-    *("filled_passive", "maker_share", "filled_queue", "filled_through", "fees_bps", "funding_bps"),
+    *("filled_passive", "maker_share", "filled_queue", "filled_through", "filled_crossed", "fees_bps", "funding_bps"),
     *("implementation_shortfall_bps", "spread_bps", "timing_bps", "opportunity_bps"),
 )
 

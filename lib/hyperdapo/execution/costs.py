@@ -80,11 +80,12 @@ def account(
     """Shares, prices and costs of n orders, each (n,); an order at any price is all filled.
 
     target_price (USD; the limit, or the arrival mid), filled_passive (share filled before the cancel), maker_share, by
-    its routes filled_queue (prints at the limit) and filled_through (prints beyond it), filled (all before the cancel),
-    passive_price, completion_price (USD, NaN for no such part), exec_price, fees_bps, funding_bps (of the full hours
-    within the horizon), completion_slippage_bps (of the completed part against the arrival mid, times its share),
-    implementation_shortfall_bps (eq. 3.8), slippage_bps (eq. 3.9 with its sign), total_cost_bps (shortfall + fees +
-    funding), spread_bps + timing_bps + opportunity_bps (= shortfall).
+    its routes filled_queue (prints at the limit), filled_through (prints beyond it) and filled_crossed (quotes of the
+    other side that came to it), filled (all before the cancel), passive_price, completion_price (USD, NaN for no such
+    part), exec_price, fees_bps, funding_bps (of the full hours within the horizon), completion_slippage_bps (of the
+    completed part against the arrival mid, times its share), implementation_shortfall_bps (eq. 3.8), slippage_bps
+    (eq. 3.9 with its sign), total_cost_bps (shortfall + fees + funding), spread_bps + timing_bps + opportunity_bps
+    (= shortfall).
     """
     side, size = arrivals["side"].astype(float), arrivals["size"]
     traded = _volumes(market, arrivals, fills, execution.impact_coefficient_bps)
@@ -105,6 +106,7 @@ def account(
         "maker_share": traded.made / size,
         "filled_queue": fills["queued"] / size,
         "filled_through": fills["through"] / size,
+        "filled_crossed": fills["crossed"] / size,
         "filled": (traded.completed == 0) & (fills["abandoned"] == 0),
         "passive_price": passive_price,
         "completion_price": completion_price,

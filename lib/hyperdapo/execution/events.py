@@ -14,7 +14,7 @@ from hyperdapo.times import HOUR_NS
 
 PRINT, QUOTE, SNAPSHOT = 0, 1, 2
 DUST = 1e-9  # coin; less than that is the rounding of floating point
-PLACE = 5  # numbers that say where an order stands in the book: the fields of `kernel.Resting`
+PLACE = 7  # numbers that say where an order stands in the book: the fields of `kernel.Resting`
 
 MOMENT = np.dtype(
     [
@@ -40,7 +40,7 @@ ARRIVAL = np.dtype(
 FILL = np.dtype(
     [
         *(("queue_ahead", float), ("estimated", np.bool_), ("rejections", np.int64), ("last_event", np.int64)),
-        *((name, float) for name in ("taken", "taken_usd", "queued", "through")),
+        *((name, float) for name in ("taken", "taken_usd", "queued", "through", "crossed")),
         *((name, float) for name in ("made_usd", "made_mid_usd", "made_funding", "abandoned")),
         *((name, float) for name in ("completed", "swept", "swept_usd", "deepest", "limit")),
         ("place", float, (PLACE,)),
@@ -76,11 +76,13 @@ class Queue(NamedTuple):
     A level that loses exactly what it gained last has lost the newcomer, who stood behind us (not where `exponent` is
     0, the bound that puts all before us). Of what else is cancelled there the share (ahead / level) ** `exponent` stood
     before us: 1 spreads cancels evenly over the queue, more puts them behind us, infinity is the risk-averse queue that
-    only prints shorten. Not `joined`: nobody stands before us, a yardstick.
+    only prints shorten. Not `joined`: nobody stands before us, a yardstick. `crossing`: a quote of the other side that
+    comes to our price fills us.
     """
 
     joined: bool
     exponent: float
+    crossing: bool
 
 
 Arrivals = NDArray[Any]
@@ -95,16 +97,16 @@ first in priority first; -1 has no siblings."""
 Fills = NDArray[Any]
 """What became of n orders, (n,) of `FILL`; sizes in coin, notionals in USD. `rejections`: how often it was refused.
 `taken`: from the book on arrival. While resting, for `made_usd` in all, when the mid had been `made_mid_usd` and a long
-had paid `made_funding` on it: `queued` by prints at the limit, `through` by prints beyond it. `abandoned`: neither
-traded nor completed; `completed`: left to the completing order, of which the visible book gave `swept`, the last of it
-at `deepest` (USD). `last_event` is that of the latest fill before the cancel, -1 for none; `queue_ahead` is NaN where
-nothing rested, `estimated` where no message had shown the level. `limit` and `place` (a `kernel.Resting`) are where it
-stood when the cancel landed: NaN and zeros where it never did."""
+had paid `made_funding` on it: `queued` by prints at the limit, `through` by prints beyond it, `crossed` by quotes of
+the other side that came to it. `abandoned`: neither traded nor completed; `completed`: left to the completing order, of
+which the visible book gave `swept`, the last of it at `deepest` (USD). `last_event` is that of the latest fill before
+the cancel, -1 for none; `queue_ahead` is NaN where nothing rested, `estimated` where no message had shown the level.
+`limit` and `place` (a `kernel.Resting`) are where it stood when the cancel landed: NaN and zeros where it never did."""
 
 
 def made(fills: Fills) -> Floats:
     """(n,) coin filled while resting."""
-    return np.asarray(fills["queued"] + fills["through"])
+    return np.asarray(fills["queued"] + fills["through"] + fills["crossed"])
 
 
 def stream(market: Market) -> Events:

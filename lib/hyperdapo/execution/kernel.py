@@ -3,9 +3,9 @@
 The market is what it was; our orders are too small to change it. Events are in order of the exchange's stamp. An order
 in the book knows how much stands before it at its price: prints shrink that and then fill the order; what the level
 loses beyond the prints was cancelled, and a part of it stood before us (`Queue`); a print beyond our price would have
-met our order first. None fills more than its size, over all orders of one parent; what is left then stands first. A
-quote of the other side that comes to our price fills nothing: makers send post-only, and who is refused there does not
-take. A post-only order of ours that would take is refused, and sent again.
+met our order first, and fills no more than its size, over all orders of one parent; what is left then stands first. A
+quote of the other side that comes to our price fills nothing (makers send post-only, and who is refused there does not
+take), or as a print would, by `Queue.crossing`. A post-only order of ours that would take is refused, and sent again.
 """
 
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from hyperdapo.market.columns import Floats
 
 ALONE = -1  # no event: an order without siblings
 UNKNOWN = -1.0  # size of a level that no message has shown
+APART = -1.0  # the other side stands beyond our price
 INNER: dict[str, Any] = {"cache": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # not called from Python
 
 
@@ -28,6 +29,8 @@ class Resting(NamedTuple):
     ahead: float  # coin before us
     visible: float  # size of our level when it was last seen, UNKNOWN until then
     traded: float  # printed at our price since then
+    reach: float  # USD by which the other side's best, as last seen, passes our price; APART
+    offered: float  # its size then
     newcomer: float  # coin by which our level last grew: they stand behind us
 
 
@@ -83,7 +86,7 @@ def _live(
         return float(size)
     if orders[order].resumes:
         place = orders[order].place
-        state = Resting(size, place[1], place[2], place[3], place[4])
+        state = Resting(size, place[1], place[2], place[3], place[4], place[5], place[6])
     else:
         taken, usd, _ = sweep(events, first, side, limit, size)
         fills[order].taken, fills[order].taken_usd = taken, usd
@@ -95,12 +98,13 @@ def _live(
     event = first + 1
     while state.remaining > DUST and event < last:
         before = state.remaining
-        event, state = wait(events, event, last, state, side, limit, queue.exponent, spent, base, path)
+        event, state = wait(events, event, last, state, side, limit, queue, spent, base, path)
         if state.remaining < before:
             _note(events, event - 1, order, before - state.remaining, limit, fills)
     left = state.remaining if state.remaining > DUST else 0.0
     fills[order].limit, place = limit, fills[order].place
-    place[0], place[1], place[2], place[3], place[4] = left, state.ahead, state.visible, state.traded, state.newcomer
+    place[0], place[1], place[2] = left, state.ahead, state.visible
+    place[3], place[4], place[5], place[6] = state.traded, state.reach, state.offered, state.newcomer
     return left
 
 
@@ -129,7 +133,9 @@ def _admitted(events: Events, orders: Arrivals, order: int, fills: Fills) -> tup
 @njit(**INNER)
 def _note(events: Events, event: int, order: int, filled: float, limit: float, fills: Fills) -> None:
     """Write down what an event filled, and the mid before it."""
-    if events.moment[event].price == limit:
+    if events.moment[event].kind != PRINT:
+        fills[order].crossed += filled
+    elif events.moment[event].price == limit:
         fills[order].queued += filled
     else:
         fills[order].through += filled
@@ -148,7 +154,7 @@ def wait(
     state: Resting,
     side: int,
     limit: float,
-    exponent: float,
+    queue: Queue,
     spent: Floats,
     base: int,
     path: Floats,
@@ -157,7 +163,7 @@ def wait(
 
     `path` (m, 2), where it is not empty, gets what stands before the order and what is left of it after each event.
     """
-    near, start = 0 if side > 0 else 1, event
+    near, opposite, start = 0 if side > 0 else 1, 1 if side > 0 else 0, event
     moment, level_price, level_size = events.moment, events.level_price, events.level_size
     while event < last:
         before = state.remaining
@@ -166,13 +172,17 @@ def wait(
             if moment[event].aggressor != side:
                 state = _printed(state, side * (limit - moment[event].price), moment[event].size - gone)
         else:
+            if queue.crossing:
+                reach, offered = side * (limit - moment[event].best_price[opposite]), moment[event].best_size[opposite]
+                state = _crossed(state, reach, offered, gone)
             before_best = side * (limit - moment[event].best_price[near])
             if before_best > 0.0:
-                state = _seen(state, 0.0, exponent)
+                state = _seen(state, 0.0, queue.exponent)
             elif before_best == 0.0:
-                state = _seen(state, moment[event].best_size[near], exponent)
+                state = _seen(state, moment[event].best_size[near], queue.exponent)
             elif moment[event].kind == SNAPSHOT:  # a best quote before ours says nothing of our level
-                state = _seen(state, _level(level_price, level_size, moment[event].row, near, side, limit), exponent)
+                shown = _level(level_price, level_size, moment[event].row, near, side, limit)
+                state = _seen(state, shown, queue.exponent)
         if base >= 0:
             spent[event - base] += before - state.remaining
         if len(path):
@@ -216,7 +226,12 @@ def rest(events: Events, event: int, side: int, price: float, remaining: float, 
     """Join the queue at `price`: behind all that was last shown there, or behind what such a level holds on average."""
     visible = shown_size(events, event, side, price)
     ahead = visible if visible != UNKNOWN else usual_size(events, event, side)
-    return Resting(remaining, ahead if queue.joined else 0.0, visible, 0.0, 0.0)
+    opposite = 1 if side > 0 else 0
+    reach = side * (price - events.moment[event].best_price[opposite])
+    offered = events.moment[event].best_size[opposite]
+    if reach < 0.0:
+        reach, offered = APART, 0.0
+    return Resting(remaining, ahead if queue.joined else 0.0, visible, 0.0, reach, offered, 0.0)
 
 
 @njit(**INNER)
@@ -277,12 +292,40 @@ def _printed(state: Resting, beyond: float, size: float) -> Resting:
         return state
     if beyond > 0.0:
         fill = min(state.remaining, size)
-        return Resting(state.remaining - fill, 0.0, 0.0, 0.0, 0.0)
+        return Resting(state.remaining - fill, 0.0, 0.0, 0.0, state.reach, state.offered, 0.0)
     queue = min(state.ahead, size)
     fill = min(state.remaining, size - queue)
     if fill < DUST:
         fill = 0.0
-    return Resting(state.remaining - fill, state.ahead - queue, state.visible, state.traded + size, state.newcomer)
+    return Resting(
+        state.remaining - fill,
+        state.ahead - queue,
+        state.visible,
+        state.traded + size,
+        state.reach,
+        state.offered,
+        state.newcomer,
+    )
+
+
+@njit(cache=True, inline="always")
+def _crossed(state: Resting, reach: float, size: float, gone: float) -> Resting:
+    """The other side's best passes our price by `reach` (USD) with `size`, of which siblings have had `gone`.
+
+    What has come since the last message would have met us first: all of a better quote, of the same what it has more.
+    A worse one stood behind the last. Nobody is left before us at a price that the other side has reached.
+    """
+    if reach < 0.0:
+        return Resting(state.remaining, state.ahead, state.visible, state.traded, APART, 0.0, state.newcomer)
+    fresh = 0.0
+    if reach > state.reach:
+        fresh = size
+    elif reach == state.reach:
+        fresh = size - state.offered
+    fill = min(state.remaining, fresh - gone)
+    if fill < DUST:
+        fill = 0.0
+    return Resting(state.remaining - fill, 0.0, 0.0, 0.0, reach, size, 0.0)
 
 
 @njit(cache=True, inline="always")
@@ -304,7 +347,7 @@ def _seen(state: Resting, size: float, exponent: float) -> Resting:
     elif lost > 0.0 and ahead > 0.0:
         ahead -= lost * min(ahead / (size + lost), 1.0) ** exponent
     ahead = min(max(ahead, 0.0), size)
-    return Resting(state.remaining, ahead, size, 0.0, newcomer)
+    return Resting(state.remaining, ahead, size, 0.0, state.reach, state.offered, newcomer)
 
 
 @njit(cache=True)

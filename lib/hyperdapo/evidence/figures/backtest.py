@@ -17,6 +17,7 @@ _PARTS = {FEES: ("fees", "#B8B8B8"), PRICE: ("price", "#0072B2")}
 ROUTES = {
     "filled_queue": ("prints at the price", "#0072B2"),
     "filled_through": ("prints through it", "#56B4E9"),
+    "filled_crossed": ("quotes that came to it", "#E69F00"),
 }
 _LARGEST_DOT = 90.0  # area in points squared of the largest print
 MODEL_COLOURS = style.Colours(power="#D55E00", evenly="#E69F00", risk_averse="#0072B2", touch="#7A7A7A")
