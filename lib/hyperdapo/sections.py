@@ -124,6 +124,7 @@ class SyntheticAsset(Section):
     order_usd: Positive
     order_log_sd: NonNegative
     flow_tilt: NonNegative
+    splitting: Share
     impact_bps: NonNegative
     sniping: NonNegative
 
@@ -232,6 +233,7 @@ class Execution(Section):
     block_ms: NonNegative
     queue: Literal["power", "risk_averse", "touch"]
     queue_exponent: NonNegative | None
+    crossing_fills: bool
     impact_coefficient_bps: NonNegative | None
     twap_slices: Count
     requote_s: Positive

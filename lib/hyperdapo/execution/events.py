@@ -76,11 +76,13 @@ class Queue(NamedTuple):
     A level that loses exactly what it gained last has lost the newcomer, who stood behind us (not where `exponent` is
     0, the bound that puts all before us). Of what else is cancelled there the share (ahead / level) ** `exponent` stood
     before us: 1 spreads cancels evenly over the queue, more puts them behind us, infinity is the risk-averse queue that
-    only prints shorten. Not `joined`: nobody stands before us, a yardstick.
+    only prints shorten. Not `joined`: nobody stands before us, a yardstick. `crossing`: a quote of the other side that
+    comes to our price fills us.
     """
 
     joined: bool
     exponent: float
+    crossing: bool
 
 
 Arrivals = NDArray[Any]

@@ -2,9 +2,10 @@
 
 The market is what it was; our orders are too small to change it. Events are in order of the exchange's stamp. An order
 in the book knows how much stands before it at its price: prints shrink that and then fill the order; what the level
-loses beyond the prints was cancelled, and a part of it stood before us (`Queue`); a print beyond our price, or an
-opposite quote that comes to it, would have met our order first. Neither fills more than its size, over all orders of
-one parent; what is left then stands first. A post-only order that would take is refused, and sent again.
+loses beyond the prints was cancelled, and a part of it stood before us (`Queue`); a print beyond our price would have
+met our order first, and fills no more than its size, over all orders of one parent; what is left then stands first. A
+quote of the other side that comes to our price fills nothing (makers send post-only, and who is refused there does not
+take), or as a print would, by `Queue.crossing`. A post-only order of ours that would take is refused, and sent again.
 """
 
 from typing import Any, NamedTuple
@@ -98,7 +99,7 @@ def _live(
     event, look, seen = first + 1, orders[order].look, state
     while state.remaining > DUST and event < last:
         before, until = state.remaining, min(look, last) if event < look else last
-        event, state = wait(events, event, until, state, side, limit, queue.exponent, spent, base, path)
+        event, state = wait(events, event, until, state, side, limit, queue, spent, base, path)
         if state.remaining < before:
             _note(events, event - 1, order, before - state.remaining, limit, fills)
         if event <= look:
@@ -157,7 +158,7 @@ def wait(
     state: Resting,
     side: int,
     limit: float,
-    exponent: float,
+    queue: Queue,
     spent: Floats,
     base: int,
     path: Floats,
@@ -175,16 +176,17 @@ def wait(
             if moment[event].aggressor != side:
                 state = _printed(state, side * (limit - moment[event].price), moment[event].size - gone)
         else:
-            state = _crossed(
-                state, side * (limit - moment[event].best_price[opposite]), moment[event].best_size[opposite], gone
-            )
+            if queue.crossing:
+                reach, offered = side * (limit - moment[event].best_price[opposite]), moment[event].best_size[opposite]
+                state = _crossed(state, reach, offered, gone)
             before_best = side * (limit - moment[event].best_price[near])
             if before_best > 0.0:
-                state = _seen(state, 0.0, exponent)
+                state = _seen(state, 0.0, queue.exponent)
             elif before_best == 0.0:
-                state = _seen(state, moment[event].best_size[near], exponent)
+                state = _seen(state, moment[event].best_size[near], queue.exponent)
             elif moment[event].kind == SNAPSHOT:  # a best quote before ours says nothing of our level
-                state = _seen(state, _level(level_price, level_size, moment[event].row, near, side, limit), exponent)
+                shown = _level(level_price, level_size, moment[event].row, near, side, limit)
+                state = _seen(state, shown, queue.exponent)
         if base >= 0:
             spent[event - base] += before - state.remaining
         if len(path):

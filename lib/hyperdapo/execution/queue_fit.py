@@ -2,8 +2,8 @@
 
 A feed without order ids shows the sizes of levels, not places in them. But the orders of others are probes: a best
 level that grows by 0.4173 coin says that an order of this size joined behind what stood there, and a print of 0.4173 at
-that price later says that it was its turn. How soon the turn comes, given what prints and what leaves the level, depends
-on how much of the latter stood before the order: that identifies the exponent.
+that price later says that it was its turn. How soon the turn comes, given what prints and what leaves the level,
+depends on how much of the latter stood before the order: that identifies the exponent.
 
 Makers who were filled are not a fair sample: they are those before whom others left, or the price would have gone
 first, and those who did not cancel. What stands at a thin best level is one large order and a few small ones, so this
@@ -15,9 +15,9 @@ turns come later, and they fall (Dawid, 1984, on ranks of outcomes among those t
 
 Matches must be unambiguous: one waiting order of that size at that price, before which not more has printed than stood
 there, and a size that few prints have (`COMMON`): 100 shares or 10 USD are taken for one another. On made queues, where
-every change is a message, the exponents 0.5, 1 and 2 are found again. Where there are too few makers, or where ranks are
-above or below 1/2 whatever the exponent (prices that were rounded to a coarser grid do that: an order of a better price
-overtakes), the exponent is not identified, and none is returned.
+every change is a message, the exponents 0.5, 1 and 2 are found again, with sizes of a heavy tail 0.1, 0.7 and 2. Where
+there are too few makers, or where ranks are above or below 1/2 whatever the exponent (prices that were rounded to a
+coarser grid do that: an order of a better price overtakes), the exponent is not identified, and none is returned.
 
 Newcomers that leave as they came are known by their size, and the exponent is that of the other cancels. What comes
 and goes between two messages is not seen, so that the exponent is the one that serves a simulator of these messages,
@@ -143,7 +143,7 @@ def _ranks(events: Events, maker: Maker, rng: np.random.Generator) -> Floats:
     earlier, true, later = np.array([kernel.turns(events, *seen, exponent, draws) for exponent in EXPONENTS]).T
     with np.errstate(invalid="ignore"):
         ranks = (earlier + true / 2) / (earlier + true + later)
-    return pd.Series(ranks).ffill().to_numpy()
+    return np.asarray(pd.Series(ranks).ffill())
 
 
 def _rare(events: Events) -> set[float]:

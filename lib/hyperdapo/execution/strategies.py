@@ -63,10 +63,11 @@ ORDERS_COLUMNS = (
 """Of `orders.parquet`; the mark-outs `markout_{h}s_bps`, `maker_markout_{h}s_bps`, `taker_markout_{h}s_bps` follow."""
 
 BOUNDS: dict[str, dict[str, Any]] = {
-    "all ahead": {"queue": "power", "queue_exponent": 0.0},
-    "all behind": {"queue": "risk_averse"},
+    "all ahead": {"queue": "power", "queue_exponent": 0.0, "crossing_fills": True},
+    "all behind": {"queue": "risk_averse", "crossing_fills": False},
 }
-"""The most and the least favourable queue: where all that is cancelled stood. A claim has to hold under both."""
+"""The most and the least favourable rules: where all that is cancelled stood, and whether a quote of the other side
+fills us that comes to our price. A claim has to hold under both."""
 
 LOOKS_BACK_S = 60
 """How long before a decision strategies ask for the market."""
@@ -241,6 +242,7 @@ def assumptions(execution: Execution) -> dict[tuple[str, str], Execution]:
     queues: dict[str, dict[str, Any]] = {
         "fitted": {},
         "evenly": {"queue": "power", "queue_exponent": 1.0},
+        "quotes fill": {"crossing_fills": True},
         **BOUNDS,
         "no queue": {"queue": "touch"},
     }
