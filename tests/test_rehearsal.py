@@ -1,4 +1,4 @@
-"""The profile `rehearsal` is the thesis's run, but for where data come from, the width of the base, and how much of all."""
+"""The profile `rehearsal` is the thesis's run, but for the source, the width of the base, and how much of all."""
 
 from collections.abc import Iterator
 from pathlib import Path
