@@ -22,7 +22,7 @@ COUNT = 240
 def settings(**changes) -> Parameters:
     """All algorithms with one seed; rates high enough for the tiny model to learn in 60 updates."""
     quick = {"learning_rate": 0.01}
-    algorithms = {"dpo": quick, "reward_weighted": quick}
+    algorithms = {name: quick for name in ("dpo", "dpo_one_pair", "listing_4_3", "reward_weighted")}
     algorithms |= {name: quick | {"temperature_bps": 2} for name in ("dapo", "dapo_sampled")}
     common = {"steps": 60, "checkpoint_every": 20, "evaluate_every": 20, "seeds": [0], "algorithms": list(ALGORITHMS)}
     actions = ["wait", "behind 5", "behind 2", "behind 1", "join", "take"]

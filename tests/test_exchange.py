@@ -1,7 +1,9 @@
 """The synthetic exchange: matching against a plain reference, the market it makes, and its two worlds."""
 
+import itertools
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 
@@ -17,7 +19,7 @@ from hyperdapo.market.grid import on_grid
 from hyperdapo.params import load
 from hyperdapo.synthetic import matching
 from hyperdapo.synthetic.exchange import World, ladder
-from hyperdapo.synthetic.matching import ASK, BID, empty_book
+from hyperdapo.synthetic.order_book import ASK, BID, empty_book
 from hyperdapo.synthetic.tape import CHANNELS, Tape
 
 START = load("sample").source.start_ns
@@ -94,7 +96,10 @@ def test_matching_is_price_time_priority(actions: list[tuple[int, int, int, int]
         assert book.top[:2].tolist() == [-1 if best[0] is None else best[0], 20 if best[1] is None else best[1]]
         for level in range(20):
             queue = plain.sides[BID].get(level, []) + plain.sides[ASK].get(level, [])
-            assert (book.orders[level], book.lots[level]) == (len(queue), sum(lots for _, lots in queue))
+            assert (book.queues[level]["count"], book.queues[level]["lots"]) == (
+                len(queue),
+                sum(lots for _, lots in queue),
+            )
     assert [tuple(row) for row in prints[:used, :3].tolist()] == expected
 
 
@@ -158,13 +163,16 @@ MISSED: dict[str, set[str]] = {"BTC": set(), "ETH": {"sign_autocorrelation_10"},
 @pytest.mark.slow
 @pytest.mark.parametrize("asset", ASSETS)
 def test_market_is_as_described(asset: str) -> None:
-    """Volatility of an hour varies by a quarter: its regimes last two minutes, and its orders excite each other."""
+    """Volatility of an hour varies by a quarter: its regimes last two minutes, and its orders excite each other.
+
+    Orders of one block and side print as one, so that what is measured of their sizes is above what one is.
+    """
     measured, model = stylised.moments(play(asset).market()), world(asset).model
     assert measured["volatility_60s_bps"] == pytest.approx(model.volatility_bps, rel=0.35)
     assert measured["spread_ticks"] == pytest.approx(model.spread_ticks, abs=0.5)
     snipers = model.sniping * 60 / model.revision_s
     assert 0.7 * model.orders_per_min < measured["orders_per_min"] < 1.3 * (model.orders_per_min + snipers)
-    assert measured["order_usd"] == pytest.approx(model.order_usd, rel=0.4)
+    assert 0.9 * model.order_usd < measured["order_usd"] < 1.6 * model.order_usd
 
 
 def _known(tape: Tape) -> tuple[Floats, Floats]:
@@ -249,3 +257,50 @@ def test_a_book_too_thin_for_the_minimum_order_is_an_error() -> None:
 def test_a_price_that_runs_away_is_an_error() -> None:
     with pytest.raises(ParameterError, match="volatility_bps"):
         world("HYPE", volatility_bps=3000.0).simulate(START, START + 8 * HOUR)
+
+
+def _key(number: int) -> np.uint64:
+    return np.uint64(matching.child(np.uint64(7), number))
+
+
+def _stream(block: int, purpose: int, side: int, level: int) -> np.uint64:
+    return np.uint64(matching.stream(_key(block), purpose, side, level))
+
+
+@pytest.mark.parametrize(
+    ("draw", "mean", "deviation"),
+    [(matching.uniform, 0.5, 12**-0.5), (matching.exponential, 1.0, 1.0), (matching.normal, 0.0, 1.0)],
+    ids=["uniform", "exponential", "normal"],
+)
+def test_draws_have_their_moments_and_forget_their_neighbours(
+    draw: Callable[[np.uint64, int], float], mean: float, deviation: float
+) -> None:
+    """A block, a purpose, a side, a level or a number further on, a draw is another: all correlations are noise."""
+    streams = [np.arange(200), np.arange(4), np.arange(2), np.arange(80_000, 80_030)]
+    places = np.array([draw(_stream(*place), 0) for place in itertools.product(*streams)]).reshape(200, 4, 2, 30)
+    numbers = np.array([[draw(_stream(block, 1, 0, 5), 2 * number) for number in range(240)] for block in range(200)])
+    for draws in (places, numbers):
+        score = (draws - mean) / deviation
+        assert abs(score.mean()) < 4 / math.sqrt(score.size) and score.std() == pytest.approx(1, rel=0.03)
+        for axis in range(score.ndim):
+            products = np.delete(score, 0, axis) * np.delete(score, -1, axis)
+            assert abs(products.mean()) < 4 / math.sqrt(products.size), axis
+
+
+def test_poisson_counts_and_never_falls_with_its_mean() -> None:
+    counts = np.array([[matching.poisson(_key(block), mean) for mean in (0.05, 0.7, 1.6)] for block in range(9000)])
+    assert (np.diff(counts, axis=1) >= 0).all()
+    for moment in (counts.mean(0), counts.var(0)):
+        assert moment == pytest.approx([0.05, 0.7, 1.6], abs=0.06)
+
+
+def test_the_generator_is_splitmix64() -> None:
+    """The first numbers of the published reference implementation for the seed 1234567."""
+    expected = [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+        4593380528125082431,
+        16408922859458223821,
+    ]
+    assert [matching.child(np.uint64(1234567), number) for number in range(5)] == expected

@@ -20,6 +20,7 @@ from hyperdapo.policy.models import add_adapter, load_base, seeded
 from hyperdapo.policy.prompts import letters
 from hyperdapo.policy.sampled import SampledTrainer, grpo
 from hyperdapo.policy.scoring import Encodings, letter_ids, make_scorer
+from hyperdapo.policy.states import pairs_of
 from hyperdapo.policy.training import Workbench
 from planted import elsewhere, planted_splits, settings
 
@@ -296,6 +297,6 @@ def test_preference_is_trls_dpo(tmp_path: Path) -> None:
     with torch.no_grad(), sampler.model.disable_adapter():
         reference = sampler._scorer.log_probabilities(sampler._states[[0, 1, 2, 3]])
     policy = sampler._scorer.through(sampler.model).log_probabilities(sampler._states[[0, 1, 2, 3]])
-    pair = torch.stack([rewards.argmax(1), rewards.argmin(1)], dim=1)
-    ours = losses.preference(policy, reference, pair, 0.5).loss
+    pairs = torch.tensor(pairs_of("dpo_one_pair", rewards.numpy(), np.ones((4, 6), dtype=bool), seed=0))
+    ours = losses.preference(policy, reference, pairs.float(), 0.5).loss
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)

@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 
 from hyperdapo.files import require
-from hyperdapo.paths import Paths
+from hyperdapo.paths import PARAMS, Paths
 
+SEARCH = PARAMS / "search.csv"
+"""Every trial of the search for the parameters of the algorithms, by `benchmarks/_search.py`."""
 FIRST_STEPS = 100  # the draft: "72 % decrease in first 100 training steps"
 _MOST_OF_THE_WAY = 0.9
 _SMOOTHED = 3
@@ -113,3 +115,13 @@ def _regret_decrease(looks: pd.DataFrame) -> float:
     within = looks[looks["step"] <= FIRST_STEPS]
     regret = (within["heldout_oracle"] - within["heldout_reward"]).to_numpy()
     return float(1 - regret[-1] / regret[0]) if regret[0] > 0 else float("nan")
+
+
+def best_trials(search: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """By algorithm the parameters of the trial that closed most of the gap, the first of those that tie.
+
+    `search` is `params/search.csv`: a row per algorithm and trial.
+    """
+    best = search.loc[search.groupby("algorithm", sort=False)["gap_closed"].idxmax()].set_index("algorithm")
+    tried = best.drop(columns=["asset", "trial", *(name for name in best if name.endswith("_gap"))])
+    return {str(name): row.dropna().to_dict() for name, row in tried.drop(columns=["gap_closed", "seconds"]).iterrows()}

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from zipfile import ZipFile
 
 import torch
 from safetensors.torch import load_file
@@ -94,7 +95,8 @@ def newest_checkpoint(folder: Path) -> Path | None:
             _read(checkpoint)
         except Exception as error:  # a torn file fails in as many ways as there are readers
             warnings.warn(
-                f"{checkpoint} is damaged ({type(error).__name__}): training goes on from the one before", stacklevel=2
+                f"{checkpoint} is damaged ({type(error).__name__}): training goes on from the one before, or begins anew",
+                stacklevel=2,
             )
             shutil.rmtree(checkpoint)
         else:
@@ -206,4 +208,5 @@ def _read(checkpoint: Path) -> None:
     for name in ("optimizer.pt", "scheduler.pt"):
         torch.load(checkpoint / name, map_location="cpu", weights_only=True)
     for states in [checkpoint / "rng_state.pth", *checkpoint.glob("rng_state_*.pth")][:1]:
-        states.stat()
+        with ZipFile(states) as kept:  # NumPy's state in it is no plain weight
+            kept.testzip()

@@ -176,6 +176,16 @@ class Scorer:
         last: Tensor = answer.hidden_states[-1][:, -1]
         return last
 
+    @torch.no_grad()
+    def evaluate(self, encoded: Encoded) -> Tensor:
+        """(n, K) as `log_probabilities`, without a gradient and without dropout: what the policy is."""
+        training = self._model.training
+        self._model.eval()
+        try:
+            return self.log_probabilities(encoded)
+        finally:
+            self._model.train(training)
+
     def _mask(self, encoded: Encoded) -> Tensor:
         """(n, 1, c, opening + T + c) to be added to attention scores: 0 where a token of the cue may look."""
         width, opening, padded = encoded.cue.shape[1], self._opening.get_seq_length(), encoded.memory.shape[-2]
@@ -294,12 +304,11 @@ class Encodings:
         return states
 
 
-@torch.no_grad()
 def score(scorer: Scorer, states: Encodings, batch_size: int = _SCORED) -> Floats:
     """(n, K) log-probabilities in n states, in batches."""
     count = len(states)
     batches = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
-    return np.concatenate([scorer.log_probabilities(states[batch]).cpu().numpy() for batch in batches])
+    return np.concatenate([scorer.evaluate(states[batch]).cpu().numpy() for batch in batches])
 
 
 def cue_ids(tokenizer: Any) -> list[int]:

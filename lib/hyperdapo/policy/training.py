@@ -28,12 +28,12 @@ from hyperdapo.params import Parameters
 from hyperdapo.paths import GENERALIST, Paths
 from hyperdapo.policy import runs
 from hyperdapo.policy.adapters import card
-from hyperdapo.policy.losses import SAMPLED
+from hyperdapo.policy.losses import SAMPLED, SHARPENED
 from hyperdapo.policy.models import add_adapter, load_base, save_adapter, seeded
 from hyperdapo.policy.sampled import SampledTrainer, grpo
 from hyperdapo.policy.scoring import Encodings, Scorer, make_scorer, score
 from hyperdapo.policy.states import States, pooled, read_states
-from hyperdapo.policy.trainer import PolicyTrainer, Row, endless, plan_updates
+from hyperdapo.policy.trainer import Plan, PolicyTrainer, Row, endless, plan_by_advantage, plan_updates
 
 COLUMNS = [
     *("step", "seed", "loss", "reward_mean", "entropy", "clip_fraction", "filtered_groups", "grad_norm"),
@@ -255,7 +255,6 @@ class Workbench:
                 arguments=grpo(settings.dapo_sampled, **shared),
                 look=look,
             )
-        lengths = np.array([len(prompt) for prompt in self.training.prompts])
         return PolicyTrainer(
             adapted,
             self.scorer,
@@ -264,10 +263,18 @@ class Workbench:
             self.reference,
             algorithm,
             settings,
-            plan=plan_updates(rewards, settings.steps, settings.states_per_update, rng, lengths),
+            plan=self._plan(algorithm, rng),
             arguments=TrainingArguments(train_sampling_strategy="sequential", **shared),
             look=look,
         )
+
+    def _plan(self, algorithm: str, rng: np.random.Generator) -> Plan:
+        """The states of each update."""
+        settings = self.parameters.training
+        budget = settings.steps, settings.states_per_update
+        if algorithm == SHARPENED:
+            return plan_by_advantage(self.training, settings.dapo_preference, *budget, rng)
+        return plan_updates(self.training, *budget, rng)
 
 
 def _publish(parameters: Parameters, paths: Paths, run: tuple[str, int]) -> None:

@@ -19,7 +19,7 @@ from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD, tick_size
 from hyperdapo.params import Parameters
 from hyperdapo.sections import SyntheticAsset
 from hyperdapo.synthetic import matching
-from hyperdapo.synthetic.matching import Probes, Rules, State, empty_book, empty_messages, no_probes
+from hyperdapo.synthetic.order_book import DEPTH, Probes, Rules, State, empty_book, empty_messages, no_probes
 from hyperdapo.synthetic.tape import Recorder, Tape, joined
 from hyperdapo.times import HOUR_NS, MINUTE_NS, by_day
 
@@ -62,7 +62,7 @@ class World:
         ParameterError
             If a level would hold less than the minimum order, or the price leaves a factor of four around `price_usd`.
         """
-        rules, rng = _rules(self), self.stream()
+        rules, seed = _rules(self), np.uint64(self.stream().integers(2**64, dtype=np.uint64))
         among = no_probes() if among is None else among
         state, book = _opening(self, start_ns - WARMUP_NS), empty_book(len(self.ladder), RESTING_ORDERS)
         messages = empty_messages(books=2_000, tops=10_000, prints=40_000)  # a quarter of an hour
@@ -71,7 +71,7 @@ class World:
             while state.exchange_ns < part[1]:
                 messages.used[:] = 0
                 try:
-                    state = State(*matching.run(book, state, rules, self.ladder, part[1], messages, rng, among))
+                    state = State(*matching.run(book, state, rules, self.ladder, part[1], messages, seed, among))
                 except ValueError as error:
                     raise ParameterError(f"synthetic {self.asset}: {error}") from None
                 recorder.add(messages)
@@ -117,6 +117,9 @@ def _rules(world: World) -> Rules:
     growth = np.maximum(behind, 1.0) ** model.depth_growth
     usd = np.where(behind == 0, model.depth_usd, model.depth_behind_usd * growth)
     orders = np.where(behind == 0, matching.TOUCH_ORDERS, matching.LEVEL_ORDERS * growth)
+    depth = np.zeros(len(behind), DEPTH)
+    depth["lots"], depth["orders"] = usd / lot_usd, orders
+    depth["spread"] = np.where(behind == 0, model.touch_log_sd, matching.LEVEL_SD)
     if (usd / orders / lot_usd).min() < 2 * minimum_lots:
         raise ParameterError(f"depth_usd {model.depth_usd:g} is too little for several orders of 10 USD; raise it")
     revised = min(model.revision_s / model.signal_s, 1.0)
@@ -127,9 +130,7 @@ def _rules(world: World) -> Rules:
         informed=per_root_second * sqrt(world.predictability * model.signal_s / (2 - revised)),
         noise=per_root_second * sqrt(1 - world.predictability),
         half_spread=HALF_SPREAD * (model.spread_ticks - 1),
-        lots=usd / lot_usd,
-        orders=orders,
-        order_sd=np.where(behind == 0, model.touch_log_sd, matching.LEVEL_SD),
+        depth=depth,
         touch_tilt=model.touch_tilt,
         depth_tilt=model.depth_tilt,
         flow_tilt=model.flow_tilt,
@@ -146,4 +147,4 @@ def _rules(world: World) -> Rules:
 def _opening(world: World, at_ns: int) -> State:
     units = world.model.price_usd * 10 ** (6 - world.sz_decimals)
     level = int(np.searchsorted(world.ladder, units, side="right")) - 1
-    return State(at_ns, at_ns, at_ns, log(units), level, 0.0, 0.0, 0.0, 0.0)
+    return State(0, at_ns, at_ns, at_ns, log(units), level, 0.0, 0.0, 0.0, 0.0)

@@ -2,21 +2,20 @@
 
 Participants: liquidity providers who centre on the efficient price, and takers. All compiled code is in this module,
 because numba's cache watches only the file of the function that is called. Prices are levels of a ladder, sizes lots.
+
+Each draw is a function of the seed, the block and what it is for, not of the draws before it: where two runs differ by
+an order of ours, they meet the same news, takers and quotes, and differ by what that order does.
 """
 
-from math import ceil, exp, floor, sqrt
-from typing import NamedTuple
+from math import ceil, cos, exp, floor, log, pi, sqrt
 
 import numpy as np
 from numba import njit
 
-from hyperdapo.market.columns import Floats, Integers, Mask
+from hyperdapo.market.columns import Integers
+from hyperdapo.synthetic.order_book import ASK, BID, FREE, NOBODY, Messages, OrderBook, Probes, Rules, State
 from hyperdapo.times import MS_NS, SECOND_NS
 
-BID, ASK, FREE = 0, 1, 2
-NOBODY = -1  # owner of an order that is not a probe
-VISIBLE = 20  # levels of a snapshot, a side
-Random = np.random.Generator
 BOOK_EVERY_NS = SECOND_NS // 2  # at the first block after it: one snapshot every 0.54 s
 REGIME_S, REGIME_SD = 120.0, 0.6  # of the logarithm of the volatility multiplier, which stays within [0.25, 4]
 EXCITEMENT_S = 2.0  # for how long a market order brings about others (Hawkes)
@@ -29,160 +28,56 @@ STALE_S = 0.1  # life of an order that the efficient price has passed
 FEWEST = 1.0  # orders of a level, however little is wanted there: they are smaller then
 AGAINST, FAVOUR = 2.5, 0.5  # at most so many deviations of the signal thin a level, or fill it
 SLIPPAGE = 6  # levels beyond the touch that a market order accepts
+CLOCK, QUOTES, TAKERS, SNIPERS = 0, 1, 2, 3  # what a block draws for
+Key = np.uint64
+GAMMA, MIX_1, MIX_2 = Key(0x9E3779B97F4A7C15), Key(0xBF58476D1CE4E5B9), Key(0x94D049BB133111EB)
+S_30, S_27, S_31, S_11, ONE = Key(30), Key(27), Key(31), Key(11), Key(1)
 
 
-class OrderBook(NamedTuple):
-    """Queues of orders: per level the resting lots, orders, first and last order; of each order what it is."""
+@njit(cache=True)
+def child(key: Key, number: int) -> Key:
+    """The draw of that number, from 0 on, of the SplitMix64 generator with that seed: a key for others, or 64 bits.
 
-    lots: Integers
-    orders: Integers
-    first: Integers
-    last: Integers
-    order_lots: Integers
-    order_level: Integers
-    owner: Integers  # of an order: position of a probe, or NOBODY
-    following: Integers
-    preceding: Integers
-    free: Integers  # stack of unused orders
-    top: Integers  # best bid level, best ask level, height of the stack
-
-
-class Rules(NamedTuple):
-    """One asset's process in natural units: seconds, log price, ladder levels, lots."""
-
-    signal_s: float  # in which the quotes take in what the latent signal knows
-    revision_rate: float  # per second
-    revised: float  # share of the signal that a revision of the quotes takes in
-    informed: float  # log price for each unit of signal
-    noise: float  # deviation of the log price per root second that no signal knows
-    half_spread: float  # levels between the quoted price and the quotes, before rounding outwards
-    lots: Floats  # (n,) of a level, mean, by levels behind the quote
-    orders: Floats  # (n,) likewise
-    order_sd: Floats  # (n,) of the logarithm of an order's lots
-    touch_tilt: float  # what one unit of signal does to log depth at the quote
-    depth_tilt: float  # and behind it
-    flow_tilt: float  # and to the log odds of a buy
-    minimum_lots: int
-    market_order_rate: float  # per second
-    branching: float  # market orders that each one brings about
-    market_lots: float  # of a market order, median
-    market_sd: float  # of their logarithm
-    impact: float  # of a median one on the log price
-    sniping: float  # market orders at once, on average, that meet the stale quotes of a revision
-
-
-class State(NamedTuple):
-    """What one block hands to the next."""
-
-    exchange_ns: int
-    local_ns: int
-    next_book_ns: int
-    log_price: float  # around which the quotes stand
-    level: int  # of the ladder, at or just below it
-    signal: float  # what they have not taken in yet, in units of its deviation
-    news: float  # likewise what no depth shows, log price
-    regime: float
-    excitement: float  # market orders per second beyond the base rate
-
-
-class Messages(NamedTuple):
-    """Messages of a stretch of time. `used` counts the rows of snapshots, of best quotes and of prints."""
-
-    book_ns: Integers  # (rows, 2): exchange, local
-    book: Integers  # (rows, 2 sides, 20, level | lots | orders), level -1 beyond the last
-    top_ns: Integers
-    top: Integers  # (rows, 2 sides, level | lots | orders)
-    print_ns: Integers
-    print: Integers  # (rows, level | lots | side of the taker | owner of the maker | owner of the taker)
-    used: Integers
-
-
-class Probes(NamedTuple):
-    """n orders of one tagged owner among the others, by time of arrival, and what became of them.
-
-    A probe stands `steps` levels behind the best of its side when it arrives, below 0 before it. `early`: it is the
-    first of its kind in its block (post-only orders, cancels, takers), else the last.
+    Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014: any draw costs the same.
     """
-
-    arrival_ns: Integers
-    cancel_ns: Integers
-    side: Integers
-    steps: Integers
-    lots: Integers
-    post_only: Mask
-    early: Mask
-    order: Integers  # its place in the book, NOBODY while it has none
-    level: Integers
-    ahead: Integers  # lots before it when it came to rest
-    rejected: Mask
-    placed_ns: Integers  # its block; 0 until then
-    ended_ns: Integers  # the block of its cancel; 0 for none
-    passed: Integers  # how many have arrived, how many of the first have ended
+    bits = key + GAMMA * (Key(number) + ONE)
+    bits = (bits ^ (bits >> S_30)) * MIX_1
+    bits = (bits ^ (bits >> S_27)) * MIX_2
+    return bits ^ (bits >> S_31)
 
 
-def probes(
-    arrival_ns: Integers,
-    cancel_ns: Integers,
-    side: Integers,
-    steps: Integers,
-    lots: Integers,
-    post_only: Mask,
-    early: Mask,
-) -> Probes:
-    """Probes (n,) that have not arrived."""
-    count = len(arrival_ns)
-    return Probes(
-        arrival_ns,
-        cancel_ns,
-        side,
-        steps,
-        lots,
-        post_only,
-        early,
-        order=np.full(count, NOBODY),
-        level=np.full(count, NOBODY),
-        ahead=np.zeros(count, np.int64),
-        rejected=np.zeros(count, np.bool_),
-        placed_ns=np.zeros(count, np.int64),
-        ended_ns=np.zeros(count, np.int64),
-        passed=np.zeros(2, np.int64),
-    )
+@njit(cache=True)
+def stream(block: Key, purpose: int, side: int, number: int) -> Key:
+    """The key of what a block draws for one purpose, a side and a number: a level, or which order it is."""
+    return child(block, 8 * number + 2 * purpose + side)
 
 
-def no_probes() -> Probes:
-    """A market of others only."""
-    none, never = np.zeros(0, np.int64), np.zeros(0, np.bool_)
-    return probes(none, none, none, none, none, never, never)
+@njit(cache=True)
+def uniform(key: Key, number: int) -> float:
+    """In [0, 1), in steps of 2 ** -53."""
+    return float(child(key, number) >> S_11) * 2.0**-53
 
 
-def empty_book(levels: int, orders: int) -> OrderBook:
-    """A book over that many levels, with room for that many resting orders."""
-    return OrderBook(
-        lots=np.zeros(levels, np.int64),
-        orders=np.zeros(levels, np.int64),
-        first=np.full(levels, -1),
-        last=np.full(levels, -1),
-        order_lots=np.zeros(orders, np.int64),
-        order_level=np.zeros(orders, np.int64),
-        owner=np.full(orders, NOBODY),
-        following=np.zeros(orders, np.int64),
-        preceding=np.zeros(orders, np.int64),
-        free=np.arange(orders),
-        top=np.array([-1, levels, orders]),
-    )
+@njit(cache=True)
+def exponential(key: Key, number: int) -> float:
+    """Of mean 1; never less than the uniform of that number."""
+    return -log(1.0 - uniform(key, number))
 
 
-def empty_messages(books: int, tops: int, prints: int) -> Messages:
-    """Room for that many snapshots, best quotes and prints."""
-    return Messages(
-        book_ns=np.empty((books, 2), np.int64),
-        book=np.empty((books, 2, VISIBLE, 3), np.int64),
-        top_ns=np.empty((tops, 2), np.int64),
-        top=np.empty((tops, 2, 3), np.int64),
-        print_ns=np.empty((prints, 2), np.int64),
-        print=np.empty((prints, 5), np.int64),
-        used=np.zeros(3, np.int64),
-    )
+@njit(cache=True)
+def normal(key: Key, number: int) -> float:
+    """Standard normal, from that number and the next (Box and Muller 1958)."""
+    return sqrt(2 * exponential(key, number)) * cos(2 * pi * uniform(key, number + 1))
+
+
+@njit(cache=True)
+def poisson(key: Key, mean: float) -> int:
+    """How many exponentials of the key, from 0 on, pass before `mean`; with a greater mean never fewer."""
+    count, passed = 0, exponential(key, 0)
+    while passed < mean:
+        count += 1
+        passed += exponential(key, count)
+    return count
 
 
 @njit(cache=True)
@@ -193,48 +88,51 @@ def run(
     prices: Integers,
     until_ns: int,
     messages: Messages,
-    rng: Random,
+    seed: Key,
     probes: Probes,
 ) -> State:
     """Play blocks until `until_ns` or until the messages are full; within a block post-only, cancels, takers."""
     while state.exchange_ns < until_ns and _has_room(messages):
-        before = state
-        state = _evolve(state, rules, prices, rng)
+        before, block = state, child(seed, state.block)
+        state = _evolve(state, rules, prices, block)
         dt, revised = (state.exchange_ns - before.exchange_ns) * 1e-9, state.log_price != before.log_price
         below, above = prices[state.level], prices[state.level + 1]
         position = state.level + (exp(state.log_price) - below) / (above - below)
         half_spread = rules.half_spread * volatility_multiplier(state.regime)
         bid, ask = floor(position - half_spread), ceil(position + half_spread)
-        arrived = int(np.searchsorted(probes.arrival_ns, state.exchange_ns, side="right"))
+        arrived = _arrived(probes, state.exchange_ns)
         _admit(book, probes, arrived, state, True, True, messages)
         for side, quote in ((BID, bid), (ASK, ask)):
-            _quote(book, side, quote, dt, state.signal, rules, rng)
+            _quote(book, side, quote, dt, state.signal, rules, block)
         _admit(book, probes, arrived, state, True, False, messages)
         for side, quote in ((BID, bid), (ASK, ask)):
-            _withdraw(book, side, quote, dt, state.signal, rules, rng)
+            _withdraw(book, side, quote, dt, state.signal, rules)
         _recall(book, probes, state.exchange_ns)
         _admit(book, probes, arrived, state, False, True, messages)
-        log_price, excitement = _trade(book, bid, ask, dt, revised, state, rules, messages, rng)
+        if revised:
+            _snipe(book, bid, ask, state, rules, messages, block)
+        log_price, excitement = _trade(book, dt, state, rules, messages, block)
         _admit(book, probes, arrived, state, False, False, messages)
         probes.passed[0], due = arrived, _publish(book, state, messages)
-        now, local, _, _, level, signal, news, regime, _ = state
-        state = State(now, local, due, log_price, level, signal, news, regime, excitement)
+        number, now, local, _, _, level, signal, news, regime, _ = state
+        state = State(number, now, local, due, log_price, level, signal, news, regime, excitement)
     return state
 
 
 @njit(cache=True)
-def _evolve(state: State, rules: Rules, prices: Integers, rng: Random) -> State:
+def _evolve(state: State, rules: Rules, prices: Integers, block: Key) -> State:
     """The next block: its time, the latent signal, the volatility regime, the efficient price, the excitement."""
-    step_ns = int(rng.integers(70, 101)) * MS_NS
+    key = stream(block, CLOCK, 0, 0)
+    step_ns = (70 + int(31 * uniform(key, 0))) * MS_NS
     dt = step_ns * 1e-9
-    delay_ns = int((0.30 + 0.11 * exp(0.6 * rng.standard_normal())) * 1e7) * 100
+    delay_ns = int((0.30 + 0.11 * exp(0.6 * normal(key, 1))) * 1e7) * 100
     keep = exp(-dt / REGIME_S)
-    regime = keep * state.regime + REGIME_SD * sqrt(1 - keep * keep) * rng.standard_normal()
+    regime = keep * state.regime + REGIME_SD * sqrt(1 - keep * keep) * normal(key, 3)
     step = volatility_multiplier(regime) * sqrt(dt)
-    signal = state.signal + step * sqrt((2 - rules.revised) / rules.signal_s) * rng.standard_normal()
-    news = state.news + step * rules.noise * rng.standard_normal()
+    signal = state.signal + step * sqrt((2 - rules.revised) / rules.signal_s) * normal(key, 5)
+    news = state.news + step * rules.noise * normal(key, 7)
     log_price, excitement = state.log_price, state.excitement * exp(-dt / EXCITEMENT_S)
-    if rng.random() < 1 - exp(-dt * rules.revision_rate):
+    if exponential(key, 9) < dt * rules.revision_rate:
         log_price += rules.informed * rules.revised * signal + news
         signal, news = signal * (1 - rules.revised), 0.0
     level, units = state.level, exp(log_price)
@@ -246,7 +144,7 @@ def _evolve(state: State, rules: Rules, prices: Integers, rng: Random) -> State:
         level -= 1
     now = state.exchange_ns + step_ns
     local = max(state.local_ns, now + delay_ns)
-    return State(now, local, state.next_book_ns, log_price, level, signal, news, regime, excitement)
+    return State(state.block + 1, now, local, state.next_book_ns, log_price, level, signal, news, regime, excitement)
 
 
 @njit(cache=True)
@@ -256,21 +154,26 @@ def volatility_multiplier(regime: float) -> float:
 
 
 @njit(cache=True)
-def _quote(book: OrderBook, side: int, quote: int, dt: float, signal: float, rules: Rules, rng: Random) -> None:
+def _quote(book: OrderBook, side: int, quote: int, dt: float, signal: float, rules: Rules, block: Key) -> None:
     """Post-only orders of one side: each level is in balance at the tilted depth, and thin levels fill faster."""
-    outward, next_order = -1 if side == BID else 1, rng.standard_exponential()
+    outward = -1 if side == BID else 1
     tilts = _tilts(-outward * signal, rules)
-    for behind in range(len(rules.lots)):
-        level, tilt = quote + outward * behind, tilts[1 if behind > 0 else 0]
-        if level < 0 or level >= len(book.orders):
+    for behind in range(len(rules.depth)):
+        level, tilt, depth = quote + outward * behind, tilts[1 if behind > 0 else 0], rules.depth[behind]
+        if level < 0 or level >= len(book.queues):
             break
-        wanted = max(rules.orders[behind] * tilt, FEWEST)
-        next_order -= dt * (wanted / LIFE_S + max(wanted - book.orders[level], 0.0) / FILLING_S)
-        while next_order < 0:
-            spread = rules.order_sd[behind]
-            median = rules.lots[behind] * tilt / wanted * exp(-spread * spread / 2)
-            post(book, side, level, _lots(median, spread, rules, rng))
-            next_order += rng.standard_exponential()
+        wanted = max(depth.orders * tilt, FEWEST)
+        missing = max(wanted - (book.queues[level].count - book.queues[level].probes), 0.0)
+        mean, key = dt * (wanted / LIFE_S + missing / FILLING_S), stream(block, QUOTES, side, level)
+        if uniform(key, 0) >= mean:  # an exponential is no less, so that most need no logarithm
+            continue
+        median = depth.lots * tilt / wanted * exp(-depth.spread * depth.spread / 2)
+        count, arrived = 0, exponential(key, 0)
+        while arrived < mean:
+            lots = max(int(median * exp(depth.spread * normal(key, 4 * count + 1))), rules.minimum_lots)
+            post(book, side, level, lots, NOBODY, exponential(key, 4 * count + 3))
+            count += 1
+            arrived += exponential(key, 4 * count)
 
 
 @njit(cache=True)
@@ -281,76 +184,99 @@ def _tilts(favour: float, rules: Rules) -> tuple[float, float]:
 
 
 @njit(cache=True)
-def _withdraw(book: OrderBook, side: int, quote: int, dt: float, signal: float, rules: Rules, rng: Random) -> None:
+def _withdraw(book: OrderBook, side: int, quote: int, dt: float, signal: float, rules: Rules) -> None:
     """Cancels of one side: every order ends by itself, at the rate of where it stands, faster where too many do."""
-    outward, best, deepest = -1 if side == BID else 1, book.top[side], len(rules.lots) - 1
-    tilts, next_cancel = _tilts(-outward * signal, rules), rng.standard_exponential()
-    for level in range(best, best + outward * 4 * len(rules.lots), outward):
-        if level < 0 or level >= len(book.orders):
+    outward, best, deepest = -1 if side == BID else 1, book.top[side], len(rules.depth) - 1
+    tilts = _tilts(-outward * signal, rules)
+    for level in range(best, best + outward * 4 * len(rules.depth), outward):
+        if level < 0 or level >= len(book.queues):
             break
-        if book.orders[level] == 0:
+        queue = book.queues[level]
+        others = queue.count - queue.probes
+        if others == 0:
             continue
         behind = outward * (level - quote)
-        wanted = max(rules.orders[min(max(behind, 0), deepest)] * tilts[1 if behind > 0 else 0], FEWEST)
-        crowd = max(1 - wanted / book.orders[level], 0.0)
-        hazard = dt / STALE_S if behind < 0 else dt * (1 / LIFE_S + crowd / EMPTYING_S)
-        if next_cancel > hazard * book.orders[level]:
-            next_cancel -= hazard * book.orders[level]
-            continue
-        order = book.first[level]
-        while order >= 0:
-            after = book.following[order]
-            if book.owner[order] == NOBODY:
-                next_cancel -= hazard
-                if next_cancel < 0:
-                    cancel(book, order)
-                    next_cancel = rng.standard_exponential()
-            order = after
+        wanted = max(rules.depth[min(max(behind, 0), deepest)].orders * tilts[1 if behind > 0 else 0], FEWEST)
+        crowd = max(1 - wanted / others, 0.0)
+        queue.hazard += dt / STALE_S if behind < 0 else dt * (1 / LIFE_S + crowd / EMPTYING_S)
+        if queue.hazard >= queue.soonest:
+            _end(book, level)
 
 
 @njit(cache=True)
-def _lots(median: float, spread: float, rules: Rules, rng: Random) -> int:
-    """A lognormal size, at least the exchange's minimum."""
-    return max(int(median * exp(spread * rng.standard_normal())), rules.minimum_lots)
+def _end(book: OrderBook, level: int) -> None:
+    """Cancel those orders of a level whose time has come, and note when the next one's does."""
+    order, soonest = book.queues[level].first, np.inf
+    while order >= 0:
+        after, ends = book.orders[order].following, book.orders[order].ends
+        if ends <= book.queues[level].hazard:
+            cancel(book, order)
+        else:
+            soonest = min(soonest, ends)
+        order = after
+    book.queues[level].soonest = soonest
+
+
+@njit(cache=True)
+def _snipe(book: OrderBook, bid: int, ask: int, state: State, rules: Rules, messages: Messages, block: Key) -> None:
+    """Market orders (IOC) of those who see the stale quotes of a revision, before their owners cancel."""
+    for order in range(poisson(stream(block, SNIPERS, 0, 0), rules.sniping)):
+        lots = _market_lots(stream(block, SNIPERS, 1, order), rules)
+        if book.top[ASK] < bid:
+            _match(book, BID, ask - 1, lots, state, messages)
+        elif book.top[BID] > ask:
+            _match(book, ASK, bid + 1, lots, state, messages)
 
 
 @njit(cache=True)
 def _trade(
-    book: OrderBook,
-    bid: int,
-    ask: int,
-    dt: float,
-    revised: bool,
-    state: State,
-    rules: Rules,
-    messages: Messages,
-    rng: Random,
+    book: OrderBook, dt: float, state: State, rules: Rules, messages: Messages, block: Key
 ) -> tuple[float, float]:
-    """Market orders (IOC): those who see a stale quote hit it, the others follow the signal and move the price.
+    """All other market orders: they follow the signal and move the price, whatever book they meet.
 
     An order moves it by what its side has surprised (Madhavan, Richardson and Roomans, 1997). Returns the log price and
     the excitement.
     """
     rate = rules.market_order_rate * (1 - rules.branching) * sqrt(volatility_multiplier(state.regime))
     buys, log_price = 1 / (1 + exp(-rules.flow_tilt * state.signal)), state.log_price
-    stale = book.top[ASK] < bid or book.top[BID] > ask
-    orders = rng.poisson((rate + state.excitement) * dt + rules.sniping * (stale and revised))
-    for _ in range(orders):
-        lots = _lots(rules.market_lots, rules.market_sd, rules, rng)
-        if book.top[ASK] < bid:
-            taker, limit = BID, ask - 1
-        elif book.top[BID] > ask:
-            taker, limit = ASK, bid + 1
-        else:
-            taker = BID if rng.random() < buys else ASK
-            limit = book.top[ASK] + SLIPPAGE if taker == BID else book.top[BID] - SLIPPAGE
-            surprise = (1 - buys) if taker == BID else -buys
-            log_price += 2 * surprise * rules.impact * (lots / rules.market_lots) ** IMPACT_EXPONENT
-        start = messages.used[2]
-        end = take(book, taker, limit, lots, messages.print, start)
-        messages.print_ns[start:end, 0], messages.print_ns[start:end, 1] = state.exchange_ns, state.local_ns
-        messages.used[2] = end
+    orders = poisson(stream(block, TAKERS, 0, 0), (rate + state.excitement) * dt)
+    for order in range(orders):
+        key = stream(block, TAKERS, 1, order)
+        lots, taker = _market_lots(key, rules), BID if uniform(key, 2) < buys else ASK
+        limit = book.top[ASK] + SLIPPAGE if taker == BID else book.top[BID] - SLIPPAGE
+        surprise = (1 - buys) if taker == BID else -buys
+        log_price += 2 * surprise * rules.impact * (lots / rules.market_lots) ** IMPACT_EXPONENT
+        _match(book, taker, limit, lots, state, messages)
     return log_price, state.excitement + orders * rules.branching / EXCITEMENT_S
+
+
+@njit(cache=True)
+def _market_lots(key: Key, rules: Rules) -> int:
+    """The lognormal size of a market order, at least the exchange's minimum."""
+    return max(int(rules.market_lots * exp(rules.market_sd * normal(key, 0))), rules.minimum_lots)
+
+
+@njit(cache=True)
+def _match(
+    book: OrderBook, taker: int, limit: int, lots: int, state: State, messages: Messages, owner: int = NOBODY
+) -> int:
+    """Match an IOC order in this block; returns what is left of it."""
+    start = messages.used[2]
+    end = take(book, taker, limit, lots, messages.print, start, owner)
+    for row in range(start, end):
+        messages.print_ns[row, 0], messages.print_ns[row, 1] = state.exchange_ns, state.local_ns
+        lots -= messages.print[row, 1]
+    messages.used[2] = end
+    return lots
+
+
+@njit(cache=True)
+def _arrived(probes: Probes, now: int) -> int:
+    """How many probes have arrived by now."""
+    arrived = int(probes.passed[0])
+    while arrived < len(probes.each) and probes.each[arrived].arrival_ns <= now:
+        arrived += 1
+    return arrived
 
 
 @njit(cache=True)
@@ -358,41 +284,42 @@ def _admit(
     book: OrderBook, probes: Probes, last: int, state: State, post_only: bool, early: bool, messages: Messages
 ) -> None:
     """The probes of a block that are of one kind: a post-only one rests or is rejected, another takes, then rests."""
-    for probe in range(probes.passed[0], last):
-        if probes.post_only[probe] != post_only or probes.early[probe] != early:
+    for position in range(probes.passed[0], last):
+        probe = probes.each[position]
+        if probe.post_only != post_only or probe.early != early:
             continue
-        side, left, start = probes.side[probe], probes.lots[probe], messages.used[2]
-        level = book.top[side] + (-probes.steps[probe] if side == BID else probes.steps[probe])
+        side, left = probe.side, probe.lots
+        level = book.top[side] + (-probe.steps if side == BID else probe.steps)
         if not post_only:
-            end = take(book, side, level, left, messages.print, start, probe)
-            messages.print_ns[start:end, 0], messages.print_ns[start:end, 1] = state.exchange_ns, state.local_ns
-            left, messages.used[2] = left - messages.print[start:end, 1].sum(), end
-        probes.placed_ns[probe], probes.level[probe], probes.ahead[probe] = state.exchange_ns, level, book.lots[level]
-        probes.rejected[probe] = left > 0 and not post(book, side, level, left, probe)
-        if left > 0 and not probes.rejected[probe]:
-            probes.order[probe] = book.last[level]
+            left = _match(book, side, level, left, state, messages, position)
+        probe.placed_ns, probe.level, probe.ahead = state.exchange_ns, level, book.queues[level].lots
+        probe.rejected = left > 0 and not post(book, side, level, left, position)
+        if left > 0 and not probe.rejected:
+            probe.order = book.queues[level].last
 
 
 @njit(cache=True)
 def _recall(book: OrderBook, probes: Probes, now: int) -> None:
     """Cancel the probes whose time is over; those that were filled have left the book."""
-    for probe in range(probes.passed[1], probes.passed[0]):
-        order = probes.order[probe]
-        lives = order != NOBODY and book.owner[order] == probe
-        if lives and probes.cancel_ns[probe] <= now:
-            cancel(book, order)
-            probes.ended_ns[probe], lives = now, False
-        if not lives and probe == probes.passed[1]:
+    for position in range(probes.passed[1], probes.passed[0]):
+        probe = probes.each[position]
+        lives = probe.order != NOBODY and book.orders[probe.order].owner == position
+        if lives and probe.cancel_ns <= now:
+            cancel(book, probe.order)
+            probe.ended_ns, lives = now, False
+        if not lives and position == probes.passed[1]:
             probes.passed[1] += 1
 
 
 @njit(cache=True)
 def _publish(book: OrderBook, state: State, messages: Messages) -> int:
     """The top of the book if it changed, and the snapshot if it is due; returns when the next one is due."""
-    row = messages.used[1]
+    row, changed = messages.used[1], messages.used[1] == 0
     for side in (BID, ASK):
         _describe(book, side, messages.top[row, side : side + 1])
-    if row == 0 or np.any(messages.top[row] != messages.top[row - 1]):
+        for column in range(3):
+            changed |= messages.top[row, side, column] != messages.top[row - 1, side, column]
+    if changed:
         messages.top_ns[row, 0], messages.top_ns[row, 1] = state.exchange_ns, state.local_ns
         messages.used[1] += 1
     if state.exchange_ns < state.next_book_ns:
@@ -410,9 +337,10 @@ def _describe(book: OrderBook, side: int, rows: Integers) -> None:
     """Fill (n, level | lots | orders) with the n best levels of a side, level -1 where there are no more."""
     outward, level, row = -1 if side == BID else 1, book.top[side], 0
     rows[:] = -1
-    while row < len(rows) and 0 <= level < len(book.orders):
-        if book.orders[level]:
-            rows[row, 0], rows[row, 1], rows[row, 2] = level, book.lots[level], book.orders[level]
+    while row < len(rows) and 0 <= level < len(book.queues):
+        queue = book.queues[level]
+        if queue.count:
+            rows[row, 0], rows[row, 1], rows[row, 2] = level, queue.lots, queue.count
             row += 1
         level += outward
 
@@ -425,24 +353,30 @@ def _has_room(messages: Messages) -> bool:
 
 
 @njit(cache=True)
-def post(book: OrderBook, side: int, level: int, lots: int, owner: int = NOBODY) -> bool:
-    """Rest a post-only order behind its level's queue; False when it would cross and is rejected."""
+def post(book: OrderBook, side: int, level: int, lots: int, owner: int = NOBODY, life: float = np.inf) -> bool:
+    """Rest a post-only order behind its level's queue; False when it would cross and is rejected.
+
+    Its owner cancels it when its level's hazard has grown by `life`.
+    """
     top = book.top
     if (side == BID and level >= top[ASK]) or (side == ASK and level <= top[BID]):
         return False
     if top[FREE] == 0:
         raise ValueError("too many orders rest; lower volatility_bps")
     top[FREE] -= 1
-    order = book.free[top[FREE]]
-    book.order_lots[order], book.order_level[order], book.owner[order] = lots, level, owner
-    book.preceding[order], book.following[order] = book.last[level], -1
-    if book.orders[level] == 0:
-        book.first[level] = order
+    number = book.free[top[FREE]]
+    order, queue = book.orders[number], book.queues[level]
+    order.lots, order.level, order.owner, order.ends = lots, level, owner, queue.hazard + life
+    order.preceding, order.following = queue.last, NOBODY
+    if queue.count == 0:
+        queue.first, queue.soonest = number, order.ends
     else:
-        book.following[book.last[level]] = order
-    book.last[level] = order
-    book.orders[level] += 1
-    book.lots[level] += lots
+        book.orders[queue.last].following = number
+        queue.soonest = min(queue.soonest, order.ends)
+    queue.last = number
+    queue.count += 1
+    queue.probes += owner != NOBODY
+    queue.lots += lots
     if side == BID:
         top[BID] = max(top[BID], level)
     else:
@@ -451,26 +385,26 @@ def post(book: OrderBook, side: int, level: int, lots: int, owner: int = NOBODY)
 
 
 @njit(cache=True)
-def cancel(book: OrderBook, order: int) -> None:
+def cancel(book: OrderBook, number: int) -> None:
     """Remove an order from its queue, with what is left of it."""
-    level, before, after = book.order_level[order], book.preceding[order], book.following[order]
-    if before < 0:
-        book.first[level] = after
+    order, queue, top = book.orders[number], book.queues[book.orders[number].level], book.top
+    if order.preceding < 0:
+        queue.first = order.following
     else:
-        book.following[before] = after
-    if after < 0:
-        book.last[level] = before
+        book.orders[order.preceding].following = order.following
+    if order.following < 0:
+        queue.last = order.preceding
     else:
-        book.preceding[after] = before
-    book.orders[level] -= 1
-    book.lots[level] -= book.order_lots[order]
-    book.owner[order] = NOBODY
-    top = book.top
-    book.free[top[FREE]] = order
+        book.orders[order.following].preceding = order.preceding
+    queue.count -= 1
+    queue.probes -= order.owner != NOBODY
+    queue.lots -= order.lots
+    order.owner = NOBODY
+    book.free[top[FREE]] = number
     top[FREE] += 1
-    while top[BID] >= 0 and book.orders[top[BID]] == 0:
+    while top[BID] >= 0 and book.queues[top[BID]].count == 0:
         top[BID] -= 1
-    while top[ASK] < len(book.orders) and book.orders[top[ASK]] == 0:
+    while top[ASK] < len(book.queues) and book.queues[top[ASK]].count == 0:
         top[ASK] += 1
 
 
@@ -480,17 +414,18 @@ def take(book: OrderBook, taker: int, limit: int, lots: int, prints: Integers, u
     maker = ASK if taker == BID else BID
     while lots > 0:
         level = book.top[maker]
-        beyond = level > min(limit, len(book.orders) - 1) if taker == BID else level < max(limit, 0)
+        beyond = level > min(limit, len(book.queues) - 1) if taker == BID else level < max(limit, 0)
         if beyond:
             break
-        order = book.first[level]
-        traded = min(lots, book.order_lots[order])
+        queue = book.queues[level]
+        order = book.orders[queue.first]
+        traded = min(lots, order.lots)
         prints[used, 0], prints[used, 1], prints[used, 2] = level, traded, taker
-        prints[used, 3], prints[used, 4] = book.owner[order], owner
+        prints[used, 3], prints[used, 4] = order.owner, owner
         used += 1
         lots -= traded
-        book.order_lots[order] -= traded
-        book.lots[level] -= traded
-        if book.order_lots[order] == 0:
-            cancel(book, order)
+        order.lots -= traded
+        queue.lots -= traded
+        if order.lots == 0:
+            cancel(book, queue.first)
     return used

@@ -13,9 +13,8 @@ from hyperdapo.execution.history import Executions
 from hyperdapo.market.book import Market
 from hyperdapo.market.columns import Floats, select
 from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD
-from hyperdapo.synthetic import matching
 from hyperdapo.synthetic.exchange import World
-from hyperdapo.synthetic.matching import Probes
+from hyperdapo.synthetic.order_book import BID, NOBODY, Probes, unplaced
 from hyperdapo.synthetic.tape import Tape
 from hyperdapo.times import HOUR_NS, SECOND_NS
 
@@ -26,14 +25,16 @@ NOTIONAL_USD = (15.0, 2000.0)  # uniform in its logarithm
 
 
 def play_probes(world: World, start_ns: int, end_ns: int, per_hour: float) -> tuple[Market, Executions]:
-    """A stretch of the synthetic exchange with so many probes per hour: what it publishes, and the probes' truth.
+    """A stretch of the synthetic exchange, played twice: what it publishes without probes, and their truth with them.
 
-    Probes come at random times, a few levels around the best quote of a random side, small beside a level.
+    So many probes per hour come at random times, a few levels around the best quote of a random side, small beside a
+    level. Both markets have the same news, takers and quotes, and differ by what the probes do: a recorder's book does
+    not hold an order of ours, and quotes and prints go through the price at which it stood.
     """
     probes = draw_probes(world, start_ns, end_ns, per_hour)
     tape = world.simulate(start_ns, end_ns, probes)
     usd = np.round(world.ladder * 10.0 ** (world.sz_decimals - 6), 6)
-    return tape.market(), executions(tape, probes, usd)
+    return world.simulate(start_ns, end_ns).market(), executions(tape, probes, usd)
 
 
 def draw_probes(world: World, start_ns: int, end_ns: int, per_hour: float) -> Probes:
@@ -44,7 +45,7 @@ def draw_probes(world: World, start_ns: int, end_ns: int, per_hour: float) -> Pr
     arrival_ns = np.sort(rng.integers(start_ns + SECOND_NS, max(last_ns, start_ns + 2 * SECOND_NS), count))
     life_ns = (np.exp(rng.uniform(log(LIFE_S[0]), log(LIFE_S[1]), count)) * SECOND_NS).astype(np.int64)
     lots = np.exp(rng.uniform(log(NOTIONAL_USD[0]), log(NOTIONAL_USD[1]), count)) / world.lot_usd
-    return matching.probes(
+    return unplaced(
         arrival_ns=arrival_ns,
         cancel_ns=arrival_ns + life_ns,
         side=rng.integers(0, 2, count),
@@ -57,9 +58,10 @@ def draw_probes(world: World, start_ns: int, end_ns: int, per_hour: float) -> Pr
 
 def executions(tape: Tape, probes: Probes, usd: Floats) -> Executions:
     """The truth of those probes that came into a block of the tape; `usd` is the price of each level."""
-    arrived = np.flatnonzero(probes.placed_ns > 0)
+    arrived = np.flatnonzero(probes.each["placed_ns"] > 0)
+    each = probes.each[arrived]
     coin = 10.0**-tape.sz_decimals
-    rows, role = np.nonzero(tape.owners != matching.NOBODY)
+    rows, role = np.nonzero(tape.owners != NOBODY)
     trades = select(tape.trades, rows)
     fills = pd.DataFrame(
         {
@@ -71,18 +73,18 @@ def executions(tape: Tape, probes: Probes, usd: Floats) -> Executions:
             "tid": trades.tid,
         }
     )
-    size = np.round(probes.lots[arrived] * coin, 6)
+    size = np.round(each["lots"] * coin, 6)
     filled = fills.groupby("order_id")["size"].sum().reindex(arrived, fill_value=0.0).to_numpy() >= size - coin / 2
-    status = np.select([probes.rejected[arrived], filled], ["rejected", "filled"], "canceled")
+    status = np.select([each["rejected"], filled], ["rejected", "filled"], "canceled")
     orders = pd.DataFrame(
         {
             "order_id": arrived,
-            "side": np.where(probes.side[arrived] == matching.BID, 1, -1),
+            "side": np.where(each["side"] == BID, 1, -1),
             "size": size,
-            "limit_price": usd[probes.level[arrived]],
-            "post_only": probes.post_only[arrived],
-            "placed_ns": probes.placed_ns[arrived],
-            "cancel_ns": np.where(probes.ended_ns[arrived] > 0, probes.ended_ns[arrived], probes.cancel_ns[arrived]),
+            "limit_price": usd[each["level"]],
+            "post_only": each["post_only"],
+            "placed_ns": each["placed_ns"],
+            "cancel_ns": np.where(each["ended_ns"] > 0, each["ended_ns"], each["cancel_ns"]),
             "status": status,
         }
     )

@@ -26,7 +26,7 @@ from hyperdapo.market.columns import (
 )
 from hyperdapo.market.grid import snap_price
 from hyperdapo.sections import SyntheticAsset
-from hyperdapo.synthetic.matching import BID, Messages
+from hyperdapo.synthetic.order_book import BID, Messages
 from hyperdapo.times import HOUR_NS, MS_NS, SECOND_NS, Span
 
 CHANNELS = ("trades", "bbo", "l2Book", "activeAssetCtx")  # the order of one block's messages
