@@ -1,5 +1,6 @@
 """What `hyperdapo plan` counts: against the code that does it, and against the clock."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from time import process_time
@@ -8,6 +9,7 @@ import pytest
 import torch
 from transformers import Qwen2Config
 
+from conftest import REPOSITORY
 from hyperdapo import cli
 from hyperdapo.errors import HyperdapoError
 from hyperdapo.params import load
@@ -91,6 +93,13 @@ def test_the_thesis_reads_each_state_once_where_memory_reaches() -> None:
     again = estimate.work(nothing, QWEN, TEXT, 2)["05_train"]
     runs = 5 * 3
     assert again.states == 4 * (512 + 2 * 60_000 + runs * 5000 * 32), "once in an update"
+
+
+def test_the_cost_that_the_readme_names_is_that_of_the_plan() -> None:
+    said = re.search(r"about (\d+) hours and (\d+) dollars", (REPOSITORY / "README.md").read_text())
+    rates = estimate.rates_of(GPUS["a100-40"], THESIS, QWEN, TEXT)
+    planned = estimate.table(THESIS, QWEN, TEXT, A100, rates).iloc[-1]
+    assert said and [*map(int, said.groups())] == [round(planned["hours"]), round(planned["dollars"])]
 
 
 def test_states_are_those_of_sample() -> None:
