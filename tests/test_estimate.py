@@ -91,7 +91,7 @@ def test_the_thesis_reads_each_state_once_where_memory_reaches() -> None:
     assert estimate.seconds(once, PER_TOKEN) == once.states * 44
     nothing = THESIS.model_copy(update={"training": THESIS.training.model_copy(update={"memory_gb": 0})})
     again = estimate.work(nothing, QWEN, TEXT, 2)["05_train"]
-    runs = 5 * 3
+    runs = len(THESIS.training.algorithms) * 3
     assert again.states == 4 * (512 + 2 * 60_000 + runs * 5000 * 32), "once in an update"
 
 
