@@ -7,13 +7,17 @@ import types
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from peft import PeftModel
 
 from hyperdapo.errors import MissingInputError, ModelError
 from hyperdapo.params import Parameters, load
 from hyperdapo.policy import models
+from hyperdapo.policy.adapters import card
 from hyperdapo.policy.adapters.manifest import Manifest
 from hyperdapo.policy.models import load_adapter, load_base, save_adapter
 from hyperdapo.policy.prompts import letters
@@ -187,3 +191,27 @@ def test_a_plain_config_has_nothing_that_vllm_refuses(tmp_path: Path) -> None:
     assert not config.get("alora_invocation_tokens")
     assert {name: config[name] for name in REFUSED} == {**REFUSED, "use_bdlora": config["use_bdlora"]}
     assert not config["use_bdlora"] and config["r"] <= 16
+
+
+def test_a_card_says_what_was_learned_and_how_to_load_it(tmp_path: Path) -> None:
+    log = pd.DataFrame({"step": [0, 4, 8], "heldout_reward": [-3.0, np.nan, -2.25]})
+    log = log.assign(heldout_best_fixed=-2.5, heldout_oracle=-1.0)
+    for name, parameters, serves in (
+        ("activated", SMOKE, "vLLM refuses it"),
+        ("plain", load("smoke", PLAIN), "--enable-lora --max-lora-rank 16"),
+    ):
+        _, _, folder = saved(parameters, tmp_path / name)
+        card.write(folder, parameters, "BTC", "dapo", 0, log)
+        written = ModelCard.load(folder / "README.md")
+        assert written.data.library_name == "peft" and written.data.base_model is None
+        assert written.data.eval_results[0].metric_value == -2.25
+        for part in (
+            "- A: take",
+            "balanced",
+            "| 8 | -2.25 | -2.50 | -1.00 |",
+            "on no hub",
+            "--asset BTC --force 05",
+            serves,
+        ):
+            assert part in written.text, part
+        assert str(tmp_path) not in written.content, "it is read elsewhere"

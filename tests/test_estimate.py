@@ -1,5 +1,6 @@
 """What `hyperdapo plan` counts: against the code that does it, and against the clock."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from time import process_time
@@ -8,6 +9,7 @@ import pytest
 import torch
 from transformers import Qwen2Config
 
+from conftest import REPOSITORY
 from hyperdapo import cli
 from hyperdapo.errors import HyperdapoError
 from hyperdapo.params import load
@@ -15,11 +17,12 @@ from hyperdapo.policy.models import add_adapter, load_base, parameter_counts
 from hyperdapo.policy.scoring import Encodings, make_scorer
 from hyperdapo.policy.training import Workbench
 from hyperdapo.workflow import estimate, probe
-from hyperdapo.workflow.estimate import GPUS, SHAPES, Rates, Shape, Text
+from hyperdapo.workflow.estimate import GPUS, SHAPES, Machine, Rates, Shape, Text
 
 THESIS = load("thesis")
 QWEN = SHAPES["Qwen/Qwen2.5-7B"]
 TEXT = Text(opening=79, state=43, cue=1)
+A100 = Machine("a100-40", 40, 1.3, 2)
 PER_TOKEN = Rates(1.0, 0.0, dict.fromkeys(THESIS.training.algorithms, 0.0), "a second a token")
 
 
@@ -82,14 +85,21 @@ def test_memory_is_shared_by_what_is_learned_from_and_what_is_looked_at() -> Non
 def test_the_thesis_reads_each_state_once_where_memory_reaches() -> None:
     states = estimate.states_of(THESIS)
     assert states == {"train": 60_000, "validation": 10_000, "test": 30_000}
-    once = estimate.work(THESIS, QWEN, TEXT)["05_train"]
+    once = estimate.work(THESIS, QWEN, TEXT, 2)["05_train"]
     assert once.states == 4 * (60_000 + 512), "all runs of an asset share one reading"
     assert once.updates == dict.fromkeys(THESIS.training.algorithms, 4 * 3 * 5000)
     assert estimate.seconds(once, PER_TOKEN) == once.states * 44
     nothing = THESIS.model_copy(update={"training": THESIS.training.model_copy(update={"memory_gb": 0})})
-    again = estimate.work(nothing, QWEN, TEXT)["05_train"]
-    runs = 5 * 3
+    again = estimate.work(nothing, QWEN, TEXT, 2)["05_train"]
+    runs = len(THESIS.training.algorithms) * 3
     assert again.states == 4 * (512 + 2 * 60_000 + runs * 5000 * 32), "once in an update"
+
+
+def test_the_cost_that_the_readme_names_is_that_of_the_plan() -> None:
+    said = re.search(r"about (\d+) hours and (\d+) dollars", (REPOSITORY / "README.md").read_text())
+    rates = estimate.rates_of(GPUS["a100-40"], THESIS, QWEN, TEXT)
+    planned = estimate.table(THESIS, QWEN, TEXT, A100, rates).iloc[-1]
+    assert said and [*map(int, said.groups())] == [round(planned["hours"]), round(planned["dollars"])]
 
 
 def test_states_are_those_of_sample() -> None:
@@ -104,14 +114,14 @@ def test_a_plain_adapter_passes_whole_prompts() -> None:
 
 
 def test_what_does_not_fit_is_refused_with_what_to_lower(capsys: pytest.CaptureFixture[str]) -> None:
-    wanted = estimate.check_memory(THESIS, QWEN, TEXT, "a100-40", 40)
+    wanted = estimate.check_memory(THESIS, QWEN, TEXT, A100)
     assert 6 < wanted < 12, "Qwen2.5-7B in 4 bits is 5.5 GB"
     sixteen = load("thesis", {"policy": {"four_bit": False}})
     with pytest.raises(HyperdapoError, match=r"rtx4090-8 has 8: set policy\.four_bit: true, raise training\.grad"):
-        estimate.check_memory(sixteen, QWEN, TEXT, "rtx4090-8", 8)
+        estimate.check_memory(sixteen, QWEN, TEXT, Machine("rtx4090-8", 8, 0.3, 2))
     larger = replace(QWEN, layers=80, width=8192, inner=28672, query=8192)
     with pytest.raises(HyperdapoError, match=r"a100-40 has 40: raise .*lower policy\.lora\.layers, or take a smaller"):
-        estimate.check_memory(THESIS, larger, TEXT, "a100-40", 40)
+        estimate.check_memory(THESIS, larger, TEXT, A100)
     assert cli.main(["plan", "--profile", "thesis", "--gpu", "a10-40"]) == 1
     assert "did you mean 'a100-40'" in capsys.readouterr().err
     assert cli.main(["plan", "--profile", "thesis"]) == 1

@@ -1,4 +1,4 @@
-"""The profile `rehearsal` is the thesis's run, but for where data come from, the width of the base, and how much of all."""
+"""The profile `rehearsal` is the thesis's run, but for the source, the width of the base, and how much of all."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +12,7 @@ import torch
 from hyperdapo.params import load
 from hyperdapo.policy import models
 from hyperdapo.policy.adapters.manifest import Manifest
+from hyperdapo.policy.losses import settings_of
 from hyperdapo.policy.scoring import make_scorer
 from hyperdapo.policy.training import Workbench
 from hyperdapo.workflow import probe
@@ -40,6 +41,14 @@ def test_every_other_key_is_that_of_the_thesis() -> None:
     rehearsal, thesis = (dict(leaves(load(profile).model_dump())) for profile in ("rehearsal", "thesis"))
     assert rehearsal.keys() == thesis.keys()
     assert {key for key, value in thesis.items() if rehearsal[key] != value} <= SCALED
+
+
+def test_learning_rates_of_the_thesis_go_as_far_as_those_that_were_searched() -> None:
+    """Rate times updates is that of `base.yaml`."""
+    base, thesis = load("sample").training, load("thesis").training
+    for algorithm in thesis.algorithms:
+        far, also = (one.steps * settings_of(algorithm, one)["learning_rate"] for one in (base, thesis))
+        assert also == pytest.approx(far, rel=0.05), algorithm
 
 
 def test_its_base_has_the_layers_and_heads_of_the_thesis() -> None:

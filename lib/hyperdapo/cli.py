@@ -140,15 +140,16 @@ def _plan(options: argparse.Namespace) -> None:
     from hyperdapo.workflow import estimate, probe
 
     parameters, _ = _chosen(options)
-    device = estimate.gpu(options.gpu) if options.gpu else None
+    sheet = estimate.gpu(options.gpu) if options.gpu else None
+    machine = estimate.Machine(options.gpu, sheet.memory_gb, sheet.dollars_per_hour, 2) if sheet else probe.here()
     shape, text = probe.shape_of(parameters), probe.text_of(parameters)
     if options.calibrate:
         rates = probe.measure(parameters)
-    elif device:
-        rates = estimate.rates_of(device, parameters, shape, text)
+    elif sheet:
+        rates = estimate.rates_of(sheet, parameters, shape, text)
     else:
         raise ParameterError(f"which machine? --gpu {next(iter(estimate.GPUS))}, or --calibrate to measure this one")
-    print(estimate.report(parameters, shape, text, options.gpu or "this machine", rates, device))
+    print(estimate.report(parameters, shape, text, machine, rates))
 
 
 @contextmanager

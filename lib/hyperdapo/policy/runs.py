@@ -24,13 +24,14 @@ from hyperdapo.errors import TrainingError
 from hyperdapo.files import atomic, atomic_folder, writing_into
 from hyperdapo.params import Parameters
 from hyperdapo.paths import data_root
+from hyperdapo.policy.adapters import manifest
 from hyperdapo.policy.losses import ALGORITHMS, settings_of
 from hyperdapo.policy.states import States
 from hyperdapo.processes import die_with_parent
 
 IDENTITY, LOG, PROGRESS, ADAPTER = "run.sha256", "training_log.csv", "progress.csv", "adapter"
 MANIFEST = "training.json"  # of a published run; its key `run` is the run's fingerprint
-_ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
+_ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json", manifest.NAME)
 _KEPT = 2  # checkpoints: the newest, and the one before it in case that is damaged
 _NOT_OF_THE_RUN = {"algorithms", "seeds", "processes", "memory_gb", "report_to"}
 _LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}

@@ -93,6 +93,16 @@ _UPDATE_S = 0.03  # of the trainer's own, an update; assumed
 
 
 @dataclass(frozen=True)
+class Machine:
+    """Where a run is to go: its name, memory and price, and how many bytes a number has that it computes with."""
+
+    name: str
+    memory_gb: float
+    dollars_per_hour: float
+    bytes_a_number: int
+
+
+@dataclass(frozen=True)
 class Rates:
     """Seconds a token that the base reads, a state that is passed through the adapter's layers, and an update.
 
@@ -184,7 +194,7 @@ def kept_bytes(parameters: Parameters, shape: Shape, text: Text, bytes_a_number:
     return bytes_a_number * (text.state * token + text.cue * shape.width)
 
 
-def work(parameters: Parameters, shape: Shape, text: Text, bytes_a_number: int = 2) -> dict[str, Work]:
+def work(parameters: Parameters, shape: Shape, text: Text, bytes_a_number: int) -> dict[str, Work]:
     """What 05, 06 and 07 do, for all assets of a run."""
     training, inference, states = parameters.training, parameters.inference, states_of(parameters)
     assets, seeds = len(parameters.assets), len(training.seeds)
@@ -212,60 +222,56 @@ def work(parameters: Parameters, shape: Shape, text: Text, bytes_a_number: int =
     }
 
 
-def memory_gb(parameters: Parameters, shape: Shape, text: Text) -> float:
-    """Peak of a GPU in 05: base, adapter with its optimiser, and the greater of reading a batch and an update.
+def memory_gb(parameters: Parameters, shape: Shape, text: Text, number: int) -> float:
+    """Peak of 05: base, adapter with its optimiser, and the greater of reading a batch and an update.
 
-    Reading keeps, of every layer, keys, values and what leaves it, and for a moment three tensors of the inner width.
-    An update keeps, in the adapter's layers, some forty numbers of the width for each token that it learns from.
+    A number has so many bytes. Reading keeps, of every layer, keys, values and what leaves it, and for a moment three
+    tensors of the inner width. An update keeps, in the adapter's layers, some forty numbers of the width for each token
+    that it learns from.
     """
     policy, training, layers = parameters.policy, parameters.training, adapted(parameters, shape)
-    weights = shape.layers * shape.layer * (_NF4_BYTES if policy.four_bit else 2) + shape.embeddings * 2
+    weights = shape.layers * shape.layer * (_NF4_BYTES if policy.four_bit else number) + shape.embeddings * number
     adapter = shape.adapter(layers, policy.lora.rank) * _ADAM_BYTES
-    read = BATCH * _length(text) * 2 * (shape.layers * (2 * shape.kv + shape.width) + 3 * shape.inner)
+    read = BATCH * _length(text) * number * (shape.layers * (2 * shape.kv + shape.width) + 3 * shape.inner)
     part = training.states_per_update // (training.gradient_accumulation * training.processes)
     tokens = part * _tokens_a_pass(parameters, text, part)
-    update = tokens * layers * (40 * shape.width + 6 * shape.inner) * 2
-    update += 3 * part * _length(text) * layers * 2 * shape.kv * 2
+    update = tokens * layers * (40 * shape.width + 6 * shape.inner) * number
+    update += 3 * part * _length(text) * layers * 2 * shape.kv * number
     return _CONTEXT_GB + (weights + adapter + max(read, update)) / 1e9
 
 
-def table(
-    parameters: Parameters, shape: Shape, text: Text, rates: Rates, dollars_per_hour: float, bytes_a_number: int = 2
-) -> pd.DataFrame:
+def table(parameters: Parameters, shape: Shape, text: Text, machine: Machine, rates: Rates) -> pd.DataFrame:
     """`stage, states, tokens, pflop, hours, dollars`: a row a stage, and one for all."""
     rows = []
-    for stage, done in work(parameters, shape, text, bytes_a_number).items():
+    for stage, done in work(parameters, shape, text, machine.bytes_a_number).items():
         hours = seconds(done, rates) / 3600
-        rows.append((stage, done.states, done.tokens, done.flops / 1e15, hours, hours * dollars_per_hour))
+        rows.append((stage, done.states, done.tokens, done.flops / 1e15, hours, hours * machine.dollars_per_hour))
     stages = pd.DataFrame(rows, columns=["stage", "states", "tokens", "pflop", "hours", "dollars"])
     total = stages.drop(columns="stage").sum().to_frame().T.assign(stage="all")
     return pd.concat([stages, total], ignore_index=True)[stages.columns]
 
 
-def report(parameters: Parameters, shape: Shape, text: Text, device: str, rates: Rates, money: Gpu | None) -> str:
-    """What `hyperdapo plan` prints; raises as `check_memory` where a device with a data sheet is asked for."""
-    wanted = memory_gb(parameters, shape, text)
-    if money:
-        check_memory(parameters, shape, text, device, money.memory_gb)
+def report(parameters: Parameters, shape: Shape, text: Text, machine: Machine, rates: Rates) -> str:
+    """What `hyperdapo plan` prints; raises as `check_memory`."""
     training, states = parameters.training, states_of(parameters)
-    kept = kept_bytes(parameters, shape, text, 2 if money else 4)
+    wanted = check_memory(parameters, shape, text, machine)
+    kept = kept_bytes(parameters, shape, text, machine.bytes_a_number)
     all_gb = kept * (states["train"] + min(training.evaluation_states, states["validation"])) / 1e9
-    rows = table(parameters, shape, text, rates, money.dollars_per_hour if money else 0.0, 2 if money else 4)
-    layers = f"{adapted(parameters, shape)} of {shape.layers} layers"
     held = "all are read once" if all_gb <= training.memory_gb else f"the rest is read again: raise it to {all_gb:.0f}"
-    return "\n".join(
-        [
-            f"{parameters.name} on {device}: {parameters.policy.base_model}, adapters on {layers}",
-            f"states of an asset, at most: {', '.join(f'{count} {name}' for name, count in states.items())}",
-            f"tokens of a prompt: {text.opening} instruction, {text.state} state, {text.cue} cue",
-            f"memory of the device in 05: {wanted:.1f} GB",
-            f"memory of the host: {kept / 1e6:.2f} MB a state, {all_gb:.1f} GB for those of an asset; "
-            f"training.memory_gb is {training.memory_gb:g}: {held}",
-            f"rates {rates.source}, in ms: {rates}",
-            rows.to_string(index=False, float_format=lambda value: f"{value:,.2f}"),
-            "01 to 04, 08 and 09 need no GPU and are not counted",
-        ]
-    )
+    rows = table(parameters, shape, text, machine, rates)
+    lines = [
+        f"{parameters.name} on {machine.name}: {parameters.policy.base_model}, adapters on "
+        f"{adapted(parameters, shape)} of {shape.layers} layers",
+        f"states of an asset, at most: {', '.join(f'{count} {name}' for name, count in states.items())}",
+        f"tokens of a prompt: {text.opening} instruction, {text.state} state, {text.cue} cue",
+        f"memory in 05: {wanted:.1f} of {machine.memory_gb:.0f} GB",
+        f"states kept by the host: {kept / 1e6:.2f} MB each, {all_gb:.1f} GB for those of an asset; training.memory_gb "
+        f"is {training.memory_gb:g}: {held}",
+        f"rates {rates.source}, in ms: {rates}",
+        rows.to_string(index=False, float_format=lambda value: f"{value:,.2f}"),
+        "01 to 04, 08 and 09 need no GPU and are not counted",
+    ]
+    return "\n".join(lines)
 
 
 def seconds(done: Work, rates: Rates) -> float:
@@ -274,21 +280,21 @@ def seconds(done: Work, rates: Rates) -> float:
     return done.tokens * rates.token_s + done.passed * rates.state_s + learnt
 
 
-def check_memory(parameters: Parameters, shape: Shape, text: Text, name: str, has_gb: float) -> float:
-    """What 05 wants of a device with `has_gb`.
+def check_memory(parameters: Parameters, shape: Shape, text: Text, machine: Machine) -> float:
+    """GB that 05 wants of a machine.
 
     Raises
     ------
     HyperdapoError
         If it has less, with what to lower.
     """
-    wanted = memory_gb(parameters, shape, text)
-    if wanted > has_gb:
+    wanted = memory_gb(parameters, shape, text, machine.bytes_a_number)
+    if wanted > machine.memory_gb:
         base = "" if parameters.policy.four_bit else "set policy.four_bit: true, "
         raise HyperdapoError(
-            f"05_train wants {wanted:.0f} GB and {name} has {has_gb:.0f}: {base}raise training.gradient_accumulation "
-            f"(now {parameters.training.gradient_accumulation}), lower policy.lora.layers, or take a smaller "
-            "policy.base_model"
+            f"05_train wants {wanted:.0f} GB and {machine.name} has {machine.memory_gb:.0f}: {base}raise "
+            f"training.gradient_accumulation (now {parameters.training.gradient_accumulation}), lower "
+            "policy.lora.layers, or take a smaller policy.base_model"
         )
     return wanted
 

@@ -6,17 +6,26 @@ from time import perf_counter
 
 import numpy as np
 import pandas as pd
+import psutil
+import torch
 
 from hyperdapo.params import Parameters
 from hyperdapo.policy.models import config_of, hub_id, load_tokenizer
 from hyperdapo.policy.prompts import CUE, FEATURES, instruction
 from hyperdapo.policy.states import States
 from hyperdapo.policy.training import Workbench
-from hyperdapo.workflow.estimate import SHAPES, Rates, Shape, Text
+from hyperdapo.workflow.estimate import SHAPES, Machine, Rates, Shape, Text
 
 _READ, _LOOKED_AT = 64, 32  # states that the base reads, and held-out ones
 _WARM, _TIMED = 4, 8  # updates before, and those that are timed: whole rollouts
 _STAND_IN = "smollm2-135m"
+
+
+def here() -> Machine:
+    """This one: its first GPU, or its processors."""
+    if torch.cuda.is_available():
+        return Machine("this machine", torch.cuda.get_device_properties(0).total_memory / 1e9, 0.0, 2)
+    return Machine("this machine", psutil.virtual_memory().total / 1e9, 0.0, 4)
 
 
 def text_of(parameters: Parameters) -> Text:
