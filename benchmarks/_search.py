@@ -5,10 +5,10 @@
 
 Every algorithm has the same number of trials at the same points, a scrambled Sobol sequence (seeded) over learning
 rate, temperature or beta, and entropy or the unit of eq. 2.9, and the budget of `params/base.yaml`. A trial is one
-training in each world; it is judged by the mean share of the way from the best fixed action to the oracle that it closes
-on all validation states. One world is believable and holds little to learn, the other has a known edge: tuned on the
-first alone, an algorithm would be taught to read nothing. `params/search.csv` gets every trial, and what was best is
-printed, to be put into `params/base.yaml`; `tests/test_search.py` holds that it stands there.
+training in each world; it is judged by the share of the way from the best fixed action to the oracle that it closes on
+all validation states, the mean of both. One world is believable and holds little to learn, the other has a known edge:
+tuned on the first alone, an algorithm would be taught to read nothing. `params/search.csv` gets every trial, and what
+was best is printed, to be put into `params/base.yaml`; `tests/test_search.py` holds that it stands there.
 """
 
 import argparse
