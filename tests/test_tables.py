@@ -9,7 +9,7 @@ import pytest
 
 from hyperdapo.errors import MissingInputError
 from hyperdapo.evidence import contents, metrics, numbers, significance, tables
-from hyperdapo.evidence.convergence import convergence_table, logs_so_far, median_arrival, over_seeds, under_way
+from hyperdapo.evidence.convergence import convergence_table, logs_so_far, over_seeds, under_way
 from hyperdapo.paths import Paths
 from test_metrics import EVIDENCE, orders_frame
 
@@ -130,7 +130,7 @@ def test_seeds_are_summed_up_by_mean_and_range() -> None:
     found = over_seeds(convergence_table(pd.concat(seeds))).set_index("algorithm").loc["dapo"]
     assert found["seeds"] == 2 and found["last_reward_bps"] == -3.25
     assert (found["last_reward_bps_lowest"], found["last_reward_bps_highest"]) == (-3.5, -3.0)
-    assert found["reached_level"] == "2 of 2" and found["median_steps_to_level"] == 4
+    assert found["reached_level"] == 2 and found["median_steps_to_level"] == 4
 
 
 def arrivals() -> pd.DataFrame:
@@ -146,9 +146,10 @@ def test_a_seed_that_never_arrives_is_no_mean_of_the_others() -> None:
     btc = arrivals().query("asset == 'BTC'")
     measures = btc.assign(last_reward_bps=0.0, regret_decrease=0.0, final_accuracy=0.0)
     table = over_seeds(measures).set_index("algorithm")
-    assert table["reached_level"].tolist() == ["3 of 3", "2 of 3"]
+    assert table["reached_level"].tolist() == [3, 2]
     assert table["median_steps_to_level"].tolist() == [4, 8]
-    assert median_arrival(pd.Series([2.0, np.nan, np.nan])) == np.inf
+    late = over_seeds(measures.assign(steps_to_level=[2.0, np.nan, np.nan] * 2))
+    assert late["reached_level"].tolist() == [1, 1] and late["median_steps_to_level"].isna().all()
     learned = btc.assign(loss_decrease=np.nan, **measures[["regret_decrease", "final_accuracy"]])
     assert numbers._steps_saved(learned, "dapo") == 0.5
     assert np.isnan(numbers._steps_saved(learned.replace(8.0, np.nan), "dapo")), "the median seed of dpo never arrives"

@@ -48,7 +48,7 @@ def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
     """`convergence.csv` by asset and algorithm.
 
     Of each measure its mean over seeds, `_lowest` and `_highest`; `reached_level`, how many seeds came to the level,
-    and `median_steps_to_level`, infinite where the median seed never did.
+    and `median_steps_to_level`, NaN where the median seed never did.
     """
     measures = ["last_reward_bps", "regret_decrease", "final_accuracy"]
     groups = table.groupby(["asset", "algorithm"], sort=False)
@@ -56,8 +56,8 @@ def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
     parts = [groups[measures].agg(how).add_suffix(ending) for how, ending in named.items()]
     ordered = [f"{measure}{ending}" for measure in measures for ending in named.values()]
     steps = groups["steps_to_level"]
-    reached = steps.agg(lambda each: f"{each.count()} of {len(each)}").rename("reached_level")
-    median = steps.agg(median_arrival).rename("median_steps_to_level")
+    reached = steps.count().rename("reached_level")
+    median = steps.agg(median_arrival).replace(np.inf, np.nan).rename("median_steps_to_level")
     table = pd.concat([groups.size().rename("seeds"), *parts, reached, median], axis=1)
     return table[["seeds", *ordered, reached.name, median.name]].reset_index()
 
