@@ -22,8 +22,10 @@ COUNT = 240
 def settings(**changes) -> Parameters:
     """All algorithms with one seed; rates high enough for the tiny model to learn in 60 updates."""
     quick = {"learning_rate": 0.01}
-    algorithms = {name: quick for name in ("dpo", "dpo_one_pair", "listing_4_3", "reward_weighted")}
-    algorithms |= {name: quick | {"temperature_bps": 2} for name in ("dapo", "dapo_sampled")}
+    algorithms = {name: quick | {"beta": 0.1} for name in ("dpo", "dpo_one_pair", "listing_4_3")}
+    algorithms |= {name: quick | {"temperature_bps": 2, "entropy_bonus": 0.3} for name in ("dapo", "dapo_sampled")}
+    algorithms |= {"reward_weighted": quick | {"temperature_bps": 2}}
+    algorithms |= {"dapo_preference": {"learning_rate": 0.003, "beta": 0.1, "advantage_unit_bps": 25}}
     common = {"steps": 60, "checkpoint_every": 20, "evaluate_every": 20, "seeds": [0], "algorithms": list(ALGORITHMS)}
     actions = ["wait", "behind 5", "behind 2", "behind 1", "join", "take"]
     return load("smoke", {"training": common | algorithms | changes, "policy": {"actions": actions}})

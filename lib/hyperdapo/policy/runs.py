@@ -95,7 +95,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
             _read(checkpoint)
         except Exception as error:  # a torn file fails in as many ways as there are readers
             warnings.warn(
-                f"{checkpoint} is damaged ({type(error).__name__}): training goes on from the one before, or begins anew",
+                f"{checkpoint} is damaged ({type(error).__name__}): training goes on from the one before, if any",
                 stacklevel=2,
             )
             shutil.rmtree(checkpoint)

@@ -155,7 +155,7 @@ def best_and_worst(rewards: Floats, distinct: Mask, rng: np.random.Generator) ->
 
 
 def first_and_last(rewards: Floats, distinct: Mask) -> NDArray[np.int64]:
-    """(n, 2) first and last action of each state, sorted as in Listing 4.3: the highest reward first, ties as listed."""
+    """(n, 2) first and last action of each state as Listing 4.3 sorts them: highest reward first, ties as listed."""
     place = np.argsort(np.where(distinct, -rewards, np.inf), axis=1, kind="stable")
     last = distinct.sum(axis=1) - 1
     return np.column_stack([place[:, 0], place[np.arange(len(place)), last]])
