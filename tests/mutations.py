@@ -13,7 +13,7 @@ KERNEL, SIMULATOR, COSTS, ORDERS, CHILDREN, STRATEGIES = (
     for name in ("kernel", "simulator", "costs", "orders", "children", "strategies")
 )
 MUTATIONS = (
-    ("queue: prints do not shorten it", KERNEL, "state.ahead - queue, state.visible", "state.ahead, state.visible"),
+    ("queue: prints do not shorten it", KERNEL, "state.ahead - queue,", "state.ahead,"),
     ("queue: cancels count twice", KERNEL, "ahead -= lost * min(", "ahead -= 2 * lost * min("),
     (
         "latency: the way to the exchange is free",
@@ -98,8 +98,8 @@ MUTATIONS = (
     (
         "crossing: others stay before us",
         KERNEL,
-        "fill, 0.0, 0.0, 0.0, reach, size)",
-        "fill, state.ahead, state.visible, 0.0, reach, size)",
+        "fill, 0.0, 0.0, 0.0, reach, size, 0.0)",
+        "fill, state.ahead, state.visible, 0.0, reach, size, 0.0)",
     ),
     (
         "spread: against the mid after the fill",
@@ -131,8 +131,8 @@ MUTATIONS = (
     (
         "bounds: both are one",
         STRATEGIES,
-        '"all behind": {"queue": "risk_averse"}',
-        '"all behind": {"queue": "power", "queue_exponent": 0.0}',
+        '"all behind": {"queue": "risk_averse", "crossing_fills": False}',
+        '"all behind": {"queue": "power", "queue_exponent": 0.0, "crossing_fills": True}',
     ),
     ("completion: what was given up is taken", KERNEL, "if not orders[order].completes:", "if False:"),
 )

@@ -6,6 +6,8 @@ import pandas as pd
 import pytest
 
 from hyperdapo.evidence import narrative
+from hyperdapo.evidence.comparison import SHOWN
+from hyperdapo.evidence.metrics import TOTAL
 
 NAN = math.nan
 MANIFEST = {
@@ -326,6 +328,8 @@ def test_every_account_is_three_to_five_sentences_and_speaks_of_its_frames_only(
 def test_the_readme_s_block_replaces_what_stands_between_the_markers(tmp_path) -> None:
     tables = {"metrics": costs(), "significance": BETTER, "cheapest": rival("twap", 0.4, 0.1, 0.7)}
     tables |= {"learning_gap_over_seeds": gaps(), "fill_calibration": SCORES}
+    worlds = pd.DataFrame({"strategy": SHOWN, TOTAL: 1.234})
+    tables["worlds"] = pd.concat([worlds.assign(world="sample"), worlds.assign(world="null", **{TOTAL: -0.001})])
     for name, table in tables.items():
         table.to_csv(tmp_path / f"{name}.csv", index=False)
     before = "Above.\n<!-- results -->\nyesterday\n<!-- end of results -->\nBelow.\n"
@@ -335,5 +339,6 @@ def test_the_readme_s_block_replaces_what_stands_between_the_markers(tmp_path) -
     )
     assert narrative.refresh(after, tmp_path) == after and "yesterday" not in after
     assert "| `dapo` | 0.80 (0.70 to 0.90) |" in after and "| mlp | 0.62 |\n| boosting | 0.82 |" in after
+    assert "| mean total cost (bps) | `sample` | `null` |" in after and "| Touch requoted | 1.23 | 0.00 |" in after
     assert "BTC +0.00 bps (-0.20 to +0.20)" in after.replace("\n  ", " "), "no negative zero"
     assert max(map(len, after.splitlines())) <= 120

@@ -9,13 +9,18 @@ import pandas as pd
 from hyperdapo.evidence.figures import style
 from hyperdapo.evidence.figures.comparison import plot_differences
 from hyperdapo.evidence.metrics import TOGETHER, TOTAL, block_bootstrap, in_blocks
-from hyperdapo.evidence.tables import CSV_FLOAT
+from hyperdapo.evidence.tables import CSV_FLOAT, heading
 from hyperdapo.files import atomic, read_assets, read_table
 from hyperdapo.params import Parameters, recall
 from hyperdapo.paths import Paths
 
 SAME = ["asset", "order_id", "decision_ns", "side", "size", "horizon_s"]
 """What makes two rows of `orders.parquet` the same parent order."""
+SHOWN = [
+    *("market", "twap", "vwap", "join_best", "touch_requoted", "mid_peg", "sign_imbalance", "sign_momentum_10s"),
+    *("threshold", "best_fixed", "linear", "mlp", "boosting", "dapo", "oracle"),
+]
+"""Strategies that README.md compares between worlds."""
 
 
 def compare(first: str, second: str) -> dict[str, pd.DataFrame]:
@@ -98,6 +103,15 @@ def worlds(main: pd.DataFrame, run: str, others: Sequence[str]) -> pd.DataFrame:
             tables[name] = pd.read_csv(table)
     rows = pd.concat(tables, names=["world"]).reset_index("world")
     return rows[rows["asset"] == TOGETHER].drop(columns="asset").reset_index(drop=True)
+
+
+def markdown(worlds: pd.DataFrame) -> str:
+    """The table of `worlds` for README.md: mean total cost (bps), a row per strategy of `SHOWN`, a column per world."""
+    costs = worlds.pivot_table(TOTAL, "strategy", "world", sort=False).reindex(SHOWN)
+    rows = [["mean total cost (bps)", *(f"`{world}`" for world in costs)]]
+    rows += [["---"] * len(rows[0])]
+    rows += [[heading(name), *(f"{cost:z.2f}" for cost in row)] for name, row in costs.T.items()]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 
 def text(first: str, second: str, tables: dict[str, pd.DataFrame]) -> str:

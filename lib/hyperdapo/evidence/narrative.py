@@ -1,8 +1,8 @@
 """What happened in this run, in three to five sentences a stage that are generated from its frames.
 
-The notebooks show them under "In this run", and README.md holds those of the sample run
-(`python -m hyperdapo.evidence.narrative` writes them anew). Costs are in bps, positive when worse for the trader; in
-brackets stand the bounds of an interval. What could not be measured is said, and a null result reads as one.
+The notebooks show them under "In this run", and `python -m hyperdapo.evidence.narrative` writes those of the sample run
+into README.md. Costs are in bps, positive when worse for the trader; in brackets stand the bounds of an interval. What
+could not be measured is said, and a null result reads as one.
 """
 
 import math
@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 from IPython.display import Markdown
 
+from hyperdapo.evidence import comparison
 from hyperdapo.evidence.convergence import median_arrival
 from hyperdapo.evidence.gaps import RIVALS
 from hyperdapo.evidence.metrics import TOTAL
@@ -24,13 +25,10 @@ from hyperdapo.paths import GENERALIST, REPOSITORY
 
 README, TABLES = REPOSITORY / "README.md", REPOSITORY / "outputs/sample/tables"
 _PLAIN, _SIGNED = "z.2f", "+z.2f"
-_SPLITS = ("train", "validation", "test")
 _MEASURED = (("impact", "lambda_bps"), ("fill", "alpha"), ("queue", "queue_exponent"))
 _RESULTS = re.compile(r"(?<=<!-- results -->\n).*?(?=<!-- end of results -->)", re.DOTALL)
-_OPENING = (
-    "The share of the way from the best fixed action to the oracle of each held-out state that each policy goes, with "
-    "its interval over blocks of time; rewards are means over training seeds:"
-)
+_OPENING = """The share of the way from the best fixed action to the oracle of each held-out state that each policy
+goes, with its interval over blocks of time; rewards are means over training seeds:"""
 
 
 def show(text: str) -> Markdown:
@@ -242,6 +240,7 @@ def refresh(text: str, tables: Path) -> str:
     """The text of README.md with the results block that the saved tables of a run make."""
     names = ("metrics", "significance", "cheapest", "learning_gap_over_seeds", "fill_calibration")
     block = readme(*(pd.read_csv(tables / f"{name}.csv") for name in names))
+    block += f"\n{comparison.markdown(pd.read_csv(tables / 'worlds.csv', keep_default_na=False))}"  # one is called null
     return _RESULTS.sub(lambda _: block, text)
 
 
@@ -279,7 +278,7 @@ def _assets(rows: pd.DataFrame) -> str:
 
 
 def _splits(rows: pd.DataFrame) -> str:
-    return _counts(rows["split"].value_counts().reindex(_SPLITS, fill_value=0))
+    return _counts(rows["split"].value_counts().reindex(["train", "validation", "test"], fill_value=0))
 
 
 def _of(part: int, whole: int) -> str:

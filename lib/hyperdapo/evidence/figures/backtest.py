@@ -78,12 +78,14 @@ def plot_strategies(summary: pd.DataFrame, differences: pd.DataFrame, reference:
 
 
 def plot_fills(orders: pd.DataFrame, strategies: list[str]) -> Figure:
-    """By which route the volume of each strategy was filled: the shares of `ROUTES`, and what was taken."""
+    """By which route the volume of each strategy was filled: those of `ROUTES` that had any, and what was taken."""
     shares = orders.groupby("strategy")[list(ROUTES)].mean().loc[strategies[::-1]]
-    shares["taken"] = 1 - shares.sum(axis=1)
+    shares = shares.loc[:, shares.any()].assign(taken=1 - shares.sum(axis=1))
+    looks = ROUTES | {"taken": ("taken", "#D9D9D9")}
     figure, axis = style.new(height=0.1 + 0.035 * len(strategies))
     left = np.zeros(len(shares))
-    for name, (label, colour) in (ROUTES | {"taken": ("taken", "#D9D9D9")}).items():
+    for name in shares:
+        label, colour = looks[str(name)]
         axis.barh([heading(strategy) for strategy in shares.index], shares[name], left=left, color=colour, label=label)
         left += shares[name].to_numpy()
     axis.set(xlabel="share of the volume", xlim=(0, 1))
@@ -131,7 +133,7 @@ def plot_sensitivity(costs: pd.DataFrame, strategies: list[str]) -> Figure:
             axis.plot(range(len(table)), table[strategy], "o-", color=colour, markersize=3, label=heading(strategy))
         axis.set_xticks(range(len(table)), table.index, rotation=30, ha="right", rotation_mode="anchor")
         axis.set_xlabel(of)
-    axes[0].set_ylabel("mean total cost (bps)")
+    figure.supylabel("mean total cost (bps)", fontsize="medium")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return figure
 

@@ -101,7 +101,7 @@ def new(rows: int = 1, cols: int = 1, height: float = 0.42, **subplots: Any) -> 
     return figure, figure.subplots(rows, cols, **subplots)
 
 
-def thinned(frame: pd.DataFrame, most: int = 3000) -> pd.DataFrame:
+def thinned(frame: pd.DataFrame, most: int = 1500) -> pd.DataFrame:
     """At most so many rows: means of equally many consecutive ones, where there are more than a line can show."""
     every = -(-len(frame) // most)
     return frame if every <= 1 else frame.groupby(np.arange(len(frame)) // every).mean(numeric_only=True)
