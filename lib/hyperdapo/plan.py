@@ -31,6 +31,7 @@ WRITES = {
     "07_inference": ("decisions.parquet", "again.parquet", "latency.parquet"),
     "08_backtest": (
         *("orders.parquet", "sensitivity.parquet", "probes.parquet", "order_life.parquet"),
+        "sequential.parquet",  # where a language model decides again
         *("own_fills.parquet", "fees.parquet"),  # where `truth` names records of real executions
         *("level3_fills.parquet", "cancel_splits.parquet"),  # where it names every order by its id
     ),

@@ -31,6 +31,11 @@ _MOST = 9  # decisions left that the text tells apart
 _READ = 8  # markets that are read at once
 
 
+def is_trained(parameters: Parameters, asset: str) -> bool:
+    """Whether an asset has a `dapo_sequential`."""
+    return parameters.policy.decide_again_s is not None and asset in parameters.sequential.trained
+
+
 def train(
     parameters: Parameters,
     paths: Paths,
