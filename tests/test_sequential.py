@@ -35,7 +35,10 @@ SAME = [*COSTS, "opportunity_bps", "filled_passive", "maker_share", "filled", "f
 @pytest.fixture(scope="module")
 def parameters() -> Parameters:
     execution = {"impact_coefficient_bps": 10, "queue_exponent": 1}
-    return load("smoke", {"assets": ["ETH"], "execution": execution, "policy": {"actions": [*map(str, ACTIONS)], "decide_again_s": 10}})
+    return load(
+        "smoke",
+        {"assets": ["ETH"], "execution": execution, "policy": {"actions": [*map(str, ACTIONS)], "decide_again_s": 10}},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -122,8 +125,10 @@ class TestDecisions:
         row = decide_again(
             tape, one_parent(), planned(JOIN, TAKE), ACTIONS, 10.0, without_latency(parameters, 500.0)
         ).iloc[0]
-        assert row.maker_share == 1 and row.exec_price == pytest.approx(999.9) and row.fees_bps == pytest.approx(
-            1.5 * 0.9999
+        assert (
+            row.maker_share == 1
+            and row.exec_price == pytest.approx(999.9)
+            and row.fees_bps == pytest.approx(1.5 * 0.9999)
         )
 
     def test_a_move_through_the_touch_is_refused_and_comes_back(self, parameters: Parameters) -> None:
@@ -167,7 +172,7 @@ class TestRollouts:
     ) -> None:
         few = parents.iloc[::20].reset_index(drop=True)
         rollout = roll_out(renewed(JOIN), tape, few, parameters)
-        assert (np.isfinite(rollout.values) == rollout.visited.allowed).all()
+        assert (np.isfinite(rollout.action_values) == rollout.visited.allowed).all()
         rng = np.random.default_rng(0)
         for state in rng.choice(len(rollout.visited), 6, replace=False):
             place = rollout.visited.table.iloc[state]
@@ -178,7 +183,7 @@ class TestRollouts:
                     return np.where(here, action, renewed(JOIN)(visited))
 
                 alone = execute(deviating, tape, few.iloc[[int(place["parent"])]], parameters)
-                assert rollout.values[state, action] == pytest.approx(-alone["total_cost_bps"].iloc[0], abs=1e-9)
+                assert rollout.action_values[state, action] == pytest.approx(-alone["total_cost_bps"].iloc[0], abs=1e-9)
 
     def test_each_parent_is_met_first_as_it_is_whole(
         self, tape: Market, parents: pd.DataFrame, parameters: Parameters
@@ -187,12 +192,12 @@ class TestRollouts:
         first = rollout.visited.table["number"] == 0
         assert first.sum() == len(parents) and (rollout.visited.table.loc[first, "share_left"] == 1).all()
         assert not rollout.visited.allowed[first, KEEP].any()
-        assert (rollout.costs == -rollout.values[first, JOIN]).all()
+        assert (rollout.costs == -rollout.action_values[first, JOIN]).all()
 
     def test_a_time_without_features_is_named(self) -> None:
         features = pd.DataFrame({"decision_ns": [0, 10 * SECOND]})
         assert instants(features, np.array([10 * SECOND, 0])).tolist() == [1, 0]
-        with pytest.raises(DataError, match="multiple of features.decision_interval_s"):
+        with pytest.raises(DataError, match=r"multiple of features\.decision_interval_s"):
             instants(features, np.array([5 * SECOND]))
 
 
@@ -229,7 +234,7 @@ class TestTables:
             execute(looked_up, tape, parents.iloc[[1]].reset_index(drop=True), parameters)
 
     def test_a_place_is_where_the_order_stands(self, parameters: Parameters) -> None:
-        """0.6 wanted; 5 before it at the touch, which the trader knows to be 3 after 2 have printed: at most 5 times 0.6."""
+        """0.6 wanted; of 5 before it at the touch 2 print: 3 are left, 5 times its own size."""
         seen = []
 
         def watching(visited: Visited) -> np.ndarray:

@@ -291,7 +291,8 @@ def _nanoseconds(moment: datetime) -> int:
 class Action:
     """What a policy can do with a parent order; `str` is its word in the parameters (docs/design.md, State and action).
 
-    `keep`, which is no word there, leaves an order that is decided on again as it is. `amount` is in ticks for `improve` and `behind`, in bps from the arrival mid for `bps`, and 0 for the other kinds.
+    `keep`, which is no word there, leaves an order that is decided on again as it is. `amount` is in ticks for
+    `improve` and `behind`, in bps from the arrival mid for `bps`, and 0 for the other kinds.
     """
 
     kind: Literal["take", "mid", "improve", "join", "behind", "wait", "bps", "keep"]
@@ -382,6 +383,7 @@ class Sequential(Section):
     iterations: Count
     trained: Annotated[list[Asset], Unique]
     states: Count
+    temperature_bps: Positive
     tested_orders: Count
 
 

@@ -179,7 +179,9 @@ def decide_again(
         keeps = chosen == len(actions)
         if (lost := keeps & np.isnan(known.limit)).any():
             order_id = orders["order_id"].to_numpy()[lost][0]
-            raise OrderError(f"order {order_id} cannot be kept at decision {known.number}: it does not rest in the book")
+            raise OrderError(
+                f"order {order_id} cannot be kept at decision {known.number}: it does not rest in the book"
+            )
         mid = market.mid_at(orders["decision_ns"].to_numpy())
         moved = action_orders(orders.assign(arrival_mid=mid), market, actions, np.where(keeps, 0, chosen))
         price = np.where(keeps, known.limit, moved["limit_price"].to_numpy(float))
@@ -236,9 +238,7 @@ def _renewed(
     return _together(market, parents, _concatenated(rounds), parameters)
 
 
-def _schedule(
-    market: Market, numbers: dict[str, NDArray[Any]], starts: Integers, parameters: Parameters
-) -> _Schedule:
+def _schedule(market: Market, numbers: dict[str, NDArray[Any]], starts: Integers, parameters: Parameters) -> _Schedule:
     """Children arrive in the order of their rounds."""
     latency, rounds = parameters.execution.latency, starts.shape[1]
     life, waiting = (
@@ -284,7 +284,9 @@ def _lived(
         completion_ns=np.select([late, at_once], [waiting.completion_ns, arrives_ns], mine.completion_ns),
     )
     limit = {"limit_price": np.where(stays, standing.limit[row], price), "post_only": sent.post_only}
-    arrivals = admit(market, orders | limit | {"waits": waits, "completes": final | at_once}, mine, parameters.execution)
+    arrivals = admit(
+        market, orders | limit | {"waits": waits, "completes": final | at_once}, mine, parameters.execution
+    )
     arrivals["resumes"], arrivals["place"] = stays, standing.place[row]
     if column + 1 < times.unseen.shape[1]:
         arrivals["look"] = times.unseen[row, column + 1]

@@ -40,7 +40,7 @@ STRATEGIES = {
     "vwap_post_only": "the slices of vwap as post-only orders at the best quote",
     "join_best": "post-only at the best quote, once",
     "touch_requoted": "post-only at the best quote, quoted anew",
-    "requote_unless_against": "touch_requoted, but takes what is left once the book leans with the order by more than 0.8",
+    "requote_unless_against": "touch_requoted, but takes the rest once the book leans with the order by more than 0.8",
     "mid_peg": "post-only at the mid, quoted anew",
     "avellaneda_stoikov": "post-only at the price of Avellaneda and Stoikov (2008), quoted anew",
     "sign_imbalance": "takes where the book leans with the order, joins the best quote where not",
@@ -377,7 +377,7 @@ def _by_children(
 
 
 def requoted_unless_against(market: Market, parents: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
-    """The touch requoted, but what is left is taken at the first decision at which the book leans far with the order."""
+    """The touch requoted, but the rest is taken at the first decision at which the book leans far with the order."""
 
     def choose(children: pd.DataFrame, known: Known) -> Integers:
         leans = children["side"].to_numpy(float) * imbalance_at(market, children["decision_ns"].to_numpy(np.int64))

@@ -24,7 +24,17 @@ Parts = Callable[[], Iterable[tuple[Market, pd.DataFrame]]]
 BOOSTING, DAPO = AGAIN = ("boosting_sequential", "dapo_sequential")
 """Policies that decide again."""
 
-_STATE = ("order_id", "decision_ns", "side", "number", "seconds_left", "share_left", "ticks_behind", "ahead_usd", "place")
+_STATE = (
+    "order_id",
+    "decision_ns",
+    "side",
+    "number",
+    "seconds_left",
+    "share_left",
+    "ticks_behind",
+    "ahead_usd",
+    "place",
+)
 
 
 def action_values(parts: Parts, features: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
@@ -59,7 +69,7 @@ def best_renewed(parts: Parts, parameters: Parameters) -> int:
 
 
 def boosting(features: pd.DataFrame, values: pd.DataFrame, seed: int) -> Callable[[pd.DataFrame], Floats]:
-    """What trees predict that have learned the training split of `action_values.parquet`, as `rivals.fit` returns it."""
+    """What trees predict that learned the training split of `action_values.parquet`, as `rivals.fit` returns it."""
     learned = values[values["split"] == "train"]
     return rivals.fit(features, learned, matrix(learned, "value"), seed)
 
@@ -124,9 +134,7 @@ def _looked_up(rows: pd.DataFrame) -> Policy:
     return choose
 
 
-def _values(
-    parts: Parts, policy: Policy, iteration: int, splits: list[str], parameters: Parameters
-) -> pd.DataFrame:
+def _values(parts: Parts, policy: Policy, iteration: int, splits: list[str], parameters: Parameters) -> pd.DataFrame:
     tables = []
     for market, parents in parts():
         chosen = parents[parents["split"].isin(splits)]
@@ -134,6 +142,6 @@ def _values(
             rollout = roll_out(policy, market, chosen, parameters, f"rollout {iteration}")
             states = rollout.visited.table
             split = chosen["split"].to_numpy()[states["parent"]]
-            values = {f"value_{action}": value for action, value in enumerate(rollout.values.T)}
+            values = {f"value_{action}": value for action, value in enumerate(rollout.action_values.T)}
             tables.append(states[[*_STATE]].assign(iteration=iteration, split=split, **values))
     return pd.concat(tables, ignore_index=True)

@@ -137,9 +137,13 @@ def order_text(left: int, place: int) -> str:
 
 
 def _again(parameters: Parameters) -> Parameters:
-    """The same with the action to keep an order."""
-    actions = [*parameters.policy.actions, _KEEP]
-    return parameters.model_copy(update={"policy": parameters.policy.model_copy(update={"actions": actions})})
+    """The same with the action to keep an order, and the temperature of decisions that are taken again."""
+    actions, temperature_bps = [*parameters.policy.actions, _KEEP], parameters.sequential.temperature_bps
+    dapo = parameters.training.dapo.model_copy(update={"temperature_bps": temperature_bps})
+    policy = parameters.policy.model_copy(update={"actions": actions})
+    return parameters.model_copy(
+        update={"policy": policy, "training": parameters.training.model_copy(update={"dapo": dapo})}
+    )
 
 
 def _with_orders(states: pd.DataFrame, outcomes: pd.DataFrame) -> pd.DataFrame:

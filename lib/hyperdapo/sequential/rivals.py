@@ -31,7 +31,7 @@ def fit(features: pd.DataFrame, states: pd.DataFrame, values: Floats, seed: int)
 
     Returns
     -------
-    states -> predictions (m, K + 1) in bps; -inf for an action that was allowed in fewer states than there are stretches
+    states -> predictions (m, K + 1) in bps; -inf for an action that was allowed in fewer states than stretches of time
 
     Raises
     ------
@@ -42,7 +42,9 @@ def fit(features: pd.DataFrame, states: pd.DataFrame, values: Floats, seed: int)
     x = numbers(features, states.iloc[order])
     gains = (values - np.nanmean(values, axis=1, keepdims=True))[order]
     rows = [np.flatnonzero(np.isfinite(column)) for column in gains.T]
-    problems = {action: (x[known], gains[known, action]) for action, known in enumerate(rows) if len(known) >= _STRETCHES}
+    problems = {
+        action: (x[known], gains[known, action]) for action, known in enumerate(rows) if len(known) >= _STRETCHES
+    }
     if not problems:
         raise DataError(f"{len(states)} states are too few to learn what an action is worth: lengthen the span")
     count = _number_of_trees(list(problems.values()), seed)

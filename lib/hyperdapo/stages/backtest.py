@@ -50,13 +50,15 @@ def compute(parameters: Parameters, paths: Paths) -> list[Path]:
 def execute(
     parameters: Parameters, paths: Paths, states: pd.DataFrame, outcomes: pd.DataFrame
 ) -> dict[str, pd.DataFrame]:
-    """`orders.parquet` and `sensitivity.parquet`: every strategy; and `sequential.parquet` of the same and the policies
-    that decide again on some of the test orders only, on those.
+    """`orders.parquet` and `sensitivity.parquet`: every strategy; and `sequential.parquet`: on those orders on which
+    the language model decides again, where it does, it too.
 
     `states` are rows of features, one a test order; the market is read a part of the span at a time.
     """
     decisions, table = read_table(paths.data, "decisions"), read_table(paths.data, "again")
-    plays: dict[str, strategies.Play] = {name: partial(execute_again, policy) for name, policy in policies(table).items()}
+    plays: dict[str, strategies.Play] = {
+        name: partial(execute_again, policy) for name, policy in policies(table).items()
+    }
     always, some = {BOOSTING: plays[BOOSTING]}, table.loc[table["policy"] != BOOSTING, "order_id"].unique()
     trained = strategies.train(Market.in_parts(paths.data), outcomes)
     executed, scenarios, sequential = [], [], []
@@ -71,7 +73,7 @@ def execute(
                 sequential.append(strategies.backtest(market, few, *known, plays))
     tables = {"orders": pd.concat(executed, ignore_index=True)}
     tables["sensitivity"] = strategies.mean_costs(scenarios).reset_index()
-    return tables | ({"sequential": pd.concat(sequential, ignore_index=True)} if sequential else {})
+    return tables | {"sequential": pd.concat(sequential or executed, ignore_index=True)}
 
 
 def one_life(parameters: Parameters, paths: Paths, states: pd.DataFrame) -> pd.DataFrame:
