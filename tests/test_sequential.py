@@ -1,5 +1,7 @@
 """Decisions that are taken again: single shot as their special case, what the trader knows, exact action values."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,11 +15,13 @@ from hyperdapo.execution.parents import action_orders, parent_orders, replay, to
 from hyperdapo.market.book import Market
 from hyperdapo.market.features import imbalance_at
 from hyperdapo.params import Parameters, load
+from hyperdapo.paths import Paths
 from hyperdapo.policy.models import load_base
 from hyperdapo.policy.prompts import CUE, FEATURES, instruction
 from hyperdapo.policy.scoring import make_scorer
 from hyperdapo.sections import Action
-from hyperdapo.sequential.iteration import action_values, boosting, decided, hypothetical, matrix, policies
+from hyperdapo.sequential import language
+from hyperdapo.sequential.iteration import DAPO, action_values, boosting, decided, hypothetical, matrix, policies
 from hyperdapo.sequential.language import order_text
 from hyperdapo.sequential.rivals import greedy, renewed
 from hyperdapo.sequential.rollouts import execute, roll_out
@@ -270,3 +274,25 @@ class TestLanguage:
         )
         with pytest.raises(ModelError, match="the same number of tokens"):
             reader.encode_each([begun[0], begun[1] + " depth5"], endings)
+
+    def test_it_learns_in_a_few_updates_and_decides_every_place(
+        self,
+        tape: Market,
+        parents: pd.DataFrame,
+        iterated: tuple[pd.DataFrame, pd.DataFrame],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setenv("HYPERDAPO_DATA", str(tmp_path))
+        budget = {"steps": 4, "states_per_update": 4, "evaluation_states": 8}
+        overrides = {"assets": ["ETH"], "training": budget, "sequential": {"trained": ["ETH"], "states": 16}}
+        small = load("smoke", overrides | {"policy": {"actions": [*map(str, ACTIONS)]}})
+        (features, values), paths = iterated, Paths(small.name, "ETH")
+        outcomes = parents.assign(action=0)
+        language.train(small, paths, features, outcomes, values)
+        log = pd.read_csv(paths.adapter(DAPO, small.training.seeds[0]) / "training_log.csv")
+        assert log["step"].tolist() == [0, 1, 2, 3, 4] and log["heldout_reward"].notna().sum() >= 2
+        states = hypothetical(parents.head(3), small)
+        scores = language.scores(small, paths, features, outcomes, states)
+        np.testing.assert_allclose(np.exp(scores).sum(axis=1), 1, rtol=1e-5)
+        assert scores.shape == (3 * (1 + 5 * len(PLACES)), KEEP + 1)

@@ -116,7 +116,7 @@ def scores(
     table = table.assign(market=_markets(again, features, table), left=_left(table, again))
     scored = np.full((len(table), len(again.policy.actions)), np.nan)
     table["tokens"] = [len(ids) for ids in tokenizer(list(table["market"]))["input_ids"]]
-    for (left, _), alike in tqdm(table.groupby(["left", "tokens"]), "deciding again", delay=2, leave=False):
+    for (left, *_), alike in tqdm(table.groupby(["left", "number", "tokens"]), "deciding again", delay=2, leave=False):
         places = sorted(alike["place"].unique())
         rows = alike.sort_values(["order_id", "number", "place"]).index.to_numpy().reshape(-1, len(places))
         for part in np.array_split(rows, -(-len(rows) // _READ)):
