@@ -28,8 +28,8 @@ from hyperdapo.sections import Action
 from hyperdapo.times import SECOND_NS
 
 Quote = Callable[[pd.DataFrame, Floats, Floats], Floats]
-"""(children with `decision_ns`, `size` and the numbers of their parents, seconds left, share of the parent left as far
-as the trader knows) -> price."""
+"""(children with `decision_ns`, `size` and the numbers of their parents, seconds left, share of the parent left; size
+and share as far as the trader knows) -> price."""
 
 _LEAST_USD = 1.5 * MINIMUM_NOTIONAL_USD  # of a slice: the price may fall between decision and child
 _SUMMED = (
@@ -232,7 +232,7 @@ def _renewed(
             seconds_left = (times.life.expiry_ns[row] - starts[row, column]) / SECOND_NS
             share_left = 1 - standing.seen_done[row] / size[row]
             known = Known(row, column, seconds_left, share_left, standing.seen_limit[row], standing.seen_ahead[row])
-            sent = decide(pd.DataFrame(orders), known)
+            sent = decide(pd.DataFrame(orders | {"size": size[row] * share_left}), known)
             rounds.append(_lived(market, orders, sent, times, standing, row, column, parameters))
             _remember(standing, rounds[-1])
     return _together(market, parents, _concatenated(rounds), parameters)
@@ -283,7 +283,7 @@ def _lived(
         ),
         completion_ns=np.select([late, at_once], [waiting.completion_ns, arrives_ns], mine.completion_ns),
     )
-    limit = {"limit_price": np.where(stays, standing.limit[row], price), "post_only": sent.post_only}
+    limit = {"limit_price": np.where(stays, standing.limit[row], price), "post_only": sent.post_only | stays}
     arrivals = admit(
         market, orders | limit | {"waits": waits, "completes": final | at_once}, mine, parameters.execution
     )
