@@ -16,7 +16,7 @@ from hyperdapo.market.columns import Floats
 from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths
 from hyperdapo.policy import runs
-from hyperdapo.policy.models import load_adapter, load_base
+from hyperdapo.policy.models import load_adapter, load_base, load_tokenizer
 from hyperdapo.policy.prompts import CUE, check_lengths, encode_states
 from hyperdapo.policy.scoring import make_scorer
 from hyperdapo.policy.states import States, of_split
@@ -75,21 +75,11 @@ def read(
     ModelError
         If the base's tokenizer cannot be had.
     """
-    from hyperdapo.policy.models import load_tokenizer
-
     rows = of_split(values[values["iteration"] == values["iteration"].max()], split)
     rows = rows.sort_values("decision_ns", kind="stable", ignore_index=True)
-    known = matrix(rows, "value")
-    table = _with_orders(rows, outcomes)
-    policy = parameters.policy
-    prompts = [
-        begun + ending + CUE
-        for begun, ending in zip(
-            _markets(parameters, features, table),
-            [order_text(left, place) for left, place in zip(_left(table, parameters), table["place"], strict=True)],
-            strict=True,
-        )
-    ]
+    known, table, policy = matrix(rows, "value"), _with_orders(rows, outcomes), parameters.policy
+    parts = zip(_markets(parameters, features, table), _left(table, parameters), table["place"], strict=True)
+    prompts = [market + order_text(left, place) + CUE for market, left, place in parts]
     check_lengths(prompts, table, load_tokenizer(policy.base_model), policy.max_length)
     worst = np.nanmin(known, axis=1, keepdims=True)
     return States(table, prompts, np.where(np.isfinite(known), known, worst), np.isfinite(known))
