@@ -210,7 +210,11 @@ def iterated(tape: Market, parents: pd.DataFrame, parameters: Parameters) -> tup
     """Features that mean nothing at every decision, and the values of all actions."""
     first, last = tape.top.local_ns[[0, -1]]
     ns = np.arange(first + SECOND, last, 5 * SECOND)
-    columns = {feature.column: np.full(len(ns), 0.5) for feature in FEATURES} | {"decision_ns": ns}
+    columns = {feature.column: np.full(len(ns), 0.5) for feature in FEATURES} | {
+        "decision_ns": ns,
+        "asset": "ETH",
+        "mid": tape.mid_at(ns),
+    }
     features = pd.DataFrame(columns | {"book_imbalance": np.random.default_rng(0).uniform(-1, 1, len(ns))})
     split = np.where(np.arange(len(parents)) % 4, "train", "validation")
     return features, action_values(lambda: [(tape, parents.assign(split=split))], features, parameters)
