@@ -17,8 +17,8 @@ from hyperdapo.market.features import NAMES
 from hyperdapo.params import load, read
 from hyperdapo.paths import NOTEBOOKS, PARAMS
 from hyperdapo.policy.rivals import RIVALS
-from hyperdapo.sequential.iteration import AGAIN
 from hyperdapo.sections import Algorithm
+from hyperdapo.sequential.iteration import AGAIN
 
 PACKAGE = REPOSITORY / "lib/hyperdapo"
 DESIGN = REPOSITORY / "docs/design.md"

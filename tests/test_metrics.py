@@ -49,6 +49,20 @@ def test_metrics_by_hand() -> None:
     assert (table["blocks"] == 2).all()
 
 
+def test_side_by_side_adds_up() -> None:
+    """Two bps dearer in price, of which it saves one in fees, on the same orders."""
+    cost, blocks = np.array([1.0, 3.0, 5.0, 7.0]), np.array([0, 0, 1, 1])
+    parts = [orders_frame("touch_requoted", cost, blocks), orders_frame("again", cost + 1, blocks, fees=0.5)]
+    orders = pd.concat(parts).assign(maker_share=0.5, spread_bps=lambda rows: rows["implementation_shortfall_bps"])
+    table = metrics.side_by_side(orders, "touch_requoted", EVIDENCE, 0).set_index("strategy")
+    again = table.loc["again"]
+    assert again["difference_bps"] == again["of_fees_bps"] + again["of_spread_bps"] == 1.0
+    assert again["of_fees_bps"] == -1.0 and again["total_cost_bps"] == 5.0 and again["blocks"] == 2
+    assert table.loc["touch_requoted", "total_cost_bps"] == 4.0 and np.isnan(
+        table.loc["touch_requoted", "difference_bps"]
+    )
+
+
 def test_the_main_table_is_by_hand_and_its_last_rows_are_of_all_assets() -> None:
     cost, blocks = np.array([1.0, 3.0, 5.0, 7.0]), np.array([0, 0, 1, 1])
     orders = pd.concat([orders_frame("market", cost, blocks), orders_frame("market", cost + 2, blocks, asset="ETH")])

@@ -1,19 +1,31 @@
 """Decisions that are taken again: single shot as their special case, what the trader knows, exact action values."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from hand_built import at, market
-from hyperdapo.errors import DataError, OrderError
+from hyperdapo.errors import DataError, ModelError, OrderError
+from hyperdapo.execution import strategies
 from hyperdapo.execution.children import Known, decide_again, requote
 from hyperdapo.execution.parents import action_orders, parent_orders, replay, touch
 from hyperdapo.market.book import Market
+from hyperdapo.market.features import imbalance_at
 from hyperdapo.params import Parameters, load
+from hyperdapo.paths import Paths
+from hyperdapo.policy.models import load_base
+from hyperdapo.policy.prompts import CUE, FEATURES, instruction
+from hyperdapo.policy.scoring import make_scorer
 from hyperdapo.sections import Action
-from hyperdapo.sequential.rivals import renewed
+from hyperdapo.sequential import language
+from hyperdapo.sequential.iteration import DAPO, action_values, boosting, decided, hypothetical, matrix, policies
+from hyperdapo.sequential.language import order_text
+from hyperdapo.sequential.rivals import greedy, renewed
 from hyperdapo.sequential.rollouts import execute, roll_out
-from hyperdapo.sequential.states import Visited, instants
+from hyperdapo.sequential.states import PLACES, Visited, instants
 from markets import random_market
 
 ACTIONS = [Action.parse(word) for word in ("take", "join", "improve 1", "behind 1", "behind 5", "wait")]
@@ -27,7 +39,10 @@ SAME = [*COSTS, "opportunity_bps", "filled_passive", "maker_share", "filled", "f
 @pytest.fixture(scope="module")
 def parameters() -> Parameters:
     execution = {"impact_coefficient_bps": 10, "queue_exponent": 1}
-    return load("smoke", {"assets": ["ETH"], "execution": execution, "policy": {"actions": [*map(str, ACTIONS)], "decide_again_s": 10}})
+    return load(
+        "smoke",
+        {"assets": ["ETH"], "execution": execution, "policy": {"actions": [*map(str, ACTIONS)], "decide_again_s": 10}},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +129,10 @@ class TestDecisions:
         row = decide_again(
             tape, one_parent(), planned(JOIN, TAKE), ACTIONS, 10.0, without_latency(parameters, 500.0)
         ).iloc[0]
-        assert row.maker_share == 1 and row.exec_price == pytest.approx(999.9) and row.fees_bps == pytest.approx(
-            1.5 * 0.9999
+        assert (
+            row.maker_share == 1
+            and row.exec_price == pytest.approx(999.9)
+            and row.fees_bps == pytest.approx(1.5 * 0.9999)
         )
 
     def test_a_move_through_the_touch_is_refused_and_comes_back(self, parameters: Parameters) -> None:
@@ -159,7 +176,7 @@ class TestRollouts:
     ) -> None:
         few = parents.iloc[::20].reset_index(drop=True)
         rollout = roll_out(renewed(JOIN), tape, few, parameters)
-        assert (np.isfinite(rollout.values) == rollout.visited.allowed).all()
+        assert (np.isfinite(rollout.action_values) == rollout.visited.allowed).all()
         rng = np.random.default_rng(0)
         for state in rng.choice(len(rollout.visited), 6, replace=False):
             place = rollout.visited.table.iloc[state]
@@ -170,7 +187,7 @@ class TestRollouts:
                     return np.where(here, action, renewed(JOIN)(visited))
 
                 alone = execute(deviating, tape, few.iloc[[int(place["parent"])]], parameters)
-                assert rollout.values[state, action] == pytest.approx(-alone["total_cost_bps"].iloc[0], abs=1e-9)
+                assert rollout.action_values[state, action] == pytest.approx(-alone["total_cost_bps"].iloc[0], abs=1e-9)
 
     def test_each_parent_is_met_first_as_it_is_whole(
         self, tape: Market, parents: pd.DataFrame, parameters: Parameters
@@ -179,10 +196,107 @@ class TestRollouts:
         first = rollout.visited.table["number"] == 0
         assert first.sum() == len(parents) and (rollout.visited.table.loc[first, "share_left"] == 1).all()
         assert not rollout.visited.allowed[first, KEEP].any()
-        assert (rollout.costs == -rollout.values[first, JOIN]).all()
+        assert (rollout.costs == -rollout.action_values[first, JOIN]).all()
 
     def test_a_time_without_features_is_named(self) -> None:
         features = pd.DataFrame({"decision_ns": [0, 10 * SECOND]})
         assert instants(features, np.array([10 * SECOND, 0])).tolist() == [1, 0]
-        with pytest.raises(DataError, match="multiple of features.decision_interval_s"):
+        with pytest.raises(DataError, match=r"multiple of features\.decision_interval_s"):
             instants(features, np.array([5 * SECOND]))
+
+
+@pytest.fixture(scope="module")
+def iterated(tape: Market, parents: pd.DataFrame, parameters: Parameters) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Features that mean nothing at every decision, and the values of all actions."""
+    first, last = tape.top.local_ns[[0, -1]]
+    ns = np.arange(first + SECOND, last, 5 * SECOND)
+    columns = {feature.column: np.full(len(ns), 0.5) for feature in FEATURES} | {
+        "decision_ns": ns,
+        "asset": "ETH",
+        "mid": tape.mid_at(ns),
+    }
+    features = pd.DataFrame(columns | {"book_imbalance": np.random.default_rng(0).uniform(-1, 1, len(ns))})
+    split = np.where(np.arange(len(parents)) % 4, "train", "validation")
+    return features, action_values(lambda: [(tape, parents.assign(split=split))], features, parameters)
+
+
+class TestTables:
+    def test_a_value_is_known_of_what_is_allowed(self, iterated: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+        _, once = iterated
+        assert set(once["iteration"]) == {0} and set(once["split"]) == {"train", "validation"}
+        assert np.isfinite(matrix(once, "value")).any(axis=1).all() and matrix(once, "value").shape[1] == KEEP + 1
+        assert (np.isfinite(once["value_6"]) == (once["place"] > 0)).all()
+
+    def test_what_trees_decide_is_looked_up(
+        self, tape: Market, parents: pd.DataFrame, parameters: Parameters, iterated: tuple[pd.DataFrame, pd.DataFrame]
+    ) -> None:
+        features, values = iterated
+        predicted, few = boosting(features, values, 0), parents.iloc[::10].reset_index(drop=True)
+        states = hypothetical(few, parameters)
+        assert len(states) == len(few) * (1 + 5 * len(PLACES)) and states["seconds_left"].between(10, 60).all()
+        looked_up = policies(decided(states, predicted(states), "trees"))["trees"]
+        pd.testing.assert_frame_equal(
+            execute(looked_up, tape, few, parameters), execute(greedy(predicted), tape, few, parameters)
+        )
+        with pytest.raises(DataError, match="was not decided on at decision 0 where it stands nowhere"):
+            execute(looked_up, tape, parents.iloc[[1]].reset_index(drop=True), parameters)
+
+    def test_a_place_is_where_the_order_stands(self, parameters: Parameters) -> None:
+        """0.6 wanted; of 5 before it at the touch 2 print: 3 are left, 5 times its own size."""
+        seen = []
+
+        def watching(visited: Visited) -> np.ndarray:
+            seen.append(PLACES[visited.table["place"].iloc[0]])
+            return np.array([JOIN if not seen[1:] else FAR if len(seen) == 3 else KEEP])
+
+        tape = market(prints=[(25.0, 999.9, 2.0, -1)], quotes=[(25.01, 999.9, 3.0, 1000.1, 4.0)])
+        execute(watching, tape, one_parent(), without_latency(parameters))
+        assert seen == ["nowhere", "queued", "first", "behind", "behind", "behind"]
+
+
+class TestTheRule:
+    def test_it_takes_once_the_book_leans_with_the_order(self, parameters: Parameters) -> None:
+        """35 stand on either side; from 25 s on 315 on the bid: the book leans by 0.8 and more with a buy."""
+        bids = ((999.9, 285.0), (999.8, 10.0), (999.7, 20.0))
+        tape = market(books=[(25.0, bids, ((1000.1, 4.0), (1000.2, 8.0), (1000.3, 16.0)))])
+        assert imbalance_at(tape, np.array([at(20), at(30)])) == pytest.approx([7 / 63, 287 / 343])
+        row = strategies.requoted_unless_against(tape, one_parent(), without_latency(parameters)).iloc[0]
+        assert row.fill_ns == at(30) and row.exec_price == pytest.approx(1000.1)
+        other = strategies.requoted_unless_against(tape, one_parent(side=-1), without_latency(parameters)).iloc[0]
+        assert other.filled_passive == 0 and other.status == "completed"
+
+
+class TestLanguage:
+    def test_each_ending_reads_as_the_whole_prompt(self, parameters: Parameters) -> None:
+        base, tokenizer = load_base(parameters.policy)
+        reader = make_scorer(base, tokenizer, parameters)
+        begun = [instruction(parameters.policy.actions) + f"balanced buy: imbalance{digit} depth5" for digit in (7, 2)]
+        endings = [order_text(left, place) for left, place in ((6, 0), (3, 2), (1, 4))]
+        whole = reader.encode([start + ending + CUE for start in begun for ending in endings])
+        torch.testing.assert_close(
+            reader.log_probabilities(reader.encode_each(begun, endings)), reader.log_probabilities(whole)
+        )
+        with pytest.raises(ModelError, match="the same number of tokens"):
+            reader.encode_each([begun[0], begun[1] + " depth5"], endings)
+
+    def test_it_learns_in_a_few_updates_and_decides_every_place(
+        self,
+        tape: Market,
+        parents: pd.DataFrame,
+        iterated: tuple[pd.DataFrame, pd.DataFrame],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setenv("HYPERDAPO_DATA", str(tmp_path))
+        budget = {"steps": 4, "states_per_update": 4, "evaluation_states": 8}
+        overrides = {"assets": ["ETH"], "training": budget, "sequential": {"trained": ["ETH"], "states": 16}}
+        small = load("smoke", overrides | {"policy": {"actions": [*map(str, ACTIONS)]}})
+        (features, values), paths = iterated, Paths(small.name, "ETH")
+        outcomes = parents.assign(action=0)
+        language.train(small, paths, features, outcomes, values)
+        log = pd.read_csv(paths.adapter(DAPO, small.training.seeds[0]) / "training_log.csv")
+        assert log["step"].tolist() == [0, 1, 2, 3, 4] and log["heldout_reward"].notna().sum() >= 2
+        states = hypothetical(parents.head(3), small)
+        scores = language.scores(small, paths, features, outcomes, states)
+        np.testing.assert_allclose(np.exp(scores).sum(axis=1), 1, rtol=1e-5)
+        assert scores.shape == (3 * (1 + 5 * len(PLACES)), KEEP + 1)

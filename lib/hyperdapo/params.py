@@ -35,7 +35,6 @@ from hyperdapo.sections import (
     Unique,
     Whole,
 )
-
 from hyperdapo.times import SECOND_NS
 
 

@@ -30,14 +30,14 @@ WRITES = {
     "06_convergence": ("convergence.parquet", "specialists.parquet"),
     "07_inference": ("decisions.parquet", "again.parquet", "latency.parquet"),
     "08_backtest": (
-        *("orders.parquet", "sensitivity.parquet", "probes.parquet", "order_life.parquet"),
+        *("orders.parquet", "sequential.parquet", "sensitivity.parquet", "probes.parquet", "order_life.parquet"),
         *("own_fills.parquet", "fees.parquet"),  # where `truth` names records of real executions
         *("level3_fills.parquet", "cancel_splits.parquet"),  # where it names every order by its id
     ),
     "09_significance": (
         *("main.parquet", "metrics.parquet", "fill_calibration.parquet", "learning_gap.parquet"),
         *("learning_gap_over_seeds.parquet", "specialist_gaps.parquet", "significance.parquet"),
-        *("cheapest.parquet", "decomposition.parquet", "claims.parquet"),
+        *("cheapest.parquet", "decomposition.parquet", "decided_again.parquet", "claims.parquet"),
     ),
 }
 """What each stage leaves in the folder of its asset, or of the run where it is made across assets."""
@@ -52,7 +52,7 @@ READS = {
     "07_inference": (*STATES, "action_values.parquet", MODELS),
     "08_backtest": (*MARKET, *STATES, "laws.parquet", "decisions.parquet", "again.parquet"),
     "09_significance": (
-        *("orders.parquet", "probes.parquet", "outcomes.parquet", "decisions.parquet"),
+        *("orders.parquet", "sequential.parquet", "probes.parquet", "outcomes.parquet", "decisions.parquet"),
         *("convergence.parquet", "specialists.parquet"),
     ),
 }

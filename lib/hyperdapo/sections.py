@@ -293,10 +293,11 @@ def _nanoseconds(moment: datetime) -> int:
 class Action:
     """What a policy can do with a parent order; `str` is its word in the parameters (docs/design.md, State and action).
 
-    `amount` is in ticks for `improve` and `behind`, in bps from the arrival mid for `bps`, and 0 for the other kinds.
+    `keep`, which is no word there, leaves an order that is decided on again as it is. `amount` is in ticks for
+    `improve` and `behind`, in bps from the arrival mid for `bps`, and 0 for the other kinds.
     """
 
-    kind: Literal["take", "mid", "improve", "join", "behind", "wait", "bps"]
+    kind: Literal["take", "mid", "improve", "join", "behind", "wait", "bps", "keep"]
     amount: float = 0.0
 
     def __str__(self) -> str:
@@ -383,7 +384,9 @@ class Sequential(Section):
     """Decisions that are taken again: policy iteration, and what the language model reads of it."""
 
     iterations: Count
-    states: Whole
+    trained: Annotated[list[Asset], Unique]
+    states: Count
+    temperature_bps: Positive
     tested_orders: Count
 
 

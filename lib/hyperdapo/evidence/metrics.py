@@ -207,6 +207,28 @@ def decompose(orders: pd.DataFrame, reference: str, evidence: sections.Evidence,
     return pd.DataFrame(rows)
 
 
+def side_by_side(orders: pd.DataFrame, reference: str, evidence: sections.Evidence, seed: int) -> pd.DataFrame:
+    """What each strategy costs on the same parent orders, how much it makes, and where a difference comes from.
+
+    Returns
+    -------
+    One row per asset and strategy: `orders`, the means `total_cost_bps` and `maker_share`, then less those of the
+    reference the total, `difference_bps`, with its interval and `blocks`, and each of `PARTS` that `orders` has.
+    """
+    parts = [part for part in PARTS if part in orders and part not in (PRICE, TOTAL)]
+    apart = paired_differences(orders, reference, [TOTAL, *parts]).groupby(["asset", "strategy"], sort=False)
+    rows = []
+    for (asset, strategy), group in orders.groupby(["asset", "strategy"], sort=False):
+        row = {"asset": asset, "strategy": strategy, "orders": len(group)}
+        row |= {name: float(group[name].mean()) for name in (TOTAL, "maker_share")}
+        if strategy != reference:
+            paired = apart.get_group((asset, strategy))
+            row |= block_bootstrap(paired[TOTAL], paired["block"], evidence, seed).columns("difference_bps")
+            row |= {f"of_{part}": float(paired[part].mean()) for part in parts}
+        rows.append(row)
+    return pd.DataFrame(rows).astype({"blocks": "Int64"})
+
+
 def queue_differences(orders: pd.DataFrame, reference: str, evidence: sections.Evidence, seed: int) -> pd.DataFrame:
     """Each strategy minus the reference on the same parent orders, under each of `QUEUES`.
 

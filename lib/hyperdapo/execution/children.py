@@ -28,8 +28,8 @@ from hyperdapo.sections import Action
 from hyperdapo.times import SECOND_NS
 
 Quote = Callable[[pd.DataFrame, Floats, Floats], Floats]
-"""(children with `decision_ns`, `size` and the numbers of their parents, seconds left, share of the parent left as far
-as the trader knows) -> price."""
+"""(children with `decision_ns`, `size` and the numbers of their parents, seconds left, share of the parent left; size
+and share as far as the trader knows) -> price."""
 
 _LEAST_USD = 1.5 * MINIMUM_NOTIONAL_USD  # of a slice: the price may fall between decision and child
 _SUMMED = (
@@ -179,7 +179,9 @@ def decide_again(
         keeps = chosen == len(actions)
         if (lost := keeps & np.isnan(known.limit)).any():
             order_id = orders["order_id"].to_numpy()[lost][0]
-            raise OrderError(f"order {order_id} cannot be kept at decision {known.number}: it does not rest in the book")
+            raise OrderError(
+                f"order {order_id} cannot be kept at decision {known.number}: it does not rest in the book"
+            )
         mid = market.mid_at(orders["decision_ns"].to_numpy())
         moved = action_orders(orders.assign(arrival_mid=mid), market, actions, np.where(keeps, 0, chosen))
         price = np.where(keeps, known.limit, moved["limit_price"].to_numpy(float))
@@ -230,15 +232,13 @@ def _renewed(
             seconds_left = (times.life.expiry_ns[row] - starts[row, column]) / SECOND_NS
             share_left = 1 - standing.seen_done[row] / size[row]
             known = Known(row, column, seconds_left, share_left, standing.seen_limit[row], standing.seen_ahead[row])
-            sent = decide(pd.DataFrame(orders), known)
+            sent = decide(pd.DataFrame(orders | {"size": size[row] * share_left}), known)
             rounds.append(_lived(market, orders, sent, times, standing, row, column, parameters))
             _remember(standing, rounds[-1])
     return _together(market, parents, _concatenated(rounds), parameters)
 
 
-def _schedule(
-    market: Market, numbers: dict[str, NDArray[Any]], starts: Integers, parameters: Parameters
-) -> _Schedule:
+def _schedule(market: Market, numbers: dict[str, NDArray[Any]], starts: Integers, parameters: Parameters) -> _Schedule:
     """Children arrive in the order of their rounds."""
     latency, rounds = parameters.execution.latency, starts.shape[1]
     life, waiting = (
@@ -283,8 +283,10 @@ def _lived(
         ),
         completion_ns=np.select([late, at_once], [waiting.completion_ns, arrives_ns], mine.completion_ns),
     )
-    limit = {"limit_price": np.where(stays, standing.limit[row], price), "post_only": sent.post_only}
-    arrivals = admit(market, orders | limit | {"waits": waits, "completes": final | at_once}, mine, parameters.execution)
+    limit = {"limit_price": np.where(stays, standing.limit[row], price), "post_only": sent.post_only | stays}
+    arrivals = admit(
+        market, orders | limit | {"waits": waits, "completes": final | at_once}, mine, parameters.execution
+    )
     arrivals["resumes"], arrivals["place"] = stays, standing.place[row]
     if column + 1 < times.unseen.shape[1]:
         arrivals["look"] = times.unseen[row, column + 1]

@@ -87,9 +87,10 @@ class Queue(NamedTuple):
 
 Arrivals = NDArray[Any]
 """n orders, (n,) of `ARRIVAL`: side +1 / -1, size in coin, limit in USD (NaN where not `resting`: at any price), and
-their events. `look` is the first event that the trader has not seen when he decides on the order again. `completes`: what is left when the cancel lands is bought or sold at once, else it is abandoned; one that
+their events. `completes`: what is left when the cancel lands is bought or sold at once, else it is abandoned; one that
 `waits` is completed, and nothing else. `first` is the newest event that the arriving order meets, `last` the first that
-its cancel precedes, `final` the newest that the order which completes it meets. That a post-only order is refused at
+its cancel precedes, `final` the newest that the order which completes it meets; `look` is the first that the trader has
+not seen when he decides on the order again. That a post-only order is refused at
 `arrival_ns` is known after `answer_ns`, and the next try arrives `again_ns` after the last, until `cancel_ns`. One that
 `resumes` stands at `place` already. Orders are filled in `sequence`, in which those of one `parent` are neighbours, the
 first in priority first; -1 has no siblings."""

@@ -40,7 +40,7 @@ STRATEGIES = {
     "vwap_post_only": "the slices of vwap as post-only orders at the best quote",
     "join_best": "post-only at the best quote, once",
     "touch_requoted": "post-only at the best quote, quoted anew",
-    "requote_unless_against": "touch_requoted, but takes what is left once the book leans with the order by more than 0.8",
+    "requote_unless_against": "touch_requoted, but takes the rest once the book leans with the order by more than 0.8",
     "mid_peg": "post-only at the mid, quoted anew",
     "avellaneda_stoikov": "post-only at the price of Avellaneda and Stoikov (2008), quoted anew",
     "sign_imbalance": "takes where the book leans with the order, joins the best quote where not",
@@ -350,10 +350,6 @@ def _by_children(
     def at_touch(children: pd.DataFrame, seconds_left: Floats, share_left: Floats) -> Floats:
         return touch(market, children)
 
-    def unless_against(children: pd.DataFrame, known: Known) -> Integers:
-        leans = children["side"].to_numpy(float) * imbalance_at(market, children["decision_ns"].to_numpy(np.int64))
-        return np.where(leans > _AGAINST, 0, 1)
-
     def at_mid(children: pd.DataFrame, seconds_left: Floats, share_left: Floats) -> Floats:
         side, mid = children["side"].to_numpy(float), market.mid_at(children["decision_ns"].to_numpy())
         return before_the_other_side(market, children, snap_price(mid, side, market.sz_decimals))
@@ -376,12 +372,20 @@ def _by_children(
         "twap_post_only": quote_slices(market, parents, even, at_touch, parameters),
         "vwap_post_only": quote_slices(market, parents, usual, at_touch, parameters),
         "touch_requoted": requote(market, parents, at_touch, parameters),
-        "requote_unless_against": decide_again(
-            market, parents, unless_against, _TAKE_JOIN, execution.requote_s, parameters
-        ),
+        "requote_unless_against": requoted_unless_against(market, parents, parameters),
         "mid_peg": requote(market, parents, at_mid, parameters),
         "avellaneda_stoikov": requote(market, parents, at_reservation, parameters),
     }
+
+
+def requoted_unless_against(market: Market, parents: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
+    """The touch requoted, but the rest is taken at the first decision at which the book leans far with the order."""
+
+    def choose(children: pd.DataFrame, known: Known) -> Integers:
+        leans = children["side"].to_numpy(float) * imbalance_at(market, children["decision_ns"].to_numpy(np.int64))
+        return np.where(leans > _AGAINST, 0, 1)
+
+    return decide_again(market, parents, choose, _TAKE_JOIN, parameters.execution.requote_s, parameters)
 
 
 def reservation_distance_bps(

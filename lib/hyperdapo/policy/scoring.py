@@ -132,12 +132,43 @@ class Scorer:
         cache: Any = DynamicCache()
         for layer, opening in enumerate(self._opening.layers):
             cache.update(*(part.expand(len(states), -1, -1, -1) for part in (opening.keys, opening.values)), layer)
-        entering = self._read(tokens, cache)
-        places = lengths[:, None] + torch.arange(len(self._cue), device=device)
+        return self._encoded(cache, self._read(tokens, cache), lengths, distinct)
+
+    def _encoded(self, cache: Any, entering: Tensor, lengths: Tensor, distinct: Mask | None) -> Encoded:
+        """Of n states of so many tokens (n,) before the cue, from what was read of them behind the instruction."""
+        places = lengths[:, None] + torch.arange(len(self._cue), device=lengths.device)
         cue = entering.gather(1, places[..., None].expand(-1, -1, entering.shape[-1]))
-        choice = torch.ones(len(states), len(self._letters), dtype=torch.bool) if distinct is None else distinct
+        choice = torch.ones(len(lengths), len(self._letters), dtype=torch.bool) if distinct is None else distinct
         memory = self._memory(cache, entering, int(lengths.max()))
-        return Encoded(memory, lengths, cue, torch.as_tensor(choice, device=device))
+        return Encoded(memory, lengths, cue, torch.as_tensor(choice, device=lengths.device))
+
+    def encode_each(self, beginnings: Sequence[str], endings: Sequence[str]) -> Encoded:
+        """What the base makes of n m prompts: each of n beginnings, read once, then each of m endings and the cue.
+
+        Raises
+        ------
+        ModelError
+            If beginnings do not begin with the instruction, or differ in their number of tokens.
+        """
+        if not all(beginning.startswith(self._instruction) for beginning in beginnings):
+            raise ModelError("a prompt must begin with the instruction")
+        begun, ended = (
+            self._tokenizer(texts, add_special_tokens=False)["input_ids"]
+            for texts in ([beginning[len(self._instruction) :] for beginning in beginnings], list(endings))
+        )
+        if len({len(ids) for ids in begun}) > 1:
+            raise ModelError("prompts that are read together must have the same number of tokens before their endings")
+        device, count = self._opening.layers[0].keys.device, len(endings)
+        cache: Any = DynamicCache()
+        for layer, opening in enumerate(self._opening.layers):
+            cache.update(*(part.expand(len(begun), -1, -1, -1) for part in (opening.keys, opening.values)), layer)
+        beginning = self._read(torch.tensor(begun, device=device), cache)
+        cache.batch_repeat_interleave(count)
+        tails = pad_sequence([torch.tensor(ids + self._cue) for ids in ended], batch_first=True).to(device)
+        ending = self._read(tails.repeat(len(begun), 1), cache)
+        entering = torch.cat([beginning.repeat_interleave(count, dim=0), ending], dim=1)
+        tokens = torch.tensor([len(ids) for ids in ended], device=device).repeat(len(begun))
+        return self._encoded(cache, entering, beginning.shape[1] + tokens, None)
 
     def log_probabilities(self, encoded: Encoded) -> Tensor:
         """(n, K) in float32, with a gradient where the adapter wants one; `_NEVER` less for what is not distinct."""

@@ -128,7 +128,7 @@ def train_runs(
             else:
                 runs.launch(runs.Job(parameters, paths.asset, training, held_out, algorithm, seed, folder))
     for run in missing:
-        _publish(parameters, paths, run)
+        publish(parameters, paths, run)
 
 
 def gather_logs(parameters: Parameters, paths: Paths) -> dict[str, pd.DataFrame]:
@@ -277,7 +277,7 @@ class Workbench:
         return plan_updates(self.training, *budget, rng)
 
 
-def _publish(parameters: Parameters, paths: Paths, run: tuple[str, int]) -> None:
+def publish(parameters: Parameters, paths: Paths, run: tuple[str, int]) -> None:
     """Move adapter, log and what TensorBoard reads of a finished run to its place, with a manifest."""
     (algorithm, seed), source = run, paths.run(*run)
     manifest = {

@@ -14,8 +14,9 @@ from hyperdapo.execution.children import decision_times
 from hyperdapo.market.book import Market
 from hyperdapo.market.columns import Floats
 from hyperdapo.params import Parameters
+from hyperdapo.sections import Action
 from hyperdapo.sequential import rivals
-from hyperdapo.sequential.rollouts import decide_every_s, execute, roll_out
+from hyperdapo.sequential.rollouts import decide_every_s, roll_out
 from hyperdapo.sequential.states import PLACES, Policy, Visited, last_known
 
 Parts = Callable[[], Iterable[tuple[Market, pd.DataFrame]]]
@@ -24,20 +25,27 @@ Parts = Callable[[], Iterable[tuple[Market, pd.DataFrame]]]
 BOOSTING, DAPO = AGAIN = ("boosting_sequential", "dapo_sequential")
 """Policies that decide again."""
 
-_STATE = ("order_id", "decision_ns", "side", "number", "seconds_left", "share_left", "ticks_behind", "ahead_usd", "place")
+_JOIN = Action("join")
+
+_STATE = (
+    *("order_id", "decision_ns", "side", "number", "seconds_left", "share_left"),
+    *("ticks_behind", "ahead_usd", "place"),
+)
 
 
 def action_values(parts: Parts, features: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
     """Iterate the policy of boosted trees on the training split, and value every action where it comes through.
 
-    The first policy renews one action at every decision: the one that is cheapest so on the training split.
+    The first policy joins the best quote anew at every decision, as `touch_requoted` does; without `join` among the
+    actions it renews the first of them.
 
     Returns
     -------
     One row per iteration and state: `iteration` (from 0), `split`, the state as in `states.Visited`, and
     `value_0 … value_K` (bps; NaN for what was not allowed). The validation split is in the last iteration alone.
     """
-    policy, features = rivals.renewed(best_renewed(parts, parameters)), last_known(features)
+    actions = parameters.policy.actions
+    policy, features = rivals.renewed(actions.index(_JOIN) if _JOIN in actions else 0), last_known(features)
     last, tables = parameters.sequential.iterations - 1, list[pd.DataFrame]()
     for iteration in range(last + 1):
         tables.append(_values(parts, policy, iteration, ["train", "validation"][: 1 + (iteration == last)], parameters))
@@ -46,20 +54,8 @@ def action_values(parts: Parts, features: pd.DataFrame, parameters: Parameters) 
     return pd.concat(tables, ignore_index=True)
 
 
-def best_renewed(parts: Parts, parameters: Parameters) -> int:
-    """The action that is cheapest on the training split when it is chosen at every decision."""
-    count = len(parameters.policy.actions)
-    paid = np.zeros(count)
-    for market, parents in parts():
-        learned = parents[parents["split"] == "train"]
-        if len(learned):
-            costs = (execute(rivals.renewed(action), market, learned, parameters) for action in range(count))
-            paid += [cost["total_cost_bps"].sum() for cost in costs]
-    return int(paid.argmin())
-
-
 def boosting(features: pd.DataFrame, values: pd.DataFrame, seed: int) -> Callable[[pd.DataFrame], Floats]:
-    """What trees predict that have learned the training split of `action_values.parquet`, as `rivals.fit` returns it."""
+    """What trees predict that learned the training split of `action_values.parquet`, as `rivals.fit` returns it."""
     learned = values[values["split"] == "train"]
     return rivals.fit(features, learned, matrix(learned, "value"), seed)
 
@@ -124,9 +120,7 @@ def _looked_up(rows: pd.DataFrame) -> Policy:
     return choose
 
 
-def _values(
-    parts: Parts, policy: Policy, iteration: int, splits: list[str], parameters: Parameters
-) -> pd.DataFrame:
+def _values(parts: Parts, policy: Policy, iteration: int, splits: list[str], parameters: Parameters) -> pd.DataFrame:
     tables = []
     for market, parents in parts():
         chosen = parents[parents["split"].isin(splits)]
@@ -134,6 +128,6 @@ def _values(
             rollout = roll_out(policy, market, chosen, parameters, f"rollout {iteration}")
             states = rollout.visited.table
             split = chosen["split"].to_numpy()[states["parent"]]
-            values = {f"value_{action}": value for action, value in enumerate(rollout.values.T)}
+            values = {f"value_{action}": value for action, value in enumerate(rollout.action_values.T)}
             tables.append(states[[*_STATE]].assign(iteration=iteration, split=split, **values))
     return pd.concat(tables, ignore_index=True)

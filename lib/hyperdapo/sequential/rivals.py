@@ -31,22 +31,32 @@ def fit(features: pd.DataFrame, states: pd.DataFrame, values: Floats, seed: int)
 
     Returns
     -------
-    states -> predictions (m, K + 1) in bps; an action that was never allowed gets the lowest of its state
+    states -> predictions (m, K + 1) in bps; -inf for an action that was allowed in fewer states than stretches of time
 
     Raises
     ------
     DataError
-        If an action was allowed in fewer states than there are stretches of time.
+        If that is so for all of them.
     """
     order = np.argsort(states["decision_ns"].to_numpy(), kind="stable")
     x = numbers(features, states.iloc[order])
     gains = (values - np.nanmean(values, axis=1, keepdims=True))[order]
-    known = [np.flatnonzero(np.isfinite(column)) for column in gains.T]
-    if (few := min(map(len, known))) < _STRETCHES:
-        raise DataError(f"an action was allowed in {few} states only, too few to learn its value: lengthen the span")
-    trees = _number_of_trees([(x[rows], column[rows]) for rows, column in zip(known, gains.T, strict=True)], seed)
-    fitted = [_trees(trees, seed).fit(x[rows], column[rows]) for rows, column in zip(known, gains.T, strict=True)]
-    return lambda asked: np.column_stack([each.predict(numbers(features, asked)) for each in fitted])
+    rows = [np.flatnonzero(np.isfinite(column)) for column in gains.T]
+    problems = {
+        action: (x[known], gains[known, action]) for action, known in enumerate(rows) if len(known) >= _STRETCHES
+    }
+    if not problems:
+        raise DataError(f"{len(states)} states are too few to learn what an action is worth: lengthen the span")
+    count = _number_of_trees(list(problems.values()), seed)
+    fitted = {action: _trees(count, seed).fit(*problem) for action, problem in problems.items()}
+
+    def predict(asked: pd.DataFrame) -> Floats:
+        given, predicted = numbers(features, asked), np.full((len(asked), values.shape[1]), -np.inf)
+        for action, trees in fitted.items():
+            predicted[:, action] = trees.predict(given)
+        return predicted
+
+    return predict
 
 
 def greedy(predicted: Callable[[pd.DataFrame], Floats]) -> Policy:

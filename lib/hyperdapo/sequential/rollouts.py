@@ -25,19 +25,17 @@ _PATHS = 200_000  # replayed at once
 class Rollout:
     """A policy on n parents: what each paid (n,) bps; the m states that they came through, what was chosen there (m,).
 
-    `values` (m, K + 1), bps: minus the cost of the whole parent if this action is taken there, and the policy decides
-    from then on; NaN for what is not allowed.
+    `action_values` (m, K + 1), bps: minus the cost of the whole parent if this action is taken there, and the policy
+    decides from then on; NaN for what is not allowed.
     """
 
     costs: Floats
     visited: Visited
     chosen: Integers
-    values: Floats
+    action_values: Floats
 
 
-def execute(
-    policy: Policy, market: Market, parents: pd.DataFrame, parameters: Parameters
-) -> pd.DataFrame:
+def execute(policy: Policy, market: Market, parents: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
     """Parents executed by a policy that decides every `policy.decide_again_s`: rows as of `children.decide_again`."""
     actions = parameters.policy.actions
 
@@ -48,7 +46,7 @@ def execute(
 
 
 def decide_every_s(parameters: Parameters) -> float:
-    """Seconds between two decisions on an order: with `policy.decide_again_s` null its horizon, so it is decided once."""
+    """Seconds between two decisions on an order; with `policy.decide_again_s` null its horizon: it is decided once."""
     return parameters.policy.decide_again_s or parameters.orders.longest_horizon_s
 
 
@@ -63,10 +61,9 @@ def roll_out(
 
     Parameters
     ----------
-    exploring : names draws, of which a share `EXPLORED` chooses any action that is allowed: so states are met into which
-        the policy itself would not come; values are still its own
+    exploring : names draws, of which a share `EXPLORED` chooses any action that is allowed: so states are met into
+        which the policy itself would not come; values are still its own
     """
-    actions = parameters.policy.actions
     seen, decided = list[Visited](), list[Integers]()
 
     def remember(visited: Visited) -> Integers:
@@ -118,7 +115,7 @@ def _deviated(
     policy: Policy,
     parameters: Parameters,
 ) -> Floats:
-    """(paths,) bps: what parents pay that decided as in `taken` (n, rounds), but for one action of decision `number`."""
+    """(paths,) bps: what parents pay that decide as in `taken` (n, rounds), but for one action of decision `number`."""
     actions = parameters.policy.actions
 
     def choose(orders: pd.DataFrame, known: Known) -> Integers:
@@ -132,4 +129,6 @@ def _deviated(
 
     rows = parents.iloc[parent].reset_index(drop=True)
     without = parameters.model_copy(update={"orders": parameters.orders.model_copy(update={"markouts_s": []})})
-    return decide_again(market, rows, choose, actions, decide_every_s(parameters), without)["total_cost_bps"].to_numpy(float)
+    return decide_again(market, rows, choose, actions, decide_every_s(parameters), without)["total_cost_bps"].to_numpy(
+        float
+    )

@@ -25,10 +25,10 @@ LITTLE, NEAR = 5.0, 5.0
 class Visited:
     """m orders at a decision, or at many.
 
-    `table` (m rows) has order_id, side, decision_ns (of this decision), `parent` (its place among the parents), `number`
-    (of the decision, from 0), seconds_left, share_left, ticks_behind the best quote of its side (negative: before it),
-    ahead_usd (both NaN where it does not rest), and `place` in `PLACES`. Of the K + 1 actions the last
-    is to keep the order. `means` (m, K + 1) is the first that does the same: -1 to keep what does not rest.
+    `table` (m rows) has order_id, side, decision_ns (of this decision), `parent` (its place among the parents),
+    `number` (of the decision, from 0), seconds_left, share_left, ticks_behind the best quote of its side (negative:
+    before it), ahead_usd (both NaN where it does not rest), and `place` in `PLACES`. Of the K + 1 actions the last is
+    to keep the order. `means` (m, K + 1) is the first that does the same: -1 to keep what does not rest.
     """
 
     table: pd.DataFrame
@@ -75,7 +75,7 @@ def see(market: Market, orders: pd.DataFrame, known: Known, actions: Sequence[Ac
 
 
 def last_known(features: pd.DataFrame) -> pd.DataFrame:
-    """Features as they were last defined: where nothing has printed for long an order must be decided on all the same."""
+    """Features as they were last defined: where nothing has printed for long, orders are decided on all the same."""
     return features.ffill()
 
 

@@ -18,7 +18,7 @@ from hyperdapo.market.book import Market
 from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths
 from hyperdapo.sections import Action
-from hyperdapo.sequential.iteration import policies
+from hyperdapo.sequential.iteration import BOOSTING, policies
 from hyperdapo.sequential.rollouts import execute as execute_again
 from hyperdapo.stages.truth import judge_level3
 from hyperdapo.synthetic.exchange import World
@@ -41,8 +41,7 @@ def compute(parameters: Parameters, paths: Paths) -> list[Path]:
     tests = outcomes[outcomes["split"] == "test"].drop_duplicates("order_id")
     states = read_table(paths.data, "features").loc[tests["order_id"]]
     assumed = as_measured(parameters, read_table(paths.data, "laws"))
-    orders, costs = execute(assumed, paths, states, outcomes)
-    tables = {"orders": orders, "sensitivity": costs.reset_index()}
+    tables = execute(assumed, paths, states, outcomes)
     tables |= {"probes": probe(parameters, paths), "order_life": one_life(assumed, paths, states.head(_SEARCHED))}
     tables |= judge_records(assumed, paths)
     return [write_table(table, paths.data, name) for name, table in tables.items()]
@@ -50,23 +49,31 @@ def compute(parameters: Parameters, paths: Paths) -> list[Path]:
 
 def execute(
     parameters: Parameters, paths: Paths, states: pd.DataFrame, outcomes: pd.DataFrame
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Orders of every strategy (rows of `orders.parquet`), and mean costs by assumption and strategy (bps).
+) -> dict[str, pd.DataFrame]:
+    """`orders.parquet` and `sensitivity.parquet`: every strategy; and `sequential.parquet`: on those orders on which
+    the language model decides again, where it does, it too.
 
     `states` are rows of features, one a test order; the market is read a part of the span at a time.
     """
-    decisions, tables = read_table(paths.data, "decisions"), policies(read_table(paths.data, "again"))
-    again = {name: partial(execute_again, policy) for name, policy in tables.items()}
+    decisions, table = read_table(paths.data, "decisions"), read_table(paths.data, "again")
+    plays: dict[str, strategies.Play] = {
+        name: partial(execute_again, policy) for name, policy in policies(table).items()
+    }
+    always, some = {BOOSTING: plays[BOOSTING]}, table.loc[table["policy"] != BOOSTING, "order_id"].unique()
     trained = strategies.train(Market.in_parts(paths.data), outcomes)
-    executed, scenarios = [], []
+    executed, scenarios, sequential = [], [], []
     for part, market in Market.in_parts(paths.data, strategies.LOOKS_BACK_S, life_s(parameters.orders)):
         here = states[states["decision_ns"].between(*part, inclusive="left")]
         if len(here):
             parents = parent_orders(here, parameters, market)
-            executing = market, parents, trained, outcomes, decisions, parameters
-            executed.append(strategies.backtest(*executing, again))
-            scenarios.append(strategies.sensitivity(*executing, executed[-1], again))
-    return pd.concat(executed, ignore_index=True), strategies.mean_costs(scenarios)
+            known = trained, outcomes, decisions, parameters
+            executed.append(strategies.backtest(market, parents, *known, always))
+            scenarios.append(strategies.sensitivity(market, parents, *known, executed[-1], always))
+            if len(few := parents[parents["order_id"].isin(some)]):
+                sequential.append(strategies.backtest(market, few, *known, plays))
+    tables = {"orders": pd.concat(executed, ignore_index=True)}
+    tables["sensitivity"] = strategies.mean_costs(scenarios).reset_index()
+    return tables | {"sequential": pd.concat(sequential or executed, ignore_index=True)}
 
 
 def one_life(parameters: Parameters, paths: Paths, states: pd.DataFrame) -> pd.DataFrame:

@@ -8,8 +8,9 @@ from hyperdapo.files import read_table, write_table
 from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths
 from hyperdapo.policy.decisions import Decider, decide_all, measure_latency
-from hyperdapo.policy.states import read_states
-from hyperdapo.sequential.iteration import BOOSTING, boosting, decided, hypothetical
+from hyperdapo.policy.states import States, read_states
+from hyperdapo.sequential import language
+from hyperdapo.sequential.iteration import BOOSTING, DAPO, boosting, decided, hypothetical
 from hyperdapo.sequential.states import last_known
 
 
@@ -28,12 +29,21 @@ def compute(parameters: Parameters, paths: Paths) -> list[Path]:
     prompts = tested.prompts[: parameters.inference.latency_decisions]
     latency = measure_latency(decider.scorer, decider.base, decider.tokenizer, prompts)
     tables = {"decisions": decisions, "latency": latency}
-    tables["again"] = decide_again(parameters, paths, last_known(features), tested.table)
+    tables["again"] = decide_again(parameters, paths, last_known(features), outcomes, tested)
     return [write_table(table, paths.data, name) for name, table in tables.items()]
 
 
-def decide_again(parameters: Parameters, paths: Paths, features: pd.DataFrame, orders: pd.DataFrame) -> pd.DataFrame:
-    """The rows of `again.parquet`: every state into which a test order can come, decided by boosted trees."""
-    states = hypothetical(orders, parameters)
+def decide_again(
+    parameters: Parameters, paths: Paths, features: pd.DataFrame, outcomes: pd.DataFrame, tested: States
+) -> pd.DataFrame:
+    """The rows of `again.parquet`: every state into which a test order can come, decided by boosted trees.
+
+    And by the language model, where it was trained, for so many orders as `sequential.tested_orders` says.
+    """
+    states = hypothetical(tested.table, parameters)
     predicted = boosting(features, read_table(paths.data, "action_values"), parameters.seed)
-    return decided(states, predicted(states), BOOSTING)
+    tables = [decided(states, predicted(states), BOOSTING)]
+    if language.is_trained(parameters, paths.asset):
+        few = hypothetical(tested.spread(parameters.sequential.tested_orders).table, parameters)
+        tables.append(decided(few, language.scores(parameters, paths, features, outcomes, few), DAPO))
+    return pd.concat(tables, ignore_index=True)

@@ -23,10 +23,11 @@ def compute(parameters: Parameters, paths: Paths) -> list[Path]:
         If a policy decided not all of the states.
     """
     evidence, seed, algorithms = parameters.evidence, parameters.seed, parameters.training.algorithms
-    orders, probes, outcomes, decisions = (
-        read_assets(paths, parameters.assets, name) for name in ("orders", "probes", "outcomes", "decisions")
+    orders, sequential, probes, outcomes, decisions = (
+        read_assets(paths, parameters.assets, name)
+        for name in ("orders", "sequential", "probes", "outcomes", "decisions")
     )
-    orders = metrics.in_blocks(orders, evidence.block_s)
+    orders, sequential = (metrics.in_blocks(table, evidence.block_s) for table in (orders, sequential))
     convergence = read_table(paths.data, "convergence")
     tests = significance.paired_tests(orders, REFERENCES[0], evidence, seed)
     parts = [metrics.decompose(orders, reference, evidence, seed) for reference in REFERENCES]
@@ -40,6 +41,7 @@ def compute(parameters: Parameters, paths: Paths) -> list[Path]:
         "significance": tests.assign(significant=significance.is_significant(tests, evidence.confidence)),
         "cheapest": significance.against_the_cheapest(orders, algorithms, evidence, seed),
         "decomposition": pd.concat(parts, ignore_index=True),
+        "decided_again": metrics.side_by_side(sequential, "touch_requoted", evidence, seed),
         "claims": numbers.claims_table(orders, convergence, evidence, seed),
     }
     return [write_table(table, paths.data, name) for name, table in tables.items()]

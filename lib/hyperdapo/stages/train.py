@@ -3,9 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from hyperdapo.files import read_table
 from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths
 from hyperdapo.policy.training import gather_logs, runs_of, train_asset
+from hyperdapo.sequential import language
+from hyperdapo.sequential.states import last_known
 
 
 def compute(parameters: Parameters, paths: Paths, watch: Callable[[], None] | None = None) -> list[Path]:
@@ -15,6 +18,9 @@ def compute(parameters: Parameters, paths: Paths, watch: Callable[[], None] | No
     """
     train_asset(parameters, paths.asset, runs_of(parameters, paths.asset), watch or (lambda: None))
     gather_logs(parameters, paths)
+    if language.is_trained(parameters, paths.asset):
+        features, *tables = (read_table(paths.data, name) for name in ("features", "outcomes", "action_values"))
+        language.train(parameters, paths, last_known(features), *tables)
     return adapters(paths)
 
 
