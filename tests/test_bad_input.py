@@ -266,10 +266,9 @@ def test_an_archive_cannot_be_traded_on(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_a_relative_parameter_of_a_profile_is_of_the_repository() -> None:
-    for path in PARAMS.glob("*.yaml"):
-        if path.stem != "base":
-            folder = load(path.stem).source.folder
-            assert folder is None or folder.is_absolute()
+    for name in profiles():
+        folder = load(name).source.folder
+        assert folder is None or folder.is_absolute()
 
 
 @pytest.mark.parametrize("name", ["kPEPE", "xyz:NVDA"])

@@ -80,7 +80,6 @@ def test_an_unknown_asset_always_has_the_same_colour() -> None:
 
 def test_results_are_drawn(paths: Paths, orders: pd.DataFrame) -> None:
     tests = significance.paired_tests(orders, "best_fixed", EVIDENCE, 0)
-    tests["significant"] = significance.is_significant(tests, 0.95)
     strategies = ["market", "dapo", "dpo"]
     forest = results_figures.plot_forest(tests, strategies, "best_fixed")
     assert [label.get_text() for label in forest.axes[0].get_yticklabels()] == ["Market", "DAPO", "DPO"]

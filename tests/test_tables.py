@@ -154,7 +154,6 @@ def test_claims_stand_beside_what_was_measured(paths: Paths) -> None:
     assert found.loc["fewer_steps", "measured"] == pytest.approx(100 / 3)
     assert found.loc["accuracy", "measured"] == pytest.approx(40.0) and np.isnan(found.loc["latency", "measured"])
     tests = significance.paired_tests(orders, "best_fixed", EVIDENCE, 0)
-    tests["significant"] = significance.is_significant(tests, 0.95)
     gaps = pd.DataFrame({"asset": ["BTC"], "algorithm": ["dapo"], "seed": [0], "gap_closed": [0.5]})
     gaps[["gap_ci_low", "gap_ci_high"]] = 0.25, 0.75
     means = gaps.drop(columns="seed").assign(gap_closed=0.6, share_of_boosting=0.9)
