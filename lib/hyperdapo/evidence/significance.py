@@ -55,7 +55,7 @@ def overview(table: pd.DataFrame, algorithms: Sequence[str]) -> pd.DataFrame:
     groups = {"trained policies": table[table["strategy"].isin(algorithms)], "all strategies": table}
     rows = []
     for name, group in groups.items():
-        tested = group[group["note"] == ""]
+        tested = group[~_untested(group)]
         cheaper = int((tested["significant"] & (tested["difference_bps"] < 0)).sum())
         dearer = int((tested["significant"] & (tested["difference_bps"] > 0)).sum())
         counts = {"comparisons": len(tested), "cheaper": cheaper, "more_expensive": dearer}
@@ -79,7 +79,7 @@ def verdict(table: pd.DataFrame, algorithms: Sequence[str]) -> str:
 
 def independence_warning(table: pd.DataFrame) -> str:
     """Which comparisons have blocks that are still tied to the next, beyond twice the standard error of independent ones."""
-    tested = table[table["note"] == ""]
+    tested = table[~_untested(table)]
     if tested.empty:
         return "No comparison could be tested."
     bound = 2 / np.sqrt(tested["blocks"].iloc[0])
@@ -95,10 +95,16 @@ def independence_warning(table: pd.DataFrame) -> str:
     )
 
 
+def _untested(table: pd.DataFrame) -> pd.Series:
+    """Rows with a reason not to be tested (read from a CSV, none is NaN)."""
+    return table["note"].fillna("") != ""
+
+
 def _sentence(row: dict[str, Any]) -> str:
     reference = str(row["reference"]).replace("_", " ")
     direction = "cheaper than" if row["difference_bps"] < 0 else "more expensive than"
     opening = f"{row['asset']} {heading(row['strategy'])}:"
+    row["note"] = "" if pd.isna(row["note"]) else row["note"]
     if row["note"] == SAME:
         return f"{opening} places the same orders as {reference}."
     if row["note"]:

@@ -26,8 +26,10 @@ _SEARCHED = 500  # test orders among which one is looked for whose life can be s
 _ORDER = ["decision_ns", "arrival_ns", "side", "size", "limit_price", "arrival_mid"]
 
 
-def compute(parameters: Parameters, paths: Paths) -> list[Path]:
+def compute(parameters: Parameters, paths: Paths, trained_on: Paths | None = None) -> list[Path]:
     """Execute the test orders by every strategy and under other assumptions, and probe the simulator's fills.
+
+    `trained_on` has the market of the training split, where it is another than that of the test.
 
     Raises
     ------
@@ -38,7 +40,7 @@ def compute(parameters: Parameters, paths: Paths) -> list[Path]:
     tests = outcomes[outcomes["split"] == "test"].drop_duplicates("order_id")
     states = read_table(paths.data, "features").loc[tests["order_id"]]
     assumed = as_measured(parameters, read_table(paths.data, "laws"))
-    orders, costs = execute(assumed, paths, states, outcomes)
+    orders, costs = execute(assumed, paths, states, outcomes, trained_on or paths)
     tables = {"orders": orders, "sensitivity": costs.reset_index()}
     tables |= {"probes": probe(parameters, paths), "order_life": one_life(assumed, paths, states.head(_SEARCHED))}
     tables |= judge_records(assumed, paths)
@@ -46,14 +48,14 @@ def compute(parameters: Parameters, paths: Paths) -> list[Path]:
 
 
 def execute(
-    parameters: Parameters, paths: Paths, states: pd.DataFrame, outcomes: pd.DataFrame
+    parameters: Parameters, paths: Paths, states: pd.DataFrame, outcomes: pd.DataFrame, trained_on: Paths
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Orders of every strategy (rows of `orders.parquet`), and mean costs by assumption and strategy (bps).
 
     `states` are rows of features, one a test order; the market is read a part of the span at a time.
     """
     decisions = read_table(paths.data, "decisions")
-    trained = strategies.train(Market.in_parts(paths.data), outcomes)
+    trained = strategies.train(Market.in_parts(trained_on.data), outcomes)
     executed, scenarios = [], []
     for part, market in Market.in_parts(paths.data, strategies.LOOKS_BACK_S, life_s(parameters.orders)):
         here = states[states["decision_ns"].between(*part, inclusive="left")]

@@ -1,5 +1,7 @@
 """The registered hypotheses (`params/registered.yaml`) against the test orders: each gets a status, and says why."""
 
+from pathlib import Path
+
 import pandas as pd
 
 from hyperdapo import sections
@@ -15,6 +17,10 @@ ESTABLISHED, NOT_ESTABLISHED, FAILED, NOT_AVAILABLE = STATUSES = (
     "not available",
 )
 """Cheaper, whatever the queue; not told from no difference; dearer; could not be tested."""
+SIZE_POWER = Path(__file__).with_name("size_power.csv")
+"""How often the procedure establishes what is not there, or is: `test, edge_bps, worlds, rejections, rate`, as
+`benchmarks/_size_power.py` measured it."""
+_ESTIMATES = ("difference_bps", "ci_low", "ci_high", "joint_low", "joint_high", "ahead_low", "ahead_high", "behind_low", "behind_high")
 
 
 def judge(
@@ -44,8 +50,17 @@ def judge(
         tables[queue] = tests(costs, family, evidence, seed, claimed.alpha)
     judged, ahead, behind = tables.values()
     bounds = {f"{name}_{side}": table[f"joint_{side}"] for name, table in (("ahead", ahead), ("behind", behind)) for side in ("low", "high")}
-    judged = judged.assign(**bounds)
-    outcome = [_status(row, claimed.smallest_effect_bps) for row in judged.to_dict("records")]
+    return _with_status(judged.assign(**bounds), claimed.smallest_effect_bps)
+
+
+def shifted(judged: pd.DataFrame, by_bps: float, smallest_effect_bps: float) -> pd.DataFrame:
+    """What `judge` would say if every order of the policy cost so much more: errors stay, estimates move."""
+    moved = judged.assign(**{name: judged[name] + by_bps for name in _ESTIMATES})
+    return _with_status(moved, smallest_effect_bps)
+
+
+def _with_status(judged: pd.DataFrame, smallest_effect_bps: float) -> pd.DataFrame:
+    outcome = [_status(row, smallest_effect_bps) for row in judged.to_dict("records")]
     return judged.assign(status=[status for status, _ in outcome], because=[why for _, why in outcome])
 
 
@@ -65,6 +80,11 @@ def _status(row: dict[str, float | str], smallest_bps: float) -> tuple[str, str]
         return NOT_ESTABLISHED, f"not where all cancels are {' or '.join(missed)}"
     small = abs(float(row["difference_bps"])) < smallest_bps
     return ESTABLISHED, f"though below the {smallest_bps:g} bps that would be of interest" if small else "under both bounds of the queue"
+
+
+def size_power() -> pd.DataFrame:
+    """The table of `SIZE_POWER`."""
+    return pd.read_csv(SIZE_POWER)
 
 
 def verdict(judged: pd.DataFrame) -> str:
