@@ -60,11 +60,16 @@ def main() -> None:
         print(f"{worlds} worlds played in {perf_counter() - begun:.0f} s", flush=True)
         orders = [policies(played, world, parameters) for world in range(worlds)]
         tested = pd.concat(pool.map(partial(rejections, parameters), orders))
-    table = tested.groupby(["test", "edge_bps"], sort=False)["rejected"].agg(worlds="size", rejections="sum").reset_index()
-    table = table.assign(rate=table["rejections"] / table["worlds"])
+    table = rates(tested)
     table.to_csv(registered.SIZE_POWER, index=False, float_format="%.6g")
-    print(table.pivot(index="test", columns="edge_bps", values="rate").to_string())
+    print(table.pivot_table(index="test", columns="edge_bps", values="rate", sort=False).to_string())
     print(f"{perf_counter() - begun:.0f} s in all")
+
+
+def rates(tested: pd.DataFrame) -> pd.DataFrame:
+    """`test, edge_bps, worlds, rejections, rate` of the rows of `rejections`."""
+    counted = tested.groupby(["test", "edge_bps"], sort=False)["rejected"].agg(worlds="size", rejections="sum")
+    return counted.reset_index().assign(rate=lambda table: table["rejections"] / table["worlds"])
 
 
 def play(parameters: Parameters, world: int) -> Played:
@@ -76,14 +81,18 @@ def play(parameters: Parameters, world: int) -> Played:
     market = null.simulate(start_ns, last_ns + HOUR_NS // 15).market()
     decision_ns = np.arange(first_ns, last_ns, EVERY_S * SECOND_NS)
     mid = market.mid_at(decision_ns)
-    features = pd.DataFrame({"decision_ns": decision_ns, "mid": mid, "warm": True, "split": "test", **dict.fromkeys(STATE, 0.0)})
+    features = pd.DataFrame(
+        {"decision_ns": decision_ns, "mid": mid, "warm": True, "split": "test", **dict.fromkeys(STATE, 0.0)}
+    )
     parents = parent_orders(features, parameters, market)
     candidates = candidate_orders(parents, market, ACTIONS)
     replayed = [replay(market, candidates, _under(parameters, queue)) for queue in ({}, *strategies.BOUNDS.values())]
     costs = np.stack([orders[TOTAL].to_numpy(float).reshape(-1, len(ACTIONS)) for orders in replayed])
     minutes = np.sqrt(MEMORY_S / 60) * null.model.volatility_bps
     momentum = (mid / market.mid_at(decision_ns - MEMORY_S * SECOND_NS) - 1) * 1e4 / minutes
-    return Played(costs, momentum[features["decision_ns"].isin(parents["decision_ns"])], parents["decision_ns"].to_numpy())
+    return Played(
+        costs, momentum[features["decision_ns"].isin(parents["decision_ns"])], parents["decision_ns"].to_numpy()
+    )
 
 
 def _under(parameters: Parameters, queue: dict[str, Any]) -> Parameters:
@@ -115,16 +124,19 @@ def rejections(parameters: Parameters, orders: pd.DataFrame) -> pd.DataFrame:
     for edge in EDGES_BPS:
         moved = registered.shifted(judged, -edge, claimed.smallest_effect_bps)
         apart = moved["significant"] if edge == 0 else moved["status"] == registered.ESTABLISHED
-        rows += [("registered: any of the family", edge, apart.any()), ("registered: one hypothesis", edge, apart.iloc[0])]
+        rows += [
+            ("registered: any of the family", edge, apart.any()),
+            ("registered: one hypothesis", edge, apart.iloc[0]),
+        ]
         t = (naive["difference"] - edge) / naive["error"]
         rows += [(name, edge, 2 * stats.t.sf(abs(t[name]), naive["degrees"][name]) < claimed.alpha) for name in t.index]
-    learned = superiority(orders, [claimed.policy], evidence, seed).iloc[0]
-    rows.append(("SPA", 0.0, learned["p_spa"] < claimed.alpha))
+    learned = superiority(orders, [claimed.policy, *claimed.references[1:]], evidence, seed).iloc[0]
+    rows.append(("SPA: all against one rule", 0.0, learned["p_spa"] < claimed.alpha))
     return pd.DataFrame(rows, columns=["test", "edge_bps", "rejected"])
 
 
 def _naive(orders: pd.DataFrame, comparison: Comparison, evidence: Evidence) -> pd.DataFrame:
-    """One comparison by itself: the t of cosines, of means of blocks of a fixed length, and of orders as independent."""
+    """One comparison by itself: t of cosines, of means of blocks of a fixed length, of orders as if independent."""
     costs = Costs.of(orders, TOTAL, evidence.block_s)
     difference = costs.difference(comparison)
     alone = testing.tests(costs, [comparison], evidence.model_copy(update={"bootstrap": 1}), 0).iloc[0]

@@ -12,8 +12,7 @@ from conftest import REPOSITORY
 from hyperdapo import plan, stages
 from hyperdapo.cli import main
 from hyperdapo.errors import MissingInputError
-from hyperdapo.params import load, portable, read
-from hyperdapo.paths import PARAMS
+from hyperdapo.params import load, portable, profiles, read
 from hyperdapo.workflow import run
 
 ARCHIVE = "source: {kind: archive, channels: [l2Book], endpoint: "

@@ -18,6 +18,8 @@ from hyperdapo.evidence.figures import features as feature_figures
 from hyperdapo.evidence.figures import pairs as pair_figures
 from hyperdapo.evidence.figures import significance as results_figures
 from hyperdapo.evidence.figures import style
+from hyperdapo.evidence.hypotheses import registered
+from hyperdapo.params import load
 from hyperdapo.paths import Paths
 from test_metrics import EVIDENCE, orders_frame
 from test_tables import training_log

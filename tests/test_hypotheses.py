@@ -1,4 +1,4 @@
-"""Registered hypotheses: pairing is demanded, intervals keep their promise, each claim gets a status, readings are counted."""
+"""Registered hypotheses: pairs are demanded, intervals keep their promise, claims get a status, readings count."""
 
 import json
 from pathlib import Path
@@ -89,7 +89,7 @@ class TestStatus:
 
     def test_the_hypotheses_are_the_same_for_every_run(self) -> None:
         assert load("sample").hypotheses == load("real").hypotheses
-        with pytest.raises(ParameterError, match="registered.yaml"):
+        with pytest.raises(ParameterError, match=r"registered\.yaml"):
             load("smoke", {"hypotheses": {"alpha": 0.2}})
 
 
@@ -175,7 +175,9 @@ class TestResampling:
         one, three = (testing.tests(Costs.of(o, TOTAL, 60), family, QUICK, 0).iloc[0] for o in (orders, several))
         assert three["seeds"] == 3 and three["difference_bps"] == pytest.approx(one["difference_bps"])
         assert three["se_bps"] == pytest.approx(np.hypot(one["se_bps"], 0.4 / np.sqrt(3)), rel=1e-6)
-        assert three["degrees"] < 4 and three["joint_high"] - three["joint_low"] > 3 * (one["joint_high"] - one["joint_low"])
+        assert three["degrees"] < 4 and three["joint_high"] - three["joint_low"] > 3 * (
+            one["joint_high"] - one["joint_low"]
+        )
 
     def test_how_many_blocks_a_family_needs(self) -> None:
         assert [testing.fewest_blocks(m, 0.05) for m in (1, 30, 68)] == [6, 11, 12]
@@ -198,7 +200,9 @@ class TestSuperiority:
 
     def test_few_blocks_and_no_policy(self) -> None:
         orders = executed()
-        assert superiority(orders[orders["block"] < 3], ["dapo"], QUICK, 0)["note"].iloc[0].startswith("3 blocks of 60 s")
+        assert (
+            superiority(orders[orders["block"] < 3], ["dapo"], QUICK, 0)["note"].iloc[0].startswith("3 blocks of 60 s")
+        )
         assert superiority(orders, [], QUICK, 0)["note"].iloc[0] == "no two strategies to compare"
 
 
@@ -266,4 +270,6 @@ class TestLedger:
     def test_the_summary_counts(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Paths, "outputs", path.parent)
         said = ledger.summary(Paths("smoke"))
-        assert said.startswith("ledger: the test orders were opened 3 times") and said.endswith("by others than 09: judge")
+        assert said.startswith("ledger: the test orders were opened 3 times") and said.endswith(
+            "by others than 09: judge"
+        )

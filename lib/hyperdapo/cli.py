@@ -287,10 +287,16 @@ def _add_compare(commands: Any) -> None:
 
 
 def _add_judge(commands: Any) -> None:
-    judge = commands.add_parser("judge", help="test the registered hypotheses on a new span, with what a finished run learned")
+    judge = commands.add_parser(
+        "judge", help="test the registered hypotheses on a new span, with what a finished run learned"
+    )
     judge.set_defaults(call=_judge)
-    judge.add_argument("--run", required=True, metavar="NAME", help="of the finished run: a profile's, or that of --name")
-    judge.add_argument("--params", required=True, type=Path, help="YAML with the source of the span: from, to, endpoint")
+    judge.add_argument(
+        "--run", required=True, metavar="NAME", help="of the finished run: a profile's, or that of --name"
+    )
+    judge.add_argument(
+        "--params", required=True, type=Path, help="YAML with the source of the span: from, to, endpoint"
+    )
     judge.add_argument("--name", help="of the folders of the span (default: the profile's after a hash)")
 
 

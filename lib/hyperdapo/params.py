@@ -119,7 +119,9 @@ def load(profile: str, overrides: Mapping[str, Any] | None = None, asset: str | 
         raise ParameterError(f"unknown profile {profile!r}{nearest(profile, profiles())}; there are {profiles()}")
     name, overlay = chosen.pop("name", None), read(PARAMS / f"{profile}.yaml")
     if "hypotheses" in chosen or "hypotheses" in overlay:
-        raise ParameterError(f"the hypotheses are those of {REGISTERED.relative_to(REPOSITORY)}, for every run: take them out")
+        raise ParameterError(
+            f"the hypotheses are those of {REGISTERED.relative_to(REPOSITORY)}, for every run: take them out"
+        )
     standing = merge(merge(read(PARAMS / "base.yaml"), read(REGISTERED)), overlay)
     plain = _validated(standing, profile)
     parameters = _validated(merge(standing, chosen), profile) if chosen else plain

@@ -120,7 +120,9 @@ def block_bootstrap(values: ArrayLike, blocks: ArrayLike, evidence: Resampling, 
 def cost_bootstrap(costs: ArrayLike, blocks: ArrayLike, evidence: Resampling, seed: int) -> Interval:
     """The same of (n,) costs, each of which must be known: NaN where one is no finite number."""
     known, blocks = bool(np.isfinite(np.asarray(costs, dtype=float)).all()), np.asarray(blocks)
-    return block_bootstrap(costs, blocks, evidence, seed) if known else Interval(_NAN, _NAN, _NAN, len(np.unique(blocks)))
+    return (
+        block_bootstrap(costs, blocks, evidence, seed) if known else Interval(_NAN, _NAN, _NAN, len(np.unique(blocks)))
+    )
 
 
 def ratio_bootstrap(numerator: Floats, denominator: Floats, evidence: Resampling, seed: int) -> Interval:

@@ -1,4 +1,4 @@
-"""Is a difference real? All strategies against one, in one family (§3.5.3); differences to the cheapest, between weights.
+"""Is a difference real? All strategies against one, as one family (§3.5.3); to the cheapest, and between weights.
 
 What is claimed of the main policy is registered, and tested apart (`hypotheses`): all that is here is secondary.
 """
@@ -70,28 +70,31 @@ def verdict(table: pd.DataFrame, algorithms: Sequence[str]) -> str:
     trained, every = overview(table, algorithms).to_dict("records")
     untested = f"; {trained['not_testable']} more could not be tested" if trained["not_testable"] else ""
     sentences.append(
-        f"{trained['cheaper']} of {trained['comparisons']} comparisons of a trained policy are significantly cheaper and "
-        f"{trained['more_expensive']} more expensive, with intervals that hold for all {every['comparisons']} comparisons "
-        f"of the family at once{untested}."
+        f"{trained['cheaper']} of {trained['comparisons']} comparisons of a trained policy are significantly cheaper "
+        f"and {trained['more_expensive']} more expensive, with intervals that hold for all {every['comparisons']} "
+        f"comparisons of the family at once{untested}."
     )
     return "\n".join(sentences)
 
 
 def independence_warning(table: pd.DataFrame) -> str:
-    """Which comparisons have blocks that are still tied to the next, beyond twice the standard error of independent ones."""
+    """Which comparisons have blocks that are still tied to the next, beyond two standard errors of independent ones."""
     tested = table[~_untested(table)]
     if tested.empty:
         return "No comparison could be tested."
-    bound = 2 / np.sqrt(tested["blocks"].iloc[0])
-    tied = tested[tested["autocorrelation"].abs() > bound]
-    first = f"Blocks are {tested['block_s'].iloc[0]:g} s long, {tested['blocks'].iloc[0]} of them; the means of two that follow"
-    said = f"{first} each other correlate by {tested['autocorrelation'].median():+.2f} in the median of {len(tested)} comparisons"
+    blocks, block_s, lagged = tested["blocks"].iloc[0], tested["block_s"].iloc[0], tested["autocorrelation"]
+    bound = 2 / np.sqrt(blocks)
+    said = (
+        f"There are {blocks} blocks of {block_s:g} s; the means of two that follow each other correlate by "
+        f"{lagged.median():+.2f} in the median of {len(tested)} comparisons"
+    )
+    tied = tested[lagged.abs() > bound]
     if tied.empty:
         return f"{said}, and in none beyond {bound:.2f}, as of independent blocks."
-    worst = tied.loc[tied["autocorrelation"].abs().idxmax()]
+    worst = tied.loc[lagged[tied.index].abs().idxmax()]
     return (
-        f"{said}. WARNING: {len(tied)} are beyond {bound:.2f} (independent blocks: one in twenty), most of all "
-        f"{worst['asset']} {worst['strategy']} ({worst['autocorrelation']:+.2f}): there, a test of block means is too sure."
+        f"{said}. WARNING: {len(tied)} are beyond {bound:.2f} (of independent blocks one in twenty), most of all "
+        f"{worst['asset']} {worst['strategy']} ({worst['autocorrelation']:+.2f}): block means are too sure there."
     )
 
 
@@ -121,7 +124,11 @@ def _doubles(costs: Costs, family: Sequence[Comparison]) -> dict[Comparison, str
         if untestable(costs, comparison):
             continue
         own, known = costs.of_strategy(comparison.asset, comparison.strategy), earlier.setdefault(comparison.asset, {})
-        same = (name for name, other in known.items() if other.shape == own.shape and np.abs(own - other).max() < ROUNDING_BPS)
+        same = (
+            name
+            for name, other in known.items()
+            if other.shape == own.shape and np.abs(own - other).max() < ROUNDING_BPS
+        )
         if twin := next(same, ""):
             doubles[comparison] = f"{SAME} as {twin}, which is tested"
         else:

@@ -53,7 +53,9 @@ def judge(run: str, overrides: Mapping[str, Any]) -> tuple[Parameters, pd.DataFr
     for asset in parameters.assets:
         _execute(parameters, Paths(parameters.name, asset), Paths(learned.name, asset))
     paths = Paths(parameters.name)
-    orders = open_test(paths, parameters, f"judge {run} from {parameters.source.start:%Y-%m-%d %H:%M}", Paths(learned.name))
+    orders = open_test(
+        paths, parameters, f"judge {run} from {parameters.source.start:%Y-%m-%d %H:%M}", Paths(learned.name)
+    )
     judged = registered.judge(orders, parameters.hypotheses, parameters.evidence, parameters.seed)
     tables.save(judged, paths, "hypotheses", f"The registered hypotheses, with what {run} learned, on a span unseen")
     return parameters, judged

@@ -21,7 +21,8 @@ REFERENCES = ("best_fixed", "market")
 def compute(parameters: Parameters, paths: Paths) -> list[Path]:
     """Compute every statistic of the thesis's Chapter 5: the registered hypotheses first, then all else.
 
-    Blocks of the intervals beside them are as long as the differences to the reference ask, `evidence.block_s` at least.
+    Blocks of the intervals beside them are as long as the differences to the reference ask, no less than
+    `evidence.block_s`.
 
     Raises
     ------
@@ -32,7 +33,11 @@ def compute(parameters: Parameters, paths: Paths) -> list[Path]:
     evidence, seed, algorithms = parameters.evidence, parameters.seed, parameters.training.algorithms
     judged = judge(orders, parameters.hypotheses, evidence, seed)
     tests = significance.paired_tests(orders, REFERENCES[0], evidence, seed)
-    tables = {"hypotheses": judged, "significance": tests, "superiority": superiority(orders, algorithms, evidence, seed)}
+    tables = {
+        "hypotheses": judged,
+        "significance": tests,
+        "superiority": superiority(orders, algorithms, evidence, seed),
+    }
     evidence = evidence.model_copy(update={"block_s": float(tests["block_s"].iloc[0])})
     tables |= _described(parameters.model_copy(update={"evidence": evidence}), paths, orders)
     return [write_table(table, paths.data, name) for name, table in tables.items()]

@@ -61,7 +61,7 @@ def plot_main(main: pd.DataFrame, by: str, strategies: list[str]) -> Figure:
 
 
 def plot_forest(tests: pd.DataFrame, strategies: list[str], reference: str) -> Figure:
-    """Difference to the reference, per asset, with its own interval (thick) and that of the family (thin); left is cheaper.
+    """Difference to the reference, with its own interval (thick) and the family's (thin), per asset; left is cheaper.
 
     A filled dot is significant: the interval of the family leaves zero out.
     """
@@ -81,7 +81,7 @@ def plot_forest(tests: pd.DataFrame, strategies: list[str], reference: str) -> F
 
 
 def plot_hypotheses(judged: pd.DataFrame) -> Figure:
-    """Each registered hypothesis with its simultaneous interval, per asset; below it those of the bounds of the queue, grey.
+    """Each registered hypothesis with its simultaneous interval, per asset; below it, grey, of the extreme queues.
 
     Left of zero the policy is cheaper, as claimed; a dot is filled where that is established, a cross where it failed.
     """
@@ -90,12 +90,16 @@ def plot_hypotheses(judged: pd.DataFrame) -> Figure:
     figure, axes = style.new(1, len(assets), height=height, sharey=True, squeeze=False)
     for axis, asset in zip(axes[0], assets, strict=True):
         for row in judged[judged["asset"] == asset].to_dict("records"):
-            _draw_hypothesis(axis, references.index(row["reference"]), {str(name): value for name, value in row.items()})
+            _draw_hypothesis(
+                axis, references.index(row["reference"]), {str(name): value for name, value in row.items()}
+            )
         axis.axvline(0, color="black", linewidth=0.8)
         axis.set_title(asset)
     axes[0, 0].set_yticks(range(len(references)), [heading(name) for name in references])
     axes[0, 0].set_ylim(len(references) - 0.4, -0.6)
-    figure.supxlabel(f"total cost of {heading(judged['strategy'].iloc[0])} minus that of the reference (bps)", fontsize=9)
+    figure.supxlabel(
+        f"total cost of {heading(judged['strategy'].iloc[0])} minus that of the reference (bps)", fontsize=9
+    )
     return figure
 
 

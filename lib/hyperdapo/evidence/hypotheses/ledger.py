@@ -82,8 +82,8 @@ def read(path: Path) -> list[dict[str, Any]]:
             whole, line = False, {}
         if not whole or (line["before"], line["number"]) != (before, number):
             raise DataError(
-                f"{path}: line {number} is not as it was written, or lines are missing before it: the ledger of the test "
-                f"split may only grow. Restore it: git checkout -- {path.name}"
+                f"{path}: line {number} is not as it was written, or lines are missing before it: the ledger of "
+                f"the test split may only grow. Restore it: git checkout -- {path.name}"
             )
         lines.append(line)
         before = line["hash"]

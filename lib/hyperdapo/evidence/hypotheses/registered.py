@@ -20,12 +20,20 @@ ESTABLISHED, NOT_ESTABLISHED, FAILED, NOT_AVAILABLE = STATUSES = (
 SIZE_POWER = Path(__file__).with_name("size_power.csv")
 """How often the procedure establishes what is not there, or is: `test, edge_bps, worlds, rejections, rate`, as
 `benchmarks/_size_power.py` measured it."""
-_ESTIMATES = ("difference_bps", "ci_low", "ci_high", "joint_low", "joint_high", "ahead_low", "ahead_high", "behind_low", "behind_high")
+_ESTIMATES = (
+    "difference_bps",
+    "ci_low",
+    "ci_high",
+    "joint_low",
+    "joint_high",
+    "ahead_low",
+    "ahead_high",
+    "behind_low",
+    "behind_high",
+)
 
 
-def judge(
-    orders: pd.DataFrame, claimed: sections.Hypotheses, evidence: sections.Evidence, seed: int
-) -> pd.DataFrame:
+def judge(orders: pd.DataFrame, claimed: sections.Hypotheses, evidence: sections.Evidence, seed: int) -> pd.DataFrame:
     """Every registered hypothesis, of each asset and of all assets together, as one family.
 
     Parameters
@@ -49,7 +57,11 @@ def judge(
         family = comparisons(costs, [claimed.policy], claimed.references)
         tables[queue] = tests(costs, family, evidence, seed, claimed.alpha)
     judged, ahead, behind = tables.values()
-    bounds = {f"{name}_{side}": table[f"joint_{side}"] for name, table in (("ahead", ahead), ("behind", behind)) for side in ("low", "high")}
+    bounds = {
+        f"{name}_{side}": table[f"joint_{side}"]
+        for name, table in (("ahead", ahead), ("behind", behind))
+        for side in ("low", "high")
+    }
     return _with_status(judged.assign(**bounds), claimed.smallest_effect_bps)
 
 
@@ -79,7 +91,12 @@ def _status(row: dict[str, float | str], smallest_bps: float) -> tuple[str, str]
     if missed:
         return NOT_ESTABLISHED, f"not where all cancels are {' or '.join(missed)}"
     small = abs(float(row["difference_bps"])) < smallest_bps
-    return ESTABLISHED, f"though below the {smallest_bps:g} bps that would be of interest" if small else "under both bounds of the queue"
+    return (
+        ESTABLISHED,
+        f"though below the {smallest_bps:g} bps that would be of interest"
+        if small
+        else "under both bounds of the queue",
+    )
 
 
 def size_power() -> pd.DataFrame:

@@ -121,7 +121,7 @@ def degrees(bins: int, blocks: int) -> int:
 
 
 def block_bins(scores: Floats, floor: int) -> int:
-    """Bins of a block for (n, k) series: what the data ask for (Politis and White 2004; median of the k), no fewer than `floor`."""
+    """Bins of a block for (n, k) series: what they ask for (Politis and White 2004, median), `floor` at least."""
     if len(scores) < FEWEST_BINS or not scores.shape[1]:
         return floor
     wanted = optimal_block_length(scores)["stationary"].median()

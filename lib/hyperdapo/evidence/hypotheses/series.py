@@ -96,7 +96,7 @@ class Costs:
         return np.asarray(first.mean(axis=1) - second.mean(axis=1))
 
     def in_bins(self, asset: str, values: Floats | None = None) -> Floats:
-        """(n,) sum of what belongs to the orders of an asset in each bin; how many there are, where nothing is given."""
+        """(n,) sum over the orders of an asset in each bin; of nothing given, their number."""
         return np.bincount(self.bins[self.rows(asset)], weights=values, minlength=self.number).astype(float)
 
 
@@ -125,7 +125,7 @@ def paired(orders: pd.DataFrame, cost: str) -> pd.DataFrame:
                     f"{asset} {strategy}{f' seed {seed}' * (seed >= 0)} did not execute order {first}, which others "
                     f"did: {len(own)} of {len(known)} orders are there. Run 08_backtest again"
                 )
-    return rows.pivot(index=ORDER, columns=RUN, values=cost).sort_index()
+    return rows.set_index([*ORDER, *RUN])[cost].unstack(RUN).sort_index()  # noqa: PD010 (a table of means would hide what is NaN)
 
 
 def comparisons(costs: Costs, strategies: Sequence[str], references: Sequence[str]) -> list[Comparison]:

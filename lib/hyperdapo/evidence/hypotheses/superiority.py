@@ -36,11 +36,13 @@ def superiority(
     costs = Costs.of(orders[orders["strategy"] != ORACLE], TOTAL, evidence.block_s)
     assets = [*costs.assets, *([TOGETHER] if len(costs.assets) > 1 else [])]
     learns = [name for name in (*algorithms, _UNTRAINED, *RIVALS) if costs.seeds(name)]
-    return pd.DataFrame([{"asset": asset} | _against_the_rule(costs, asset, learns, evidence, seed) for asset in assets])
+    return pd.DataFrame(
+        [{"asset": asset} | _against_the_rule(costs, asset, learns, evidence, seed) for asset in assets]
+    )
 
 
 def in_bins(costs: Costs, asset: str) -> pd.DataFrame:
-    """What each bin adds to the mean cost (bps) of an asset's orders: a column per strategy that is finite, and no double."""
+    """What each bin adds to the mean cost (bps) of an asset: a column per strategy, if whole and no double."""
     orders, known, series = costs.in_bins(asset), dict[str, Floats](), dict[str, Floats]()
     for strategy in dict.fromkeys(costs.wide.columns.get_level_values("strategy")):
         own = costs.of_strategy(asset, strategy).mean(axis=1)
@@ -56,7 +58,8 @@ def _against_the_rule(
     losses, level = in_bins(costs, asset), 1 - evidence.confidence
     rules = losses.drop(columns=learns, errors="ignore")
     learned = losses[[name for name in learns if name in losses]]
-    found: dict[str, object] = {"rule": "", "learned": learned.shape[1], "p_spa": float("nan"), "better": "", "best": ""}
+    found: dict[str, object] = {"rule": "", "learned": learned.shape[1], "p_spa": float("nan")}
+    found |= {"better": "", "best": ""}
     if rules.empty or learned.empty:
         return found | {"blocks": 0, "block_s": float("nan"), "note": "no two strategies to compare"}
     rule = str(rules.mean().idxmin())
@@ -65,7 +68,9 @@ def _against_the_rule(
     blocks, needed = len(losses) // length, fewest_blocks(learned.shape[1], level)
     found |= {"rule": rule, "blocks": blocks, "block_s": length * costs.bin_s, "note": ""}
     if blocks < needed:
-        return found | {"note": f"{blocks} blocks of {length * costs.bin_s:g} s; {learned.shape[1]} policies need {needed}"}
+        return found | {
+            "note": f"{blocks} blocks of {length * costs.bin_s:g} s; a family of {learned.shape[1]} needs {needed}"
+        }
     drawn = {"block_size": length, "reps": evidence.bootstrap, "bootstrap": "stationary", "seed": seed}
     spa = SPA(rules[rule], learned, **drawn)
     spa.compute()

@@ -24,6 +24,12 @@ USD_PER_MILLION = 100.0
 """Of one bps."""
 POWER = 0.8
 """At which the least difference is given that would be seen."""
+COLUMNS = (
+    *("asset", "strategy", "reference", "orders", "seeds", "blocks", "block_s", "difference_bps", "usd_per_million"),
+    *("ci_low", "ci_high", "joint_low", "joint_high", "se_bps", "degrees", "autocorrelation", "detectable_bps"),
+    *("p_simultaneous", "significant", "p_t", "p_t_holm", "p_t_bonferroni", "p_wilcoxon", "p_wilcoxon_holm"),
+    *("p_t_iid", "se_ratio", "note"),
+)
 SAME, CONSTANT = "the same orders", "a constant difference"
 
 _NAN = float("nan")
@@ -51,13 +57,10 @@ def tests(
 
     Returns
     -------
-    A row per comparison: `asset, strategy, reference, difference_bps` (below 0: cheaper) with the interval `ci_low,
-    ci_high` of it alone and the simultaneous one `joint_low, joint_high`, `usd_per_million` traded, `orders, seeds, blocks,
-    block_s, autocorrelation` (of block means, one block apart), `se_bps, degrees` of freedom, `detectable_bps` (with
-    power 0.8), `p_simultaneous, significant`, and beside it `p_t` with `p_t_holm` and `p_t_bonferroni`, `p_wilcoxon` with
-    `p_wilcoxon_holm`, `p_t_iid`, `se_ratio`.
-    `note` says why a comparison cannot be tested: its p-values and interval are NaN, and it does not weigh on the
-    others.
+    `COLUMNS`, a row per comparison: `difference_bps` (below 0: cheaper) with the interval `ci_low, ci_high` of it alone
+    and the simultaneous one `joint_low, joint_high`; `autocorrelation` of block means, one block apart; `degrees` of
+    freedom; `detectable_bps` with power 0.8; `significant` by `p_simultaneous`. `note` says why a comparison cannot be
+    tested: its p-values and intervals are NaN, and it does not weigh on the others.
     """
     level = 1 - evidence.confidence if level is None else level
     notes = {comparison: (left_out or {}).get(comparison) or untestable(costs, comparison) for comparison in family}
@@ -70,12 +73,14 @@ def tests(
     blocks, needed = costs.number // length, fewest_blocks(len(testable), level)
     table, rows = table.assign(blocks=blocks, block_s=length * costs.bin_s), table.index[table["note"] == ""]
     if blocks < needed:
-        table.loc[rows, "note"] = f"{blocks} blocks of {length * costs.bin_s:g} s; a family of {len(testable)} needs {needed}"
+        table.loc[rows, "note"] = (
+            f"{blocks} blocks of {length * costs.bin_s:g} s; a family of {len(testable)} needs {needed}"
+        )
     elif testable:
         estimates = resampling.estimate(made, length, blocks, evidence.bootstrap, seed)
         table.loc[rows, list(_UNTESTED)] = _inference(estimates, scores, length, level)
         table.loc[rows, list(_BESIDE)] = _beside(costs, testable, scores, length)
-    return _corrected(table).assign(significant=table["p_simultaneous"] <= level)
+    return _corrected(table).assign(significant=table["p_simultaneous"] <= level)[list(COLUMNS)]
 
 
 def fewest_blocks(comparisons: int, level: float) -> int:
