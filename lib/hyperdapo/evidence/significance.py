@@ -93,8 +93,9 @@ def independence_warning(table: pd.DataFrame) -> str:
         return f"{said}, and in none beyond {bound:.2f}, as of independent blocks."
     worst = tied.loc[lagged[tied.index].abs().idxmax()]
     return (
-        f"{said}. WARNING: {len(tied)} are beyond {bound:.2f} (of independent blocks one in twenty), most of all "
-        f"{worst['asset']} {worst['strategy']} ({worst['autocorrelation']:+.2f}): block means are too sure there."
+        f"{said}. WARNING: {len(tied)} are beyond {bound:.2f} (of independent blocks one in twenty are), most of all "
+        f"{worst['asset']} {worst['strategy']} ({worst['autocorrelation']:+.2f}): tests of block "
+        "means are too sure there."
     )
 
 

@@ -22,7 +22,7 @@ _UNTRAINED = "untrained"
 def superiority(
     orders: pd.DataFrame, algorithms: Sequence[str], evidence: sections.Evidence, seed: int
 ) -> pd.DataFrame:
-    """Of each asset, and of all together: the trained policies and the rivals against the rule that turned out cheapest.
+    """Of each asset and of all together: trained policies and rivals against the rule that turned out cheapest.
 
     That rule is chosen in hindsight, on these orders, which is to its favour. Of strategies that place the same orders
     the first stands for all; the oracle cannot be traded.
@@ -42,7 +42,7 @@ def superiority(
 
 
 def in_bins(costs: Costs, asset: str) -> pd.DataFrame:
-    """What each bin adds to the mean cost (bps) of an asset: a column per strategy, if whole and no double."""
+    """What each bin adds to the mean cost (bps): a column per strategy that is no double."""
     orders, known, series = costs.in_bins(asset), dict[str, Floats](), dict[str, Floats]()
     for strategy in dict.fromkeys(costs.wide.columns.get_level_values("strategy")):
         own = costs.of_strategy(asset, strategy).mean(axis=1)
