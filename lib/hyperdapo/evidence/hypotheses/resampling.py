@@ -8,6 +8,7 @@ by the same formula (Gonçalves and Vogelsang 2011); whole training seeds are dr
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from arch.bootstrap import StationaryBootstrap, optimal_block_length
@@ -40,6 +41,11 @@ class Contrasts:
         """(groups,) how many seeds each has."""
         return np.bincount(self.group)
 
+    @cached_property
+    def of_data(self) -> tuple[Floats, Floats, Floats]:
+        """The `scores` of the data themselves."""
+        return self.scores(slice(None), np.ones(len(self.group)))
+
     def scores(self, rows: NDArray[np.int64] | slice, drawn: Floats) -> tuple[Floats, Floats, Floats]:
         """The k estimates, what each bin adds to them (n, k), and their variance between seeds (k,).
 
@@ -53,7 +59,7 @@ class Contrasts:
     def _between(self, sums: Floats, drawn: Floats) -> Floats:
         """(k,) variance of the sum of each difference that comes from its training seeds."""
         total, seeds = sums.sum(axis=0), self.size
-        if seeds.max() == 1:
+        if seeds.max(initial=1) == 1:
             return np.zeros(self.weights.shape[1])
         mean = np.bincount(self.group, drawn * total) / seeds
         spread = np.bincount(self.group, drawn * (total - mean[self.group]) ** 2) / np.maximum(seeds - 1, 1)
@@ -94,8 +100,8 @@ class Estimates:
 
 def estimate(contrasts: Contrasts, length: int, blocks: int, resamples: int, seed: int) -> Estimates:
     """Differences with standard errors, and their joint law from resamples of blocks of `length` bins in the mean."""
-    cosines, once = degrees(len(contrasts.sums), blocks), np.ones(len(contrasts.group))
-    value, scores, between = contrasts.scores(slice(None), once)
+    cosines = degrees(len(contrasts.sums), blocks)
+    value, scores, between = contrasts.of_data
     of_time = long_run_error(scores, cosines)
     error = np.sqrt(of_time**2 + between)
     greatest = []

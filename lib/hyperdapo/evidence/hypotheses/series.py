@@ -99,6 +99,12 @@ class Costs:
         """(n,) sum over the orders of an asset in each bin; of nothing given, their number."""
         return np.bincount(self.bins[self.rows(asset)], weights=values, minlength=self.number).astype(float)
 
+    def blocks(self, asset: str, length: int) -> int:
+        """How many whole blocks of so many bins hold orders of an asset."""
+        whole = self.number // length
+        held = self.in_bins(asset)[: whole * length].reshape(whole, length).sum(axis=1)
+        return int((held > 0).sum())
+
 
 def paired(orders: pd.DataFrame, cost: str) -> pd.DataFrame:
     """One row per parent order (`ORDER`), one column per strategy and training seed (`RUN`), bps.

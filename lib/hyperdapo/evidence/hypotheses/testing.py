@@ -65,21 +65,15 @@ def tests(
     level = 1 - evidence.confidence if level is None else level
     notes = {comparison: (left_out or {}).get(comparison) or untestable(costs, comparison) for comparison in family}
     testable = [comparison for comparison, note in notes.items() if not note]
-    table = pd.DataFrame([_row(costs, comparison, notes[comparison]) for comparison in family])
-    table = table.assign(**dict.fromkeys((*_UNTESTED, *_BESIDE), _NAN))
-    made = contrasts(costs, testable)
-    scores = made.scores(slice(None), np.ones(len(made.group)))[1] if testable else np.zeros((costs.number, 0))
-    length = resampling.block_bins(scores, BINS_A_BLOCK)
-    blocks, needed = costs.number // length, fewest_blocks(len(testable), level)
-    table, rows = table.assign(blocks=blocks, block_s=length * costs.bin_s), table.index[table["note"] == ""]
-    if blocks < needed:
-        table.loc[rows, "note"] = (
-            f"{blocks} blocks of {length * costs.bin_s:g} s; a family of {len(testable)} needs {needed}"
-        )
-    elif testable:
-        estimates = resampling.estimate(made, length, blocks, evidence.bootstrap, seed)
-        table.loc[rows, list(_UNTESTED)] = _inference(estimates, scores, length, level)
-        table.loc[rows, list(_BESIDE)] = _beside(costs, testable, scores, length)
+    length = resampling.block_bins(contrasts(costs, testable).of_data[1], BINS_A_BLOCK)
+    notes |= _too_few_blocks(costs, testable, length, level)
+    table = pd.DataFrame([_row(costs, comparison, length, note) for comparison, note in notes.items()])
+    table = table.assign(block_s=length * costs.bin_s, **dict.fromkeys((*_UNTESTED, *_BESIDE), _NAN))
+    if testable := [comparison for comparison, note in notes.items() if not note]:
+        made, rows = contrasts(costs, testable), table.index[table["note"] == ""]
+        estimates = resampling.estimate(made, length, table.loc[rows, "blocks"].min(), evidence.bootstrap, seed)
+        table.loc[rows, list(_UNTESTED)] = _inference(estimates, made.of_data[1], length, level)
+        table.loc[rows, list(_BESIDE)] = _beside(costs, testable, made.of_data[1], length)
     return _corrected(table).assign(significant=table["p_simultaneous"] <= level)[list(COLUMNS)]
 
 
@@ -134,13 +128,23 @@ def contrasts(costs: Costs, family: Sequence[Comparison]) -> Contrasts:
     return Contrasts(sums, weights, counts, np.array(group, dtype=np.int64))
 
 
+def _too_few_blocks(
+    costs: Costs, testable: Sequence[Comparison], length: int, level: float
+) -> dict[Comparison, str]:
+    """Of those that could else be tested, which have fewer blocks than so large a family needs."""
+    needed, seconds = fewest_blocks(len(testable), level), length * costs.bin_s
+    blocks = {comparison: costs.blocks(comparison.asset, length) for comparison in testable}
+    said = f"blocks of {seconds:g} s; a family of {len(testable)} needs {needed}"
+    return {comparison: f"{count} {said}" for comparison, count in blocks.items() if count < needed}
+
+
 def _assets(costs: Costs, comparison: Comparison) -> list[str]:
     return costs.assets if comparison.asset == TOGETHER else [comparison.asset]
 
 
-def _row(costs: Costs, comparison: Comparison, note: str) -> dict[str, Any]:
+def _row(costs: Costs, comparison: Comparison, length: int, note: str) -> dict[str, Any]:
     row = comparison._asdict() | {"orders": int(costs.in_bins(comparison.asset).sum()), "note": note}
-    row["seeds"] = len(costs.seeds(comparison.strategy))
+    row |= {"seeds": len(costs.seeds(comparison.strategy)), "blocks": costs.blocks(comparison.asset, length)}
     known = costs.seeds(comparison.strategy) and costs.seeds(comparison.reference)
     difference = float(costs.difference(comparison).mean()) if known else _NAN
     return row | {"difference_bps": difference, "usd_per_million": difference * USD_PER_MILLION}
