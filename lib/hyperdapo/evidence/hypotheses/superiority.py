@@ -16,7 +16,7 @@ from hyperdapo.evidence.hypotheses.series import BINS_A_BLOCK, ORACLE, Costs
 from hyperdapo.evidence.hypotheses.testing import fewest_blocks
 from hyperdapo.evidence.metrics import ROUNDING_BPS, TOGETHER, TOTAL, Floats
 
-_UNTRAINED = "untrained"
+_UNTRAINED, _AGAIN = "untrained", "_sequential"  # the end of the name of a policy that decides more than once
 
 
 def superiority(
@@ -35,7 +35,8 @@ def superiority(
     """
     costs = Costs.of(orders[orders["strategy"] != ORACLE], TOTAL, evidence.block_s)
     assets = [*costs.assets, *([TOGETHER] if len(costs.assets) > 1 else [])]
-    learns = [name for name in (*algorithms, _UNTRAINED, *RIVALS) if costs.seeds(name)]
+    policies = {*algorithms, _UNTRAINED, *RIVALS}
+    learns = [name for name in orders["strategy"].unique() if name.removesuffix(_AGAIN) in policies]
     return pd.DataFrame(
         [{"asset": asset} | _against_the_rule(costs, asset, learns, evidence, seed) for asset in assets]
     )
