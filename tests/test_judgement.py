@@ -56,4 +56,4 @@ def test_the_adapters_of_a_run_on_another_day(
     assert len(orders["order_id"].unique()) > 100, "all of the span is test"
     assert sorted(path.name for path in (tmp_path / "data/day_after/models").rglob("*.safetensors")) == learned
     (line,) = ledger.read(Paths("smoke").outputs / "ledger.jsonl")
-    assert line["by"] == "judge smoke from 2025-08-02 00:00" and "opened 1 times" in printed
+    assert line["by"] == "judge smoke from 2025-08-02 00:00" and "opened once" in printed

@@ -102,9 +102,10 @@ def summary(paths: Paths) -> str:
     if not lines:
         return "ledger: the test orders were never opened"
     data, parameters, commits = (len({line[key] for line in lines}) for key in ("orders", "parameters", "commit"))
+    times = "once" if len(lines) == 1 else f"{len(lines)} times"
     others = ", ".join(line["by"] for line in lines if line["by"] != "09_significance")
     return (
-        f"ledger: the test orders were opened {len(lines)} times, first on {lines[0]['at'][:10]}, last on "
+        f"ledger: the test orders were opened {times}, first on {lines[0]['at'][:10]}, last on "
         f"{lines[-1]['at'][:10]}: {data} sets of orders, {parameters} of parameters, {commits} commits"
         + (f"; by others than 09: {others}" if others else "")
     )

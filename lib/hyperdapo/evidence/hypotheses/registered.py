@@ -111,12 +111,12 @@ def verdict(judged: pd.DataFrame) -> str:
         orders_of = "all assets" if row["asset"] == TOGETHER else row["asset"]
         claim = f"{orders_of}: {heading(row['strategy'])} costs less than {heading(row['reference'])}"
         interval = f"{row['difference_bps']:+.2f} bps, {row['joint_low']:+.2f} to {row['joint_high']:+.2f}"
-        shown = f" ({interval}; {row['usd_per_million']:+,.0f} USD per million)" if not row["note"] else ""
+        shown = "" if row["note"] else f" ({interval})"
         lines.append(f"{claim}: {row['status']}{shown}: {row['because']}.")
     return "\n".join([*lines, counts(judged)])
 
 
 def counts(judged: pd.DataFrame) -> str:
-    """`Of 30 registered hypotheses 14 are established, ...`."""
+    """`Of 30 registered hypotheses: 14 established, ...`."""
     each = [f"{(judged['status'] == status).sum()} {status}" for status in STATUSES]
     return f"Of {len(judged)} registered hypotheses: {', '.join(each)}."
