@@ -87,7 +87,7 @@ def plot_hypotheses(judged: pd.DataFrame) -> Figure:
     """
     assets, references = list(judged["asset"].unique()), list(judged["reference"].unique())
     height = 0.12 + 0.06 * len(references)
-    figure, axes = style.new(1, len(assets), height=height, sharey=True, squeeze=False)
+    figure, axes = style.new(1, len(assets), height=height, sharex=True, sharey=True, squeeze=False)
     for axis, asset in zip(axes[0], assets, strict=True):
         for row in judged[judged["asset"] == asset].to_dict("records"):
             _draw_hypothesis(
@@ -121,7 +121,10 @@ def plot_size_power(rates: pd.DataFrame, alpha: float) -> Figure:
     for name, rows in rates.groupby("test", sort=False):
         if len(rows) > 1:
             power.plot(rows["edge_bps"], 100 * rows["rate"], ".-", color=colours[str(name)])
+    edges = sorted(rates["edge_bps"].unique())
     power.set_xscale("symlog", linthresh=0.02)
+    power.set_xticks(edges, [f"{edge:g}" for edge in edges], minor=False)
+    power.minorticks_off()
     power.set_xlabel("planted edge (bps)")
     power.set_ylabel("rejections (%)")
     return figure
