@@ -94,8 +94,7 @@ def independence_warning(table: pd.DataFrame) -> str:
     worst = tied.loc[lagged[tied.index].abs().idxmax()]
     return (
         f"{said}. WARNING: {len(tied)} are beyond {bound:.2f} (of independent blocks one in twenty are), most of all "
-        f"{worst['asset']} {worst['strategy']} ({worst['autocorrelation']:+.2f}): tests of block "
-        "means are too sure there."
+        f"{worst['asset']} {worst['strategy']} ({worst['autocorrelation']:+.2f}): there tests of block means mislead."
     )
 
 

@@ -1,9 +1,11 @@
 """Means of dependent series: how long their memory is, their standard errors, and intervals of all of them at once.
 
 A series is cut into short bins. The standard error of its mean is fixed-b: the mean square of the projections on the B
-slowest cosines, with which t has B degrees of freedom (Lazarus, Lewis, Stock and Watson 2018, their EWC). The joint law
-of the t of many series is that of resamples of bins (stationary bootstrap, Politis and Romano 1994), each studentised
-by the same formula (Gonçalves and Vogelsang 2011); whole training seeds are drawn with it.
+slowest cosines, with which t has B degrees of freedom (Lazarus, Lewis, Stock and Watson 2018, their EWC). How far k
+comparisons move together say resamples of bins (stationary bootstrap, Politis and Romano 1994), whole training seeds
+drawn with them: their estimates, each in units of its own spread and over an error drawn from its degrees of freedom,
+are k values of t whose joint law holds the family at its level. The errors are not those of the resamples: a series
+that one event decides, as of two policies that seldom differ, has none in many of them, and would decide for all.
 """
 
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from functools import cached_property
 import numpy as np
 from arch.bootstrap import StationaryBootstrap, optimal_block_length
 from numpy.typing import NDArray
+from scipy import stats
 from scipy.fft import dct
 
 from hyperdapo.evidence.metrics import Floats
@@ -43,26 +46,25 @@ class Contrasts:
 
     @cached_property
     def of_data(self) -> tuple[Floats, Floats, Floats]:
-        """The `scores` of the data themselves."""
-        return self.scores(slice(None), np.ones(len(self.group)))
+        """The k estimates, what each bin adds to them (n, k), and their variance between seeds (k,)."""
+        total = self.counts.sum(axis=0)
+        difference = self.sums @ self.weights
+        value = difference.sum(axis=0) / total
+        return value, (difference - value * self.counts) / self.counts.mean(axis=0), self._between() / total**2
 
-    def scores(self, rows: NDArray[np.int64] | slice, drawn: Floats) -> tuple[Floats, Floats, Floats]:
-        """The k estimates, what each bin adds to them (n, k), and their variance between seeds (k,).
+    def estimates(self, rows: NDArray[np.int64], drawn: Floats) -> Floats:
+        """(k,) of a resample: its bins, and how often each run is drawn (m,)."""
+        times = np.bincount(rows, minlength=len(self.sums)).astype(float)
+        estimates: Floats = (drawn * (times @ self.sums)) @ self.weights / (times @ self.counts)
+        return estimates
 
-        `rows` are the bins of a resample, `drawn` (m,) how often each run was.
-        """
-        sums, counts = self.sums[rows], self.counts[rows]
-        difference, total = sums @ (self.weights * drawn[:, None]), counts.sum(axis=0)
-        estimate = difference.sum(axis=0) / total
-        return estimate, (difference - estimate * counts) / counts.mean(axis=0), self._between(sums, drawn) / total**2
-
-    def _between(self, sums: Floats, drawn: Floats) -> Floats:
+    def _between(self) -> Floats:
         """(k,) variance of the sum of each difference that comes from its training seeds."""
-        total, seeds = sums.sum(axis=0), self.size
+        total, seeds = self.sums.sum(axis=0), self.size
         if seeds.max(initial=1) == 1:
             return np.zeros(self.weights.shape[1])
-        mean = np.bincount(self.group, drawn * total) / seeds
-        spread = np.bincount(self.group, drawn * (total - mean[self.group]) ** 2) / np.maximum(seeds - 1, 1)
+        mean = np.bincount(self.group, total) / seeds
+        spread = np.bincount(self.group, (total - mean[self.group]) ** 2) / np.maximum(seeds - 1, 1)
         member = np.zeros((len(seeds), self.weights.shape[1]))
         np.maximum.at(member, self.group, (self.weights != 0).astype(float))
         between: Floats = (spread / seeds) @ member
@@ -71,30 +73,33 @@ class Contrasts:
 
 @dataclass(frozen=True)
 class Estimates:
-    """k differences, each (k,): estimate, standard error, that part of it that is of time, and degrees of freedom.
+    """k differences, each (k,): estimate, standard error, and degrees of freedom of its t.
 
-    `greatest` (R,) is the greatest |t| of all k in each resample.
+    `least` (R,) is the least p-value of all k in each resample, were there no difference.
     """
 
     value: Floats
     error: Floats
-    error_of_time: Floats
     degrees: Floats
-    greatest: Floats
+    least: Floats
 
     @property
-    def t(self) -> Floats:
-        return self.value / self.error
+    def p(self) -> Floats:
+        """(k,) two-sided p-values of each comparison alone."""
+        p_values: Floats = 2 * stats.t.sf(np.abs(self.value / self.error), self.degrees)
+        return p_values
 
-    def critical(self, level: float) -> float:
-        """What |t| must exceed, so that at most `level` of all families without a difference have one beyond."""
-        place = int(np.ceil((1 - level) * (len(self.greatest) + 1))) - 1
-        return float(np.sort(self.greatest)[place]) if place < len(self.greatest) else float("inf")
+    def critical(self, level: float) -> Floats:
+        """(k,) what |t| must exceed: at most `level` of families without a difference have one beyond."""
+        place = int(level * (len(self.least) + 1)) - 1
+        alone = np.sort(self.least)[place] if place >= 0 else 0.0
+        beyond: Floats = stats.t.isf(alone / 2, self.degrees)
+        return beyond
 
     def p_simultaneous(self) -> Floats:
         """(k,) p-values of the family; below a level exactly where the interval of that level leaves zero out."""
-        beyond = (self.greatest[:, None] >= np.abs(self.t)).sum(axis=0)
-        p_values: Floats = (1 + beyond) / (1 + len(self.greatest))
+        beyond = (self.least[:, None] <= self.p).sum(axis=0)
+        p_values: Floats = (1 + beyond) / (1 + len(self.least))
         return p_values
 
 
@@ -103,15 +108,12 @@ def estimate(contrasts: Contrasts, length: int, blocks: int, resamples: int, see
     cosines = degrees(len(contrasts.sums), blocks)
     value, scores, between = contrasts.of_data
     of_time = long_run_error(scores, cosines)
-    error = np.sqrt(of_time**2 + between)
-    greatest = []
-    for rows, drawn in _resamples(contrasts, length, resamples, seed):
-        again, scored, spread = contrasts.scores(rows, drawn)
-        errors = np.sqrt(long_run_error(scored, cosines) ** 2 + spread)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            t = np.abs(again - value) / errors
-        greatest.append(np.max(np.where(np.isnan(t), 0.0, t), initial=0.0))
-    return Estimates(value, error, of_time, _satterthwaite(contrasts, of_time, between, cosines), np.array(greatest))
+    drawn = [contrasts.estimates(*resample) for resample in _resamples(contrasts, length, resamples, seed)]
+    freedom = _satterthwaite(contrasts, of_time, between, cosines)
+    apart = (np.array(drawn) - value) / np.std(drawn, axis=0)
+    errors = np.sqrt(np.random.default_rng([seed, 2]).chisquare(freedom, apart.shape) / freedom)
+    least = 2 * stats.t.sf(np.abs(apart) / errors, freedom).min(axis=1)
+    return Estimates(value, np.sqrt(of_time**2 + between), freedom, least)
 
 
 def long_run_error(scores: Floats, cosines: int) -> Floats:

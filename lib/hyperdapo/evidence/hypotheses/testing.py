@@ -128,9 +128,7 @@ def contrasts(costs: Costs, family: Sequence[Comparison]) -> Contrasts:
     return Contrasts(sums, weights, counts, np.array(group, dtype=np.int64))
 
 
-def _too_few_blocks(
-    costs: Costs, testable: Sequence[Comparison], length: int, level: float
-) -> dict[Comparison, str]:
+def _too_few_blocks(costs: Costs, testable: Sequence[Comparison], length: int, level: float) -> dict[Comparison, str]:
     """Of those that could else be tested, which have fewer blocks than so large a family needs."""
     needed, seconds = fewest_blocks(len(testable), level), length * costs.bin_s
     blocks = {comparison: costs.blocks(comparison.asset, length) for comparison in testable}
@@ -163,7 +161,7 @@ def _inference(estimates: Estimates, scores: Floats, length: int, level: float) 
         estimates.degrees,
         lagged,
         (critical + stats.t.ppf(POWER, estimates.degrees)) * estimates.error,
-        2 * stats.t.sf(np.abs(estimates.t), estimates.degrees),
+        estimates.p,
         estimates.p_simultaneous(),
     ]
     return np.column_stack(columns)
