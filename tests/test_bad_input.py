@@ -12,8 +12,7 @@ from conftest import REPOSITORY
 from hyperdapo import plan, stages
 from hyperdapo.cli import main
 from hyperdapo.errors import MissingInputError
-from hyperdapo.params import load, portable, read
-from hyperdapo.paths import PARAMS
+from hyperdapo.params import load, portable, profiles, read
 from hyperdapo.workflow import run
 
 ARCHIVE = "source: {kind: archive, channels: [l2Book], endpoint: "
@@ -266,10 +265,9 @@ def test_an_archive_cannot_be_traded_on(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_a_relative_parameter_of_a_profile_is_of_the_repository() -> None:
-    for path in PARAMS.glob("*.yaml"):
-        if path.stem != "base":
-            folder = load(path.stem).source.folder
-            assert folder is None or folder.is_absolute()
+    for name in profiles():
+        folder = load(name).source.folder
+        assert folder is None or folder.is_absolute()
 
 
 @pytest.mark.parametrize("name", ["kPEPE", "xyz:NVDA"])

@@ -18,6 +18,8 @@ from hyperdapo.evidence.figures import features as feature_figures
 from hyperdapo.evidence.figures import pairs as pair_figures
 from hyperdapo.evidence.figures import significance as results_figures
 from hyperdapo.evidence.figures import style
+from hyperdapo.evidence.hypotheses import registered
+from hyperdapo.params import load
 from hyperdapo.paths import Paths
 from test_metrics import EVIDENCE, orders_frame
 from test_tables import training_log
@@ -80,13 +82,19 @@ def test_an_unknown_asset_always_has_the_same_colour() -> None:
 
 def test_results_are_drawn(paths: Paths, orders: pd.DataFrame) -> None:
     tests = significance.paired_tests(orders, "best_fixed", EVIDENCE, 0)
-    tests["significant"] = significance.is_significant(tests, 0.95)
     strategies = ["market", "dapo", "dpo"]
     forest = results_figures.plot_forest(tests, strategies, "best_fixed")
     assert [label.get_text() for label in forest.axes[0].get_yticklabels()] == ["Market", "DAPO", "DPO"]
     parts = metrics.decompose(orders, "best_fixed", EVIDENCE, 0)
     decomposition = results_figures.plot_decomposition(parts, strategies, "best_fixed")
     independence = results_figures.plot_independence(tests)
+    claimed = load("smoke").hypotheses.model_copy(update={"references": ["market", "dpo"]})
+    bounds = dict.fromkeys(("cost_all_ahead_bps", "cost_all_behind_bps"), orders["total_cost_bps"])
+    hypotheses = results_figures.plot_hypotheses(registered.judge(orders.assign(**bounds), claimed, EVIDENCE, 0))
+    assert [label.get_text() for label in hypotheses.axes[0].get_yticklabels()] == ["Market", "DPO"]
+    assert style.save(hypotheses, paths, "hypotheses").data
+    rates = results_figures.plot_size_power(registered.size_power(), claimed.alpha)
+    assert style.save(rates, paths, "size_power").data
     for name, figure in {"forest": forest, "parts": decomposition, "independence": independence}.items():
         assert style.save(figure, paths, name).data
 

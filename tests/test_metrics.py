@@ -26,6 +26,7 @@ def orders_frame(
         "asset": asset,
         "strategy": strategy,
         "block": blocks,
+        "decision_ns": np.asarray(blocks) * BLOCK_NS + np.arange(count) % 10 * 6 * SECOND_NS,
         "filled": np.arange(count) % 4 > 0,
         "filled_passive": 1.0,
         "fees_bps": fees,
@@ -126,7 +127,10 @@ def test_an_order_without_its_reference_is_no_pair() -> None:
     blocks = np.repeat(np.arange(10), 3)
     base = orders_frame("best_fixed", np.arange(30.0), blocks).iloc[:20]
     other = orders_frame("dapo", np.arange(30.0) - 2, blocks)
-    assert len(metrics.paired_differences(pd.concat([other, base]), "best_fixed")) == 20
+    with pytest.raises(DataError, match="best_fixed did not execute order 20"):
+        metrics.paired_differences(pd.concat([other, base]), "best_fixed")
+    with pytest.raises(DataError, match="order 0 of best_fixed stands there twice"):
+        metrics.paired_differences(pd.concat([other, base, base]), "best_fixed")
 
 
 def test_bootstrap_interval_covers_the_mean_of_correlated_orders() -> None:

@@ -104,10 +104,11 @@ SCORES = pd.DataFrame(
 
 def comparison(difference: float, low: float, high: float, p: float, significant: bool, note: str = "") -> pd.DataFrame:
     row = {"asset": "BTC", "strategy": "dapo", "reference": "best_fixed", "difference_bps": difference}
-    row |= {"ci_low": low, "ci_high": high, "orders": 721, "blocks": 25, "p_t_holm": p}
+    row |= {"joint_low": low, "joint_high": high, "orders": 721, "blocks": 25, "p_simultaneous": p}
     return pd.DataFrame([row | {"significant": significant, "note": note}])
 
 
+JUDGED = pd.DataFrame({"status": ["established", "failed", "not available", "failed"]})
 BETTER, NULL = comparison(-3.0, -4.0, -2.0, 0.001, True), comparison(-0.2, -0.9, 0.5, 0.6, False)
 
 
@@ -123,6 +124,11 @@ def gaps(seeds: int = 3, low: float = 0.7, high: float = 0.9) -> pd.DataFrame:
     row |= {"minus_dpo_bps": 0.5, "minus_dpo_ci_low": 0.1, "minus_dpo_ci_high": 0.9}
     row |= {"minus_boosting_bps": -0.001, "minus_boosting_ci_low": -0.2, "minus_boosting_ci_high": 0.2}
     return pd.DataFrame([row | {"room_bps": 3.8, "room_ci_low": 3.1, "room_ci_high": 4.6}])
+
+
+def compared(tests: pd.DataFrame, cheapest: pd.DataFrame, means: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    tables = {"metrics": costs(), "significance": tests, "cheapest": cheapest}
+    return tables | {"learning_gap_over_seeds": means, "hypotheses": JUDGED}
 
 
 def test_show_is_markdown() -> None:
@@ -273,15 +279,16 @@ class TestBacktest:
 
 class TestSignificance:
     def test_a_gain(self) -> None:
-        text = narrative.significance(costs(), BETTER, rival("twap", 0.4, 0.1, 0.7), gaps(), ["dapo"])
+        text = narrative.significance(compared(BETTER, rival("twap", 0.4, 0.1, 0.7), gaps()), ["dapo"])
         assert "721 an asset, in 25 blocks of time (BTC)" in text
         assert "BTC 1.50 bps (0.50 to 2.50), 4.50 bps (0.50 to 2.50) and 4.00 bps" in text
         assert "BTC -3.00 bps (-4.00 to -2.00), significantly cheaper;" in text
         assert "BTC +0.40 bps (+0.10 to +0.70) to `twap`, an interval that excludes zero" in text
+        assert "Of 4 registered hypotheses: 1 established, 0 not established, 2 failed, 1 not available." in text
         assert "1 of 1 comparisons" in text and "BTC 0.80 (0.70 to 0.90), 3 seeds 0.75 to 0.85" in text
 
     def test_a_null_result(self) -> None:
-        text = narrative.significance(costs(), NULL, rival("dapo", 0.0, 0.0, 0.0), gaps(1, NAN, NAN), ["dapo"])
+        text = narrative.significance(compared(NULL, rival("dapo", 0.0, 0.0, 0.0), gaps(1, NAN, NAN)), ["dapo"])
         assert "BTC -0.20 bps (-0.90 to +0.50), not significant;" in text and "it is the cheapest itself" in text
         assert "0 of 1 comparisons" in text and "BTC 0.80 (no interval), one seed" in text
 
@@ -290,20 +297,20 @@ class TestSignificance:
         [
             (
                 comparison(0.0, 0.0, 0.0, 1.0, False, "the same orders"),
-                "+0.00 bps (+0.00 to +0.00), not tested: the same orders",
+                "+0.00 bps, not tested: the same orders",
             ),
-            (comparison(2.0, NAN, NAN, NAN, False, "3 blocks"), "+2.00 bps (no interval), not tested: 3 blocks"),
+            (comparison(2.0, NAN, NAN, NAN, False, "3 blocks"), "+2.00 bps, not tested: 3 blocks"),
             (comparison(2.0, 1.0, 3.0, 0.001, True), "+2.00 bps (+1.00 to +3.00), significantly more expensive"),
         ],
     )
     def test_no_test_no_difference_and_a_loss(self, table, sentence) -> None:
-        text = narrative.significance(costs(), table, rival("twap", 0.1, NAN, NAN), gaps(), ["dapo"])
+        text = narrative.significance(compared(table, rival("twap", 0.1, NAN, NAN), gaps()), ["dapo"])
         assert sentence in text and "cannot be said" in text
 
     def test_several_assets(self) -> None:
         both = [pd.concat([table, table.assign(asset="ETH")]) for table in (costs(), BETTER, gaps())]
         against = pd.concat([rival("twap", 0.4, 0.1, 0.7), rival("twap", 0.4, 0.1, 0.7).assign(asset="ETH")])
-        text = narrative.significance(*both[:2], against, both[2], ["dapo"])
+        text = narrative.significance(compared(both[1], against, both[2]) | {"metrics": both[0]}, ["dapo"])
         assert "721 an asset, in 25 blocks of time (BTC and ETH)" in text and "; ETH -3.00 bps" in text
         assert "2 of 2 comparisons" in text
 
@@ -317,7 +324,7 @@ def test_every_account_is_three_to_five_sentences_and_speaks_of_its_frames_only(
         narrative.train(log((0, 1))),
         narrative.inference(TestInference.DECISIONS, TestInference.LATENCY),
         narrative.backtest(orders(), costs(), SCORES),
-        narrative.significance(costs(), NULL, rival("twap", 0.4, 0.1, 0.7), gaps(), ["dapo"]),
+        narrative.significance(compared(NULL, rival("twap", 0.4, 0.1, 0.7), gaps()), ["dapo"]),
     ]
     for account in accounts:
         lines = account.splitlines()
@@ -327,7 +334,7 @@ def test_every_account_is_three_to_five_sentences_and_speaks_of_its_frames_only(
 
 def test_the_readme_s_block_replaces_what_stands_between_the_markers(tmp_path) -> None:
     tables = {"metrics": costs(), "significance": BETTER, "cheapest": rival("twap", 0.4, 0.1, 0.7)}
-    tables |= {"learning_gap_over_seeds": gaps(), "fill_calibration": SCORES}
+    tables |= {"learning_gap_over_seeds": gaps(), "fill_calibration": SCORES, "hypotheses": JUDGED}
     worlds = pd.DataFrame({"strategy": SHOWN, TOTAL: 1.234})
     tables["worlds"] = pd.concat([worlds.assign(world="sample"), worlds.assign(world="null", **{TOTAL: -0.001})])
     for name, table in tables.items():

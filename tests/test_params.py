@@ -3,20 +3,20 @@
 import pytest
 
 from hyperdapo.errors import ParameterError
-from hyperdapo.params import load, merge, read
+from hyperdapo.params import load, merge, profiles, read
 from hyperdapo.paths import PARAMS
 
 
-@pytest.mark.parametrize("profile", sorted(path.stem for path in PARAMS.glob("*.yaml") if path.stem != "base"))
+@pytest.mark.parametrize("profile", profiles())
 def test_every_profile_is_valid(profile: str) -> None:
     assert load(profile).profile == profile
 
 
 def test_an_overlay_holds_only_differences() -> None:
     base = read(PARAMS / "base.yaml")
-    for path in PARAMS.glob("*.yaml"):
-        if path.stem != "base":
-            assert not _repeats(base, read(path)), f"{path.name} repeats base.yaml: {_repeats(base, read(path))}"
+    for name in profiles():
+        repeated = _repeats(base, read(PARAMS / f"{name}.yaml"))
+        assert not repeated, f"{name}.yaml repeats base.yaml: {repeated}"
 
 
 def _repeats(base: dict, overlay: dict, prefix: str = "") -> list[str]:

@@ -1,4 +1,4 @@
-"""The block test keeps its size on correlated orders, the i.i.d. one does not; nothing to test is said plainly."""
+"""One family against one strategy: it keeps its size on correlated orders; what cannot be tested says why."""
 
 import numpy as np
 import pandas as pd
@@ -8,10 +8,11 @@ from hyperdapo.sections import Evidence
 from test_metrics import EVIDENCE, orders_frame
 
 BLOCKS = np.repeat(np.arange(40), 10)
+QUICK = EVIDENCE.model_copy(update={"bootstrap": 200})
 
 
 def _tested(
-    differences: dict[str, np.ndarray], blocks: np.ndarray = BLOCKS, evidence: Evidence = EVIDENCE
+    differences: dict[str, np.ndarray], blocks: np.ndarray = BLOCKS, evidence: Evidence = QUICK
 ) -> pd.DataFrame:
     """The tests of `dapo` against the best fixed action, one asset per difference."""
     noise = np.random.default_rng(0).normal(5, 3, len(blocks))
@@ -28,17 +29,15 @@ def _correlated(rng: np.random.Generator) -> np.ndarray:
 
 
 def test_size_under_the_null_with_correlated_orders() -> None:
-    rng, no_intervals = np.random.default_rng(3), EVIDENCE.model_copy(update={"bootstrap": 10})
-    table = _tested({f"asset {trial}": _correlated(rng) for trial in range(400)}, evidence=no_intervals)
+    rng, quick = np.random.default_rng(3), EVIDENCE.model_copy(update={"bootstrap": 100})
+    table = _tested({f"asset {trial}": _correlated(rng) for trial in range(400)}, BLOCKS, quick)
     assert 0.03 <= (table["p_t"] < 0.05).mean() <= 0.08
-    assert 0.03 <= (table["p_wilcoxon"] < 0.05).mean() <= 0.08
     assert (table["p_t_iid"] < 0.05).mean() >= 0.25, "the i.i.d. test should reject far too often here"
-    assert significance.is_significant(table, 0.95).sum() <= 1, "corrected for 400 comparisons, next to none is found"
+    assert table["significant"].sum() <= 1, "of 400 comparisons at once next to none is beyond its interval"
 
 
 def test_a_real_difference_is_found_and_wider_errors_are_shown() -> None:
     table = _tested({"BTC": -1.5 + _correlated(np.random.default_rng(4))})
-    table["significant"] = significance.is_significant(table, 0.95)
     assert table["significant"].all() and table["se_ratio"].iloc[0] > 1.5
     said = significance.verdict(table, ["dapo"])
     assert "significantly cheaper than best fixed" in said
@@ -48,36 +47,49 @@ def test_a_real_difference_is_found_and_wider_errors_are_shown() -> None:
 
 def test_a_null_result_reads_as_one() -> None:
     table = _tested({"BTC": _correlated(np.random.default_rng(1)), "ETH": _correlated(np.random.default_rng(6))})
-    table["significant"] = significance.is_significant(table, 0.95)
     said = significance.verdict(table, ["dapo"])
     assert said.count("not significantly different") == 2 and "0 of 2 comparisons of a trained policy" in said
-    assert "2 assets x 1 strategies" in said
 
 
-def test_the_same_orders_are_no_difference() -> None:
-    row = _tested({"BTC": np.zeros(400)}).iloc[0]
-    assert row["p_t"] == 1.0 and row["p_wilcoxon_holm"] == 1.0 and row["note"] == "the same orders"
-    table = _tested({"BTC": np.full(400, 1e-15)})
-    table["significant"] = significance.is_significant(table, 0.95)
-    assert "BTC DAPO: places the same orders as best fixed" in significance.verdict(table, ["dapo"])
+def test_what_cannot_be_tested_says_why_and_is_never_not_different() -> None:
+    nothing, constant = np.zeros(400), np.full(400, 2.0)
+    broken = np.where(np.arange(400) == 7, np.inf, 0.5)
+    table = _tested({"BTC": nothing, "ETH": np.full(400, 1e-15), "SOL": constant, "HYPE": broken}).set_index("asset")
+    assert table["note"].to_dict() == {
+        "BTC": "the same orders",
+        "ETH": "the same orders",
+        "SOL": "a constant difference",
+        "HYPE": "1 of 400 costs of dapo are no finite numbers",
+    }
+    assert table[["p_t", "p_simultaneous", "joint_low"]].isna().all(axis=None) and not table["significant"].any()
+    said = significance.verdict(table.reset_index(), ["dapo"])
+    assert "BTC DAPO: places the same orders as best fixed" in said and "not significantly" not in said
+    assert "0 of 0 comparisons" in said and "4 more could not be tested" in said
+    assert significance.independence_warning(table.reset_index()) == "No comparison could be tested."
 
 
-def test_a_constant_difference_is_not_tested() -> None:
-    row = _tested({"BTC": np.full(400, 2.0)}).iloc[0]
-    assert np.isnan(row["p_t"]) and row["note"] == "a constant difference"
-
-
-def test_too_few_blocks_are_not_tested() -> None:
+def test_too_few_blocks_say_how_many_are_needed() -> None:
     table = _tested({"BTC": np.arange(12.0)}, np.repeat(np.arange(3), 4))
-    assert np.isnan(table["p_t"]).all() and "3 blocks" in table["note"].iloc[0]
-    assert not significance.is_significant(table, 0.95).any()
+    assert np.isnan(table["p_t"]).all() and not table["significant"].any()
+    assert table["note"].iloc[0] == "3 blocks of 60 s; a family of 1 needs 6"
 
 
 def test_what_was_not_tested_does_not_weigh_on_the_others() -> None:
     difference = -1.0 + _correlated(np.random.default_rng(8))
     alone = _tested({"BTC": difference}).iloc[0]
     beside = _tested({"BTC": difference, "ETH": np.full(400, 2.0)}).iloc[0]
-    assert beside["p_t_bonferroni"] == alone["p_t_bonferroni"]
+    assert beside["p_t_bonferroni"] == alone["p_t_bonferroni"] and beside["joint_low"] == alone["joint_low"]
+
+
+def test_the_oracle_and_doubles_are_in_no_family() -> None:
+    rng = np.random.default_rng(5)
+    noise = rng.normal(5, 3, 400)
+    costs = {"best_fixed": noise, "join_best": noise + rng.normal(-0.2, 1, 400), "oracle": noise - 3}
+    frames = [orders_frame(name, cost, BLOCKS) for name, cost in (costs | {"dapo": costs["join_best"]}).items()]
+    table = significance.paired_tests(pd.concat(frames), "best_fixed", QUICK, 0).set_index("strategy")
+    assert list(table.index) == ["join_best", "dapo"]
+    assert table.loc["dapo", "note"] == "the same orders as join_best, which is tested"
+    assert table.loc["join_best", "p_t_bonferroni"] == table.loc["join_best", "p_t"], "a family of one"
 
 
 def test_corrections_never_lower_a_p_value() -> None:
@@ -85,6 +97,14 @@ def test_corrections_never_lower_a_p_value() -> None:
     noise = rng.normal(5, 3, 400)
     frames = [orders_frame("best_fixed", noise, BLOCKS)]
     frames += [orders_frame(name, noise + rng.normal(-0.2, 1, 400), BLOCKS) for name in ("dapo", "dpo", "twap")]
-    table = significance.paired_tests(pd.concat(frames), "best_fixed", EVIDENCE, 0)
+    table = significance.paired_tests(pd.concat(frames), "best_fixed", QUICK, 0)
     assert (table["p_t_holm"] >= table["p_t"] - 1e-15).all()
     assert (table["p_t_bonferroni"] >= table["p_t_holm"] - 1e-15).all()
+    assert (table["joint_low"] < table["ci_low"]).all() and (table["joint_high"] > table["ci_high"]).all()
+
+
+def test_blocks_that_are_tied_to_the_next_are_warned_of() -> None:
+    table = _tested({"BTC": -1.5 + _correlated(np.random.default_rng(4))})
+    said = significance.independence_warning(table.assign(autocorrelation=0.5, blocks=25))
+    assert "WARNING: 1 are beyond 0.40" in said and "BTC dapo (+0.50)" in said
+    assert "WARNING" not in significance.independence_warning(table.assign(autocorrelation=0.3, blocks=25))

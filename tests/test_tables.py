@@ -190,13 +190,16 @@ def test_claims_stand_beside_what_was_measured(paths: Paths) -> None:
     assert found.loc["fewer_steps", "measured"] == pytest.approx(100 / 3)
     assert found.loc["accuracy", "measured"] == pytest.approx(40.0) and np.isnan(found.loc["latency", "measured"])
     tests = significance.paired_tests(orders, "best_fixed", EVIDENCE, 0)
-    tests["significant"] = significance.is_significant(tests, 0.95)
+    judged = pd.DataFrame({"asset": ["BTC"], "reference": "market", "status": "established", "difference_bps": -2.0})
+    judged[["joint_low", "joint_high", "usd_per_million", "detectable_bps"]] = -3.0, -1.0, -200.0, 1.5
     gaps = pd.DataFrame({"asset": ["BTC"], "algorithm": ["dapo"], "seed": [0], "gap_closed": [0.5]})
     gaps[["gap_ci_low", "gap_ci_high"]] = 0.25, 0.75
     means = gaps.drop(columns="seed").assign(gap_closed=0.6, share_of_boosting=0.9)
-    collected = numbers.collect(metrics.summarise(orders, EVIDENCE, 0), gaps, means, tests, claims)
+    collected = numbers.collect(metrics.summarise(orders, EVIDENCE, 0), gaps, means, tests, claims, judged)
     text = numbers.save(collected, paths).read_text()
-    assert r"\newcommand{\HdBtcDapoSeedZeroGapClosedLow}{0.25}" in text and r"{\HdComparisons}{3}" in text
+    assert r"\newcommand{\HdBtcDapoSeedZeroGapClosedLow}{0.25}" in text and r"{\HdComparisons}{0}" in text
+    assert r"{\HdComparisonsNotTestable}{3}" in text and r"{\HdHypothesesEstablished}{1}" in text
+    assert r"{\HdBtcHypothesisMarketUsdPerMillion}{-200}" in text and r"{\HdBtcHypothesisMarketHigh}{-1}" in text
     assert r"{\HdBtcDapoGapClosed}{0.6}" in text and r"{\HdBtcDapoShareOfBoosting}{0.9}" in text
     assert r"\newcommand{\HdClaimFillRateBtc}{100}" in text
     assert r"\HdBtcDapoMinusBestFixedPHolm" in text and r"\HdBtcDapoTotalCostBpsHigh" in text

@@ -152,6 +152,17 @@ def _plan(options: argparse.Namespace) -> None:
     print(estimate.report(parameters, shape, text, machine, rates))
 
 
+def _judge(options: argparse.Namespace) -> None:
+    from hyperdapo.evidence.hypotheses import ledger, registered
+    from hyperdapo.paths import Paths
+    from hyperdapo.stages.judgement import judge
+
+    overrides = portable(read(options.params), Path.cwd()) | ({"name": options.name} if options.name else {})
+    parameters, judged = judge(options.run, overrides)
+    print(registered.verdict(judged))
+    print(f"{ledger.summary(Paths(options.run))}; table: {Paths(parameters.name).tables / 'hypotheses.csv'}")
+
+
 @contextmanager
 def _as_job(run_name: str, label: str, name: str) -> Iterator[Any]:
     """End with the workflow that called, yield where to write a progress bar for it, and leave it the own error."""
@@ -252,6 +263,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_render(commands)
     _add_compare(commands)
     _add_plan(commands, chosen)
+    _add_judge(commands)
     _add_serve_recordings(commands)
     _add_remote(commands, chosen)
     _add_verify(commands)
@@ -298,6 +310,20 @@ def _add_plan(commands: Any, chosen: argparse.ArgumentParser) -> None:
     plan.set_defaults(call=_plan)
     plan.add_argument("--gpu", metavar="NAME", help="a device to rent, for example a100-40")
     plan.add_argument("--calibrate", action="store_true", help="measure the rates of this machine (a minute or two)")
+
+
+def _add_judge(commands: Any) -> None:
+    judge = commands.add_parser(
+        "judge", help="test the registered hypotheses on a new span, with what a finished run learned"
+    )
+    judge.set_defaults(call=_judge)
+    judge.add_argument(
+        "--run", required=True, metavar="NAME", help="of the finished run: a profile's, or that of --name"
+    )
+    judge.add_argument(
+        "--params", required=True, type=Path, help="YAML with the source of the span: from, to, endpoint"
+    )
+    judge.add_argument("--name", help="of the folders of the span (default: the profile's after a hash)")
 
 
 def _add_train(commands: Any) -> None:

@@ -21,6 +21,7 @@ from hyperdapo.sections import (
     Evidence,
     Execution,
     Features,
+    Hypotheses,
     Inference,
     Laws,
     Orders,
@@ -36,6 +37,9 @@ from hyperdapo.sections import (
     Whole,
 )
 from hyperdapo.times import SECOND_NS
+
+REGISTERED = PARAMS / "registered.yaml"
+"""The hypotheses, which every run has."""
 
 
 class Parameters(Section):
@@ -62,6 +66,7 @@ class Parameters(Section):
     training: Training
     inference: Inference
     evidence: Evidence
+    hypotheses: Hypotheses
 
     @model_validator(mode="after")
     def _check_assets(self) -> "Parameters":
@@ -113,16 +118,20 @@ def load(profile: str, overrides: Mapping[str, Any] | None = None, asset: str | 
     Raises
     ------
     ParameterError
-        For an unknown profile, an unknown key (with the nearest right name), a value out of range, an unknown asset, or
-        a name that is a profile's.
+        For an unknown profile, an unknown key (with the nearest right name), a value out of range, an unknown asset,
+        other hypotheses than the registered ones, or a name that is a profile's.
     """
     chosen = dict(overrides or {})
     if "profile" in chosen:
         raise ParameterError("the profile is chosen by --profile (or the notebook's own `profile`), not by a parameter")
     if profile not in profiles():
         raise ParameterError(f"unknown profile {profile!r}{nearest(profile, profiles())}; there are {profiles()}")
-    name = chosen.pop("name", None)
-    standing = merge(read(PARAMS / "base.yaml"), read(PARAMS / f"{profile}.yaml"))
+    name, overlay = chosen.pop("name", None), read(PARAMS / f"{profile}.yaml")
+    if "hypotheses" in chosen or "hypotheses" in overlay:
+        raise ParameterError(
+            f"the hypotheses are those of {REGISTERED.relative_to(REPOSITORY)}, for every run: take them out"
+        )
+    standing = merge(merge(read(PARAMS / "base.yaml"), read(REGISTERED)), overlay)
     plain = _validated(standing, profile)
     parameters = _validated(merge(standing, chosen), profile) if chosen else plain
     differs = parameters.fingerprint() != plain.fingerprint()
@@ -176,7 +185,7 @@ def _differences(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]
 
 def profiles() -> list[str]:
     """Names of the overlays in `params/`."""
-    return sorted(path.stem for path in PARAMS.glob("*.yaml") if path.stem != "base")
+    return sorted(path.stem for path in PARAMS.glob("*.yaml") if path.stem not in ("base", REGISTERED.stem))
 
 
 def _validated(values: Mapping[str, Any], profile: str) -> Parameters:

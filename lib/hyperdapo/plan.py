@@ -38,6 +38,7 @@ WRITES = {
         *("main.parquet", "metrics.parquet", "fill_calibration.parquet", "learning_gap.parquet"),
         *("learning_gap_over_seeds.parquet", "specialist_gaps.parquet", "significance.parquet"),
         *("cheapest.parquet", "decomposition.parquet", "decided_again.parquet", "claims.parquet"),
+        *("hypotheses.parquet", "superiority.parquet", "placebo.parquet"),
     ),
 }
 """What each stage leaves in the folder of its asset, or of the run where it is made across assets."""

@@ -273,7 +273,7 @@ class Inference(Section):
 
 
 class Evidence(Section):
-    """Blocks, intervals, and the tolerance of `verify`."""
+    """How intervals are drawn, and the shortest block of time: no shorter than what a policy reads lasts."""
 
     block_s: Positive
     bootstrap: Count
@@ -477,3 +477,14 @@ class Training(Section):
                     f"{name}.updates_per_rollout ({updates}): a rollout is not kept in a checkpoint"
                 )
         return self
+
+
+class Hypotheses(Section):
+    """What is claimed of one policy, registered for every run in `params/registered.yaml`."""
+
+    policy: Algorithm
+    references: Annotated[list[str], Field(min_length=1), Unique]
+    measure: Literal["total_cost_bps"]
+    test: Literal["studentised_max_t"]
+    alpha: Annotated[float, Field(gt=0.0, lt=0.5, strict=True)]
+    smallest_effect_bps: Positive

@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from hyperdapo import sections
+from hyperdapo.errors import DataError
 from hyperdapo.times import block_of
 
 Floats = NDArray[np.float64]
@@ -27,6 +28,7 @@ LEVELS = ("low", "middle", "high")
 TOGETHER = "all"
 """Stands among the assets for all of them together."""
 _NAN = float("nan")
+ROUNDING_BPS = 1e-9  # what differs by less is equal: the rest is that of floating point sums
 
 
 class Resampling(Protocol):
@@ -115,6 +117,14 @@ def block_bootstrap(values: ArrayLike, blocks: ArrayLike, evidence: Resampling, 
     return ratio_bootstrap(*_by_block(values[known], blocks[known]), evidence, seed)
 
 
+def cost_bootstrap(costs: ArrayLike, blocks: ArrayLike, evidence: Resampling, seed: int) -> Interval:
+    """The same of (n,) costs, each of which must be known: NaN where one is no finite number."""
+    known, blocks = bool(np.isfinite(np.asarray(costs, dtype=float)).all()), np.asarray(blocks)
+    return (
+        block_bootstrap(costs, blocks, evidence, seed) if known else Interval(_NAN, _NAN, _NAN, len(np.unique(blocks)))
+    )
+
+
 def ratio_bootstrap(numerator: Floats, denominator: Floats, evidence: Resampling, seed: int) -> Interval:
     """sum(numerator) / sum(denominator) over (b,) blocks with its interval; the ratio is taken inside each resample."""
     blocks, total = len(numerator), denominator.sum()
@@ -167,7 +177,7 @@ def main_table(orders: pd.DataFrame, evidence: sections.Evidence, seed: int) -> 
     rows = []
     for asset, executed in [*orders.groupby("asset", sort=False), (TOGETHER, orders)]:
         for strategy, group in executed.groupby("strategy", sort=False):
-            cost = block_bootstrap(group[TOTAL], group["block"], evidence, seed)
+            cost = cost_bootstrap(group[TOTAL], group["block"], evidence, seed)
             row = {"asset": asset, "strategy": strategy, "orders": len(group)} | cost.columns(TOTAL)
             means = group[[*BOUNDS, "maker_share"]].mean()
             rows.append(row | means.to_dict())
@@ -181,15 +191,25 @@ def paired_differences(
 
     Returns
     -------
-    One row per order and strategy other than the reference: `asset, order_id, strategy, block` and the difference of
-    each measure; fees and price add up to the total cost.
+    One row per order and strategy other than the reference (and training seed, where a column tells): `asset, order_id,
+    strategy, block` and the difference of each measure; fees and price add up to the total cost.
+
+    Raises
+    ------
+    DataError
+        If the reference did not execute an order, or was executed twice with no seed to tell why: naming the first.
     """
     names, keys = list(measures), ["asset", "order_id"]
     base = orders[orders["strategy"] == reference].set_index(keys)[names].astype(float)
     others = orders[orders["strategy"] != reference].set_index(keys)
+    if len(twice := base.index[base.index.duplicated()]) and "seed" not in orders:
+        raise DataError(f"{twice[0][0]}: order {twice[0][1]} of {reference} stands there twice. Run 08_backtest again")
+    if len(alone := others.index.difference(base.index)):
+        raise DataError(f"{alone[0][0]}: {reference} did not execute order {alone[0][1]}. Run 08_backtest again")
+    base = base.groupby(level=keys).mean()
     difference = others[names].to_numpy(float) - base.reindex(others.index).to_numpy()
     paired = others[["strategy", "block"]].assign(**dict(zip(names, difference.T, strict=True)))
-    return paired.dropna(subset=names).reset_index()
+    return paired.reset_index()
 
 
 def decompose(orders: pd.DataFrame, reference: str, evidence: sections.Evidence, seed: int) -> pd.DataFrame:
@@ -201,7 +221,7 @@ def decompose(orders: pd.DataFrame, reference: str, evidence: sections.Evidence,
     differences = paired_differences(orders, reference, parts)
     for (asset, strategy), group in differences.groupby(["asset", "strategy"], sort=False):
         for part in parts:
-            interval = block_bootstrap(group[part], group["block"], evidence, seed)
+            interval = cost_bootstrap(group[part], group["block"], evidence, seed)
             row = {"asset": asset, "strategy": strategy, "reference": reference, "part": part}
             rows.append(row | interval.columns("difference_bps"))
     return pd.DataFrame(rows)
@@ -239,7 +259,7 @@ def queue_differences(orders: pd.DataFrame, reference: str, evidence: sections.E
     """
     differences, rows = paired_differences(orders, reference, list(QUEUES.values())), []
     for (asset, strategy), group in differences.groupby(["asset", "strategy"], sort=False):
-        intervals = [block_bootstrap(group[cost], group["block"], evidence, seed) for cost in QUEUES.values()]
+        intervals = [cost_bootstrap(group[cost], group["block"], evidence, seed) for cost in QUEUES.values()]
         holds = all(interval.low > 0 for interval in intervals) or all(interval.high < 0 for interval in intervals)
         named = {"asset": asset, "strategy": strategy, "reference": reference, "holds": holds}
         for queue, interval in zip(QUEUES, intervals, strict=True):
@@ -325,7 +345,7 @@ def regime_differences(orders: pd.DataFrame, reference: str, evidence: sections.
     for feature, regime in REGIMES.items():
         graded = differences["order_id"].map(levels(orders, feature))
         for (strategy, level), group in differences.groupby(["strategy", graded], sort=False):
-            interval = block_bootstrap(group[TOTAL], group["block"], evidence, seed)
+            interval = cost_bootstrap(group[TOTAL], group["block"], evidence, seed)
             row = {"strategy": strategy, "regime": regime, "level": level, "orders": len(group)}
             rows.append(row | {"blocks": interval.blocks} | interval.columns("difference_bps"))
     table = pd.DataFrame(rows).assign(rank=lambda rows: rows["level"].map(LEVELS.index))
@@ -342,7 +362,7 @@ def _sharpe_ratios(returns: Floats) -> Floats:
     """Mean over deviation along the last axis; NaN where nothing varies."""
     deviation = returns.std(axis=-1, ddof=1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(deviation > 0, returns.mean(axis=-1) / deviation, np.nan)
+        return np.where(deviation > ROUNDING_BPS, returns.mean(axis=-1) / deviation, np.nan)
 
 
 def _sharpe_interval(returns: Floats, evidence: sections.Evidence, seed: int) -> Interval:

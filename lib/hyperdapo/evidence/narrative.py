@@ -18,6 +18,7 @@ from IPython.display import Markdown
 from hyperdapo.evidence import comparison
 from hyperdapo.evidence.convergence import median_arrival
 from hyperdapo.evidence.gaps import RIVALS
+from hyperdapo.evidence.hypotheses.registered import counts
 from hyperdapo.evidence.metrics import TOTAL
 from hyperdapo.evidence.significance import verdict
 from hyperdapo.files import atomic
@@ -25,6 +26,7 @@ from hyperdapo.paths import GENERALIST, REPOSITORY
 
 README, TABLES = REPOSITORY / "README.md", REPOSITORY / "outputs/sample/tables"
 _PLAIN, _SIGNED = "z.2f", "+z.2f"
+_TABLES = ("metrics", "significance", "cheapest", "learning_gap_over_seeds", "hypotheses")
 _MEASURED = (("impact", "lambda_bps"), ("fill", "alpha"), ("queue", "queue_exponent"))
 _RESULTS = re.compile(r"(?<=<!-- results -->\n).*?(?=<!-- end of results -->)", re.DOTALL)
 _OPENING = """The share of the way from the best fixed action to the oracle of each held-out state that each policy
@@ -190,14 +192,13 @@ def backtest(orders: pd.DataFrame, summary: pd.DataFrame, scores: pd.DataFrame) 
     )
 
 
-def significance(
-    measured: pd.DataFrame, tests: pd.DataFrame, cheapest: pd.DataFrame, means: pd.DataFrame, algorithms: Sequence[str]
-) -> str:
-    """09, from `metrics`, `significance`, `cheapest` and `learning_gap_over_seeds`: the first of the trained policies.
+def significance(tables: Mapping[str, pd.DataFrame], algorithms: Sequence[str]) -> str:
+    """09, from its tables by name: the first of the trained policies.
 
-    Its cost beside market orders and the best fixed action, its differences to that and to the cheapest strategy, how
-    many of all comparisons are significant, and the gap that it closed.
+    Its cost beside market orders and the best fixed action, its differences to that and to the cheapest strategy, the
+    status of what is registered, how many of all comparisons are significant, and the gap that it closed.
     """
+    measured, tests, cheapest, means, judged = (tables[name] for name in _TABLES)
     policy = algorithms[0]
     costs = {asset: _costs(rows) for asset, rows in measured.groupby("asset", sort=False)}
     levels = "; ".join(
@@ -215,31 +216,29 @@ def significance(
         f"`{policy}` costs, beside market orders and the best fixed action: {levels}.",
         f"On the same orders `{policy}` differs from the best fixed action by {_each(fixed, _tested)}; from the "
         f"strategy that turned out cheapest, chosen in hindsight, by {_each(rival, _against_rival)}.",
-        verdict(tests, algorithms).splitlines()[-1],
+        f"{counts(judged)} All else is secondary: {verdict(tests, algorithms).splitlines()[-1]}",
         f"Of the way from the best fixed action to the oracle of each state `{policy}` goes {_each(gaps, _gap)}.",
     )
 
 
-def readme(
-    measured: pd.DataFrame, tests: pd.DataFrame, cheapest: pd.DataFrame, means: pd.DataFrame, scores: pd.DataFrame
-) -> str:
-    """The results block of README.md, from the tables of 09; `scores` is `fill_calibration`."""
+def readme(tables: Mapping[str, pd.DataFrame]) -> str:
+    """The results block of README.md, from the tables of 09 by name."""
+    means = tables["learning_gap_over_seeds"]
     algorithms = [str(name) for name in means["algorithm"].unique()]
     first = means[means["algorithm"] == algorithms[0]]
-    sentences = significance(measured, tests, cheapest, means, algorithms).splitlines()
+    sentences = significance(tables, algorithms).splitlines()
     sentences += _bullets(
         f"`{algorithms[0]}` minus boosting, in reward on the same states: {_means(first, 'minus_boosting', _SIGNED)}; "
         f"minus `dpo`: {_means(first, 'minus_dpo', _SIGNED)}.",
         f"The way itself, which holds the oracle's luck, is {_means(first, 'room', _PLAIN)}.",
-        _fills(scores),
+        _fills(tables["fill_calibration"]),
     ).splitlines()
     return "\n".join([_wrapped(_OPENING), "", _gap_table(means), "", *(_wrapped(line) for line in sentences), ""])
 
 
 def refresh(text: str, tables: Path) -> str:
     """The text of README.md with the results block that the saved tables of a run make."""
-    names = ("metrics", "significance", "cheapest", "learning_gap_over_seeds", "fill_calibration")
-    block = readme(*(pd.read_csv(tables / f"{name}.csv") for name in names))
+    block = readme({name: pd.read_csv(tables / f"{name}.csv") for name in (*_TABLES, "fill_calibration")})
     block += f"\n{comparison.markdown(pd.read_csv(tables / 'worlds.csv', keep_default_na=False))}"  # one is called null
     return _RESULTS.sub(lambda _: block, text)
 
@@ -459,9 +458,10 @@ def _difference(row: Any) -> str:
 def _tested(row: Any) -> str:
     """A difference to the best fixed action, and what its test says, or why there is none (NaN in a CSV: no reason)."""
     if isinstance(row.note, str) and row.note:
-        return f"{_difference(row)}, not tested: {row.note}"
+        return f"{row.difference_bps:{_SIGNED}} bps, not tested: {row.note}"
     direction = "cheaper" if row.difference_bps < 0 else "more expensive"
-    return f"{_difference(row)}, {f'significantly {direction}' if row.significant else 'not significant'}"
+    difference = _measured(row.difference_bps, row.joint_low, row.joint_high, " bps", _SIGNED)
+    return f"{difference}, {f'significantly {direction}' if row.significant else 'not significant'}"
 
 
 def _against_rival(row: Any) -> str:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from hyperdapo import sections
 from hyperdapo.evidence.convergence import median_arrival
+from hyperdapo.evidence.hypotheses.registered import STATUSES
 from hyperdapo.evidence.metrics import PRICE, Interval, block_bootstrap, paired_differences
 from hyperdapo.evidence.tables import escape_latex
 from hyperdapo.files import atomic
@@ -76,9 +77,14 @@ def claims_table(
 
 
 def collect(
-    metrics: pd.DataFrame, gaps: pd.DataFrame, means: pd.DataFrame, tests: pd.DataFrame, claims: pd.DataFrame
+    metrics: pd.DataFrame,
+    gaps: pd.DataFrame,
+    means: pd.DataFrame,
+    tests: pd.DataFrame,
+    claims: pd.DataFrame,
+    judged: pd.DataFrame,
 ) -> Numbers:
-    """Numbers by name from `metrics.csv`, `learning_gap.csv` and its means, `significance.csv` and `claims.csv`.
+    """Numbers by name from `metrics`, `learning_gap` and its means, `significance`, `claims` and `hypotheses`.
 
     Every estimate with an interval is followed by its bounds, whose names end in Low and High.
     """
@@ -98,7 +104,14 @@ def collect(
         numbers[(*key, "p_holm")] = row["p_t_holm"]
     for row in _records(claims.dropna(subset="measured")):
         numbers |= _with_bounds(("claim", row["claim"], row["asset"]), row, "measured", "ci_low", "ci_high")
-    return numbers | {("comparisons",): len(tests), ("comparisons", "significant"): int(tests["significant"].sum())}
+    for row in _records(judged):
+        key = (row["asset"], "hypothesis", row["reference"])
+        numbers |= _with_bounds(key, row, "difference_bps", "joint_low", "joint_high")
+        numbers |= {(*key, "usd_per_million"): row["usd_per_million"], (*key, "detectable"): row["detectable_bps"]}
+    numbers |= {("hypotheses", status): int((judged["status"] == status).sum()) for status in STATUSES}
+    tested = tests[tests["note"] == ""]
+    counts = {"significant": int(tested["significant"].sum()), "not testable": len(tests) - len(tested)}
+    return numbers | {("comparisons",): len(tested)} | {("comparisons", key): count for key, count in counts.items()}
 
 
 def save(numbers: Mapping[tuple[str, ...], float], paths: Paths) -> Path:

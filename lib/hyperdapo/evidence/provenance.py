@@ -22,7 +22,7 @@ from hyperdapo.files import atomic
 from hyperdapo.params import Parameters
 from hyperdapo.paths import REPOSITORY, Paths, data_root
 
-NAME = "manifest.json"
+NAME, LEDGER = "manifest.json", "ledger.jsonl"
 STAMPS = ("commit", "parameters", "data", "seed")
 """Stamps of a stage that its render shows too."""
 
@@ -150,7 +150,9 @@ def faults(folder: Path, manifest: Mapping[str, Any], units: Iterable[str]) -> l
         elif sha256(path) != digest:
             problems.append(f"{file}: altered after {name} wrote it")
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    problems += [f"{file}: left over; no stage of this run wrote it" for file in sorted(there - set(listed) - {NAME})]
+    problems += [
+        f"{file}: left over; no stage of this run wrote it" for file in sorted(there - set(listed) - {NAME, LEDGER})
+    ]
     return problems
 
 

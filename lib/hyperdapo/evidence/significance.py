@@ -1,100 +1,139 @@
-"""Is a difference real? Paired tests on blocks of time (§3.5.3), and differences to the cheapest and between weights.
+"""Is a difference real? All strategies against one, as one family (§3.5.3); to the cheapest, and between weights.
 
-Orders are not independent, so the tests are of block means. The test that takes orders as independent is printed beside
-them, with the ratio of the two standard errors, to show what that assumption would have claimed.
+What is claimed of the main policy is registered, and tested apart (`hypotheses`): all that is here is secondary.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 from hyperdapo import sections
-from hyperdapo.evidence.metrics import TOTAL, Interval, Resampling, block_bootstrap, paired_differences
+from hyperdapo.evidence.hypotheses.series import ORACLE, Comparison, Costs
+from hyperdapo.evidence.hypotheses.testing import SAME, tests, untestable
+from hyperdapo.evidence.metrics import (
+    ROUNDING_BPS,
+    TOTAL,
+    Floats,
+    Interval,
+    Resampling,
+    block_bootstrap,
+    cost_bootstrap,
+    paired_differences,
+)
 from hyperdapo.evidence.tables import heading
 
-FEWEST_BLOCKS = 5
 BEST, PICKED = "best", "picked_elsewhere"
 """Weights of the reward: of the cheapest trial, and in each block of the trial that was cheapest in all others."""
 
-_ROUNDING_BPS = 1e-9  # differences below it are those of floating point sums
-_SAME = "the same orders"
 _NAN = float("nan")
 
 
 def paired_tests(orders: pd.DataFrame, reference: str, evidence: sections.Evidence, seed: int) -> pd.DataFrame:
-    """Every strategy against the reference on the same parent orders, in total cost.
+    """Every strategy that can be traded against the reference on the same parent orders, in total cost, as one family.
+
+    The oracle is left out; of strategies that place the same orders the first stands for all.
 
     Returns
     -------
-    One row per asset and strategy: `difference_bps` (negative: cheaper than the reference) with its block bootstrap
-    interval, `blocks`, `orders`, p-values of the paired t-test and of Wilcoxon's signed-rank test on block means, both
-    corrected over all rows by Holm and by Bonferroni, `p_t_iid` of the t-test on orders as if they were independent,
-    `se_ratio` (block standard error over the i.i.d. one), and `note` where a test could not be made.
+    `hypotheses.testing.tests` of each asset and strategy
+
+    Raises
+    ------
+    DataError
+        If orders are not paired.
     """
-    rows = []
-    for (asset, strategy), group in paired_differences(orders, reference).groupby(["asset", "strategy"], sort=False):
-        interval = block_bootstrap(group[TOTAL], group["block"], evidence, seed)
-        row = {"asset": asset, "strategy": strategy, "reference": reference}
-        rows.append(row | interval.columns("difference_bps") | {"orders": len(group)} | _tests(group))
-    table = pd.DataFrame(rows)
-    for test in ("t", "wilcoxon"):
-        for method in ("holm", "bonferroni"):
-            table[f"p_{test}_{method}"] = _corrected(table[f"p_{test}"], method)
-    return table
+    costs = Costs.of(orders[orders["strategy"] != ORACLE], TOTAL, evidence.block_s)
+    strategies = [name for name in orders["strategy"].unique() if name not in (reference, ORACLE)]
+    family = [Comparison(asset, name, reference) for asset in orders["asset"].unique() for name in strategies]
+    return tests(costs, family, evidence, seed, left_out=_doubles(costs, family))
 
 
-def is_significant(table: pd.DataFrame, confidence: float) -> pd.Series:
-    """Rows whose t-test and signed-rank test both survive Holm's correction."""
-    level = 1 - confidence
-    return (table["p_t_holm"] < level) & (table["p_wilcoxon_holm"] < level)
-
-
-def overview(tests: pd.DataFrame, algorithms: Sequence[str]) -> pd.DataFrame:
-    """How many comparisons were made and how many survive, for the trained policies and for all strategies.
-
-    `tests` has the column `significant` of `is_significant`.
-    """
-    groups = {"trained policies": tests[tests["strategy"].isin(algorithms)], "all strategies": tests}
+def overview(table: pd.DataFrame, algorithms: Sequence[str]) -> pd.DataFrame:
+    """How many comparisons were tested, how they came out, and how many could not be: trained policies, and all."""
+    groups = {"trained policies": table[table["strategy"].isin(algorithms)], "all strategies": table}
     rows = []
     for name, group in groups.items():
-        cheaper = int((group["significant"] & (group["difference_bps"] < 0)).sum())
-        more_expensive = int((group["significant"] & (group["difference_bps"] > 0)).sum())
-        rows.append(
-            {
-                "compared": name,
-                "comparisons": len(group),
-                "cheaper": cheaper,
-                "more_expensive": more_expensive,
-                "not_significant": len(group) - cheaper - more_expensive,
-            }
-        )
+        tested = group[~_untested(group)]
+        cheaper = int((tested["significant"] & (tested["difference_bps"] < 0)).sum())
+        dearer = int((tested["significant"] & (tested["difference_bps"] > 0)).sum())
+        counts = {"comparisons": len(tested), "cheaper": cheaper, "more_expensive": dearer}
+        counts |= {"not_significant": len(tested) - cheaper - dearer, "not_testable": len(group) - len(tested)}
+        rows.append({"compared": name} | counts)
     return pd.DataFrame(rows)
 
 
-def verdict(tests: pd.DataFrame, algorithms: Sequence[str]) -> str:
+def verdict(table: pd.DataFrame, algorithms: Sequence[str]) -> str:
     """One sentence per trained policy and asset, generated from the table; a null result reads as one."""
-    trained = tests[tests["strategy"].isin(algorithms)]
-    sentences = []
-    for row in trained.to_dict("records"):
-        direction = "cheaper than" if row["difference_bps"] < 0 else "more expensive than"
-        finding = f"significantly {direction}" if row["significant"] else "not significantly different from"
-        if row["note"] == _SAME:
-            finding = "places the same orders as"
-        sentences.append(
-            f"{row['asset']} {heading(row['strategy'])}: {finding} {row['reference'].replace('_', ' ')} "
-            f"({row['difference_bps']:+.2f} bps, interval {row['ci_low']:+.2f} to {row['ci_high']:+.2f}, "
-            f"{row['blocks']} blocks)."
-        )
-    count = overview(tests, algorithms).iloc[0]
+    sentences = [_sentence(row) for row in table[table["strategy"].isin(algorithms)].to_dict("records")]
+    trained, every = overview(table, algorithms).to_dict("records")
+    untested = f"; {trained['not_testable']} more could not be tested" if trained["not_testable"] else ""
     sentences.append(
-        f"{count.cheaper} of {count.comparisons} comparisons of a trained policy are significantly cheaper and "
-        f"{count.more_expensive} more expensive after Holm's correction over all {len(tests)} comparisons "
-        f"({tests['asset'].nunique()} assets x {tests['strategy'].nunique()} strategies)."
+        f"{trained['cheaper']} of {trained['comparisons']} comparisons of a trained policy are significantly cheaper "
+        f"and {trained['more_expensive']} more expensive, with intervals that hold for all {every['comparisons']} "
+        f"comparisons of the family at once{untested}."
     )
     return "\n".join(sentences)
+
+
+def independence_warning(table: pd.DataFrame) -> str:
+    """Which comparisons have blocks that are still tied to the next, beyond two standard errors of independent ones."""
+    tested = table[~_untested(table)]
+    if tested.empty:
+        return "No comparison could be tested."
+    blocks, block_s, lagged = tested["blocks"].iloc[0], tested["block_s"].iloc[0], tested["autocorrelation"]
+    bound = 2 / np.sqrt(blocks)
+    said = (
+        f"There are {blocks} blocks of {block_s:g} s; the means of two that follow each other correlate by "
+        f"{lagged.median():+.2f} in the median of {len(tested)} comparisons"
+    )
+    tied = tested[lagged.abs() > bound]
+    if tied.empty:
+        return f"{said}, and in none beyond {bound:.2f}, as of independent blocks."
+    worst = tied.loc[lagged[tied.index].abs().idxmax()]
+    return (
+        f"{said}. WARNING: {len(tied)} are beyond {bound:.2f} (of independent blocks one in twenty are), most of all "
+        f"{worst['asset']} {worst['strategy']} ({worst['autocorrelation']:+.2f}): there tests of block means mislead."
+    )
+
+
+def _untested(table: pd.DataFrame) -> pd.Series:
+    """Rows with a reason not to be tested (read from a CSV, none is NaN)."""
+    return table["note"].fillna("") != ""
+
+
+def _sentence(row: dict[str, Any]) -> str:
+    reference = str(row["reference"]).replace("_", " ")
+    direction = "cheaper than" if row["difference_bps"] < 0 else "more expensive than"
+    opening = f"{row['asset']} {heading(row['strategy'])}:"
+    row["note"] = "" if pd.isna(row["note"]) else row["note"]
+    if row["note"] == SAME:
+        return f"{opening} places the same orders as {reference}."
+    if row["note"]:
+        return f"{opening} not tested against {reference}: {row['note']}."
+    finding = f"significantly {direction}" if row["significant"] else "not significantly different from"
+    interval = f"{row['difference_bps']:+.2f} bps, interval {row['joint_low']:+.2f} to {row['joint_high']:+.2f}"
+    return f"{opening} {finding} {reference} ({interval}, {row['blocks']} blocks)."
+
+
+def _doubles(costs: Costs, family: Sequence[Comparison]) -> dict[Comparison, str]:
+    """Comparisons of a strategy that places the orders of an earlier one, which is named."""
+    earlier, doubles = dict[str, dict[str, Floats]](), dict[Comparison, str]()
+    for comparison in family:
+        if untestable(costs, comparison):
+            continue
+        own, known = costs.of_strategy(comparison.asset, comparison.strategy), earlier.setdefault(comparison.asset, {})
+        same = (
+            name
+            for name, other in known.items()
+            if other.shape == own.shape and np.abs(own - other).max() < ROUNDING_BPS
+        )
+        if twin := next(same, ""):
+            doubles[comparison] = f"{SAME} as {twin}, which is tested"
+        else:
+            known[comparison.strategy] = own
+    return doubles
 
 
 def against_the_cheapest(
@@ -109,7 +148,7 @@ def against_the_cheapest(
     `asset, strategy, cheapest, cheapest_bps, difference_bps, ci_low, ci_high, blocks`
     """
     rows = []
-    for asset, traded in orders[orders["strategy"] != "oracle"].groupby("asset", sort=False):
+    for asset, traded in orders[orders["strategy"] != ORACLE].groupby("asset", sort=False):
         means = traded.groupby("strategy")[TOTAL].mean()
         cheapest = str(means.idxmin())
         differences = paired_differences(traded, cheapest, [TOTAL])
@@ -118,7 +157,7 @@ def against_the_cheapest(
             interval = (
                 Interval(0.0, 0.0, 0.0, traded["block"].nunique())
                 if strategy == cheapest
-                else block_bootstrap(group[TOTAL], group["block"], evidence, seed)
+                else cost_bootstrap(group[TOTAL], group["block"], evidence, seed)
             )
             row = {"asset": asset, "strategy": strategy, "cheapest": cheapest, "cheapest_bps": means.min()}
             rows.append(row | interval.columns("difference_bps"))
@@ -172,36 +211,6 @@ def weights_verdict(orders: pd.DataFrame, drawn: Resampling, seed: int) -> str:
             interval = f"interval {more.low:+.2f} to {more.high:+.2f}, {more.blocks} blocks"
             sentences.append(f"{name.replace('_', ' ')}: {verdict} ({more.value:+.2f} bps, {interval})")
     return "Against weights picked on the other blocks of time:\n" + "\n".join(sentences)
-
-
-def _tests(group: pd.DataFrame) -> dict[str, float | str]:
-    """p-values of one comparison: NaN, with the reason, where there is nothing to test; 1 where nothing differs."""
-    means, orders = group.groupby("block")[TOTAL].mean().to_numpy(), group[TOTAL].to_numpy()
-    if np.abs(orders).max() < _ROUNDING_BPS:
-        return _untested(1.0, _SAME)
-    if len(means) < FEWEST_BLOCKS:
-        return _untested(_NAN, f"{len(means)} blocks; at least {FEWEST_BLOCKS} are needed")
-    if np.ptp(means) < _ROUNDING_BPS:
-        return _untested(_NAN, "a constant difference")
-    return {
-        "p_t": float(stats.ttest_1samp(means, 0.0).pvalue),
-        "p_wilcoxon": float(stats.wilcoxon(means, zero_method="zsplit").pvalue),
-        "p_t_iid": float(stats.ttest_1samp(orders, 0.0).pvalue),
-        "se_ratio": float(stats.sem(means) / stats.sem(orders)),
-        "note": "",
-    }
-
-
-def _untested(p_value: float, note: str) -> dict[str, float | str]:
-    return {"p_t": p_value, "p_wilcoxon": p_value, "p_t_iid": p_value, "se_ratio": _NAN, "note": note}
-
-
-def _corrected(p_values: pd.Series, method: str) -> pd.Series:
-    corrected = p_values.copy()
-    known = p_values.notna()
-    if known.any():
-        corrected[known] = multipletests(p_values[known], method=method)[1]
-    return corrected
 
 
 def _weight_intervals(orders: pd.DataFrame, reference: str, drawn: Resampling, seed: int) -> dict[str, Interval]:

@@ -13,9 +13,10 @@ import pandas as pd
 import PIL.Image
 
 from hyperdapo import plan
-from hyperdapo.errors import HyperdapoError, MissingInputError
+from hyperdapo.errors import DataError, HyperdapoError, MissingInputError
 from hyperdapo.evidence import contents, provenance
 from hyperdapo.evidence.contents import Tolerances
+from hyperdapo.evidence.hypotheses import ledger
 from hyperdapo.files import atomic_folder
 from hyperdapo.params import Parameters
 from hyperdapo.paths import REPOSITORY, Paths, data_root
@@ -109,6 +110,7 @@ def verify(reference: Path, candidate: Path, run: Parameters | None = None) -> N
     faults += provenance.faults(candidate, ours, dict.fromkeys(units))
     faults += stamp_faults(reference, theirs, candidate, ours)
     faults += [f"{path.relative_to(candidate)}: {cell}" for path, cell in _untrue(candidate)]
+    faults += ledger_faults(reference / provenance.LEDGER, candidate / provenance.LEDGER)
     table = compare(reference, candidate)
     _tell(table)
     faults = list(dict.fromkeys(faults))
@@ -140,6 +142,16 @@ def stamp_faults(reference: Path, theirs: Mapping[str, Any], candidate: Path, ou
         if different := [pair for pair in pairs if pair[0] != pair[1]]:
             print(f"note: {stamp} {different[0][0]} in the reference, {different[0][1]} here")
     return differences
+
+
+def ledger_faults(reference: Path, candidate: Path) -> list[str]:
+    """A ledger that was altered; that it is longer than the reference's is no fault, and another one is printed."""
+    try:
+        if not ledger.follows(candidate, reference):
+            print("note: the ledger of the test split does not go on from that of the reference")
+    except DataError as error:
+        return [str(error)]
+    return []
 
 
 def _different(one: Any, other: Any, name: str) -> list[str]:

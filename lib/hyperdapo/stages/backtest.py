@@ -29,8 +29,10 @@ _SEARCHED = 500  # test orders among which one is looked for whose life can be s
 _ORDER = ["decision_ns", "arrival_ns", "side", "size", "limit_price", "arrival_mid"]
 
 
-def compute(parameters: Parameters, paths: Paths) -> list[Path]:
+def compute(parameters: Parameters, paths: Paths, trained_on: Paths | None = None) -> list[Path]:
     """Execute the test orders by every strategy and under other assumptions, and probe the simulator's fills.
+
+    `trained_on` has the market of the training split, where it is another than that of the test.
 
     Raises
     ------
@@ -41,14 +43,14 @@ def compute(parameters: Parameters, paths: Paths) -> list[Path]:
     tests = outcomes[outcomes["split"] == "test"].drop_duplicates("order_id")
     states = read_table(paths.data, "features").loc[tests["order_id"]]
     assumed = as_measured(parameters, read_table(paths.data, "laws"))
-    tables = execute(assumed, paths, states, outcomes)
+    tables = execute(assumed, paths, states, outcomes, trained_on or paths)
     tables |= {"probes": probe(parameters, paths), "order_life": one_life(assumed, paths, states.head(_SEARCHED))}
     tables |= judge_records(assumed, paths)
     return [write_table(table, paths.data, name) for name, table in tables.items()]
 
 
 def execute(
-    parameters: Parameters, paths: Paths, states: pd.DataFrame, outcomes: pd.DataFrame
+    parameters: Parameters, paths: Paths, states: pd.DataFrame, outcomes: pd.DataFrame, trained_on: Paths
 ) -> dict[str, pd.DataFrame]:
     """`orders.parquet` and `sensitivity.parquet`: every strategy; and `sequential.parquet`: on those orders on which
     the language model decides again, where it does, it too.
@@ -60,7 +62,7 @@ def execute(
         name: partial(execute_again, policy) for name, policy in policies(table).items()
     }
     always, some = {BOOSTING: plays[BOOSTING]}, table.loc[table["policy"] != BOOSTING, "order_id"].unique()
-    trained = strategies.train(Market.in_parts(paths.data), outcomes)
+    trained = strategies.train(Market.in_parts(trained_on.data), outcomes)
     executed, scenarios, sequential = [], [], []
     for part, market in Market.in_parts(paths.data, strategies.LOOKS_BACK_S, life_s(parameters.orders)):
         here = states[states["decision_ns"].between(*part, inclusive="left")]

@@ -5,43 +5,63 @@ from pathlib import Path
 import pandas as pd
 
 from hyperdapo.evidence import calibration, metrics, numbers, significance
-from hyperdapo.evidence.gaps import learning_gaps, over_seeds, specialist_gaps
+from hyperdapo.evidence.gaps import RIVALS, learning_gaps, over_seeds, specialist_gaps
+from hyperdapo.evidence.hypotheses.ledger import open_test
+from hyperdapo.evidence.hypotheses.placebo import placebos
+from hyperdapo.evidence.hypotheses.registered import judge
+from hyperdapo.evidence.hypotheses.superiority import superiority
 from hyperdapo.files import read_assets, read_table, write_table
 from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths
 
 REFERENCES = ("best_fixed", "market")
-"""What differences are taken to; the tests take the first."""
+"""What differences are taken to; the secondary tests take the first."""
 
 
 def compute(parameters: Parameters, paths: Paths) -> list[Path]:
-    """Compute every statistic of the thesis's Chapter 5.
+    """Compute every statistic of the thesis's Chapter 5: the registered hypotheses first, then all else.
+
+    Blocks of the intervals beside them are as long as the differences to the reference ask, no less than
+    `evidence.block_s`.
 
     Raises
     ------
     DataError
-        If a policy decided not all of the states.
+        If orders are not paired, the ledger was altered, or a policy decided not all of the states.
     """
+    orders = open_test(paths, parameters, "09_significance")
     evidence, seed, algorithms = parameters.evidence, parameters.seed, parameters.training.algorithms
-    orders, sequential, probes, outcomes, decisions = (
-        read_assets(paths, parameters.assets, name)
-        for name in ("orders", "sequential", "probes", "outcomes", "decisions")
+    judged = judge(orders, parameters.hypotheses, evidence, seed)
+    tests = significance.paired_tests(orders, REFERENCES[0], evidence, seed)
+    tables = {
+        "hypotheses": judged,
+        "significance": tests,
+        "superiority": superiority(orders, algorithms, evidence, seed),
+    }
+    evidence = evidence.model_copy(update={"block_s": float(tests["block_s"].iloc[0])})
+    tables |= _described(parameters.model_copy(update={"evidence": evidence}), paths, orders)
+    return [write_table(table, paths.data, name) for name, table in tables.items()]
+
+
+def _described(parameters: Parameters, paths: Paths, orders: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Metrics, gaps and what differences are made of, with intervals over blocks of `evidence.block_s`."""
+    evidence, seed, algorithms = parameters.evidence, parameters.seed, parameters.training.algorithms
+    sequential, probes, outcomes, decisions = (
+        read_assets(paths, parameters.assets, name) for name in ("sequential", "probes", "outcomes", "decisions")
     )
     orders, sequential = (metrics.in_blocks(table, evidence.block_s) for table in (orders, sequential))
     convergence = read_table(paths.data, "convergence")
-    tests = significance.paired_tests(orders, REFERENCES[0], evidence, seed)
     parts = [metrics.decompose(orders, reference, evidence, seed) for reference in REFERENCES]
-    tables = {
+    return {
+        "placebo": placebos(outcomes, decisions, [*algorithms, *RIVALS], evidence),
         "main": metrics.main_table(orders, evidence, seed),
         "metrics": metrics.summarise(orders, evidence, seed),
         "fill_calibration": calibration.scores(probes, evidence, seed),
         "learning_gap_over_seeds": over_seeds(outcomes, decisions, parameters),
         "learning_gap": learning_gaps(outcomes, decisions, parameters),
         "specialist_gaps": specialist_gaps(read_table(paths.data, "specialists"), evidence, seed),
-        "significance": tests.assign(significant=significance.is_significant(tests, evidence.confidence)),
         "cheapest": significance.against_the_cheapest(orders, algorithms, evidence, seed),
         "decomposition": pd.concat(parts, ignore_index=True),
         "decided_again": metrics.side_by_side(sequential, "touch_requoted", evidence, seed),
         "claims": numbers.claims_table(orders, convergence, evidence, seed),
     }
-    return [write_table(table, paths.data, name) for name, table in tables.items()]

@@ -1,12 +1,16 @@
 """Figures of 09_significance: what a policy gains, with its interval, per asset."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy import stats
 
 from hyperdapo.evidence.figures import style
 from hyperdapo.evidence.gaps import RIVALS
+from hyperdapo.evidence.hypotheses.registered import FAILED, NOT_AVAILABLE, NOT_ESTABLISHED
 from hyperdapo.evidence.metrics import FEES, PRICE, TOTAL, Floats
 from hyperdapo.evidence.tables import heading
 
@@ -57,9 +61,9 @@ def plot_main(main: pd.DataFrame, by: str, strategies: list[str]) -> Figure:
 
 
 def plot_forest(tests: pd.DataFrame, strategies: list[str], reference: str) -> Figure:
-    """Difference to the reference with its block bootstrap interval, per asset; left of zero is cheaper.
+    """Difference to the reference, with its own interval (thick) and the family's (thin), per asset; left is cheaper.
 
-    A filled dot is significant after Holm's correction (`tests` has the column `significant`).
+    A filled dot is significant: the interval of the family leaves zero out.
     """
     assets = list(tests["asset"].unique())
     figure, axes = style.new(1, len(assets), height=0.12 + 0.038 * len(strategies), sharey=True, squeeze=False)
@@ -74,6 +78,66 @@ def plot_forest(tests: pd.DataFrame, strategies: list[str], reference: str) -> F
     axes[0, 0].set_ylim(len(strategies) - 0.5, -0.5)
     figure.supxlabel(f"total cost minus that of {heading(reference).lower()} (bps); filled: significant", fontsize=9)
     return figure
+
+
+def plot_hypotheses(judged: pd.DataFrame) -> Figure:
+    """Each registered hypothesis with its simultaneous interval, per asset; below it, grey, of the extreme queues.
+
+    Left of zero the policy is cheaper, as claimed; a dot is filled where that is established, a cross where it failed.
+    """
+    assets, references = list(judged["asset"].unique()), list(judged["reference"].unique())
+    height = 0.12 + 0.06 * len(references)
+    figure, axes = style.new(1, len(assets), height=height, sharex=True, sharey=True, squeeze=False)
+    for axis, asset in zip(axes[0], assets, strict=True):
+        for row in judged[judged["asset"] == asset].to_dict("records"):
+            _draw_hypothesis(
+                axis, references.index(row["reference"]), {str(name): value for name, value in row.items()}
+            )
+        axis.axvline(0, color="black", linewidth=0.8)
+        axis.set_title(asset)
+    axes[0, 0].set_yticks(range(len(references)), [heading(name) for name in references])
+    axes[0, 0].set_ylim(len(references) - 0.4, -0.6)
+    figure.supxlabel(
+        f"total cost of {heading(judged['strategy'].iloc[0])} minus that of the reference (bps)", fontsize=9
+    )
+    return figure
+
+
+def plot_size_power(rates: pd.DataFrame, alpha: float) -> Figure:
+    """How often each test rejects in null worlds, by the edge that was planted: its size at 0, its power beyond.
+
+    `rates` is `hypotheses/size_power.csv`; the grey band holds 95 % of what a test of size `alpha` shows at 0.
+    """
+    figure, (size, power) = style.new(1, 2, height=0.42, width_ratios=[1, 1])
+    null = rates[rates["edge_bps"] == 0].reset_index(drop=True)
+    low, high = stats.binom.interval(0.95, int(null["worlds"].iloc[0]), alpha) / null["worlds"].iloc[0]
+    colours = {name: f"C{place}" for place, name in enumerate(null["test"])}
+    size.axvspan(100 * low, 100 * high, color="0.9")
+    size.barh(null.index, 100 * null["rate"], height=0.6, color=[colours[name] for name in null["test"]])
+    size.axvline(100 * alpha, color="black", linewidth=0.8)
+    size.set_yticks(null.index, null["test"], fontsize=7)
+    size.set_xlabel("rejections where nothing differs (%)")
+    size.invert_yaxis()
+    for name, rows in rates.groupby("test", sort=False):
+        if len(rows) > 1:
+            power.plot(rows["edge_bps"], 100 * rows["rate"], ".-", color=colours[str(name)])
+    edges = sorted(rates["edge_bps"].unique())
+    power.set_xscale("symlog", linthresh=0.02)
+    power.set_xticks(edges, [f"{edge:g}" for edge in edges], minor=False)
+    power.minorticks_off()
+    power.set_xlabel("planted edge (bps)")
+    power.set_ylabel("rejections (%)")
+    return figure
+
+
+def _draw_hypothesis(axis: Axes, place: int, row: dict[str, Any]) -> None:
+    for shift, queue in ((0.2, "ahead"), (0.32, "behind")):
+        axis.hlines(place + shift, row[f"{queue}_low"], row[f"{queue}_high"], color="0.6", linewidth=1)
+    colour = style.STRATEGY_COLOURS[row["reference"]]
+    axis.hlines(place, row["joint_low"], row["joint_high"], color=colour)
+    marker = {FAILED: "X", NOT_AVAILABLE: "|"}.get(row["status"], "o")
+    face = "white" if row["status"] == NOT_ESTABLISHED else colour
+    axis.plot(row["difference_bps"], place, marker, color=colour, markerfacecolor=face)
 
 
 def plot_decomposition(parts: pd.DataFrame, strategies: list[str], reference: str) -> Figure:
@@ -142,6 +206,7 @@ def _shifts(gaps: pd.DataFrame) -> Floats:
 
 
 def _draw_difference(axis: Axes, place: int, test: dict[str, float], colour: str) -> None:
+    axis.hlines(place, test["joint_low"], test["joint_high"], color=colour, linewidth=0.8)
     axis.hlines(place, test["ci_low"], test["ci_high"], color=colour)
     face = colour if test["significant"] else "white"
     axis.plot(test["difference_bps"], place, "o", color=colour, markerfacecolor=face)
