@@ -2,8 +2,8 @@
 
 import pandas as pd
 
+from hyperdapo.evidence.figures import style
 from hyperdapo.evidence.figures.policy import plot_language
-from hyperdapo.evidence.figures.style import save
 from hyperdapo.evidence.gaps import language_gaps
 from hyperdapo.evidence.tables import CSV_FLOAT
 from hyperdapo.files import atomic, write_table
@@ -11,12 +11,15 @@ from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths
 from hyperdapo.policy.language.study import decide
 
-NAME = "language"
-
 
 def study(parameters: Parameters) -> str:
-    """Train and ask every policy of the study, and leave `language.parquet` in the data folder of the run and table and
-    figure in `outputs/RUN/study/`; returns the table as text. What there is so far is left after each policy.
+    """Train and ask every policy of the study; what there is so far is left after each of them.
+
+    Rows by state go into `language.parquet` in the run's data folder; table and figure into `outputs/RUN_language/`.
+
+    Returns
+    -------
+    The table as text.
 
     Raises
     ------
@@ -25,16 +28,20 @@ def study(parameters: Parameters) -> str:
     ModelError
         If the base cannot be had.
     """
-    paths, rows = Paths(parameters.name), list[pd.DataFrame]()
+    paths, rows, table = Paths(parameters.name), list[pd.DataFrame](), pd.DataFrame()
     for decided in decide(parameters):
         rows.append(decided)
         table = _leave(pd.concat(rows, ignore_index=True), parameters, paths)
-    return table.drop(columns=["seeds", "blocks"]).round(3).to_string(index=False)
+    shown = ["asset", "trained_on", "policy", "states", "wording", "minus_fixed_bps", "ci_low", "ci_high", "gap_closed"]
+    return table[shown].round(3).to_string(index=False)
 
 
 def _leave(decided: pd.DataFrame, parameters: Parameters, paths: Paths) -> pd.DataFrame:
-    write_table(decided, paths.data, NAME)
+    write_table(decided, paths.data, "language")
     table = language_gaps(decided, parameters.evidence, parameters.seed)
-    with atomic(paths.outputs / "study" / f"{NAME}.csv") as temporary:
+    folder = paths.outputs.with_name(f"{paths.name}_language")
+    with atomic(folder / "language.csv") as temporary:
         table.to_csv(temporary, index=False, float_format=CSV_FLOAT, lineterminator="\n")
+    with atomic(folder / "language.png") as temporary:
+        temporary.write_bytes(style.preview(plot_language(table)).data)
     return table
