@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.special import log_softmax
 
 from hyperdapo.errors import ModelError
+from hyperdapo.evidence.calibration import calibration_errors, sure_groups, sureness
 from hyperdapo.policy.language import calibration
 
 STATES, ACTIONS = 4000, 5
@@ -53,3 +55,31 @@ def test_it_is_stored_beside_the_adapter_and_missed_when_lost(tmp_path: Path) ->
     (tmp_path / calibration.NAME).write_text("{")
     with pytest.raises(ModelError, match=r"calibration\.json is lost or damaged"):
         calibration.read(tmp_path)
+
+
+def decided(exaggerated: float) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Decisions whose probabilities were drawn apart and scaled back to the truth, and what the actions earned."""
+    truth, rewards = world()
+    columns = {f"probability_{k}": np.exp(truth[:, k]) for k in range(ACTIONS)}
+    frame = pd.DataFrame({"order_id": range(STATES), "decision_ns": np.arange(STATES), "policy": "dapo", "seed": 0})
+    frame = frame.assign(action=truth.argmax(axis=1), temperature=exaggerated, **columns)
+    outcomes = pd.DataFrame(
+        {"order_id": np.repeat(range(STATES), ACTIONS), "reward": rewards.ravel(), "distinct": True}
+    )
+    return frame, outcomes.assign(action=np.tile(range(ACTIONS), STATES))
+
+
+def test_true_probabilities_have_no_error_but_noise_and_exaggerated_ones_have() -> None:
+    sure = sureness(*decided(exaggerated=3.0))
+    (row,) = calibration_errors(sure).to_dict("records")
+    assert row["scaled_error"] < 0.02 and row["raw_error"] > 0.15
+    assert row["raw"] > row["scaled"] == pytest.approx(row["best"], abs=0.02)
+    groups = sure_groups(sure, "scaled")
+    np.testing.assert_allclose(groups["probability"], groups["best"], atol=0.06)
+
+
+def test_a_tie_counts_as_its_share_and_rivals_are_left_out() -> None:
+    decisions, outcomes = decided(exaggerated=1.0)
+    rival = decisions.assign(policy="linear", temperature=np.nan)
+    sure = sureness(pd.concat([decisions, rival]), outcomes.assign(reward=0.0))
+    assert set(sure["policy"]) == {"dapo"} and sure["best"].unique().tolist() == [1 / ACTIONS]

@@ -8,9 +8,11 @@ is made here from the same seed whenever it is asked for.
 
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from hyperdapo.params import Parameters
 from hyperdapo.sections import Notices
@@ -44,7 +46,7 @@ def schedule(notices: Notices, asset: str, seed: int, start_ns: int, end_ns: int
     return table[table["local_ns"] < end_ns]
 
 
-def pushes(notices: Notices, asset: str, seed: int, start_ns: int, end_ns: int) -> np.ndarray:
+def pushes(notices: Notices, asset: str, seed: int, start_ns: int, end_ns: int) -> NDArray[Any]:
     """(n,) of `PUSH`, in the order of time and never two at once: what the notices of a span do to the price."""
     table = schedule(notices, asset, seed, start_ns, end_ns)
     rows = np.zeros(len(table), PUSH)

@@ -67,6 +67,25 @@ def plot_probabilities(decisions: pd.DataFrame, imbalance: Floats, actions: Sequ
     return figure
 
 
+def plot_sureness(raw: pd.DataFrame, scaled: pd.DataFrame, asset: str) -> Figure:
+    """How often decisions were best, by how probable they were, before and after scaling; true ones lie on the line.
+
+    Both are tables of `evidence.calibration.sure_groups`.
+    """
+    figure, axes = style.new(1, 2, height=0.42, sharex=True, sharey=True)
+    for axis, groups, title in zip(axes, (raw, scaled), ("as trained", "after temperature scaling"), strict=True):
+        for policy, rows in groups.groupby("policy", sort=False):
+            colour = style.STRATEGY_COLOURS.get(str(policy))
+            axis.plot(
+                rows["probability"], rows["best"], marker="o", markersize=3, color=colour, label=heading(str(policy))
+            )
+        axis.axline((0, 0), slope=1, color="black", linewidth=0.8)
+        axis.set(title=title, xlim=(0, 1), ylim=(0, 1), xlabel="probability of the decision")
+    axes[0].set_ylabel(f"share that was best, {asset}")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+    return figure
+
+
 def plot_language(gaps: pd.DataFrame) -> Figure:
     """What each policy of the study of language earns beyond the best fixed action, by how notices are worded.
 

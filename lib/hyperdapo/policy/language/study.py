@@ -116,7 +116,7 @@ def decide(parameters: Parameters) -> Iterator[pd.DataFrame]:
 def _read(parameters: Parameters, reader: Reader, asset: str, worlds: dict[str, World]) -> Iterator[pd.DataFrame]:
     """One reader, trained on one asset, on the test states of each."""
     under, world = reader.under(parameters), worlds[asset]
-    paths = Paths(f"{parameters.name}/language/{reader.name} {reader.states}", asset)
+    paths = Paths(f"{parameters.name}/language/{reader.name.replace(' ', '_')}_{reader.states}", asset)
     training, held_out = world.states(under, "train", reader.states), world.states(under, "validation", MOST)
     seeds = parameters.training.seeds
     train_runs(under, paths, training, held_out, [(ALGORITHM, seed) for seed in seeds])
