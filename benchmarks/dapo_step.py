@@ -57,7 +57,7 @@ shared = {**runs.arguments(parameters, "dapo", 0, folder.name, "benchmark"), **q
 
 def ours() -> float:
     """Seconds of a rollout and its updates; the states are read before."""
-    plan = plan_updates(rewards, UPDATES, STATES // UPDATES, np.random.default_rng(0), np.ones(STATES))
+    plan = plan_updates(known, UPDATES, STATES // UPDATES, np.random.default_rng(0))
     adapted = add_adapter(base, parameters.policy, seed=0)
     arguments = TrainingArguments(train_sampling_strategy="sequential", **shared)
     nothing = torch.zeros(STATES, len(choice))  # the reference, which `dapo` has none of

@@ -80,7 +80,7 @@ def our_step(model: Any) -> Callable[[], None]:
     tokenizer, policy = models.tiny_tokenizer(), load("thesis").policy
     adapted = get_peft_model(model, lora_config(model.config, policy))
     opening = "Choose:"
-    scorer = Scorer(adapted, tokenizer, opening, ["A", "B", "C", "D", "E", "F"])
+    scorer = Scorer(adapted, tokenizer, opening, ["A", "B", "C", "D", "E", "F"], policy.lora.layers)
     filler = TOKENS - len(tokenizer(opening + CUE)["input_ids"])
     prompts = [opening + "9" * filler + CUE] * BATCH
 

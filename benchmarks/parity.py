@@ -5,7 +5,7 @@ when both refuse it (ours then comes back at another price). Each difference mus
 once more with one rule of the peer's in place of ours, or with several, and must then be equal.
 
 - `through`: a print beyond our price fills all of the order (peer), or no more than its own size (ours).
-- `crossed`: so does a quote of the other side that comes to our price.
+- `crossed`: so does a quote of the other side that comes to our price (peer), or it fills nothing (ours).
 - `unseen`: an order beyond the visible book stands behind what was last shown there, if anything (peer), or behind what
   a visible level holds on average (ours).
 
@@ -34,7 +34,7 @@ ORDERS = 4000
 SETS = {"at the touch, 20 USD": (20.0, 0), "0-5 steps, 2000 USD": (2000.0, 5), "0-40 steps, 20 USD": (20.0, 40)}
 RULES = ("through", "crossed", "unseen")
 COLUMNS = ["market", "orders", "filled", "rejected", "equal", *RULES, "several", "unexplained"]
-QUEUE = Queue(joined=True, exponent=np.inf)
+QUEUE = Queue(joined=True, exponent=np.inf, crossing=False)
 NOBODY, NO_PATH = np.zeros(0), np.zeros((0, 2))
 
 
@@ -93,7 +93,7 @@ def _replayed(events: Events, order: pd.Series, rules: tuple[str, ...]) -> tuple
         if met:
             state = state._replace(remaining=0.0)
         else:
-            _, state = kernel.wait(events, event, event + 1, state, side, limit, np.inf, NOBODY, kernel.ALONE, NO_PATH)
+            _, state = kernel.wait(events, event, event + 1, state, side, limit, QUEUE, NOBODY, kernel.ALONE, NO_PATH)
         if state.remaining <= DUST:
             return 0.0, int(events.ns[event]), "filled"
     return state.remaining, -1, "completed"

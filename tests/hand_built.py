@@ -80,6 +80,7 @@ def execution(**changes: Any) -> sections.Execution:
     """5-50 ms of latency, tier 0; events a second apart cannot tell one such latency from another."""
     latency = {"preset": "thesis", "policy_ms": 0, "empirical_ms": [100]} | changes.pop("latency", {})
     fixed = {"latency": latency, "fees": {"tier": 0}, "block_ms": 100, "queue": "power", "queue_exponent": 1.0}
+    fixed |= {"crossing_fills": True}
     rest = {"impact_coefficient_bps": 10, "twap_slices": 6, "requote_s": 10, "risk_aversion": 0.05}
     return sections.Execution.model_validate(fixed | rest | changes)
 

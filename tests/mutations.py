@@ -14,7 +14,7 @@ KERNEL, SIMULATOR, COSTS, ORDERS, CHILDREN, STRATEGIES = (
 )
 MUTATIONS = (
     ("queue: prints do not shorten it", KERNEL, "state.ahead - queue, state.visible", "state.ahead, state.visible"),
-    ("queue: cancels count twice", KERNEL, "ahead -= (expected - size) *", "ahead -= 2 * (expected - size) *"),
+    ("queue: cancels count twice", KERNEL, "ahead -= lost * min(", "ahead -= 2 * lost * min("),
     (
         "latency: the way to the exchange is free",
         SIMULATOR,
@@ -85,6 +85,7 @@ MUTATIONS = (
         "ns += orders[order].answer_ns",
     ),
     ("post-only: it does not know what the feed shows", KERNEL, "events.feed.exchange_ns[shown] > ns", "False"),
+    ("crossing: quotes fill, whatever the rule", KERNEL, "if queue.crossing:", "if True:"),
     ("crossing: a quote fills all", KERNEL, "fill = min(state.remaining, fresh - gone)", "fill = state.remaining"),
     ("crossing: the same quote fills again", KERNEL, "fresh = size - state.offered", "fresh = size"),
     (

@@ -13,7 +13,6 @@ from hyperdapo.policy.losses import ALGORITHMS
 from hyperdapo.policy.models import load_base, save_adapter
 from hyperdapo.policy.states import States, read_states
 from hyperdapo.policy.training import gather_logs, runs_of, train_runs
-from hyperdapo.sections import Policy
 from hyperdapo.times import SECOND_NS
 from test_prompts import features as neutral
 
@@ -23,8 +22,10 @@ COUNT = 240
 def settings(**changes) -> Parameters:
     """All algorithms with one seed; rates high enough for the tiny model to learn in 60 updates."""
     quick = {"learning_rate": 0.01}
-    algorithms = {"dpo": quick, "reward_weighted": quick}
-    algorithms |= {name: quick | {"temperature_bps": 2} for name in ("dapo", "dapo_sampled")}
+    algorithms = {name: quick | {"beta": 0.1} for name in ("dpo", "dpo_one_pair", "listing_4_3")}
+    algorithms |= {name: quick | {"temperature_bps": 2, "entropy_bonus": 0.3} for name in ("dapo", "dapo_sampled")}
+    algorithms |= {"reward_weighted": quick | {"temperature_bps": 2}}
+    algorithms |= {"dapo_preference": {"learning_rate": 0.003, "beta": 0.1, "advantage_unit_bps": 25}}
     common = {"steps": 60, "checkpoint_every": 20, "evaluate_every": 20, "seeds": [0], "algorithms": list(ALGORITHMS)}
     actions = ["wait", "behind 5", "behind 2", "behind 1", "join", "take"]
     return load("smoke", {"training": common | algorithms | changes, "policy": {"actions": actions}})
@@ -60,10 +61,10 @@ def train(
     return gather_logs(parameters, paths)
 
 
-def elsewhere(adapted: PeftModel, policy: Policy, folder: Path) -> PeftModel:
-    """A saved adapter as anybody loads it, by PEFT on a base of their own: it acts from the cue on."""
-    base, tokenizer = load_base(policy)
-    save_adapter(adapted, tokenizer, policy, folder)
+def elsewhere(adapted: PeftModel, parameters: Parameters, folder: Path) -> PeftModel:
+    """A saved adapter as anybody loads it, by PEFT on a base of their own."""
+    base, tokenizer = load_base(parameters.policy)
+    save_adapter(adapted, tokenizer, parameters, folder)
     return PeftModel.from_pretrained(base, str(folder), is_trainable=True).eval()
 
 

@@ -34,11 +34,12 @@ class Run:
         settings: Mapping[str, Any] | None = None,
         environment: Mapping[str, str] | None = None,
         cores: int = 2,
+        profile: str = PROFILE,
     ) -> None:
         place.mkdir(parents=True, exist_ok=True)
         self.place, self.data, self.outputs = place, place / "data", place / "outputs"
         self._log, self._own, self._cores = place / "printed.txt", list[str](), str(cores)
-        self.name = load(PROFILE, dict(settings or {})).name
+        self._profile, self.name = profile, load(profile, dict(settings or {})).name
         if settings:
             own = place / "settings.yaml"
             self._own = ["--params", str(own)]
@@ -49,7 +50,7 @@ class Run:
         self.environment = os.environ | path | where | (environment or {})
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "hyperdapo.cli", "run", "--profile", PROFILE, "--cores", self._cores]
+        command = [sys.executable, "-m", "hyperdapo.cli", "run", "--profile", self._profile, "--cores", self._cores]
         where: dict[str, Any] = {"cwd": REPOSITORY, "env": self.environment, "start_new_session": True}
         with self._log.open("wb") as log:
             return subprocess.Popen([*command, *self._own, *arguments], stdout=log, stderr=log, **where)

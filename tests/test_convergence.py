@@ -67,8 +67,8 @@ def test_a_long_band_averages_each_run_over_stretches() -> None:
     steps = np.arange(1, 101)
     runs = pd.DataFrame({"step": steps, "seed": 0, "clip_fraction": np.where(steps % 4 == 0, 4.0, 0.0)})
     _, axis = style.new()
-    style.band(axis, pd.concat([runs, runs.assign(seed=1, clip_fraction=3.0)]), "clip_fraction", "listing_4_4")
-    assert axis.lines[0].get_xdata().tolist() == list(range(4, 101, 4)) and axis.lines[0].get_label() == "Listing 4.4"
+    style.band(axis, pd.concat([runs, runs.assign(seed=1, clip_fraction=3.0)]), "clip_fraction", "listing_4_3")
+    assert axis.lines[0].get_xdata().tolist() == list(range(4, 101, 4)) and axis.lines[0].get_label() == "Listing 4.3"
     assert axis.lines[0].get_ydata().tolist() == [2.0] * style.STRETCHES
     bounds = axis.collections[0].get_paths()[0].get_extents()
     assert (bounds.y0, bounds.y1) == (1.0, 3.0)

@@ -16,6 +16,7 @@ from hyperdapo.paths import Paths
 from hyperdapo.plan import WRITTEN_BY
 from hyperdapo.policy.rivals import RIVALS
 from hyperdapo.policy.training import COLUMNS
+from hyperdapo.sequential.iteration import BOOSTING
 from hyperdapo.stages.backtest import judge_records
 from hyperdapo.synthetic.exchange import World
 from hyperdapo.synthetic.probes import play_probes
@@ -41,8 +42,9 @@ def _documented(name: str) -> list[tuple[str, str]]:
     """Column and type in the order of the dictionary, each placeholder written out."""
     values = {
         "feature": list(NAMES),
-        "strategy": [*STRATEGIES, "untrained", *SMOKE.training.algorithms, *RIVALS],
+        "strategy": [*STRATEGIES, "untrained", *SMOKE.training.algorithms, *RIVALS, BOOSTING],
         "h": [f"{horizon:g}" for horizon in SMOKE.orders.markouts_s],
+        "again": [str(action) for action in range(len(SMOKE.policy.actions) + 1)],
         "k": [str(action) for action in range(len(SMOKE.policy.actions))],
     }
     columns = []

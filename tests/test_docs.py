@@ -17,6 +17,7 @@ from hyperdapo.market.features import NAMES
 from hyperdapo.params import load, read
 from hyperdapo.paths import NOTEBOOKS, PARAMS
 from hyperdapo.policy.rivals import RIVALS
+from hyperdapo.sequential.iteration import AGAIN
 from hyperdapo.sections import Algorithm
 
 PACKAGE = REPOSITORY / "lib/hyperdapo"
@@ -197,7 +198,7 @@ def test_files_that_contributing_names_are_there() -> None:
 
 def test_every_strategy_and_algorithm_has_a_colour() -> None:
     """Figures of several strategies go through the list of colours: one that is not in it would not be shown."""
-    assert {*STRATEGIES, *get_args(Algorithm), "untrained", *RIVALS} == set(style.STRATEGY_COLOURS)
+    assert {*STRATEGIES, *get_args(Algorithm), "untrained", *RIVALS, *AGAIN} == set(style.STRATEGY_COLOURS)
 
 
 def test_the_citation_is_of_this_version() -> None:

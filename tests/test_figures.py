@@ -136,6 +136,10 @@ def test_convergence_is_drawn(paths: Paths) -> None:
     log = log.assign(entropy=1.0, clip_fraction=0.1, filtered_groups=2.0, heldout_best_fixed=-4.0)
     assert style.save(convergence_figures.plot_learning(log), paths, "learning").data
     assert style.save(convergence_figures.plot_training(log), paths, "training").data
+    shares = pd.DataFrame({"algorithm": ["dapo"] * 3, "step": [0, 4, 10], "share": [1.0, 0.5, 0.5]})
+    figure = convergence_figures.plot_under_way(shares)
+    assert figure.axes[0].lines[0].get_ydata().tolist() == [100, 50, 50]
+    assert style.save(figure, paths, "under_way").data
     page = convergence_figures.dashboard(log)
     assert len(page.data) == 4 * 6 and sum(trace.showlegend for trace in page.data) == 6
     html = [page.to_html(include_plotlyjs=False, div_id="training") for _ in range(2)]

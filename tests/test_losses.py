@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,17 +12,15 @@ from hyperdapo.policy.losses import (
     Batch,
     adaptive_clip,
     advantages,
-    annealed,
     clipped_preference,
     clipped_surrogate,
     entropy,
-    halved_preference,
     has_signal,
     preference,
     reward_cross_entropy,
-    sampling_weights,
 )
 from hyperdapo.policy.scoring import _NEVER
+from hyperdapo.policy.states import pairs_of
 
 LOW, HIGH = 0.20, 0.28
 
@@ -101,79 +100,88 @@ def test_states_without_a_difference_have_no_signal() -> None:
     assert has_signal(torch.tensor([[1.0, 1.0], [1.0, 2.0]])).tolist() == [False, True]
 
 
-def ends(rewards: torch.Tensor) -> torch.Tensor:
-    """(n, 2) the best and the worst action of each state."""
-    return torch.stack([rewards.argmax(dim=-1), rewards.argmin(dim=-1)], dim=-1)
+def one_pair(rewards: torch.Tensor) -> torch.Tensor:
+    """(n, K, K) the best action of each state against the worst."""
+    weights = torch.zeros(*rewards.shape, rewards.shape[1])
+    weights[torch.arange(len(rewards)), rewards.argmax(dim=-1), rewards.argmin(dim=-1)] = 1.0
+    return weights
 
 
-def pairs(new: torch.Tensor, other: torch.Tensor, rewards: torch.Tensor) -> list[tuple[float, float]]:
-    """How much the best and the worst action of each state gained, in nats."""
-    gains = []
-    for state in range(len(new)):
-        best = max(range(new.shape[1]), key=lambda a: rewards[state, a].item())
-        worst = min(range(new.shape[1]), key=lambda a: rewards[state, a].item())
-        gains.append(tuple((new[state, a] - other[state, a]).item() for a in (best, worst)))
-    return gains
+def all_pairs(rewards: torch.Tensor, distinct: torch.Tensor | None = None) -> torch.Tensor:
+    known = np.ones(rewards.shape, dtype=bool) if distinct is None else distinct.numpy()
+    return torch.tensor(pairs_of("dpo", rewards.numpy(), known, seed=0), dtype=torch.float32)
 
 
 def log_sigmoid(value: float) -> float:
     return -math.log1p(math.exp(-value))
 
 
+def compared(rewards: list[float]) -> list[tuple[int, int]]:
+    """All ordered pairs of a state of which the first earned more."""
+    return [(a, b) for a in range(len(rewards)) for b in range(len(rewards)) if rewards[a] > rewards[b]]
+
+
+def with_ties(rewards: torch.Tensor) -> torch.Tensor:
+    """Rewards of which two or three tie in every state."""
+    return rewards.clamp(min=rewards.median(dim=-1, keepdim=True).values)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_preference_equals_the_reference_loop(seed: int) -> None:
+    """Each pair that differs counts, those of a state alike, and each state as much as any other."""
     new, base, rewards = draw(seed)
-    expected = -sum(log_sigmoid(0.5 * (best - worst)) for best, worst in pairs(new, base, rewards)) / len(new)
-    assert preference(new, base, ends(rewards), 0.5).loss.item() == pytest.approx(expected, rel=1e-4)
+    rewards = with_ties(rewards)
+    total = 0.0
+    for state in range(len(new)):
+        gain = (new - base)[state].tolist()
+        pairs = compared(rewards[state].tolist())
+        assert len(pairs) < 15
+        total -= sum(log_sigmoid(0.5 * (gain[a] - gain[b])) for a, b in pairs) / len(pairs)
+    measured = preference(new, base, all_pairs(rewards), 0.5)
+    assert measured.loss.item() == pytest.approx(total / len(new), rel=1e-4)
 
 
-def test_listing_4_4_halves_the_gradient_above_its_bound() -> None:
+def test_one_pair_is_the_papers_loss() -> None:
     new, base, rewards = draw(0)
-    new.requires_grad_()
-    plain = preference(new, base, ends(rewards), 0.5).loss
-    listed = halved_preference(new, base, ends(rewards), 0.5, LOW, HIGH)
-    assert plain.item() > HIGH and listed.clip_fraction == 1
-    assert listed.loss.item() == pytest.approx(plain.item() / 2 + HIGH / 2)
-    torch.testing.assert_close(torch.autograd.grad(listed.loss, new)[0], torch.autograd.grad(plain, new)[0] / 2)
-    assert halved_preference(new, base, ends(rewards), 0.5, LOW, 10.0).clip_fraction == 0
+    gain, rows = new - base, torch.arange(len(new))
+    margin = gain[rows, rewards.argmax(dim=-1)] - gain[rows, rewards.argmin(dim=-1)]
+    expected = -torch.nn.functional.logsigmoid(0.5 * margin).mean()
+    torch.testing.assert_close(preference(new, base, one_pair(rewards), 0.5).loss, expected)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_clipped_preference_equals_the_reference_loop(seed: int) -> None:
     new, old, rewards = draw(seed)
-    weight = torch.linspace(0.1, 1.9, len(new))
-    total, cut = 0.0, 0
-    for (best, worst), share in zip(pairs(new, old, rewards), weight.tolist(), strict=True):
-        gained, lost = min(math.exp(best), 1 + HIGH), max(math.exp(worst), 1 - LOW)
-        total -= share * log_sigmoid(0.5 * (math.log(gained) - math.log(lost)))
-        cut += math.exp(best) > gained or math.exp(worst) < lost
-    result = clipped_preference(new, old, ends(rewards), weight, 0.5, LOW, HIGH)
+    rewards = with_ties(rewards)
+    low, high = torch.full((len(new), 1), LOW), torch.full((len(new), 1), HIGH)
+    low[0], high[0] = LOW / 2, HIGH / 3
+    total, cut = 0.0, 0.0
+    for state in range(len(new)):
+        ratio = (new - old)[state].exp().tolist()
+        pairs = compared(rewards[state].tolist())
+        for a, b in pairs:
+            won, lost = min(ratio[a], 1 + high[state].item()), max(ratio[b], 1 - low[state].item())
+            total -= log_sigmoid(0.5 * (math.log(won) - math.log(lost))) / len(pairs)
+            cut += (ratio[a] > won or ratio[b] < lost) / len(pairs)
+    result = clipped_preference(new, old, all_pairs(rewards), 0.5, low, high)
     assert result.loss.item() == pytest.approx(total / len(new), rel=1e-4)
     assert result.clip_fraction == pytest.approx(cut / len(new))
 
 
 def test_a_preference_that_is_won_and_lost_beyond_both_bounds_moves_nothing() -> None:
     new = torch.tensor([[0.5, -0.5]], requires_grad=True)
-    pair = torch.tensor([[0, 1]])
-    clipped_preference(new, torch.zeros(1, 2), pair, torch.ones(1), 0.1, LOW, HIGH).loss.backward()
+    low, high = torch.tensor([[LOW]]), torch.tensor([[HIGH]])
+    clipped_preference(new, torch.zeros(1, 2), all_pairs(torch.tensor([[1.0, 0.0]])), 0.1, low, high).loss.backward()
     assert new.grad is not None and not new.grad.any()
 
 
-def test_sampling_weights_follow_equation_2_9() -> None:
-    gap = torch.tensor([0.5, -2.0, 1.0])
-    exponents = [math.exp(0.7 * size / 0.4) for size in (0.5, 2.0, 1.0)]
-    expected = [3 * exponent / sum(exponents) for exponent in exponents]
-    assert sampling_weights(gap, 0.7, 0.4).tolist() == pytest.approx(expected, rel=1e-5)
-    assert annealed(1.0, 0.1, 1.0) == pytest.approx(0.1)
-
-
-def test_clip_shrinks_with_the_divergence_as_equation_3_5_has_it() -> None:
+def test_clip_shrinks_with_the_divergence_of_each_state_as_equation_3_5_has_it() -> None:
     new, old, _ = draw(4)
-    divergence = sum(
-        math.exp(old[n, a]) * (old[n, a] - new[n, a]).item() for n in range(len(new)) for a in range(new.shape[1])
-    ) / len(new)
-    assert adaptive_clip(HIGH, new, old, 2.0) == pytest.approx(HIGH * math.exp(-2.0 * divergence), rel=1e-4)
-    assert adaptive_clip(HIGH, old, old, 2.0) == HIGH
+    bounds = adaptive_clip(HIGH, new, old, 2.0)
+    for state in range(len(new)):
+        divergence = sum(math.exp(old[state, a]) * (old[state, a] - new[state, a]).item() for a in range(new.shape[1]))
+        assert bounds[state].item() == pytest.approx(HIGH * math.exp(-2.0 * divergence), rel=1e-4)
+    assert (adaptive_clip(HIGH, old, old, 2.0) == HIGH).all()
 
 
 def test_reward_weighted_equals_the_reference_loop() -> None:
@@ -200,11 +208,30 @@ def test_an_action_that_is_not_distinct_counts_for_nothing(algorithm: str) -> No
             torch.log_softmax(each[:, :actions].masked_fill(~distinct[:, :actions], _NEVER), dim=-1)
             for each in (made, old_logits, base)
         )
-        pair = ends(rewards[:, :5])
-        loss = LOSSES[algorithm](
-            Batch(new, old, reference, rewards[:, :actions], pair, distinct[:, :actions], 0.5), training
-        ).loss
+        seen = distinct[:, :actions]
+        pairs = pairs_of(algorithm, rewards[:, :actions].numpy(), seen.numpy(), seed=0)
+        batch = Batch(new, old, reference, rewards[:, :actions], torch.tensor(pairs, dtype=torch.float32), seen)
+        loss = LOSSES[algorithm](batch, training).loss
         measured.append((loss.item(), torch.autograd.grad(loss, made)[0]))
     assert measured[0][0] == pytest.approx(measured[1][0], rel=1e-5)
     torch.testing.assert_close(measured[0][1][:, :5], measured[1][1], atol=1e-6, rtol=1e-4)
     assert not measured[0][1][:, 5].any()
+
+
+@pytest.mark.parametrize("algorithm", LOSSES)
+def test_parts_of_an_update_add_up_to_the_update(algorithm: str) -> None:
+    """Loss and gradient of twelve states are the means of those of four parts: what accumulation makes of them."""
+    training, (logits, old_logits, rewards) = load("smoke").training, draw(8)
+    base, distinct = torch.log_softmax(draw(9)[0], dim=-1), torch.ones(rewards.shape, dtype=torch.bool)
+    pairs = all_pairs(with_ties(rewards))
+    logits.requires_grad_()
+
+    def loss_of(states: slice) -> torch.Tensor:
+        new = torch.log_softmax(logits[states], dim=-1)
+        known = (each[states] for each in (old_logits, base, rewards, pairs, distinct))
+        return LOSSES[algorithm](Batch(new, *known), training).loss
+
+    parts = sum(loss_of(slice(start, start + 3)) for start in range(0, 12, 3)) / 4
+    whole = loss_of(slice(0, 12))
+    torch.testing.assert_close(parts, whole)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, logits)[0] for loss in (parts, whole)))

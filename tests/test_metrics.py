@@ -195,6 +195,11 @@ def test_seeds_are_averaged_state_by_state() -> None:
         0.5
     )
     assert row["minus_boosting_bps"] == pytest.approx((row["best_fixed_bps"] - row["boosting_bps"]) / 2)
+    dpo = table.set_index("algorithm").loc["dpo"]
+    assert row["minus_dpo_bps"] == pytest.approx(row["trained_bps"] - dpo["trained_bps"])
+    assert row["minus_dpo_ci_low"] <= row["minus_dpo_bps"] <= row["minus_dpo_ci_high"] and np.isnan(
+        dpo["minus_dpo_bps"]
+    )
     assert row["room_ci_low"] <= row["room_bps"] == pytest.approx(row["oracle_bps"] - row["best_fixed_bps"])
 
 

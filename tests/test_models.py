@@ -1,6 +1,5 @@
 """Base models, adapters, and the scorer against the plain forward pass."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -9,16 +8,17 @@ import torch
 from peft import get_peft_model
 from transformers import AutoModelForCausalLM, Qwen2Config
 
-from hyperdapo.errors import MissingInputError, ModelError
+from hyperdapo.errors import ModelError
 from hyperdapo.params import load
 from hyperdapo.policy import models
-from hyperdapo.policy.models import add_adapter, load_adapter, load_base, lora_config, parameter_counts, save_adapter
+from hyperdapo.policy.models import add_adapter, load_base, lora_config, parameter_counts
 from hyperdapo.policy.prompts import CUE, instruction, letters
-from hyperdapo.policy.scoring import Encodings, Scorer, cue_ids, letter_ids
+from hyperdapo.policy.scoring import Encodings, Scorer, letter_ids, make_scorer
 from hyperdapo.sections import Action
 from planted import elsewhere
 
-POLICY = load("smoke").policy
+SMOKE = load("smoke")
+POLICY = SMOKE.policy
 ACTIONS = POLICY.actions
 OPENING = instruction(ACTIONS)
 PROMPTS = [OPENING + body + CUE for body in (" BUY flow7 size4", " SELL BTC at 117245: imbalance1", " BUY spread5")]
@@ -47,13 +47,18 @@ def plain(model, tokenizer, prompt: str) -> torch.Tensor:
     return torch.log_softmax(logits[letter_ids(tokenizer, letters(ACTIONS))].float(), dim=-1)
 
 
-@pytest.fixture(scope="module", params=[None, 2], ids=["all layers", "upper layers"])
+@pytest.fixture(
+    scope="module",
+    params=[(None, True), (2, True), (None, False), (2, False)],
+    ids=["all layers", "upper layers", "all layers, plain", "upper layers, plain"],
+)
 def layered(request, tmp_path_factory):
     """A model whose adapter acts on all layers or on the upper two, its scorer, and the same as others load it."""
-    policy = POLICY.model_copy(update={"lora": POLICY.lora.model_copy(update={"layers": request.param})})
-    model, tokenizer = with_an_adapter(policy)
-    others = elsewhere(model, policy, tmp_path_factory.mktemp("adapter"))
-    return model, tokenizer, Scorer(model, tokenizer, OPENING, letters(ACTIONS), request.param), others
+    layers, activated = request.param
+    parameters = load("smoke", {"policy": {"lora": {"layers": layers, "activated": activated}}})
+    model, tokenizer = with_an_adapter(parameters.policy)
+    others = elsewhere(model, parameters, tmp_path_factory.mktemp("adapter"))
+    return model, tokenizer, make_scorer(model, tokenizer, parameters), others
 
 
 def test_scorer_equals_the_forward_pass_of_peft(layered) -> None:
@@ -92,6 +97,7 @@ def test_encodings_are_the_same_whether_kept_or_read_again(adapted) -> None:
     scorer = Scorer(model, tokenizer, OPENING, letters(ACTIONS))
     kept, read_again = Encodings(scorer, PROMPTS, 1.0), Encodings(scorer, PROMPTS, 0.0)
     for rows in ([0, 1, 2], [2, 0], [1]):
+        read_again.hold(rows[:1])
         with torch.no_grad():
             first, second = (scorer.log_probabilities(states[rows]) for states in (kept, read_again))
         torch.testing.assert_close(first, second, atol=1e-5, rtol=1e-5)
@@ -123,41 +129,6 @@ def test_a_prompt_without_instruction_or_cue_is_refused(adapted) -> None:
 def test_a_letter_of_several_tokens_is_refused(adapted) -> None:
     with pytest.raises(ModelError, match="not one"):
         Scorer(*adapted, OPENING, ["A", "liquidation"])
-
-
-def test_an_adapter_comes_back_as_it_was_saved(adapted, tmp_path: Path) -> None:
-    model, tokenizer = adapted
-    folder = tmp_path / "smoke" / "models" / "BTC" / "dapo" / "seed_0"
-    save_adapter(model, tokenizer, POLICY, folder)
-    assert json.loads((folder / "adapter_config.json").read_text())["alora_invocation_tokens"] == cue_ids(tokenizer)
-    base, _ = load_base(POLICY)
-    loaded = load_adapter(base, POLICY, folder)
-    with torch.no_grad():
-        scorer, expected = (Scorer(one, tokenizer, OPENING, letters(ACTIONS)) for one in (loaded, model))
-        scored = scorer.log_probabilities(scorer.encode(PROMPTS))
-        torch.testing.assert_close(scored, expected.log_probabilities(expected.encode(PROMPTS)))
-    loaded.unload()
-    other = POLICY.model_copy(update={"base_model": "Qwen/Qwen2.5-7B"})
-    with pytest.raises(ModelError, match=r"trained on 'tiny-qwen2'.*Qwen/Qwen2\.5-7B"):
-        load_adapter(base, other, folder)
-    fewer = POLICY.model_copy(update={"lora": POLICY.lora.model_copy(update={"layers": 2})})
-    with pytest.raises(ModelError, match=r"acts on 4 layers, and policy\.lora\.layers is 2"):
-        load_adapter(base, fewer, folder)
-    for change, says in (
-        (
-            {"actions": ACTIONS[::-1]},
-            r"with actions \['take', 'join'.*set policy\.actions back.* --asset BTC --force 05",
-        ),
-        ({"prompt_style": "anonymous"}, "with prompt_style 'thesis', and now it is 'anonymous'"),
-        ({"four_bit": True}, "with four_bit False"),
-    ):
-        with pytest.raises(ModelError, match=says):
-            load_adapter(base, POLICY.model_copy(update=change), folder)
-    (folder / "policy.json").unlink()
-    with pytest.raises(ModelError, match=r"policy\.json is lost or damaged"):
-        load_adapter(base, POLICY, folder)
-    with pytest.raises(MissingInputError, match="hyperdapo run --profile smoke --until 05"):
-        load_adapter(base, POLICY, folder.with_name("seed_9"))
 
 
 def test_a_fresh_adapter_follows_its_seed_and_leaves_the_generator_alone() -> None:
@@ -198,19 +169,23 @@ def test_tiny_model_and_tokenizer_are_always_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    ("profile", "shape", "counts"),
+    ("profile", "layers", "shape", "counts"),
     [
-        ("thesis", (152064, 3584, 18944, 28, 28, 4, False), (10_092_544, 7_615_616_512)),
-        ("free", (151936, 896, 4864, 24, 14, 2, True), (2 * 90_112, 494_032_768)),
+        ("thesis", None, (152064, 3584, 18944, 28, 28, 4, False), (10_092_544, 7_615_616_512)),
+        ("thesis", 8, (152064, 3584, 18944, 28, 28, 4, False), (8 * 360_448, 7_615_616_512)),
+        ("free", 2, (151936, 896, 4864, 24, 14, 2, True), (2 * 90_112, 494_032_768)),
     ],
 )
-def test_rank_16_on_qwen_trains_so_many_parameters(profile: str, shape: tuple, counts: tuple) -> None:
-    """§4.3.2 prints 10,100,736; rank 16 on q, k, v, o of Qwen2.5-7B gives 10,092,544 of 7,615,616,512."""
+def test_rank_16_on_qwen_trains_so_many_parameters(
+    profile: str, layers: int | None, shape: tuple, counts: tuple
+) -> None:
+    """§4.3.2 prints 10,100,736; rank 16 on q, k, v, o of Qwen2.5-7B gives 10,092,544 of 7,615,616,512 on all layers."""
     names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     names += ("num_key_value_heads", "tie_word_embeddings")
     config = Qwen2Config(**dict(zip(names, shape, strict=True)))
     with torch.device("meta"):
         base = AutoModelForCausalLM.from_config(config)
         _, total = parameter_counts(base)
-        adapted = get_peft_model(base, lora_config(config, load(profile).policy))
+        lora = {"policy": {"lora": {"layers": layers}}}
+        adapted = get_peft_model(base, lora_config(config, load(profile, lora).policy))
     assert (parameter_counts(adapted)[0], total) == counts

@@ -118,6 +118,7 @@ def gaps(seeds: int = 3, low: float = 0.7, high: float = 0.9) -> pd.DataFrame:
     row = {"asset": "BTC", "algorithm": "dapo", "seeds": seeds, "gap_closed": 0.8, "gap_ci_low": low}
     row |= {"gap_ci_high": high, "lowest_seed": 0.75, "highest_seed": 0.85, "boosting_gap_closed": 0.82}
     row |= {"linear_gap_closed": 0.42, "mlp_gap_closed": 0.62}
+    row |= {"minus_dpo_bps": 0.5, "minus_dpo_ci_low": 0.1, "minus_dpo_ci_high": 0.9}
     row |= {"minus_boosting_bps": -0.001, "minus_boosting_ci_low": -0.2, "minus_boosting_ci_high": 0.2}
     return pd.DataFrame([row | {"room_bps": 3.8, "room_ci_low": 3.1, "room_ci_high": 4.6}])
 
@@ -222,7 +223,7 @@ class TestConvergence:
         text = narrative.convergence(self.RUNS, earned)
         assert "1 of 2 runs (BTC; 2 algorithms, 1 seed)" in text and "2 end below their best look" in text
         assert "BTC `dapo` -2.00 bps (one seed)" in text
-        assert "`dapo` in 1 of 1 runs, after 50 updates" in text and "`dpo` in 0 of 1 runs." in text
+        assert "`dapo` in 1 of 1 runs, the median one after 50 updates" in text and "`dpo` in 0 of 1 runs." in text
         assert "earns BTC -3.00 bps (its specialist -2.00)" in text
 
     def test_without_a_generalist(self) -> None:

@@ -8,7 +8,16 @@ from hyperdapo.errors import DataError
 from hyperdapo.params import load
 from hyperdapo.policy.rewards import reward_parts, with_rewards
 from hyperdapo.policy.rivals import RIVALS, decide, fit
-from hyperdapo.policy.states import best_and_worst, build_pairs, class_balance, dataset_card, prompt_card, reward_matrix
+from hyperdapo.policy.states import (
+    advantages_of_best,
+    best_and_worst,
+    build_pairs,
+    class_balance,
+    dataset_card,
+    pairs_of,
+    prompt_card,
+    reward_matrix,
+)
 from hyperdapo.sections import Action
 
 ACTIONS = [Action.parse(word) for word in ("-5 bps", "join", "take")]
@@ -66,6 +75,33 @@ def test_ties_are_drawn_among_what_is_distinct() -> None:
     for half, shares in ((pair[:1500, 1], [1 / 3, 1 / 3, 0, 1 / 3]), (pair[1500:, 1], [1 / 2, 1 / 2, 0, 0])):
         np.testing.assert_allclose(np.bincount(half, minlength=4) / 1500, shares, atol=0.04)
     np.testing.assert_array_equal(pair, best_and_worst(rewards, distinct, np.random.default_rng(0)))
+
+
+def test_all_pairs_that_differ_weigh_a_state_alike() -> None:
+    rewards = np.array([[1.0, 3.0, 1.0, 2.0], [5.0, 5.0, 5.0, 5.0]])
+    distinct = np.ones(rewards.shape, dtype=bool)
+    weights = pairs_of("dpo", rewards, distinct, seed=0)
+    preferred = {(1, 0), (1, 2), (1, 3), (3, 0), (3, 2)}
+    assert {tuple(pair) for pair in np.argwhere(weights[0]).tolist()} == preferred
+    assert set(weights[0][weights[0] > 0]) == {1 / 5} and not weights[1].any()
+    distinct[0, 2] = False
+    assert {tuple(pair) for pair in np.argwhere(pairs_of("dpo", rewards, distinct, 0)[0])} == {(1, 0), (1, 3), (3, 0)}
+
+
+def test_the_pair_of_listing_4_3_is_that_of_its_sort() -> None:
+    rewards = np.round(np.random.default_rng(0).normal(0, 1, (200, 6)))
+    distinct = np.random.default_rng(1).random((200, 6)) < 0.8
+    distinct[:, 0] = True
+    weights = pairs_of("listing_4_3", rewards, distinct, seed=0)
+    for state in range(200):
+        candidates = [(action, rewards[state, action]) for action in range(6) if distinct[state, action]]
+        candidates.sort(key=lambda x: x[1], reverse=True)
+        assert weights[state, candidates[0][0], candidates[-1][0]] == weights[state].sum() == 1
+
+
+def test_the_advantage_of_the_best_is_beyond_the_mean_of_what_is_distinct() -> None:
+    rewards, distinct = np.array([[1.0, 3.0, 3.0]]), np.array([[True, True, False]])
+    assert advantages_of_best(rewards, distinct).tolist() == [1.0]
 
 
 def test_the_dataset_card_counts_sides_and_pairs_of_each_split_and_objective() -> None:

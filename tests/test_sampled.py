@@ -20,6 +20,7 @@ from hyperdapo.policy.models import add_adapter, load_base, seeded
 from hyperdapo.policy.prompts import letters
 from hyperdapo.policy.sampled import SampledTrainer, grpo
 from hyperdapo.policy.scoring import Encodings, letter_ids, make_scorer
+from hyperdapo.policy.states import pairs_of
 from hyperdapo.policy.training import Workbench
 from planted import elsewhere, planted_splits, settings
 
@@ -109,7 +110,7 @@ def test_the_loss_is_that_of_a_loop_over_letters(tmp_path: Path) -> None:
 def test_a_letter_scores_as_trl_scores_it_among_the_letters(tmp_path: Path) -> None:
     """TRL reads the prompt and the letter as text; ours knows the state's number: over K letters both agree."""
     sampler = trainer(tmp_path)
-    others = elsewhere(sampler.model, settings().policy, tmp_path / "adapter")
+    others = elsewhere(sampler.model, settings(), tmp_path / "adapter")
     peer = stock(sampler, tmp_path / "stock", others)
     tokens = letter_ids(sampler.processing_class, letters(range(6)))
     asked = sampler.processing_class(sampler._states._prompts[:1])["input_ids"][0]
@@ -279,7 +280,7 @@ def test_preference_is_trls_dpo(tmp_path: Path) -> None:
     data = {"prompt": prompts, "chosen": [f" {names[k]}" for k in rewards.argmax(1)]}
     data |= {"rejected": [f" {names[k]}" for k in rewards.argmin(1)]}
     arguments = DPOConfig(str(tmp_path / "dpo"), beta=0.5, use_cpu=True, bf16=False, report_to=[])
-    others = elsewhere(sampler.model, settings().policy, tmp_path / "adapter")
+    others = elsewhere(sampler.model, settings(), tmp_path / "adapter")
     peer = DPOTrainer(
         others, args=arguments, train_dataset=Dataset.from_dict(data), processing_class=sampler._tokenizer
     )
@@ -296,6 +297,6 @@ def test_preference_is_trls_dpo(tmp_path: Path) -> None:
     with torch.no_grad(), sampler.model.disable_adapter():
         reference = sampler._scorer.log_probabilities(sampler._states[[0, 1, 2, 3]])
     policy = sampler._scorer.through(sampler.model).log_probabilities(sampler._states[[0, 1, 2, 3]])
-    pair = torch.stack([rewards.argmax(1), rewards.argmin(1)], dim=1)
-    ours = losses.preference(policy, reference, pair, 0.5).loss
+    pairs = torch.tensor(pairs_of("dpo_one_pair", rewards.numpy(), np.ones((4, 6), dtype=bool), seed=0))
+    ours = losses.preference(policy, reference, pairs.float(), 0.5).loss
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)

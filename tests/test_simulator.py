@@ -216,8 +216,32 @@ class TestBlock:
         assert before.filled_passive == pytest.approx(1 / 3)
 
 
+class TestNoCrossing:
+    """Where makers send post-only, a quote that comes to a resting order is refused: only who takes fills it."""
+
+    def test_a_quote_that_comes_to_our_price_fills_nothing(self) -> None:
+        tape = market(quotes=[(20, 999.8, 1.0, 999.9, 9.0), (30, 999.6, 1.0, 999.7, 9.0)])
+        filled = replay(tape, order(limit=999.9), crossing_fills=False).iloc[0]
+        assert filled.filled_passive == 0 and filled.status == "completed"
+
+    def test_nobody_is_left_before_us_then(self) -> None:
+        """5 stood before us; the ask of 1 at our price would have met them, so a print of 1 below or at it is ours."""
+        tape = market(
+            quotes=[(20, 999.8, 1.0, 999.9, 1.0), (25, 999.9, 6.0, 1000.1, 4.0)],
+            prints=[(22, 999.8, 1.0, -1), (30, 999.9, 1.0, -1)],
+        )
+        filled = replay(tape, order(limit=999.9), crossing_fills=False).iloc[0]
+        trace = trace_order(tape, filled, execution(crossing_fills=False))
+        assert filled.queue_ahead == 5 and trace.queue_ahead.tolist() == [5, 0, 0, 0, 0]
+        assert filled[["filled_queue", "filled_through"]].tolist() == pytest.approx([1 / 3, 1 / 3])
+
+    def test_the_buyers_of_a_quote_that_came_to_us_do_not_fill_us(self) -> None:
+        tape = market(quotes=[(20, 999.8, 1.0, 999.9, 1.0)], prints=[(25, 999.9, 1.0, 1)])
+        assert replay(tape, order(limit=999.9), crossing_fills=False).iloc[0].filled_passive == 0
+
+
 class TestCrossing:
-    """Quotes of the other side that come to a resting order: it meets each once, and no more than its size."""
+    """Where they do not, it meets each quote once, and no more than its size."""
 
     def test_a_quote_that_comes_to_our_price_fills_no_more_than_its_size(self) -> None:
         """Of 3 the first ask at our price has 0.5; the same again is no more; 0.3 join it; a better one brings 2."""

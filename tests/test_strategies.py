@@ -366,7 +366,7 @@ class TestBacktest:
         assert table.loc[("fees", "tier 0"), "market"] - table.loc[("fees", "tier 6"), "market"] == pytest.approx(
             2.1, abs=0.01
         )
-        assert len(table) == 15 and np.isfinite(table).all().all()
+        assert len(table) == 16 and np.isfinite(table).all().all()
 
     def test_parts_give_what_the_whole_gives(
         self,
@@ -444,7 +444,7 @@ class TestQuotes:
         assert offered["seconds_left"].tolist() == [60, 50, 40, 30, 20, 10]
         assert offered["share_left"].tolist() == pytest.approx([1, 0.55 / 0.6, *[0.4 / 0.6] * 4])
         assert row.filled_passive == row.maker_share == pytest.approx(0.2 / 0.6) and row.status == "completed"
-        assert row[["filled_queue", "filled_crossed"]].tolist() == pytest.approx([0.2 / 0.6, 0])
+        assert row[["filled_queue", "filled_through"]].tolist() == pytest.approx([0.2 / 0.6, 0])
         completion = 1000.9  # the ask after 69.5 s
         assert row.exec_price == pytest.approx((0.05 * 999.9 + 0.15 * 1000.0 + 0.4 * completion) / 0.6)
         assert row.fees_bps == pytest.approx((0.05 * 999.9 + 0.15 * 1000.0) / 600 * 1.5 + 0.4 * completion / 600 * 4.5)

@@ -28,7 +28,8 @@ REACHES = {
     "execution": {"market"},
     "policy": {"market"},
     "synthetic": {"market", "execution"},
-    "stages": {"market", "feed", "synthetic", "execution", "policy", "evidence"},
+    "sequential": {"market", "execution", "policy"},
+    "stages": {"market", "feed", "synthetic", "execution", "policy", "sequential", "evidence"},
     "workflow": {"market", "feed", "policy", "evidence", "stages"},
     "remote": {"market", "feed", "policy", "evidence", "stages", "workflow"},
 }

@@ -9,7 +9,7 @@ import pytest
 
 from hyperdapo.errors import MissingInputError
 from hyperdapo.evidence import contents, metrics, numbers, significance, tables
-from hyperdapo.evidence.convergence import convergence_table, logs_so_far, over_seeds
+from hyperdapo.evidence.convergence import convergence_table, logs_so_far, over_seeds, under_way
 from hyperdapo.paths import Paths
 from test_metrics import EVIDENCE, orders_frame
 
@@ -130,6 +130,42 @@ def test_seeds_are_summed_up_by_mean_and_range() -> None:
     found = over_seeds(convergence_table(pd.concat(seeds))).set_index("algorithm").loc["dapo"]
     assert found["seeds"] == 2 and found["last_reward_bps"] == -3.25
     assert (found["last_reward_bps_lowest"], found["last_reward_bps_highest"]) == (-3.5, -3.0)
+    assert found["reached_level"] == 2 and found["median_steps_to_level"] == 4
+
+
+def arrivals() -> pd.DataFrame:
+    """Eight runs of 10 updates; one of `dpo` in three never comes to the level, and SOL has none."""
+    steps = {"dapo": {"BTC": [2.0, 4.0, 4.0]}, "dpo": {"BTC": [6.0, 8.0, np.nan], "SOL": [np.nan, np.nan]}}
+    return pd.DataFrame(
+        [(asset, name, 10, each) for name, own in steps.items() for asset, runs in own.items() for each in runs],
+        columns=["asset", "algorithm", "steps", "steps_to_level"],
+    )
+
+
+def test_a_seed_that_never_arrives_is_no_mean_of_the_others() -> None:
+    btc = arrivals().query("asset == 'BTC'")
+    measures = btc.assign(last_reward_bps=0.0, regret_decrease=0.0, final_accuracy=0.0)
+    table = over_seeds(measures).set_index("algorithm")
+    assert table["reached_level"].tolist() == [3, 2]
+    assert table["median_steps_to_level"].tolist() == [4, 8]
+    late = over_seeds(measures.assign(steps_to_level=[2.0, np.nan, np.nan] * 2))
+    assert late["reached_level"].tolist() == [1, 1] and late["median_steps_to_level"].isna().all()
+    learned = btc.assign(loss_decrease=np.nan, **measures[["regret_decrease", "final_accuracy"]])
+    assert numbers._steps_saved(learned, "dapo") == 0.5
+    assert np.isnan(numbers._steps_saved(learned.replace(8.0, np.nan), "dapo")), "the median seed of dpo never arrives"
+
+
+def test_runs_under_way_are_those_of_kaplan_and_meier() -> None:
+    curves = under_way(arrivals()).groupby("algorithm")
+    curve = curves.get_group("dapo")
+    assert curve["step"].tolist() == [0, 2, 4, 10] and curve["share"].tolist() == pytest.approx([1, 2 / 3, 0, 0])
+    curve = curves.get_group("dpo")
+    assert curve["step"].tolist() == [0, 6, 8, 10]
+    assert curve["share"].tolist() == pytest.approx([1, 2 / 3, 1 / 3, 1 / 3])
+    cut = arrivals().query("algorithm == 'dpo' and asset == 'BTC'").assign(steps=[10, 10, 7])
+    assert under_way(cut)["share"].tolist() == pytest.approx([1, 2 / 3, 2 / 3, 0, 0]), (
+        "what ended at 7 says nothing of 8"
+    )
 
 
 def test_logs_are_found_whether_training_is_done_or_not(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,15 +10,16 @@ import torch
 
 from hyperdapo.errors import DataError
 from hyperdapo.files import write_table
-from hyperdapo.params import Parameters
+from hyperdapo.params import Parameters, load
 from hyperdapo.paths import Paths
-from hyperdapo.policy.decisions import decide_all, measure_latency
+from hyperdapo.policy.decisions import Decider, decide_all, measure_latency
 from hyperdapo.policy.losses import ALGORITHMS
-from hyperdapo.policy.models import load_base
+from hyperdapo.policy.models import add_adapter, load_base
 from hyperdapo.policy.rivals import RIVALS
 from hyperdapo.policy.scoring import make_scorer
 from hyperdapo.policy.states import States, read_states
-from hyperdapo.policy.trainer import plan_updates
+from hyperdapo.policy.trainer import annealed, plan_by_advantage, plan_updates
+from hyperdapo.policy.training import Workbench
 from planted import planted_splits, planted_world, same_curve, settings, train
 
 pytestmark = pytest.mark.slow
@@ -60,7 +61,7 @@ def test_clipping_acts(trained) -> None:
     assert trained[1]["dapo_preference"]["clip_fraction"].max() > 0
 
 
-@pytest.mark.parametrize("algorithm", ["dapo_sampled", "dpo", "reward_weighted"])
+@pytest.mark.parametrize("algorithm", ["dapo_sampled", "dpo", "dpo_one_pair", "reward_weighted"])
 def test_others_learn_to_read_the_state(trained, algorithm: str) -> None:
     last = trained[1][algorithm].iloc[-1]
     assert last["heldout_reward"] > 0.8 * last["heldout_oracle"]
@@ -91,23 +92,61 @@ def test_same_seed_same_numbers(trained, splits, parameters: Parameters, tmp_pat
         same_curve(again, trained[1][algorithm])
 
 
-def plan(rewards: np.ndarray, steps: int, size: int):
-    return plan_updates(rewards, steps, size, np.random.default_rng(0), np.arange(len(rewards)))
+def known(rewards: np.ndarray) -> States:
+    """States whose prompts are the longer, the later they come."""
+    prompts = ["." * row for row in range(len(rewards))]
+    return States(pd.DataFrame(index=range(len(rewards))), prompts, rewards, np.ones(rewards.shape, dtype=bool))
 
 
 def test_states_without_a_difference_are_passed_over() -> None:
     rewards = np.zeros((40, 3))
     rewards[::4, 1] = 1.0
-    planned = plan(rewards, 10, 6)
+    planned = plan_updates(known(rewards), 10, 6, np.random.default_rng(0))
     assert planned.rows.shape == (10, 6) and (planned.rows % 4 == 0).all()
     assert planned.filtered.sum() == pytest.approx(3 * 60, rel=0.2)
     assert set(planned.rows[:5].ravel()) == set(range(0, 40, 4)), "every state is met before one comes again"
     assert (np.diff(planned.rows, axis=1) >= 0).all(), "the shortest prompt of an update comes first"
 
 
-def test_rewards_that_never_differ_are_an_error() -> None:
+def test_states_are_drawn_as_equations_2_9_and_3_6_have_it(parameters: Parameters) -> None:
+    """Shares of the draws early and late in training; the fourth state has no difference and is never drawn."""
+    rewards = np.array([[0.0, 3.0], [0.0, 6.0], [0.0, -9.0], [2.0, 2.0]])
+    chosen = parameters.training.dapo_preference.model_copy(
+        update={"sampling_sharpness": 0.7, "sampling_temperature": (1.0, 0.1), "advantage_unit_bps": 2.0}
+    )
+    advantages = np.array([1.5, 3.0, 4.5]) / 2.0  # best minus mean
+    planned = plan_by_advantage(known(rewards), chosen, 2, 20_000, np.random.default_rng(0))
+    for rows, temperature in zip(planned.rows, (1.0, 0.1**0.5), strict=True):
+        expected = np.exp(0.7 * advantages / temperature)
+        np.testing.assert_allclose(np.bincount(rows, minlength=4)[:3] / 20_000, expected / expected.sum(), atol=0.02)
+        assert rows.max() == 2 and (np.diff(rows) >= 0).all()
+    assert annealed(1.0, 0.1, 1.0) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("algorithm", ["dapo", "dapo_preference"])
+def test_rewards_that_never_differ_are_an_error(algorithm: str, parameters: Parameters) -> None:
+    rng, nothing = np.random.default_rng(0), known(np.ones((5, 3)))
     with pytest.raises(DataError, match="no training state tells the actions apart"):
-        plan(np.ones((5, 3)), 1, 4)
+        if algorithm == "dapo":
+            plan_updates(nothing, 1, 4, rng)
+        else:
+            plan_by_advantage(nothing, parameters.training.dapo_preference, 1, 4, rng)
+
+
+def test_looks_and_rollouts_are_without_dropout(splits: dict[str, States]) -> None:
+    """Half of what enters an adapter is dropped in training; what the policy is, is asked of the whole adapter."""
+    parameters = load("smoke", {"policy": {"lora": {"dropout": 0.5}, "actions": settings().policy.actions}})
+    bench = Workbench(parameters, "BTC", splits["train"], splits["validation"])
+    adapted = add_adapter(bench._base[0], parameters.policy, seed=0).train()
+    draw = torch.Generator().manual_seed(0)
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            weight.data = torch.randn(weight.shape, generator=draw)
+    scorer, states = bench.scorer.through(adapted), bench.states[[0, 1, 2]]
+    assert not torch.equal(scorer.log_probabilities(states), scorer.log_probabilities(states))
+    assert torch.equal(scorer.evaluate(states), scorer.evaluate(states))
+    assert bench.look(scorer) == bench.look(scorer)
+    assert adapted.training, "training goes on with dropout"
 
 
 def test_an_empty_split_is_an_error(world, parameters: Parameters) -> None:
@@ -116,7 +155,9 @@ def test_an_empty_split_is_an_error(world, parameters: Parameters) -> None:
 
 
 def test_decisions_of_every_policy(trained, world, splits, parameters: Parameters, tmp_path: Path) -> None:
-    decisions = decide_all(parameters, trained[0], world[0], splits["train"], splits["test"])
+    decisions = decide_all(
+        parameters, trained[0], world[0], splits["train"], splits["test"], Decider(parameters, splits["test"])
+    )
     assert decisions.groupby("policy").size().eq(60).all()
     assert set(decisions["policy"]) == {"untrained", *RIVALS, *ALGORITHMS}
     scored = decisions[~decisions["policy"].isin(RIVALS)].filter(like="probability_")

@@ -311,7 +311,7 @@ def test_simulation_is_held_tighter_than_training(finished) -> None:
     kinds = {"twap, difference_bps": "simulation", "dapo, difference_bps": "trained", "twap, p_t_holm": "trained"}
     for quantity, kind in kinds.items():
         assert tolerances.kind("09_significance", "tables/significance.csv", quantity) == kind
-    assert tolerances.kind("09_significance", "numbers.tex", "hd_btc_listing_four_four_bps") == "trained"
+    assert tolerances.kind("09_significance", "numbers.tex", "hd_btc_listing_four_three_bps") == "trained"
     assert tolerances.bound("simulation", "x").width(1.0, 1.0) == pytest.approx(1e-9, rel=0.01)
     assert tolerances.bound("data", "x").width(1e9, 1e9) == 0
 

@@ -143,6 +143,22 @@ def _study(options: argparse.Namespace) -> None:
     print(language.study(parameters))
 
 
+def _plan(options: argparse.Namespace) -> None:
+    from hyperdapo.workflow import estimate, probe
+
+    parameters, _ = _chosen(options)
+    sheet = estimate.gpu(options.gpu) if options.gpu else None
+    machine = estimate.Machine(options.gpu, sheet.memory_gb, sheet.dollars_per_hour, 2) if sheet else probe.here()
+    shape, text = probe.shape_of(parameters), probe.text_of(parameters)
+    if options.calibrate:
+        rates = probe.measure(parameters)
+    elif sheet:
+        rates = estimate.rates_of(sheet, parameters, shape, text)
+    else:
+        raise ParameterError(f"which machine? --gpu {next(iter(estimate.GPUS))}, or --calibrate to measure this one")
+    print(estimate.report(parameters, shape, text, machine, rates))
+
+
 @contextmanager
 def _as_job(run_name: str, label: str, name: str) -> Iterator[Any]:
     """End with the workflow that called, yield where to write a progress bar for it, and leave it the own error."""
@@ -243,6 +259,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_render(commands)
     _add_compare(commands)
     _add_study(commands, chosen)
+    _add_plan(commands, chosen)
     _add_serve_recordings(commands)
     _add_remote(commands, chosen)
     _add_verify(commands)
@@ -287,6 +304,15 @@ def _add_study(commands: Any, chosen: argparse.ArgumentParser) -> None:
         "study", parents=[chosen], help="what is language for? Train the same policy on other words (after --until 04)"
     )
     study.set_defaults(call=_study)
+
+
+def _add_plan(commands: Any, chosen: argparse.ArgumentParser) -> None:
+    plan = commands.add_parser(
+        "plan", parents=[chosen], help="say what a run asks of a machine: states, tokens, memory, hours, dollars"
+    )
+    plan.set_defaults(call=_plan)
+    plan.add_argument("--gpu", metavar="NAME", help="a device to rent, for example a100-40")
+    plan.add_argument("--calibrate", action="store_true", help="measure the rates of this machine (a minute or two)")
 
 
 def _add_train(commands: Any) -> None:

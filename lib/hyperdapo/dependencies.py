@@ -34,7 +34,7 @@ def digest(code: str, room: str = "") -> str:
 
     Comments and docstrings do not count: they decide no result.
     """
-    files = sorted(path for path in modules(code) if not room or path.parent == _PACKAGE / room)
+    files = sorted(path for path in modules(code) if not room or _PACKAGE / room in path.parents)
     text = "\n".join(f"{path.relative_to(_PACKAGE).as_posix()}\n{_meaning(path.read_text())}" for path in files)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

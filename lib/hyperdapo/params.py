@@ -26,6 +26,7 @@ from hyperdapo.sections import (
     Orders,
     Policy,
     Section,
+    Sequential,
     Source,
     Split,
     Synthetic,
@@ -34,6 +35,8 @@ from hyperdapo.sections import (
     Unique,
     Whole,
 )
+
+from hyperdapo.times import SECOND_NS
 
 
 class Parameters(Section):
@@ -56,6 +59,7 @@ class Parameters(Section):
     execution: Execution
     truth: Truth
     policy: Policy
+    sequential: Sequential
     training: Training
     inference: Inference
     evidence: Evidence
@@ -72,6 +76,12 @@ class Parameters(Section):
                 raise ValueError(f"the synthetic exchange does not list {asset!r}; describe it in synthetic.assets")
         if missing := [name for name in self.orders.objectives if name not in self.orders.rules]:
             raise ValueError(f"orders.rules says nothing of the objectives {missing}")
+        every_s, grid_s = self.policy.decide_again_s, self.features.decision_interval_s
+        if every_s and round(every_s * SECOND_NS) % round(grid_s * SECOND_NS):
+            raise ValueError(
+                f"policy.decide_again_s ({every_s:g}) must be a multiple of features.decision_interval_s ({grid_s:g}): "
+                "decisions need features"
+            )
         return self
 
     def fingerprint(self) -> str:

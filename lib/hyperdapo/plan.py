@@ -24,10 +24,11 @@ WRITES = {
     "04_preference_pairs": (
         *("outcomes.parquet", "pairs.parquet", "prompts.parquet"),
         *("weight_trials.parquet", "weight_costs.parquet"),
+        "action_values.parquet",
     ),
     "05_train": (MODELS,),
     "06_convergence": ("convergence.parquet", "specialists.parquet"),
-    "07_inference": ("decisions.parquet", "latency.parquet"),
+    "07_inference": ("decisions.parquet", "again.parquet", "latency.parquet"),
     "08_backtest": (
         *("orders.parquet", "sensitivity.parquet", "probes.parquet", "order_life.parquet"),
         *("own_fills.parquet", "fees.parquet"),  # where `truth` names records of real executions
@@ -46,10 +47,10 @@ READS = {
     "02_preprocess": ("manifest.json",),
     "03_features": (*MARKET, "quality.parquet"),
     "04_preference_pairs": (*MARKET, "features.parquet", "laws.parquet"),
-    "05_train": STATES,
+    "05_train": (*STATES, "action_values.parquet"),
     "06_convergence": (*STATES, MODELS),
-    "07_inference": (*STATES, MODELS),
-    "08_backtest": (*MARKET, *STATES, "laws.parquet", "decisions.parquet"),
+    "07_inference": (*STATES, "action_values.parquet", MODELS),
+    "08_backtest": (*MARKET, *STATES, "laws.parquet", "decisions.parquet", "again.parquet"),
     "09_significance": (
         *("orders.parquet", "probes.parquet", "outcomes.parquet", "decisions.parquet"),
         *("convergence.parquet", "specialists.parquet"),

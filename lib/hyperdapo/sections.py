@@ -124,6 +124,7 @@ class SyntheticAsset(Section):
     order_usd: Positive
     order_log_sd: NonNegative
     flow_tilt: NonNegative
+    splitting: Share
     impact_bps: NonNegative
     sniping: NonNegative
 
@@ -250,6 +251,7 @@ class Execution(Section):
     block_ms: NonNegative
     queue: Literal["power", "risk_averse", "touch"]
     queue_exponent: NonNegative | None
+    crossing_fills: bool
     impact_coefficient_bps: NonNegative | None
     twap_slices: Count
     requote_s: Positive
@@ -370,7 +372,7 @@ def _nearest_action(word: Any) -> str:
 
 ActionWord = Annotated[Action, BeforeValidator(Action.parse), PlainSerializer(str)]
 PromptStyle = Literal["thesis", "anonymous", "shuffled", "numbers", "words"]
-Algorithm = Literal["dapo", "dapo_sampled", "dpo", "listing_4_4", "dapo_preference", "reward_weighted"]
+Algorithm = Literal["dapo", "dapo_sampled", "dpo", "dpo_one_pair", "listing_4_3", "dapo_preference", "reward_weighted"]
 
 
 class Lora(Section):
@@ -381,6 +383,7 @@ class Lora(Section):
     dropout: Share
     targets: Annotated[list[str], Field(min_length=1), Unique]
     layers: Count | None
+    activated: bool
 
 
 class Policy(Section):
@@ -390,8 +393,17 @@ class Policy(Section):
     four_bit: bool
     lora: Lora
     actions: Annotated[list[ActionWord], Field(min_length=2, max_length=26), Unique]  # a letter each
+    decide_again_s: Positive | None
     prompt_style: PromptStyle
     max_length: Count
+
+
+class Sequential(Section):
+    """Decisions that are taken again: policy iteration, and what the language model reads of it."""
+
+    iterations: Count
+    states: Whole
+    tested_orders: Count
 
 
 class Clip(Section):
@@ -418,24 +430,20 @@ class DapoSampled(Dapo):
 
 
 class Dpo(Section):
-    """DPO on the best action against the worst."""
+    """DPO on pairs of actions, all of a state or one."""
 
     learning_rate: Positive
     beta: Positive
 
 
-class Listing44(Dpo, Clip):
-    """DPO as Listing 4.4 changes it."""
-
-
 class DapoPreference(Dpo, Clip):
-    """DPO with the clipping, weights and annealing of §3.3.2 and §4.3."""
+    """DPO with the clipping, sampling and annealing of §3.3.2 and §4.3."""
 
     updates_per_rollout: Count
     clip_sensitivity: NonNegative
     sampling_sharpness: NonNegative
     sampling_temperature: tuple[Positive, Positive]
-    gap_unit_bps: Positive
+    advantage_unit_bps: Positive
 
 
 class RewardWeighted(Section):
@@ -463,7 +471,8 @@ class Training(Section):
     dapo: Dapo
     dapo_sampled: DapoSampled
     dpo: Dpo
-    listing_4_4: Listing44
+    dpo_one_pair: Dpo
+    listing_4_3: Dpo
     dapo_preference: DapoPreference
     reward_weighted: RewardWeighted
 

@@ -106,7 +106,7 @@ class Tolerances:
     @cached_property
     def _policies(self) -> re.Pattern[str]:
         names = "|".join(["untrained", *get_args(Algorithm)])
-        spelt = names.replace("listing_4_4", "listing_four_four|listing_4_4")
+        spelt = names.replace("listing_4_3", "listing_four_three|listing_4_3")
         return re.compile(rf"(?<![A-Za-z])(?:{spelt})(?![A-Za-z])")
 
 

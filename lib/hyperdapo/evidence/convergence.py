@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.stats import CensoredData, ecdf
 
 from hyperdapo.files import require
-from hyperdapo.paths import Paths
+from hyperdapo.paths import PARAMS, Paths
 
+SEARCH = PARAMS / "search.csv"
+"""Every trial of the search for the parameters of the algorithms, by `benchmarks/_search.py`."""
 FIRST_STEPS = 100  # the draft: "72 % decrease in first 100 training steps"
 _MOST_OF_THE_WAY = 0.9
 _SMOOTHED = 3
@@ -42,13 +45,50 @@ def logs_so_far(paths: Paths, assets: Sequence[str]) -> pd.DataFrame:
 
 
 def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
-    """`convergence.csv` by asset and algorithm: of each measure its mean over seeds, `_lowest` and `_highest`."""
-    measures = ["last_reward_bps", "regret_decrease", "final_accuracy", "steps_to_level"]
-    groups = table.groupby(["asset", "algorithm"], sort=False)[measures]
+    """`convergence.csv` by asset and algorithm.
+
+    Of each measure its mean over seeds, `_lowest` and `_highest`; `reached_level`, how many seeds came to the level,
+    and `median_steps_to_level`, NaN where the median seed never did.
+    """
+    measures = ["last_reward_bps", "regret_decrease", "final_accuracy"]
+    groups = table.groupby(["asset", "algorithm"], sort=False)
     named = {"mean": "", "min": "_lowest", "max": "_highest"}
-    parts = [groups.agg(how).add_suffix(ending) for how, ending in named.items()]
+    parts = [groups[measures].agg(how).add_suffix(ending) for how, ending in named.items()]
     ordered = [f"{measure}{ending}" for measure in measures for ending in named.values()]
-    return pd.concat([groups.size().rename("seeds"), *parts], axis=1)[["seeds", *ordered]].reset_index()
+    steps = groups["steps_to_level"]
+    reached = steps.count().rename("reached_level")
+    median = steps.agg(median_arrival).replace(np.inf, np.nan).rename("median_steps_to_level")
+    table = pd.concat([groups.size().rename("seeds"), *parts, reached, median], axis=1)
+    return table[["seeds", *ordered, reached.name, median.name]].reset_index()
+
+
+def median_arrival(steps: pd.Series) -> float:
+    """The median of `steps_to_level` over runs; one that never arrives is later than all that do."""
+    return float(steps.fillna(np.inf).median())
+
+
+def under_way(table: pd.DataFrame) -> pd.DataFrame:
+    """How long training takes to the level, by Kaplan and Meier: a run that ends before is censored, not left out.
+
+    Parameters
+    ----------
+    table : `convergence.csv`; assets in which no run improves have no level, and do not count
+
+    Returns
+    -------
+    `algorithm, step, share`: the share of all runs that have not come to the level after so many updates, at each step
+    at which one comes or ends, from 0 to the last.
+    """
+    levelled = table[table.groupby("asset")["steps_to_level"].transform("count") > 0]
+    frames = []
+    for algorithm, runs in levelled.groupby("algorithm", sort=False):
+        arrived = runs["steps_to_level"].notna()
+        times = runs["steps_to_level"].fillna(runs["steps"])
+        curve = ecdf(CensoredData.right_censored(times, ~arrived)).sf
+        last = float(runs["steps"].max())
+        step = [0.0, *curve.quantiles[curve.quantiles < last], last]
+        frames.append(pd.DataFrame({"algorithm": algorithm, "step": step, "share": curve.evaluate(step)}))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["algorithm", "step", "share"])
 
 
 def convergence_table(log: pd.DataFrame) -> pd.DataFrame:
@@ -113,3 +153,19 @@ def _regret_decrease(looks: pd.DataFrame) -> float:
     within = looks[looks["step"] <= FIRST_STEPS]
     regret = (within["heldout_oracle"] - within["heldout_reward"]).to_numpy()
     return float(1 - regret[-1] / regret[0]) if regret[0] > 0 else float("nan")
+
+
+def best_trials(search: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """By algorithm the parameters of the trial that closed most of the gap, the first of those that tie.
+
+    `search` is `params/search.csv`: a row per algorithm and trial.
+    """
+    best = search.loc[search.groupby("algorithm", sort=False)["gap_closed"].idxmax()].set_index("algorithm")
+    tried = best.drop(columns=["asset", "trial", *(name for name in best if name.endswith("_gap"))])
+    return {str(name): row.dropna().to_dict() for name, row in tried.drop(columns=["gap_closed", "seconds"]).iterrows()}
+
+
+def cost_of_search() -> pd.DataFrame:
+    """What the parameters of each algorithm have cost to find: `algorithm, trials, search_s`, seconds of one core."""
+    trials = pd.read_csv(SEARCH).groupby("algorithm", sort=False)
+    return trials["seconds"].agg(trials="size", search_s="sum").reset_index()

@@ -25,6 +25,7 @@ MEANS = [
     *("gap_closed", "gap_ci_low", "gap_ci_high", "lowest_seed", "highest_seed"),
     *(*_OF_RIVALS, "share_of_boosting"),
     *("minus_boosting_bps", "minus_boosting_ci_low", "minus_boosting_ci_high"),
+    *("minus_dpo_bps", "minus_dpo_ci_low", "minus_dpo_ci_high"),
     *("room_bps", "room_ci_low", "room_ci_high", "states", "blocks"),
 ]
 
@@ -92,16 +93,19 @@ def over_seeds(outcomes: pd.DataFrame, decisions: pd.DataFrame, parameters: Para
     Returns
     -------
     `MEANS`; beside the columns of `learning_gaps`: the gap that the worst and the best seed closed, the share of what
-    boosting closed on the same states (NaN where it closed nothing), the difference to boosting with its interval, and
-    the room that there is: oracle minus best fixed, with its interval. The oracle picks in hindsight, so part of the
-    room is luck.
+    boosting closed on the same states (NaN where it closed nothing), the differences to boosting and to `dpo` with
+    their intervals (NaN where `dpo` was not trained), and the room that there is: oracle minus best fixed, with its
+    interval. The oracle picks in hindsight, so part of the room is luck.
     """
     algorithms: list[str] = list(parameters.training.algorithms)
     frames = []
     for judged in _by_asset(outcomes, decisions, parameters):
         means = {algorithm: judged.of(algorithm) for algorithm in algorithms}
-        boosting = judged.of("boosting")
-        beyond = [_interval("minus_boosting", earned - boosting, judged, parameters) for earned in means.values()]
+        beyond = [
+            _beyond("boosting", earned, judged.of("boosting"), judged, parameters)
+            | _beyond("dpo", earned, means.get("dpo"), judged, parameters)
+            for earned in means.values()
+        ]
         closed = [
             [judged.closed(earned) for (name, _), earned in judged.earned.items() if name == algorithm]
             for algorithm in algorithms
@@ -196,6 +200,15 @@ def _gaps(judged: _Judged, earned: dict[str, Floats], parameters: Parameters) ->
         **{f"{rival}_bps": earned.mean() for rival, earned in rivals.items()},
         **{f"{rival}_gap_closed": judged.closed(earned) for rival, earned in rivals.items()},
     )
+
+
+def _beyond(
+    rival: str, earned: Floats, other: Floats | None, judged: _Judged, parameters: Parameters
+) -> dict[str, float]:
+    """The difference to a rival on the same states; NaN where there is none, or to itself."""
+    if other is None or other is earned:
+        return dict.fromkeys((f"minus_{rival}_{end}" for end in ("bps", "ci_low", "ci_high")), np.nan)
+    return _interval(f"minus_{rival}", earned - other, judged, parameters)
 
 
 def _interval(name: str, values: Floats, judged: _Judged, parameters: Parameters) -> dict[str, float]:

@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 from IPython.display import Markdown
 
+from hyperdapo.evidence.convergence import median_arrival
 from hyperdapo.evidence.gaps import RIVALS
 from hyperdapo.evidence.metrics import TOTAL
 from hyperdapo.evidence.significance import verdict
@@ -229,7 +230,8 @@ def readme(
     first = means[means["algorithm"] == algorithms[0]]
     sentences = significance(measured, tests, cheapest, means, algorithms).splitlines()
     sentences += _bullets(
-        f"`{algorithms[0]}` minus boosting, in reward on the same states: {_means(first, 'minus_boosting', _SIGNED)}.",
+        f"`{algorithms[0]}` minus boosting, in reward on the same states: {_means(first, 'minus_boosting', _SIGNED)}; "
+        f"minus `dpo`: {_means(first, 'minus_dpo', _SIGNED)}.",
         f"The way itself, which holds the oracle's luck, is {_means(first, 'room', _PLAIN)}.",
         _fills(scores),
     ).splitlines()
@@ -380,7 +382,7 @@ def _speed(runs: pd.DataFrame) -> str:
     steps = runs.groupby("algorithm", sort=False)["steps_to_level"]
     each = [
         f"`{name}` in {_of(values.count(), len(values))} runs"
-        + (f", after {values.mean():.0f} updates in the mean" if values.count() else "")
+        + (f", the median one after {late:.0f} updates" if math.isfinite(late := median_arrival(values)) else "")
         for name, values in steps
     ]
     return f"90 % of the way to the best end of any run of the asset is reached by {'; '.join(each)}."
@@ -447,9 +449,8 @@ def _fills(scores: pd.DataFrame) -> str:
 
 
 def _brier(asset: str, scores: pd.DataFrame) -> str:
-    first, others = scores.iloc[0], scores["brier"].iloc[1:]
-    beside = f"other models {others.min():.4f} to {others.max():.4f}"
-    return f"{asset} {first['brier']:.4f} ({first['orders']:,} probes, {beside})"
+    first, rest = scores.iloc[0], scores["brier"].iloc[1:]
+    return f"{asset} {first.brier:.4f} ({first.orders:,} probes, other models {rest.min():.4f} to {rest.max():.4f})"
 
 
 def _difference(row: Any) -> str:
@@ -472,8 +473,7 @@ def _against_rival(row: Any) -> str:
 
 def _gap(row: Any) -> str:
     seeds = f"{row.seeds} seeds {row.lowest_seed:{_PLAIN}} to {row.highest_seed:{_PLAIN}}"
-    closed = _measured(row.gap_closed, row.gap_ci_low, row.gap_ci_high)
-    return f"{closed}, {seeds if row.seeds > 1 else 'one seed'}"
+    return f"{_measured(row.gap_closed, row.gap_ci_low, row.gap_ci_high)}, {seeds if row.seeds > 1 else 'one seed'}"
 
 
 def _means(rows: pd.DataFrame, name: str, digits: str) -> str:

@@ -17,7 +17,7 @@ LONGEST_FLOAT = 40
 
 _UNITS = {"bps": "bps", "s": "s", "ms": "ms", "ns": "ns", "usd": "USD", "coin": "coin", "gb": "GB", "mb": "MB"}
 _NAMES = {
-    "listing_4_4": "Listing 4.4",
+    "listing_4_3": "Listing 4.3",
     "avellaneda_stoikov": "Avellaneda-Stoikov",
     "sign_momentum_10s": "Sign momentum 10 s",
     "sign_momentum_60s": "Sign momentum 60 s",

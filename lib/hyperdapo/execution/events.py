@@ -31,7 +31,7 @@ ARRIVAL = np.dtype(
     [
         *(("side", np.int64), ("size", float), ("limit", float)),
         *((name, np.bool_) for name in ("post_only", "resting", "waits", "completes", "resumes")),
-        *((name, np.int64) for name in ("first", "last", "final", "sequence", "parent")),
+        *((name, np.int64) for name in ("first", "look", "last", "final", "sequence", "parent")),
         *((name, np.int64) for name in ("arrival_ns", "answer_ns", "again_ns", "cancel_ns")),
         ("place", float, (PLACE,)),
     ],
@@ -42,7 +42,7 @@ FILL = np.dtype(
         *(("queue_ahead", float), ("estimated", np.bool_), ("rejections", np.int64), ("last_event", np.int64)),
         *((name, float) for name in ("taken", "taken_usd", "queued", "through", "crossed")),
         *((name, float) for name in ("made_usd", "made_mid_usd", "made_funding", "abandoned")),
-        *((name, float) for name in ("completed", "swept", "swept_usd", "deepest", "limit")),
+        *((name, float) for name in ("completed", "swept", "swept_usd", "deepest", "limit", "seen_left", "seen_ahead")),
         ("place", float, (PLACE,)),
     ],
     align=True,
@@ -76,16 +76,18 @@ class Queue(NamedTuple):
     A level that loses exactly what it gained last has lost the newcomer, who stood behind us (not where `exponent` is
     0, the bound that puts all before us). Of what else is cancelled there the share (ahead / level) ** `exponent` stood
     before us: 1 spreads cancels evenly over the queue, more puts them behind us, infinity is the risk-averse queue that
-    only prints shorten. Not `joined`: nobody stands before us, a yardstick.
+    only prints shorten. Not `joined`: nobody stands before us, a yardstick. `crossing`: a quote of the other side that
+    comes to our price fills us.
     """
 
     joined: bool
     exponent: float
+    crossing: bool
 
 
 Arrivals = NDArray[Any]
 """n orders, (n,) of `ARRIVAL`: side +1 / -1, size in coin, limit in USD (NaN where not `resting`: at any price), and
-their events. `completes`: what is left when the cancel lands is bought or sold at once, else it is abandoned; one that
+their events. `look` is the first event that the trader has not seen when he decides on the order again. `completes`: what is left when the cancel lands is bought or sold at once, else it is abandoned; one that
 `waits` is completed, and nothing else. `first` is the newest event that the arriving order meets, `last` the first that
 its cancel precedes, `final` the newest that the order which completes it meets. That a post-only order is refused at
 `arrival_ns` is known after `answer_ns`, and the next try arrives `again_ns` after the last, until `cancel_ns`. One that
@@ -99,7 +101,8 @@ had paid `made_funding` on it: `queued` by prints at the limit, `through` by pri
 the other side that came to it. `abandoned`: neither traded nor completed; `completed`: left to the completing order, of
 which the visible book gave `swept`, the last of it at `deepest` (USD). `last_event` is that of the latest fill before
 the cancel, -1 for none; `queue_ahead` is NaN where nothing rested, `estimated` where no message had shown the level.
-`limit` and `place` (a `kernel.Resting`) are where it stood when the cancel landed: NaN and zeros where it never did."""
+`limit` and `place` (a `kernel.Resting`) are where it stood when the cancel landed: NaN and zeros where it never did.
+`seen_left` and `seen_ahead` (coin) are what was left of it, and before it, by `look`."""
 
 
 def made(fills: Fills) -> Floats:

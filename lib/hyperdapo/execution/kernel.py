@@ -2,9 +2,10 @@
 
 The market is what it was; our orders are too small to change it. Events are in order of the exchange's stamp. An order
 in the book knows how much stands before it at its price: prints shrink that and then fill the order; what the level
-loses beyond the prints was cancelled, and a part of it stood before us (`Queue`); a print beyond our price, or an
-opposite quote that comes to it, would have met our order first. Neither fills more than its size, over all orders of
-one parent; what is left then stands first. A post-only order that would take is refused, and sent again.
+loses beyond the prints was cancelled, and a part of it stood before us (`Queue`); a print beyond our price would have
+met our order first, and fills no more than its size, over all orders of one parent; what is left then stands first. A
+quote of the other side that comes to our price fills nothing (makers send post-only, and who is refused there does not
+take), or as a print would, by `Queue.crossing`. A post-only order of ours that would take is refused, and sent again.
 """
 
 from typing import Any, NamedTuple
@@ -81,6 +82,7 @@ def _live(
     """
     first, limit = _admitted(events, orders, order, fills)
     side, size, last = orders[order].side, orders[order].size, orders[order].last
+    fills[order].seen_left = size
     if first < 0:
         return float(size)
     if orders[order].resumes:
@@ -94,12 +96,15 @@ def _live(
         state = rest(events, first, side, limit, size - taken, queue)
     if state.remaining > DUST:
         fills[order].queue_ahead, fills[order].estimated = state.ahead, state.visible == UNKNOWN
-    event = first + 1
+    event, look, seen = first + 1, orders[order].look, state
     while state.remaining > DUST and event < last:
-        before = state.remaining
-        event, state = wait(events, event, last, state, side, limit, queue.exponent, spent, base, path)
+        before, until = state.remaining, min(look, last) if event < look else last
+        event, state = wait(events, event, until, state, side, limit, queue, spent, base, path)
         if state.remaining < before:
             _note(events, event - 1, order, before - state.remaining, limit, fills)
+        if event <= look:
+            seen = state
+    fills[order].seen_left, fills[order].seen_ahead = seen.remaining, seen.ahead
     left = state.remaining if state.remaining > DUST else 0.0
     fills[order].limit, place = limit, fills[order].place
     place[0], place[1], place[2] = left, state.ahead, state.visible
@@ -153,7 +158,7 @@ def wait(
     state: Resting,
     side: int,
     limit: float,
-    exponent: float,
+    queue: Queue,
     spent: Floats,
     base: int,
     path: Floats,
@@ -171,16 +176,17 @@ def wait(
             if moment[event].aggressor != side:
                 state = _printed(state, side * (limit - moment[event].price), moment[event].size - gone)
         else:
-            state = _crossed(
-                state, side * (limit - moment[event].best_price[opposite]), moment[event].best_size[opposite], gone
-            )
+            if queue.crossing:
+                reach, offered = side * (limit - moment[event].best_price[opposite]), moment[event].best_size[opposite]
+                state = _crossed(state, reach, offered, gone)
             before_best = side * (limit - moment[event].best_price[near])
             if before_best > 0.0:
-                state = _seen(state, 0.0, exponent)
+                state = _seen(state, 0.0, queue.exponent)
             elif before_best == 0.0:
-                state = _seen(state, moment[event].best_size[near], exponent)
+                state = _seen(state, moment[event].best_size[near], queue.exponent)
             elif moment[event].kind == SNAPSHOT:  # a best quote before ours says nothing of our level
-                state = _seen(state, _level(level_price, level_size, moment[event].row, near, side, limit), exponent)
+                shown = _level(level_price, level_size, moment[event].row, near, side, limit)
+                state = _seen(state, shown, queue.exponent)
         if base >= 0:
             spent[event - base] += before - state.remaining
         if len(path):
@@ -346,3 +352,86 @@ def _seen(state: Resting, size: float, exponent: float) -> Resting:
         ahead -= lost * min(ahead / (size + lost), 1.0) ** exponent
     ahead = min(max(ahead, 0.0), size)
     return Resting(state.remaining, ahead, size, 0.0, state.reach, state.offered, newcomer)
+
+
+@njit(cache=True)
+def turns(
+    events: Events,
+    joined: int,
+    filled: int,
+    last: int,
+    side: int,
+    price: float,
+    size: float,
+    ahead: float,
+    exponent: float,
+    draws: Floats,
+) -> Floats:
+    """Histories of the queue before an order of others: how many bring its turn before, at and after event `filled`.
+
+    The order of `size` joined at event `joined` behind `ahead` coin; its price is watched up to event `last`, or until
+    the market passes it. Each cancel at the price is one order's, of all that stand there by the law of `Queue`: in
+    each history, a row of `draws` (h, m), it stood before ours or behind. A history weighs what by the same law is the
+    chance that ours was not cancelled until its turn. Returns the three weights, (3,).
+    """
+    near, level, printed, newcomer, losses = 0 if side > 0 else 1, ahead + size, 0.0, 0.0, 0
+    before, weight, turned = np.full(len(draws), ahead), np.ones(len(draws)), np.zeros(3)
+    for event in range(joined + 1, last):
+        moment = events.moment[event]
+        if moment.kind == PRINT:
+            if moment.aggressor == side or side * (price - moment.price) < 0.0:
+                continue
+            if moment.price != price:
+                break
+            printed += moment.size
+            turned[0 if event < filled else (1 if event == filled else 2)] += _met(before, weight, moment.size)
+            if not weight.any():
+                break
+            continue
+        beyond, shown = side * (price - moment.best_price[near]), moment.best_size[near]
+        if beyond > 0.0:
+            break
+        if beyond < 0.0:
+            if moment.kind != SNAPSHOT:
+                continue
+            shown = _level(events.level_price, events.level_size, moment.row, near, side, price)
+            if shown == UNKNOWN or shown == 0.0:
+                continue
+        lost, level, printed = level - printed - shown, shown, 0.0
+        if lost < -DUST:
+            newcomer = -lost
+        elif lost > DUST and abs(lost - newcomer) < DUST:
+            newcomer = 0.0
+        elif lost > DUST:
+            _cancelled(before, weight, size, shown + lost, lost, exponent, draws[:, losses % draws.shape[1]])
+            losses += 1
+        before[:] = np.minimum(before, max(shown - size, 0.0))
+    return turned
+
+
+@njit(**INNER)
+def _met(before: Floats, weight: Floats, size: float) -> float:
+    """A print at the price: the weight of the histories whose turn it was; they are over, and weigh nothing then."""
+    turned = 0.0
+    for history in np.flatnonzero(weight):
+        if size > before[history] + DUST:
+            turned, weight[history] = turned + weight[history], 0.0
+        before[history] = max(before[history] - size, 0.0)
+    return turned
+
+
+@njit(**INNER)
+def _cancelled(
+    before: Floats, weight: Floats, size: float, level: float, lost: float, exponent: float, draws: Floats
+) -> None:
+    """An order of `lost` coin was cancelled, not ours: it stood before ours or behind, where there is room for it."""
+    for history in np.flatnonzero(weight):
+        ahead, behind = before[history], level - size - before[history]
+        front = min(ahead / level, 1.0) ** exponent
+        others = 1.0 - min((ahead + size) / level, 1.0) ** exponent + front  # the chance that it was not ours
+        weight[history] *= others
+        part = front / others if others > 0.0 else 1.0
+        if lost <= ahead + DUST and (lost > behind + DUST or draws[history] < part):
+            before[history] = ahead - lost
+        elif lost > ahead + DUST and lost > behind + DUST:  # several orders at once
+            before[history] = ahead - min(lost * part, ahead)

@@ -17,6 +17,7 @@ from statsmodels.api import GLM, OLS, families
 from hyperdapo.errors import DataError, ParameterError
 from hyperdapo.market.book import Market
 from hyperdapo.market.columns import BPS, Floats, Integers, Nanoseconds, TopOfBook, select
+from hyperdapo.market.stylised import market_orders
 from hyperdapo.params import Parameters
 from hyperdapo.times import SECOND_NS, block_of
 
@@ -42,7 +43,7 @@ class Fit:
 def aggressive_orders(market: Market, from_ns: int, to_ns: int, after_s: float = 10.0) -> pd.DataFrame:
     """How the mid moved with each aggressive order of `from_ns` <= local_ns < `to_ns` (eq. 2.4).
 
-    An order is what one side takes in one block of the exchange; who took it is not recorded. Its impact runs from the
+    An order is one of `stylised.market_orders`. Its impact runs from the
     last quote of an earlier block (that of its own block mostly arrives before its prints, and has moved already) to
     the mid known `after_s` later: the price's response, with whatever other orders add to it meanwhile.
 
@@ -51,15 +52,13 @@ def aggressive_orders(market: Market, from_ns: int, to_ns: int, after_s: float =
     In order of `local_ns`: it, `side` (+1 buy), `size` (coin), `impact_bps` (side x (after - before) / before). None
     whose window touches a gap or leaves the data. A market without a quote is a `DataError`.
     """
-    prints = select(market.trades, np.arange(*np.searchsorted(market.trades.local_ns, [from_ns, to_ns])))
-    block_and_side = prints.exchange_ns * 2 + (prints.side > 0)
-    _, first, order = np.unique(block_and_side, return_index=True, return_inverse=True)
-    top, local_ns, side = _quotes(market), prints.local_ns[first], prints.side[first]
-    row = np.searchsorted(top.exchange_ns, prints.exchange_ns[first], side="left") - 1
+    inside = slice(*map(int, np.searchsorted(market.trades.local_ns, [from_ns, to_ns])))
+    orders, top = market_orders(select(market.trades, inside)), _quotes(market)
+    local_ns, side = orders["local_ns"].to_numpy(), orders["side"].to_numpy()
+    row = np.searchsorted(top.exchange_ns, orders["exchange_ns"], side="left") - 1
     before, later_ns = select(top, np.maximum(row, 0)), local_ns + round(after_s * SECOND_NS)
     impact = side * (market.mid_at(later_ns) / before.mid - 1) * BPS
-    size = np.bincount(order, weights=prints.size, minlength=len(first))
-    orders = pd.DataFrame({"local_ns": local_ns, "side": side, "size": size, "impact_bps": impact})
+    orders = orders[["local_ns", "side", "size"]].assign(impact_bps=impact)
     whole = (row >= 0) & ~market.interrupted(np.minimum(before.local_ns, local_ns - 1), later_ns)
     return orders[whole].sort_values("local_ns", kind="stable", ignore_index=True)
 

@@ -2,23 +2,28 @@
 
 A feed without order ids shows the sizes of levels, not places in them. But the orders of others are probes: a best
 level that grows by 0.4173 coin says that an order of this size joined behind what stood there, and a print of 0.4173 at
-that price later says that it was its turn. What had stood before it was printed in between, or cancelled: the prints
-are seen, so the cancels before it are known, and the cancels of the whole level are seen as well. That identifies how
-cancels split. We replay each such maker through our kernel and choose the exponent with which, on average, as much
-must print before its turn as did; this need rises with the exponent.
+that price later says that it was its turn. How soon the turn comes, given what prints and what leaves the level,
+depends on how much of the latter stood before the order: that identifies the exponent.
+
+Makers who were filled are not a fair sample: they are those before whom others left, or the price would have gone
+first, and those who did not cancel. What stands at a thin best level is one large order and a few small ones, so this
+is no small matter: as if all that left had stood before them. So the true turn is compared with those that could have
+come: for each maker we draw histories by the exponent (one order at a time stood before it or behind, where there is
+room for it), keep those that bring its turn while its price stands, weighed by the chance that it was still there, and
+take the rank of the true turn among them. If the exponent is right, the ranks are 1/2 on average; a greater one lets
+turns come later, and they fall (Dawid, 1984, on ranks of outcomes among those that a law had expected).
 
 Matches must be unambiguous: one waiting order of that size at that price, before which not more has printed than stood
-there. Even so sizes that many use (100 shares, 0.0001 BTC) are taken for one another, and where prices were rounded to
-a coarser grid an order of a better price overtakes those that came before it: then no exponent explains what is seen,
-and none is returned. Two more things bend the answer. A maker was recognised because it was not cancelled first, which
-favours queues that vanished fast; so each counts inversely to the chance that an order of its level outlived the
-cancels that we saw (at most `HEAVIEST`), and the report gives the exponent without these weights beside it; the
-weights take all places for equally likely to be cancelled. Newcomers that leave as they came are known by their size,
-and the exponent is that of the other cancels: on made queues where every change is a message and cancels follow
-exponent 1 it is 0.8, for 3 it is 1.9. And what comes and goes between two messages
-is not seen, so that the exponent is the one that serves a simulator of these messages, not the law by which people
-cancel. Orders that joined together in one block, were filled in parts, or joined behind the best price are not
-recognised. Fills of one's orders identify more: where they exist, prefer their scores (Brier, fill time) to this fit.
+there, and a size that few prints have (`COMMON`): 100 shares or 10 USD are taken for one another. On made queues, where
+every change is a message, the exponents 0.5, 1 and 2 are found again, with sizes of a heavy tail 0.1, 0.7 and 2. Where
+there are too few makers, or where ranks are above or below 1/2 whatever the exponent (prices that were rounded to a
+coarser grid do that: an order of a better price overtakes), the exponent is not identified, and none is returned.
+
+Newcomers that leave as they came are known by their size, and the exponent is that of the other cancels. What comes
+and goes between two messages is not seen, so that the exponent is the one that serves a simulator of these messages,
+not the law by which people cancel. Orders that joined together in one block, were filled in parts, or joined behind the
+best price are not recognised. Fills of one's orders identify more: where they exist, prefer their scores (Brier, fill
+time) to this fit.
 """
 
 from collections.abc import Iterator
@@ -31,16 +36,16 @@ from scipy.optimize import brentq
 
 from hyperdapo.execution import kernel
 from hyperdapo.execution.events import DUST, PRINT, Events, stream
-from hyperdapo.execution.kernel import Resting
 from hyperdapo.market.book import Market
 from hyperdapo.market.columns import Floats
-from hyperdapo.times import block_of
+from hyperdapo.times import SECOND_NS, block_of
 
 FEWEST = 30  # makers that a fit rests on
-HEAVIEST = 20.0
-EXPONENTS = np.array([0.0, 0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, np.inf])
+COMMON = 0.02  # share of the prints that may have a maker's size
+EXPONENTS = np.array([0.0, 0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0])  # beyond the last: infinity
+_HISTORIES, _LOSSES = 64, 64  # of a maker, and the draws of each, used again after so many cancels
+_WATCHED_NS = 600 * SECOND_NS  # after its fill
 _DRAWS = 400
-_NOTHING = np.zeros(0)
 
 
 class Maker(NamedTuple):
@@ -64,23 +69,20 @@ class _Waiting(NamedTuple):
 
 
 class QueueFit(NamedTuple):
-    """The fit of one asset: the exponent with its interval over blocks of time, `unweighted` without the weights.
+    """The fit of one asset: the exponent with its interval over blocks of time.
 
-    Infinity: all cancels were behind. NaN: too few makers to tell, or makers that no exponent explains: less has
-    printed than if all cancels had been before them, or more than if none had. The others are weighted means over the
-    makers, shares of what stood before them: `printed` in truth, and what would have had to print with this exponent
-    (`fitted`), in a risk-averse queue, and in one whose cancels are all before us (`all_ahead`).
+    Infinity: all cancels were behind. NaN: not identified, for there are too few makers, or ranks that no exponent
+    explains, or an interval from 0 to infinity, which is given then. `all_ahead` and `all_behind` are the mean ranks of
+    the makers' true turns among those that could have come, were all cancels before them and behind them: what is
+    identified lies where they would be 1/2.
     """
 
     makers: int
     exponent: float
     exponent_low: float
     exponent_high: float
-    unweighted: float
-    printed: float
-    fitted: float
-    risk_averse: float
     all_ahead: float
+    all_behind: float
 
 
 def observe_makers(market: Market, from_ns: int, to_ns: int, most: int = 1000, seed: int = 0) -> pd.DataFrame:
@@ -88,94 +90,66 @@ def observe_makers(market: Market, from_ns: int, to_ns: int, most: int = 1000, s
 
     Returns
     -------
-    One row per maker: `first_ns`, `weight`, `printed` before its turn, and for each of `EXPONENTS` (a column of that
-    name) what would have had to print; shares of what stood before it
+    One row per maker: `first_ns`, and for each of `EXPONENTS` (a column of that name) the rank of its true turn among
+    those that could have come, 0 to 1
     """
-    events = stream(market)
-    makers = [maker for near in (0, 1) for maker in _makers(events, near)]
+    events, rng = stream(market), np.random.default_rng(seed)
+    rare = _rare(events)
+    makers = [maker for near in (0, 1) for maker in _makers(events, near) if maker.size in rare]
     makers = [maker for maker in makers if from_ns <= events.ns[maker.first] and events.ns[maker.filled] < to_ns]
     if len(makers) > most:
-        chosen = np.random.default_rng(seed).choice(len(makers), most, replace=False)
-        makers = [makers[row] for row in np.sort(chosen)]
-    rows = [
-        (
-            int(events.ns[maker.first]),
-            1.0 / max(_outlived(events, maker), 1 / HEAVIEST),
-            _printed_before(events, maker, maker.filled) / maker.ahead,
-            *(_needed(events, maker, exponent) / maker.ahead for exponent in EXPONENTS),
-        )
-        for maker in makers
-    ]
-    observed = pd.DataFrame(rows, columns=["first_ns", "weight", "printed", *EXPONENTS], dtype=float)
-    return observed.assign(first_ns=np.array([row[0] for row in rows], dtype=np.int64))
+        makers = [makers[row] for row in np.sort(rng.choice(len(makers), most, replace=False))]
+    ranks = pd.DataFrame([_ranks(events, maker, rng) for maker in makers], columns=EXPONENTS, dtype=float)
+    ranks.insert(0, "first_ns", events.ns[[maker.first for maker in makers]].astype(np.int64))
+    return ranks.dropna(ignore_index=True)
 
 
 def fit_queue(makers: pd.DataFrame, block_s: float, confidence: float, seed: int = 0) -> QueueFit:
-    """The exponent with which, on average, as much must print before the makers' turns as did."""
+    """The exponent at which the ranks of `observe_makers` are 1/2 on average."""
     if len(makers) < FEWEST:
-        return QueueFit(len(makers), *[np.nan] * 8)
-    weight, printed, needs = (makers[name].to_numpy() for name in ("weight", "printed", list(EXPONENTS)))
-    excess = needs - printed[:, None]
-    exponent = _root(weight @ excess)
+        return QueueFit(len(makers), *[np.nan] * 5)
+    ranks = makers[list(EXPONENTS)].to_numpy()
     block = np.unique(block_of(makers["first_ns"], block_s), return_inverse=True)[1]
-    sums = np.stack([np.bincount(block, weights=weight * column) for column in excess.T])
+    sums = np.stack([np.bincount(block, weights=column) for column in (ranks - 0.5).T])
     drawn = np.random.default_rng(seed).integers(0, sums.shape[1], (_DRAWS, sums.shape[1]))
-    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
-    draws = [sums[:, rows].sum(axis=1) for rows in drawn]
-    low, high = np.quantile([_root(draw) for draw in draws], tails, method="nearest")
-    least, most = (
-        np.quantile([draw[0] for draw in draws], tails[0]),
-        np.quantile([draw[-1] for draw in draws], tails[1]),
-    )
-    if least > 0.0 or most < 0.0:
+    draws, tails = sums[:, drawn].sum(axis=2), [(1 - confidence) / 2, (1 + confidence) / 2]
+    low, high = np.quantile([_root(draw) for draw in draws.T], tails, method="nearest")
+    exponent = _root(sums.sum(axis=1))
+    if np.quantile(draws[0], tails[1]) <= 0.0 or np.quantile(draws[-1], tails[0]) >= 0.0:
         exponent = low = high = np.nan
-    means = np.average(needs, axis=0, weights=weight)
-    fitted = means[-1] if np.isinf(exponent) else np.interp(exponent, EXPONENTS[:-1], means[:-1])  # NaN stays NaN
-    shares = (np.average(printed, weights=weight), fitted, means[-1], means[0])
-    numbers = (exponent, low, high, _root(excess.sum(axis=0)), *shares)
+    elif low == 0.0 and np.isinf(high):
+        exponent = np.nan
+    numbers = (exponent, low, high, ranks[:, 0].mean(), ranks[:, -1].mean())
     return QueueFit(len(makers), *(float(number) for number in numbers))
 
 
 def _root(excess: Floats) -> float:
-    """The exponent between those of `EXPONENTS` at which the excess, which rises with it, is nothing."""
-    if excess[0] >= 0.0:
+    """The exponent at which the excess, which falls with it, is nothing."""
+    if excess[0] <= 0.0:
         return 0.0
-    if excess[-2] <= 0.0:
+    if excess[-1] >= 0.0:
         return np.inf
-    return float(brentq(lambda exponent: np.interp(exponent, EXPONENTS[:-1], excess[:-1]), 0.0, EXPONENTS[-2]))
+    return float(brentq(lambda exponent: np.interp(exponent, EXPONENTS, excess), 0.0, EXPONENTS[-1]))
 
 
-def _needed(events: Events, maker: Maker, exponent: float) -> float:
-    """Coin that must print at the maker's price before its turn, if cancels split by this exponent."""
-    start, last = maker.first + 1, maker.filled + 1
-    path = np.empty((last - start, 2))
-    state = Resting(maker.size, maker.ahead, maker.ahead + maker.size, 0.0, kernel.APART, 0.0, 0.0)
-    event, state = kernel.wait(
-        events, start, last, state, maker.side, maker.price, exponent, _NOTHING, kernel.ALONE, path
-    )
-    if state.remaining == maker.size:
-        return _printed_before(events, maker, maker.filled) + (path[-2, 0] if len(path) > 1 else maker.ahead)
-    before = path[event - start - 2, 0] if event - start > 1 else maker.ahead
-    return _printed_before(events, maker, event - 1) + before
+def _ranks(events: Events, maker: Maker, rng: np.random.Generator) -> Floats:
+    """Of the maker's true turn, for each of `EXPONENTS`; NaN where none of the histories brings its turn.
+
+    Where only those of smaller exponents do, the rank is that of the greatest of them.
+    """
+    last = int(np.searchsorted(events.ns, events.ns[maker.filled] + _WATCHED_NS))
+    draws = rng.random((_HISTORIES, _LOSSES))
+    seen = maker.first, maker.filled, last, maker.side, maker.price, maker.size, maker.ahead
+    earlier, true, later = np.array([kernel.turns(events, *seen, exponent, draws) for exponent in EXPONENTS]).T
+    with np.errstate(invalid="ignore"):
+        ranks = (earlier + true / 2) / (earlier + true + later)
+    return np.asarray(pd.Series(ranks).ffill())
 
 
-def _outlived(events: Events, maker: Maker) -> float:
-    """The chance that an order of the maker's level was not among those cancelled, whatever its place."""
-    near, since = (0 if maker.side > 0 else 1), slice(maker.first + 1, maker.filled)
-    kind, price = events.moment["kind"][since], events.moment["price"][since]
-    prints = (kind == PRINT) & (price == maker.price) & (events.moment["aggressor"][since] == -maker.side)
-    shown = (kind != PRINT) & (events.moment["best_price"][since, near] == maker.price)
-    printed = np.cumsum(np.where(prints, events.moment["size"][since], 0.0))[shown]
-    size = np.concatenate([[maker.ahead + maker.size], events.moment["best_size"][since, near][shown]])
-    expected = np.maximum(size[:-1] - np.diff(printed, prepend=0.0), DUST)
-    return float(np.prod(np.minimum(size[1:] / expected, 1.0)))
-
-
-def _printed_before(events: Events, maker: Maker, event: int) -> float:
-    """Coin printed at the maker's price after it joined and before an event."""
-    since = slice(maker.first + 1, event)
-    prints = (events.moment["kind"][since] == PRINT) & (events.moment["price"][since] == maker.price)
-    return float(events.moment["size"][since][prints & (events.moment["aggressor"][since] == -maker.side)].sum())
+def _rare(events: Events) -> set[float]:
+    """The sizes that at most `COMMON` of the prints have."""
+    sizes, counts = np.unique(events.moment["size"][events.moment["kind"] == PRINT], return_counts=True)
+    return set(sizes[counts <= COMMON * counts.sum()])
 
 
 def _makers(events: Events, near: int) -> Iterator[Maker]:
@@ -199,7 +173,7 @@ def _makers(events: Events, near: int) -> Iterator[Maker]:
                 before = printed.get(print_price, 0.0)
                 printed[print_price] = before + print_size
                 for order in _recognised(waiting.get(print_price, []), print_size, before):
-                    yield Maker(order.first, event, side, print_price, order.size, order.ahead)
+                    yield Maker(order.first, event, side, print_price, print_size, order.ahead)
             continue
         if best != price:
             while nearest and -nearest[0] > side * best:  # nobody is left where the best has been

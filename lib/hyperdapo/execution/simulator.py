@@ -128,9 +128,7 @@ def trace_order(market: Market, order: Mapping[str, Any], execution: Execution) 
     path[0], event = (state.ahead, state.remaining), first + 1
     while state.remaining > DUST and event < last:
         rest = path[event - first :]
-        event, state = kernel.wait(
-            events, event, last, state, side, limit, queue.exponent, _NOTHING, kernel.ALONE, rest
-        )
+        event, state = kernel.wait(events, event, last, state, side, limit, queue, _NOTHING, kernel.ALONE, rest)
     lived, path = slice(first, event), path[: event - first]
     prints = (events.moment["kind"][lived] == PRINT) & (np.arange(len(path)) > 0)
     return pd.DataFrame(
@@ -241,7 +239,7 @@ def _queue(execution: Execution) -> Queue:
     exponent = execution.queue_exponent if execution.queue == "power" else np.inf
     if exponent is None:
         raise ParameterError("execution.queue_exponent is null: fill it in with `as_measured`")
-    return Queue(joined=execution.queue != "touch", exponent=exponent)
+    return Queue(joined=execution.queue != "touch", exponent=exponent, crossing=execution.crossing_fills)
 
 
 def _met(events: Events, ns: Nanoseconds, post_only: Mask, block_ns: int) -> Integers:

@@ -1,6 +1,7 @@
 """The ways to execute a parent order (§3.5.2), all under the same latency, fees, grid and minimum size."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -8,7 +9,7 @@ import pandas as pd
 from pydantic import BaseModel
 
 from hyperdapo.errors import DataError
-from hyperdapo.execution.children import quote_slices, requote, slice_ns, take_slices
+from hyperdapo.execution.children import Known, decide_again, quote_slices, requote, slice_ns, take_slices
 from hyperdapo.execution.costs import HIGHEST_TIER, fee_rates
 from hyperdapo.execution.orders import OPTIONAL_COLUMNS, ORDER_COLUMNS
 from hyperdapo.execution.parents import (
@@ -24,7 +25,8 @@ from hyperdapo.execution.parents import (
     touch,
 )
 from hyperdapo.market.book import Market
-from hyperdapo.market.columns import BPS, Floats, select
+from hyperdapo.market.columns import BPS, Floats, Integers, select
+from hyperdapo.market.features import imbalance_at
 from hyperdapo.market.grid import snap_price
 from hyperdapo.params import Parameters
 from hyperdapo.sections import Action, Execution
@@ -38,6 +40,7 @@ STRATEGIES = {
     "vwap_post_only": "the slices of vwap as post-only orders at the best quote",
     "join_best": "post-only at the best quote, once",
     "touch_requoted": "post-only at the best quote, quoted anew",
+    "requote_unless_against": "touch_requoted, but takes what is left once the book leans with the order by more than 0.8",
     "mid_peg": "post-only at the mid, quoted anew",
     "avellaneda_stoikov": "post-only at the price of Avellaneda and Stoikov (2008), quoted anew",
     "sign_imbalance": "takes where the book leans with the order, joins the best quote where not",
@@ -60,21 +63,25 @@ ORDERS_COLUMNS = (
 """Of `orders.parquet`; the mark-outs `markout_{h}s_bps`, `maker_markout_{h}s_bps`, `taker_markout_{h}s_bps` follow."""
 
 BOUNDS: dict[str, dict[str, Any]] = {
-    "all ahead": {"queue": "power", "queue_exponent": 0.0},
-    "all behind": {"queue": "risk_averse"},
+    "all ahead": {"queue": "power", "queue_exponent": 0.0, "crossing_fills": True},
+    "all behind": {"queue": "risk_averse", "crossing_fills": False},
 }
-"""The most and the least favourable queue: where all that is cancelled stood. A claim has to hold under both."""
+"""The most and the least favourable rules: where all that is cancelled stood, and whether a quote of the other side
+fills us that comes to our price. A claim has to hold under both."""
 
 LOOKS_BACK_S = 60
 """How long before a decision strategies ask for the market."""
 _MOMENTA_S = (10, LOOKS_BACK_S)
 _TAKE_JOIN = (Action("take"), Action("join"))
+_AGAINST = 0.8  # how far the book leans with an order that had better take
 _SHALLOWEST_BPS = 0.01  # prints that hug the mid: k stays finite
 _DECIMALS = 10  # of columns in bps: equal orders have equal costs, however they were summed
 _QUARTER_S, _QUARTERS = 900, 96  # the usual volume is by quarter of an hour of the day
 _ENOUGH_DAYS = 5  # on which a quarter of an hour must have been seen to have a volume of its own
 
 Model = TypeVar("Model", bound=BaseModel)
+Play = Callable[[Market, pd.DataFrame, Parameters], pd.DataFrame]
+"""Executes parent orders by a policy that decides on them again: rows as of `children.decide_again`."""
 
 
 class Trained(NamedTuple):
@@ -141,8 +148,9 @@ def backtest(
     outcomes: pd.DataFrame,
     decisions: pd.DataFrame,
     parameters: Parameters,
+    again: Mapping[str, Play] = MappingProxyType({}),
 ) -> pd.DataFrame:
-    """Each parent order executed by each of `STRATEGIES`, then by every policy of `decisions`.
+    """Each parent order executed by each of `STRATEGIES`, then by every policy of `decisions`, and of `again`.
 
     Parameters
     ----------
@@ -162,9 +170,9 @@ def backtest(
         raise DataError("there is no order to execute: lengthen the span or lower split.train")
     parents = parents.reset_index(drop=True)
     whole = _whole(market, parents, trained, outcomes, decisions, parameters.policy.actions)
-    orders = _executed(market, parents, whole, trained, parameters)
+    orders = _executed(market, parents, whole, trained, again, parameters)
     for name, queue in BOUNDS.items():
-        costs = _costs(market, parents, whole, trained, parameters, _changed(parameters.execution, **queue))
+        costs = _costs(market, parents, whole, trained, again, parameters, _changed(parameters.execution, **queue))
         orders[_bound(name)] = costs
     markouts = [name for name in orders if "markout_" in str(name)]
     orders = orders[[*ORDERS_COLUMNS, *markouts]]
@@ -179,6 +187,7 @@ def sensitivity(
     decisions: pd.DataFrame,
     parameters: Parameters,
     orders: pd.DataFrame,
+    again: Mapping[str, Play] = MappingProxyType({}),
 ) -> pd.DataFrame:
     """The backtest once more under other assumptions, one at a time; what was decided stays.
 
@@ -201,7 +210,7 @@ def sensitivity(
         elif of == "fees":
             costs = _at_tier(orders, base.fees.tier, execution.fees.tier)
         else:
-            costs = _costs(market, parents, whole, trained, parameters, execution)
+            costs = _costs(market, parents, whole, trained, again, parameters, execution)
         sums = costs.groupby(orders["strategy"], sort=False).agg(["size", "sum"]).reset_index()
         sums = sums.set_axis(["strategy", "orders", "total_cost_bps"], axis=1)
         rows.append(sums.assign(of=of, assumption=assumption))
@@ -233,6 +242,7 @@ def assumptions(execution: Execution) -> dict[tuple[str, str], Execution]:
     queues: dict[str, dict[str, Any]] = {
         "fitted": {},
         "evenly": {"queue": "power", "queue_exponent": 1.0},
+        "quotes fill": {"crossing_fills": True},
         **BOUNDS,
         "no queue": {"queue": "touch"},
     }
@@ -256,7 +266,12 @@ def _changed(section: Model, **values: object) -> Model:
 
 
 def _executed(
-    market: Market, parents: pd.DataFrame, whole: Mapping[str, pd.DataFrame], trained: Trained, parameters: Parameters
+    market: Market,
+    parents: pd.DataFrame,
+    whole: Mapping[str, pd.DataFrame],
+    trained: Trained,
+    again: Mapping[str, Play],
+    parameters: Parameters,
 ) -> pd.DataFrame:
     """Rows of `orders.parquet` without the bounds, strategy by strategy; what several send alike is replayed once."""
     orders = pd.concat(whole.values(), ignore_index=True)
@@ -266,13 +281,13 @@ def _executed(
     columns = [name for name in replayed if name not in orders]
     rows = pd.concat([orders, replayed[columns].iloc[group].reset_index(drop=True)], axis=1)
     each = dict(zip(whole, np.split(np.arange(len(rows)), len(whole)), strict=True))
-    parts = {name: rows.iloc[place] for name, place in each.items()} | _by_children(
-        market, parents, trained, parameters
-    )
+    parts = {name: rows.iloc[place] for name, place in each.items()}
+    parts |= _by_children(market, parents, trained, parameters)
+    parts |= {name: play(market, parents, parameters) for name, play in again.items()}
     known = [name for name in STRATEGIES if name in parts]
     ordered = [*known, *(name for name in parts if name not in known)]
     together = pd.concat([parts[name] for name in ordered], ignore_index=True)
-    return together.assign(strategy=np.repeat(np.array(ordered, dtype=object), len(parents)))
+    return together.assign(strategy=np.repeat(np.array(ordered, dtype=object), [len(parts[name]) for name in ordered]))
 
 
 def _costs(
@@ -280,13 +295,14 @@ def _costs(
     parents: pd.DataFrame,
     whole: Mapping[str, pd.DataFrame],
     trained: Trained,
+    again: Mapping[str, Play],
     parameters: Parameters,
     execution: Execution,
 ) -> pd.Series:
     """Total cost (bps) of each of their rows under other assumptions."""
     orders = _changed(parameters.orders, markouts_s=[])
     changed = _changed(parameters, execution=execution, orders=orders)
-    costs: pd.Series = _executed(market, parents, whole, trained, changed)["total_cost_bps"]
+    costs: pd.Series = _executed(market, parents, whole, trained, again, changed)["total_cost_bps"]
     return costs
 
 
@@ -334,6 +350,10 @@ def _by_children(
     def at_touch(children: pd.DataFrame, seconds_left: Floats, share_left: Floats) -> Floats:
         return touch(market, children)
 
+    def unless_against(children: pd.DataFrame, known: Known) -> Integers:
+        leans = children["side"].to_numpy(float) * imbalance_at(market, children["decision_ns"].to_numpy(np.int64))
+        return np.where(leans > _AGAINST, 0, 1)
+
     def at_mid(children: pd.DataFrame, seconds_left: Floats, share_left: Floats) -> Floats:
         side, mid = children["side"].to_numpy(float), market.mid_at(children["decision_ns"].to_numpy())
         return before_the_other_side(market, children, snap_price(mid, side, market.sz_decimals))
@@ -356,6 +376,9 @@ def _by_children(
         "twap_post_only": quote_slices(market, parents, even, at_touch, parameters),
         "vwap_post_only": quote_slices(market, parents, usual, at_touch, parameters),
         "touch_requoted": requote(market, parents, at_touch, parameters),
+        "requote_unless_against": decide_again(
+            market, parents, unless_against, _TAKE_JOIN, execution.requote_s, parameters
+        ),
         "mid_peg": requote(market, parents, at_mid, parameters),
         "avellaneda_stoikov": requote(market, parents, at_reservation, parameters),
     }

@@ -38,9 +38,10 @@ def replay_executions(market: Market, executions: Executions, execution: Executi
 
     Returns
     -------
-    The orders whose life lies in the data, with true_filled and filled (shares before the cancel), true_fill_ns and
-    fill_ns (of the last fill, -1 for none), true_cost_bps and cost_bps (price and fees against the mid at arrival; what
-    is left at the cancel counts at what taking all of the order cost then, in both), arrival_mid, and queue_ahead
+    The orders whose life lies in the data, with true_filled and filled (shares before the cancel), filled_queue and
+    filled_through (parts of the latter), true_fill_ns and fill_ns (of the last fill, -1 for none), true_cost_bps and
+    cost_bps (price and fees against the mid at arrival; what is left at the cancel counts at what taking all of the
+    order cost then, in both), arrival_mid, and queue_ahead
 
     Raises
     ------
@@ -71,6 +72,8 @@ def replay_executions(market: Market, executions: Executions, execution: Executi
     return orders.assign(
         true_filled=true_filled,
         filled=filled,
+        filled_queue=replayed["filled_queue"],
+        filled_through=replayed["filled_through"],
         true_fill_ns=last,
         fill_ns=replayed["fill_ns"],
         true_cost_bps=true_bps + (1 - true_filled) * unit_bps,

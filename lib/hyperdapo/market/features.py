@@ -190,6 +190,14 @@ def _raw(market: Market, ns: Nanoseconds, features: sections.Features) -> pd.Dat
     return pd.DataFrame(columns)
 
 
+def imbalance_at(market: Market, ns: Nanoseconds) -> Floats:
+    """`book_imbalance` as known at each instant `ns` (n,); NaN before the first book."""
+    row = market.book_at(ns)
+    book = select(market.book, np.maximum(row, 0))
+    bids, asks = np.nansum(book.bid_size, axis=1), np.nansum(book.ask_size, axis=1)
+    return np.where(row >= 0, (bids - asks) / (bids + asks), np.nan)
+
+
 def _book_features(market: Market, ns: Nanoseconds, mid: Floats) -> dict[str, Floats]:
     """Sums over the visible levels of the newest `l2Book`; its arrays are (n, 20)."""
     row = market.book_at(ns)

@@ -106,10 +106,12 @@ def market_orders(trades: Trades) -> pd.DataFrame:
 
     Returns
     -------
-    `exchange_ns`, `side` (+1 buy), `usd`
+    `exchange_ns`, `side` (+1 buy), `local_ns` (of the first print), `size` (coin), `usd`
     """
-    prints = pd.DataFrame({"exchange_ns": trades.exchange_ns, "side": trades.side, "usd": trades.price * trades.size})
-    return prints.groupby(["exchange_ns", "side"], as_index=False)["usd"].sum()
+    columns = {name: getattr(trades, name) for name in ("exchange_ns", "side", "local_ns", "size")}
+    prints = pd.DataFrame(columns | {"usd": trades.price * trades.size})
+    taken = {"local_ns": "first", "size": "sum", "usd": "sum"}
+    return prints.groupby(["exchange_ns", "side"], as_index=False).agg(taken)
 
 
 def responses(market: Market) -> dict[str, float]:

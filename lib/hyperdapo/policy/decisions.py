@@ -22,9 +22,11 @@ from hyperdapo.policy.states import States
 
 
 def decide_all(
-    parameters: Parameters, paths: Paths, features: pd.DataFrame, training: States, tested: States
+    parameters: Parameters, paths: Paths, features: pd.DataFrame, training: States, tested: States, decider: "Decider"
 ) -> pd.DataFrame:
     """The rows of `decisions.parquet`: the untrained base, every algorithm and seed, and the rivals.
+
+    `decider` is that of the tested states.
 
     Returns
     -------
@@ -36,9 +38,9 @@ def decide_all(
     MissingInputError
         If 05_train has not run.
     ModelError
-        If an adapter was trained on another base.
+        If an adapter was trained for something else, see `models.load_adapter`.
     """
-    decider, seeds = Decider(parameters, tested), parameters.training.seeds
+    seeds = parameters.training.seeds
     frames = [_frame(tested, "untrained", seeds[0], decider.probabilities(), 1.0, parameters)]
     adapters = [(algorithm, seed) for algorithm in parameters.training.algorithms for seed in seeds]
     for algorithm, seed in tqdm(adapters, "deciding", delay=2, mininterval=5, leave=False):
@@ -121,10 +123,10 @@ class Decider:
     """
 
     def __init__(self, parameters: Parameters, states: States) -> None:
-        self._policy, self._batch = parameters.policy, parameters.inference.batch_size
-        self._base, tokenizer = load_base(parameters.policy)
-        self._scorer = make_scorer(self._base, tokenizer, parameters)
-        self._states = Encodings(self._scorer, states.prompts, parameters.training.memory_gb, states.distinct)
+        self._parameters, self._batch = parameters, parameters.inference.batch_size
+        self.base, self.tokenizer = load_base(parameters.policy)
+        self.scorer = make_scorer(self.base, self.tokenizer, parameters)
+        self._states = Encodings(self.scorer, states.prompts, parameters.training.memory_gb, states.distinct)
 
     def probabilities(self, adapter: Path | None = None) -> Floats:
         """(n, K) of the actions: of the untrained base, or with the adapter in a folder.
@@ -134,12 +136,12 @@ class Decider:
         MissingInputError
             If no adapter is there.
         ModelError
-            If it was trained on another base.
+            If it was trained for something else, see `models.load_adapter`.
         """
         if adapter is None:
-            return np.exp(score(self._scorer, self._states, self._batch))
-        model = load_adapter(self._base, self._policy, adapter)
-        scored = score(self._scorer.through(model), self._states, self._batch)
+            return np.exp(score(self.scorer, self._states, self._batch))
+        model = load_adapter(self.base, self._parameters, adapter)
+        scored = score(self.scorer.through(model), self._states, self._batch)
         model.unload()  # type: ignore[operator]
         return np.exp(scored)
 

@@ -9,23 +9,21 @@ sampled, nothing generated, and an action is one token, so that the paper's mean
 Advantages are divided by a fixed temperature in bps, not by the group's deviation, and an entropy term keeps the policy
 from settling on the best fixed action before it has read the state.
 
-`preference`, of `dpo` (arXiv:2305.18290): the paper's loss on the best action of a state against the worst. Of one
-token each, their log-probabilities over K letters and over the whole vocabulary differ by what cancels in the margin;
-TRL's trainer would also count the end of text that it adds to each. `tests/test_sampled.py` holds it to TRL's loss.
+`preference`, of `dpo` (arXiv:2305.18290): the paper's loss on pairs of actions, one preferred to the other. A state has
+K actions whose rewards are known, so all its pairs that earned differently are in the loss, and each state weighs the
+same. Of one token each, log-probabilities over K letters and over the whole vocabulary differ by what cancels in the
+margin; TRL's trainer would also count the end of text that it adds to each. `tests/test_sampled.py` holds it to TRL's
+loss. `dpo_one_pair` and `listing_4_3` are the same with one pair a state (`states`).
 
-`listing_4_4`: the thesis draft's listing to the letter. Its branches halve the gradient of a loss above 0.28; the lower
-branch is never reached, since a DPO loss is positive; its gradient-norm weight is undefined, and 1 here.
-
-`clipped_preference`, of `dapo_preference` (§4.3, eq. 2.8, 2.9, 3.4 to 3.6): DPO whose two ratios are clipped apart from
-each other. The ratios are to the policy of the rollout, the pi_old of eq. 3.5: against the base, a policy could never
-make an action more than 1.28 times as probable as it was untrained. Pairs of a batch are weighted by eq. 2.9.
+`clipped_preference`, of `dapo_preference` (§4.3, eq. 2.8, 3.4 and 3.5): the same pairs, their two ratios clipped apart
+from each other. The ratios are to the policy of the rollout, the pi_old of eq. 3.5: against the base, a policy could
+never make an action more than 1.28 times as probable as it was untrained. Its states are drawn by eq. 2.9 (`trainer`).
 
 `reward_weighted`: cross-entropy to softmax(reward / temperature), a yardstick that is no reinforcement learning.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import exp, log
 from typing import Any
 
 import torch
@@ -39,17 +37,16 @@ from hyperdapo.sections import Training
 class Batch:
     """n states of one update, (n, K): log-probabilities under policy, rollout policy and base, and rewards in bps.
 
-    `pair` (n, 2) is the best and the worst action of each state, `distinct` (n, K) what there is to choose from,
-    `progress` the share of the training that is done.
+    `pairs` (n, K, K) is the weight of each pair of actions, the preferred one first; a state's add up to 1. `distinct`
+    (n, K) is what there is to choose from.
     """
 
     new: Tensor
     old: Tensor
     reference: Tensor
     rewards: Tensor
-    pair: Tensor
+    pairs: Tensor
     distinct: Tensor
-    progress: float
 
 
 @dataclass(frozen=True)
@@ -69,28 +66,28 @@ def dapo(batch: Batch, training: Training) -> Loss:
 
 
 def dpo(batch: Batch, training: Training) -> Loss:
-    """DPO, the base being the reference."""
-    return preference(batch.new, batch.reference, batch.pair, training.dpo.beta)
+    """DPO on all pairs of a state that earned differently, the base being the reference."""
+    return preference(batch.new, batch.reference, batch.pairs, training.dpo.beta)
 
 
-def listing_4_4(batch: Batch, training: Training) -> Loss:
-    """DPO as Listing 4.4 changes it."""
-    settings = training.listing_4_4
-    low, high = settings.clip_low, settings.clip_high
-    return halved_preference(batch.new, batch.reference, batch.pair, settings.beta, low, high)
+def dpo_one_pair(batch: Batch, training: Training) -> Loss:
+    """DPO on the best action of a state against the worst, drawn among those that tie."""
+    return preference(batch.new, batch.reference, batch.pairs, training.dpo_one_pair.beta)
+
+
+def listing_4_3(batch: Batch, training: Training) -> Loss:
+    """DPO on the pair of Listing 4.3, in which the order of the actions decides ties."""
+    return preference(batch.new, batch.reference, batch.pairs, training.listing_4_3.beta)
 
 
 def dapo_preference(batch: Batch, training: Training) -> Loss:
-    """DPO clipped and weighted as §3.3.2 and §4.3 have it."""
+    """DPO clipped as §3.3.2 and §4.3 have it."""
     settings = training.dapo_preference
-    gap = (batch.rewards.amax(dim=-1) - batch.rewards.amin(dim=-1)) / settings.gap_unit_bps
-    temperature = annealed(*settings.sampling_temperature, batch.progress)
-    weight = sampling_weights(gap, settings.sampling_sharpness, temperature)
     low, high = (
         adaptive_clip(clip, batch.new.detach(), batch.old, settings.clip_sensitivity)
         for clip in (settings.clip_low, settings.clip_high)
     )
-    return clipped_preference(batch.new, batch.old, batch.pair, weight, settings.beta, low, high)
+    return clipped_preference(batch.new, batch.old, batch.pairs, settings.beta, low, high)
 
 
 def reward_weighted(batch: Batch, training: Training) -> Loss:
@@ -100,10 +97,12 @@ def reward_weighted(batch: Batch, training: Training) -> Loss:
 
 
 SAMPLED = "dapo_sampled"  # its loss is TRL's
+SHARPENED = "dapo_preference"  # its states are drawn by eq. 2.9
 LOSSES: dict[str, Callable[[Batch, Training], Loss]] = {
     "dapo": dapo,
     "dpo": dpo,
-    "listing_4_4": listing_4_4,
+    "dpo_one_pair": dpo_one_pair,
+    "listing_4_3": listing_4_3,
     "dapo_preference": dapo_preference,
     "reward_weighted": reward_weighted,
 }
@@ -146,59 +145,43 @@ def clipped_surrogate(new: Tensor, old: Tensor, advantage: Tensor, clip_low: flo
     return Loss(loss, float((weight * (clipped < plain)).sum(dim=-1).mean().detach()))
 
 
-def preference(new: Tensor, reference: Tensor, pair: Tensor, beta: float) -> Loss:
-    """-log sigmoid of beta times how much more the best action gained on the reference than the worst.
+def preference(new: Tensor, reference: Tensor, pairs: Tensor, beta: float) -> Loss:
+    """-log sigmoid of beta times how much more the preferred action gained on the reference than the other.
 
-    `new` and `reference` (n, K) are log-probabilities, `pair` (n, 2) the best and the worst action of each state.
+    `new` and `reference` (n, K) are log-probabilities, `pairs` (n, K, K) the weights of each pair, preferred one first.
     """
-    best, worst = (new - reference).gather(-1, pair).unbind(-1)
-    return Loss(-logsigmoid(beta * (best - worst)).mean())
-
-
-def halved_preference(
-    new: Tensor, reference: Tensor, pair: Tensor, beta: float, clip_low: float, clip_high: float
-) -> Loss:
-    """Listing 4.4: the DPO loss of a batch, drawn half-way to a bound that it exceeds; tensors as in `preference`."""
-    base = preference(new, reference, pair, beta).loss
-    if base > clip_high:
-        return Loss(base * 0.5 + clip_high * 0.5, 1.0)
-    if base < -clip_low:
-        return Loss(base * 0.5 - clip_low * 0.5, 1.0)
-    return Loss(base)
+    gained = new - reference
+    return Loss(_over_pairs(-logsigmoid(beta * _margins(gained, gained)), pairs))
 
 
 def clipped_preference(
-    new: Tensor, old: Tensor, pair: Tensor, weight: Tensor, beta: float, clip_low: float, clip_high: float
+    new: Tensor, old: Tensor, pairs: Tensor, beta: float, clip_low: Tensor, clip_high: Tensor
 ) -> Loss:
-    """DPO on the best action's ratio, cut at 1 + high, and the worst's, cut at 1 - low; pairs weighted by (n,)."""
-    best, worst = (new - old).gather(-1, pair).unbind(-1)
-    gained, lost = best.clamp(max=log(1 + clip_high)), worst.clamp(min=log(1 - clip_low))
-    cut = ((best > gained) | (worst < lost)).float().mean()
-    return Loss(-(weight * logsigmoid(beta * (gained - lost))).mean(), float(cut))
+    """DPO on the preferred action's ratio, cut at 1 + high, and the other's, cut at 1 - low; both bounds are (n, 1)."""
+    gain = new - old
+    won, lost = torch.minimum(gain, torch.log1p(clip_high)), torch.maximum(gain, torch.log1p(-clip_low))
+    cut = (gain > won)[:, :, None] | (gain < lost)[:, None, :]
+    loss = _over_pairs(-logsigmoid(beta * _margins(won, lost)), pairs)
+    return Loss(loss, float(_over_pairs(cut.float(), pairs)))
 
 
-def sampling_weights(gap: Tensor, sharpness: float, temperature: float) -> Tensor:
-    """Eq. 2.9: softmax(beta |A| / tau) over the n pairs of a batch, times n, so that their mean is 1.
+def _margins(preferred: Tensor, other: Tensor) -> Tensor:
+    """(n, K, K): `preferred` of the first action of a pair minus `other` of the second."""
+    return preferred[:, :, None] - other[:, None, :]
 
-    `gap` (n,) is |A|, what the best action earned beyond the worst.
+
+def _over_pairs(values: Tensor, pairs: Tensor) -> Tensor:
+    """The mean over states of (n, K, K) values, a state's pairs by their weights."""
+    return (pairs * values).sum(dim=(1, 2)).mean()
+
+
+def adaptive_clip(clip: float, new: Tensor, old: Tensor, sensitivity: float) -> Tensor:
+    """Eq. 3.5: epsilon_0 exp(-lambda KL(old || new)), (n, 1): each state by its own divergence, exact over K actions.
+
+    So a bound does not depend on which states are read together.
     """
-    return torch.softmax(sharpness * gap.abs() / temperature, dim=0) * len(gap)
-
-
-def annealed(start: float, end: float, progress: float) -> float:
-    """The tau_t of eq. 3.6: from `start` to `end` geometrically as progress goes from 0 to 1.
-
-    >>> [round(annealed(1.0, 0.1, progress), 3) for progress in (0.0, 0.5, 1.0)]
-    [1.0, 0.316, 0.1]
-    """
-    share: float = (end / start) ** progress
-    return start * share
-
-
-def adaptive_clip(clip: float, new: Tensor, old: Tensor, sensitivity: float) -> float:
-    """Eq. 3.5: epsilon_0 exp(-lambda KL(old || new)), the divergence being exact over (n, K) and a mean over states."""
-    divergence = (old.exp() * (old - new)).sum(dim=-1).mean()
-    return clip * exp(-sensitivity * float(divergence))
+    divergence = (old.exp() * (old - new)).sum(dim=-1, keepdim=True)
+    return clip * torch.exp(-sensitivity * divergence)
 
 
 def reward_cross_entropy(new: Tensor, rewards: Tensor, temperature_bps: float) -> Loss:

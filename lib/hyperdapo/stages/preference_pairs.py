@@ -1,5 +1,8 @@
-"""04: what each candidate order would have earned in every state of one asset, as rewards, text and pairs."""
+"""04: what each candidate order would have earned in every state of one asset, as rewards, text and pairs; and what
+every action is worth where orders are decided on again."""
 
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +18,7 @@ from hyperdapo.policy.models import load_tokenizer
 from hyperdapo.policy.prompts import check_lengths, encode_states
 from hyperdapo.policy.states import build_pairs, prompt_card
 from hyperdapo.sections import PromptStyle
+from hyperdapo.sequential.iteration import action_values
 
 _COMPARED: tuple[PromptStyle, ...] = ("thesis", "anonymous")
 
@@ -29,27 +33,33 @@ def compute(parameters: Parameters, paths: Paths) -> list[Path]:
     ModelError
         If the base's tokenizer cannot be had.
     """
-    features = read_table(paths.data, "features")
+    features, laws = read_table(paths.data, "features"), read_table(paths.data, "laws")
+    parameters = as_measured(parameters, laws)
     parents, outcomes = replay(parameters, paths, features)
     prompts, card = describe(parameters, features, parents)
     trials, costs = study_weights(parameters, features, outcomes)
     tables = {"outcomes": outcomes, "pairs": build_pairs(outcomes, prompts, parameters.policy.actions, parameters.seed)}
     tables |= {"prompts": card, "weight_trials": trials, "weight_costs": costs}
+    tables["action_values"] = action_values(partial(parts, parameters, paths, features), features, parameters)
     return [write_table(table, paths.data, name) for name, table in tables.items()]
 
 
 def replay(parameters: Parameters, paths: Paths, features: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Parent orders (n rows) from the market, a part of the span at a time, and their K candidates' outcomes (n K)."""
-    assumed = as_measured(parameters, read_table(paths.data, "laws"))
-    chosen = evenly_spaced(features, parameters.orders.most)
     parents, outcomes = [], []
+    for market, begun in parts(parameters, paths, features):
+        parents.append(begun)
+        outcomes.append(rewards.with_rewards(replay_candidates(market, begun, parameters), parameters.orders))
+    return pd.concat(parents, ignore_index=True), pd.concat(outcomes, ignore_index=True)
+
+
+def parts(parameters: Parameters, paths: Paths, features: pd.DataFrame) -> Iterator[tuple[Market, pd.DataFrame]]:
+    """The market part by part, and the parent orders that start in each."""
+    chosen = evenly_spaced(features, parameters.orders.most)
     for part, market in Market.in_parts(paths.data, after_s=life_s(parameters.orders)):
         states = chosen[chosen["decision_ns"].between(*part, inclusive="left")]
         if len(states):
-            parents.append(parent_orders(states, assumed, market))
-            replayed = replay_candidates(market, parents[-1], assumed)
-            outcomes.append(rewards.with_rewards(replayed, parameters.orders))
-    return pd.concat(parents, ignore_index=True), pd.concat(outcomes, ignore_index=True)
+            yield market, parent_orders(states, parameters, market)
 
 
 def describe(parameters: Parameters, features: pd.DataFrame, parents: pd.DataFrame) -> tuple[pd.Series, pd.DataFrame]:

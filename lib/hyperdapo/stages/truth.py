@@ -102,7 +102,12 @@ def judge(flow: OrderFlow, parameters: Parameters) -> pd.DataFrame:
     published, last_ns = queues.publish(rebuilt), int(rebuilt.events["ns"].iloc[-1])
     queue = fit_queue(observe_makers(published, 0, last_ns), law.block_s, law.confidence, parameters.seed)
     exponent = 1.0 if np.isnan(queue.exponent) else queue.exponent
-    execution = parameters.execution.model_copy(update={"queue": "power", "queue_exponent": exponent})
+    rules = {
+        "queue": "power",
+        "queue_exponent": exponent,
+        "crossing_fills": True,
+    }  # here no order is refused for meeting ours
+    execution = parameters.execution.model_copy(update=rules)
     span = int(published.top.local_ns[0]) + SECOND_NS, last_ns - _horizon_ns(parameters) - _MARGIN_NS
 
     def replayed(market: Market, made: Executions, kind: str) -> pd.DataFrame:

@@ -137,6 +137,7 @@ def _rules(world: World, start_ns: int, end_ns: int) -> Rules:
         touch_tilt=model.touch_tilt,
         depth_tilt=model.depth_tilt,
         flow_tilt=model.flow_tilt,
+        splitting=model.splitting,
         minimum_lots=minimum_lots,
         market_order_rate=model.orders_per_min / 60,
         branching=model.branching,
@@ -151,4 +152,4 @@ def _rules(world: World, start_ns: int, end_ns: int) -> Rules:
 def _opening(world: World, at_ns: int) -> State:
     units = world.model.price_usd * 10 ** (6 - world.sz_decimals)
     level = int(np.searchsorted(world.ladder, units, side="right")) - 1
-    return State(0, at_ns, at_ns, at_ns, log(units), level, 0.0, 0.0, 0.0, 0.0)
+    return State(0, at_ns, at_ns, at_ns, log(units), level, 0.0, 0.0, 0.0, 0.0, 0, 0)

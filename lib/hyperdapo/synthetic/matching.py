@@ -19,7 +19,9 @@ from hyperdapo.times import MS_NS, SECOND_NS
 BOOK_EVERY_NS = SECOND_NS // 2  # at the first block after it: one snapshot every 0.54 s
 REGIME_S, REGIME_SD = 120.0, 0.6  # of the logarithm of the volatility multiplier, which stays within [0.25, 4]
 EXCITEMENT_S = 2.0  # for how long a market order brings about others (Hawkes)
+PARTS, MOST_PARTS, PARTS_TAIL = 10.0, 1000.0, 1.5  # orders for which a large one is worked: least, most, exponent
 IMPACT_EXPONENT = 0.25  # of the size of a single order (Lillo, Farmer, Mantegna, Nature 421, 2003)
+AT_ONCE = 0.5  # share of it that the quotes take in at once, the rest with their next revision
 TOUCH_ORDERS, LEVEL_ORDERS = 20.0, 1.5  # resting orders at the best level, one level behind it
 LEVEL_SD = 1.1  # of the logarithm of an order's size behind the best level
 LIFE_S = 60.0  # mean life of an order
@@ -101,21 +103,27 @@ def run(
         half_spread = rules.half_spread * volatility_multiplier(state.regime)
         bid, ask = floor(position - half_spread), ceil(position + half_spread)
         arrived = _arrived(probes, state.exchange_ns)
-        _admit(book, probes, arrived, state, True, True, messages)
+        comes = arrived > probes.passed[0]  # a call that does nothing costs as much as a side's quotes
+        if comes:
+            _admit(book, probes, arrived, state, True, True, messages)
         for side, quote in ((BID, bid), (ASK, ask)):
             _quote(book, side, quote, dt, state.signal, rules, block)
-        _admit(book, probes, arrived, state, True, False, messages)
+        if comes:
+            _admit(book, probes, arrived, state, True, False, messages)
         for side, quote in ((BID, bid), (ASK, ask)):
             _withdraw(book, side, quote, dt, state.signal, rules)
-        _recall(book, probes, state.exchange_ns)
-        _admit(book, probes, arrived, state, False, True, messages)
+        if probes.passed[1] < probes.passed[0]:
+            _recall(book, probes, state.exchange_ns)
+        if comes:
+            _admit(book, probes, arrived, state, False, True, messages)
         if revised:
             _snipe(book, bid, ask, state, rules, messages, block)
-        log_price, excitement = _trade(book, dt, state, rules, messages, block)
-        _admit(book, probes, arrived, state, False, False, messages)
+        log_price, news, excitement, worked, parts = _trade(book, dt, state, rules, messages, block)
+        if comes:
+            _admit(book, probes, arrived, state, False, False, messages)
         probes.passed[0], due = arrived, _publish(book, state, messages)
-        number, now, local, _, _, level, signal, news, regime, _ = state
-        state = State(number, now, local, due, log_price, level, signal, news, regime, excitement)
+        number, now, local, _, _, level, signal, _, regime, _, _, _ = state
+        state = State(number, now, local, due, log_price, level, signal, news, regime, excitement, worked, parts)
     return state
 
 
@@ -144,7 +152,8 @@ def _evolve(state: State, rules: Rules, prices: Integers, block: Key) -> State:
         level -= 1
     now = state.exchange_ns + step_ns
     local = max(state.local_ns, now + delay_ns)
-    return State(state.block + 1, now, local, state.next_book_ns, log_price, level, signal, news, regime, excitement)
+    due, worked, parts = state.next_book_ns, state.worked, state.parts
+    return State(state.block + 1, now, local, due, log_price, level, signal, news, regime, excitement, worked, parts)
 
 
 @njit(cache=True)
@@ -238,23 +247,32 @@ def _snipe(book: OrderBook, bid: int, ask: int, state: State, rules: Rules, mess
 @njit(cache=True)
 def _trade(
     book: OrderBook, dt: float, state: State, rules: Rules, messages: Messages, block: Key
-) -> tuple[float, float]:
+) -> tuple[float, float, float, int, int]:
     """All other market orders: they follow the signal and move the price, whatever book they meet.
 
-    An order moves it by what its side has surprised (Madhavan, Richardson and Roomans, 1997). Returns the log price and
-    the excitement.
+    Some are parts of a large order that is worked for a while, so that signs are remembered for long (Lillo, Mike and
+    Farmer, 2005). An order moves the price by what its side has surprised those who know that (Madhavan, Richardson and
+    Roomans, 1997): the price remembers nothing, though it takes in a part with the next revision only. Returns the log
+    price, what is not in it yet, the excitement, and the large order.
     """
     rate = rules.market_order_rate * (1 - rules.branching) * sqrt(volatility_multiplier(state.regime))
-    buys, log_price = 1 / (1 + exp(-rules.flow_tilt * state.signal)), state.log_price
+    buys, log_price, news = 1 / (1 + exp(-rules.flow_tilt * state.signal)), state.log_price, state.news
+    worked, parts = state.worked, state.parts
     orders = poisson(stream(block, TAKERS, 0, 0), (rate + state.excitement) * dt)
     for order in range(orders):
         key = stream(block, TAKERS, 1, order)
-        lots, taker = _market_lots(key, rules), BID if uniform(key, 2) < buys else ASK
+        bought = buys if parts == 0 else rules.splitting * (worked == BID) + (1 - rules.splitting) * buys
+        lots, taker = _market_lots(key, rules), BID if uniform(key, 2) < bought else ASK
+        if parts == 0:
+            worked, parts = taker, int(min(PARTS * (1 - uniform(key, 3)) ** (-1 / PARTS_TAIL), MOST_PARTS))
+        else:
+            parts -= 1
         limit = book.top[ASK] + SLIPPAGE if taker == BID else book.top[BID] - SLIPPAGE
-        surprise = (1 - buys) if taker == BID else -buys
-        log_price += 2 * surprise * rules.impact * (lots / rules.market_lots) ** IMPACT_EXPONENT
+        surprise = (1 - bought) if taker == BID else -bought
+        moved = 2 * surprise * rules.impact * (lots / rules.market_lots) ** IMPACT_EXPONENT
+        log_price, news = log_price + AT_ONCE * moved, news + (1 - AT_ONCE) * moved
         _match(book, taker, limit, lots, state, messages)
-    return log_price, state.excitement + orders * rules.branching / EXCITEMENT_S
+    return log_price, news, state.excitement + orders * rules.branching / EXCITEMENT_S, worked, parts
 
 
 @njit(cache=True)

@@ -71,6 +71,7 @@ class Rules(NamedTuple):
     touch_tilt: float  # what one unit of signal does to log depth at the quote
     depth_tilt: float  # and behind it
     flow_tilt: float  # and to the log odds of a buy
+    splitting: float  # share of the market orders, while a large order is worked, that are its parts
     minimum_lots: int
     market_order_rate: float  # per second
     branching: float  # market orders that each one brings about
@@ -94,6 +95,8 @@ class State(NamedTuple):
     news: float  # likewise what no depth shows, log price
     regime: float
     excitement: float  # market orders per second beyond the base rate
+    worked: int  # side of the large order that takers work in parts
+    parts: int  # market orders until it is done
 
 
 class Messages(NamedTuple):

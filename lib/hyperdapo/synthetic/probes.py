@@ -25,14 +25,16 @@ NOTIONAL_USD = (15.0, 2000.0)  # uniform in its logarithm
 
 
 def play_probes(world: World, start_ns: int, end_ns: int, per_hour: float) -> tuple[Market, Executions]:
-    """A stretch of the synthetic exchange with so many probes per hour: what it publishes, and the probes' truth.
+    """A stretch of the synthetic exchange, played twice: what it publishes without probes, and their truth with them.
 
-    Probes come at random times, a few levels around the best quote of a random side, small beside a level.
+    So many probes per hour come at random times, a few levels around the best quote of a random side, small beside a
+    level. Both markets have the same news, takers and quotes, and differ by what the probes do: a recorder's book does
+    not hold an order of ours, and quotes and prints go through the price at which it stood.
     """
     probes = draw_probes(world, start_ns, end_ns, per_hour)
     tape = world.simulate(start_ns, end_ns, probes)
     usd = np.round(world.ladder * 10.0 ** (world.sz_decimals - 6), 6)
-    return tape.market(), executions(tape, probes, usd)
+    return world.simulate(start_ns, end_ns).market(), executions(tape, probes, usd)
 
 
 def draw_probes(world: World, start_ns: int, end_ns: int, per_hour: float) -> Probes:

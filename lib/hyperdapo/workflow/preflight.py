@@ -9,7 +9,7 @@ from hyperdapo.sections import Policy
 from hyperdapo.times import SECOND_NS
 
 _ACCOUNT_FILES = ("historicalOrders.json", "userFills.json")
-_BUILT_IN = ("smollm2-135m", "tiny-qwen2")
+_BUILT_IN = ("smollm2-135m", "tiny-qwen2", "rehearsal-qwen2")
 _LAYERS_OF_LLAMA_AND_QWEN = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 
 

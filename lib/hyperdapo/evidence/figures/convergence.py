@@ -76,6 +76,22 @@ def plot_training(log: pd.DataFrame) -> Figure:
     return figure
 
 
+def plot_under_way(shares: pd.DataFrame) -> Figure:
+    """The share of runs that have not yet come to the level of their asset, by step (`convergence.under_way`)."""
+    figure, axis = style.new()
+    for algorithm, curve in shares.groupby("algorithm", sort=False):
+        axis.step(
+            curve["step"],
+            100 * curve["share"],
+            where="post",
+            color=style.STRATEGY_COLOURS[str(algorithm)],
+            label=heading(str(algorithm)),
+        )
+    axis.set(xlabel="gradient update", ylabel="runs not yet there (%)", ylim=(-3, 103))
+    _legend_below(figure, axis)
+    return figure
+
+
 def dashboard(log: pd.DataFrame) -> go.Figure:
     """The training logs as an interactive page (Listing 4.11): reward margin, accuracy, loss and entropy by step."""
     log = log.assign(margin=log["heldout_reward"] - log["heldout_best_fixed"])

@@ -28,7 +28,7 @@ STRETCHES = 25
 """So many points has the curve of what is measured at every step of a training."""
 
 _COLOURS = 96  # of a picture
-_DASHED = {"listing_4_4"}  # often lies on DPO
+_DASHED = {"dpo_one_pair", "listing_4_3"}  # ablations of DPO
 _OTHERS = ("#56B4E9", "#D55E00", "#8C6D31", "#7A7A7A", "#000000")
 
 
@@ -50,6 +50,7 @@ STRATEGY_COLOURS = Colours(
     vwap_post_only="#0072B2",
     join_best="#8C6D31",
     touch_requoted="#D4A72C",
+    requote_unless_against="#B15928",
     mid_peg="#882255",
     avellaneda_stoikov="#44AA99",
     sign_imbalance="#5B3A1E",
@@ -62,11 +63,14 @@ STRATEGY_COLOURS = Colours(
     dapo="#D55E00",
     dapo_sampled="#882255",
     dapo_preference="#332288",
-    listing_4_4="#8C6D31",
+    dpo_one_pair="#B07C00",
+    listing_4_3="#8C6D31",
     reward_weighted="#0072B2",
     linear="#66A61E",
     mlp="#7570B3",
     boosting="#009E73",
+    boosting_sequential="#1B5E20",
+    dapo_sequential="#B2182B",
     oracle="#CC79A7",
 )
 

@@ -1,0 +1,133 @@
+"""Searches what the training algorithms leave open: the same points for each, judged on the validation split.
+
+    hyperdapo run --profile sample --asset ETH --until 04      and the same for planted
+    python benchmarks/_search.py
+
+Every algorithm has the same number of trials at the same points, a scrambled Sobol sequence (seeded) over learning
+rate, temperature or beta, and entropy or the unit of eq. 2.9, and the budget of `params/base.yaml`. A trial is one
+training in each world; it is judged by the share of the way from the best fixed action to the oracle that it closes on
+all validation states, the mean of both. One world is believable and holds little to learn, the other has a known edge:
+tuned on the first alone, an algorithm would be taught to read nothing. `params/search.csv` gets every trial, and what
+was best is put into `params/base.yaml`; `tests/test_search.py` holds that it stands there. About 20 s of a core a trial
+and 4 minutes to read the states: 25 minutes in all.
+"""
+
+import argparse
+import re
+import sys
+import time
+from collections.abc import Sequence
+from copy import copy
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import qmc
+from tqdm import tqdm
+
+from hyperdapo.evidence.convergence import SEARCH, best_trials
+from hyperdapo.files import atomic
+from hyperdapo.params import load
+from hyperdapo.paths import PARAMS
+from hyperdapo.policy import runs
+from hyperdapo.policy.losses import ALGORITHMS, settings_of
+from hyperdapo.policy.training import Workbench, read_split
+
+RANGES = {
+    "learning_rate": (0, 5e-4, 2e-2),
+    "temperature_bps": (1, 0.5, 8.0),
+    "beta": (1, 0.03, 3.0),
+    "entropy_bonus": (2, 0.03, 1.0),
+    "advantage_unit_bps": (2, 2.0, 50.0),
+}
+"""Coordinate of the sequence, and the ends between which it is spread in logarithm."""
+DIMENSIONS = 3
+AT_THE_END = {"evaluation_states": 10**6, "evaluate_every": 10**6}
+"""All held-out states are looked at, after the last update."""
+SEED = 0
+Settings = dict[str, float]
+
+
+def main() -> None:
+    """Try, note, put what was best into the parameters."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--asset", default="ETH")
+    parser.add_argument("--profiles", nargs="+", default=["sample", "planted"])
+    parser.add_argument("--algorithms", nargs="+", default=ALGORITHMS)
+    parser.add_argument("--trials", type=int, default=8)
+    parser.add_argument("--log", type=Path, default=SEARCH)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    benches = {profile: workbench(profile, arguments.asset) for profile in arguments.profiles}
+    rows: list[dict[str, str | float]] = []
+    trials = [(algorithm, trial) for trial in range(arguments.trials) for algorithm in arguments.algorithms]
+    points = qmc.Sobol(DIMENSIONS, seed=load("sample").seed).random(arguments.trials)
+    for algorithm, trial in tqdm(trials, "trials", file=sys.stderr, mininterval=5):
+        tried, begun = settings_at(points[trial], algorithm), time.process_time()
+        closed = {f"{profile}_gap": gap(bench, profile, algorithm, tried) for profile, bench in benches.items()}
+        seconds = round(time.process_time() - begun, 1)
+        rows.append({"asset": arguments.asset, "algorithm": algorithm, "trial": trial, **tried, **closed})
+        rows[-1] |= {"gap_closed": round(float(np.mean(list(closed.values()))), 4), "seconds": seconds}
+        write(rows, arguments.log)
+    if arguments.log == SEARCH:
+        put(best_trials(pd.DataFrame(rows)), PARAMS / "base.yaml")
+
+
+def workbench(profile: str, asset: str) -> Workbench:
+    """The states of an asset as the base reads them, all of the validation split held out."""
+    (training,), (held_out,) = (read_split(load(profile), [asset], split) for split in ("train", "validation"))
+    bench = Workbench(load(profile, {"training": AT_THE_END}), asset, training, held_out)
+    bench.read()
+    _ = bench.reference, bench._untrained
+    return bench
+
+
+def settings_at(point: Sequence[float], algorithm: str) -> Settings:
+    """What an algorithm is given at a point of the unit cube, with two digits."""
+    known = settings_of(algorithm, load("sample").training)
+    return {
+        name: float(f"{low * (high / low) ** point[axis]:.2g}")
+        for name, (axis, low, high) in RANGES.items()
+        if name in known
+    }
+
+
+def gap(bench: Workbench, profile: str, algorithm: str, tried: Settings) -> float:
+    """The share of the way from best fixed to oracle that one training closes on the validation states."""
+    trial = copy(bench)
+    trial.parameters = load(profile, {"training": {**AT_THE_END, algorithm: tried}})
+    with TemporaryDirectory() as folder:
+        trial.train(algorithm, SEED, Path(folder), lambda looked: None)
+        last = pd.read_csv(Path(folder) / runs.LOG).iloc[-1]
+    room = last["heldout_oracle"] - last["heldout_best_fixed"]
+    return round(float((last["heldout_reward"] - last["heldout_best_fixed"]) / room), 4)
+
+
+def write(rows: list[dict[str, str | float]], log: Path) -> None:
+    """Every trial so far; those of algorithms that are not searched now stay."""
+    columns = dict.fromkeys(["asset", "algorithm", "trial", *RANGES, *rows[0]])
+    frame = pd.DataFrame(rows, columns=list(columns))
+    if log.exists():
+        former = pd.read_csv(log)
+        frame = pd.concat([former[~former["algorithm"].isin(frame["algorithm"])], frame])
+    with atomic(log) as temporary:
+        frame.to_csv(temporary, index=False)
+
+
+def put(best: dict[str, Settings], file: Path) -> None:
+    """Replace the values of each algorithm where they stand; comments stay."""
+    lines, section = file.read_text().splitlines(), ""
+    for place, line in enumerate(lines):
+        if heading := re.match(r"  (\w+):", line):
+            section = heading[1]
+        elif (match := re.match(r"    (\w+): (\S+ *)(.*)", line)) and match[1] in best.get(section, {}):
+            name, former, comment = match.groups()
+            lines[place] = f"    {name}: {best[section][name]:<{len(former)}}{comment}".rstrip()
+    with atomic(file) as temporary:
+        temporary.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What a saved adapter tells of itself: a manifest for this package, a card for everybody."""

@@ -1,0 +1,81 @@
+"""Policies of boosted trees that decide again: they predict what each action is worth in the state at hand.
+
+It is policy iteration (fitted Q): the values of all actions under the present policy are replayed, trees learn them
+from the 15 digits of the prompt, the time left and the place of the order, and the action with the highest prediction
+is the next policy. How many trees is chosen by the squared error on five stretches of time.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.model_selection import KFold
+
+from hyperdapo.errors import DataError
+from hyperdapo.market.columns import Floats
+from hyperdapo.sequential.states import Policy, Visited, numbers
+
+_STRETCHES, _MOST_TREES = 5, 100
+
+
+def fit(features: pd.DataFrame, states: pd.DataFrame, values: Floats, seed: int) -> Callable[[pd.DataFrame], Floats]:
+    """Learn what each action is worth beyond the mean of its state's.
+
+    Parameters
+    ----------
+    states : (m, ...) as `states.numbers` reads them
+    values : (m, K + 1) bps, NaN for what was not allowed there
+
+    Returns
+    -------
+    states -> predictions (m, K + 1) in bps; an action that was never allowed gets the lowest of its state
+
+    Raises
+    ------
+    DataError
+        If an action was allowed in fewer states than there are stretches of time.
+    """
+    order = np.argsort(states["decision_ns"].to_numpy(), kind="stable")
+    x = numbers(features, states.iloc[order])
+    gains = (values - np.nanmean(values, axis=1, keepdims=True))[order]
+    known = [np.flatnonzero(np.isfinite(column)) for column in gains.T]
+    if (few := min(map(len, known))) < _STRETCHES:
+        raise DataError(f"an action was allowed in {few} states only, too few to learn its value: lengthen the span")
+    trees = _number_of_trees([(x[rows], column[rows]) for rows, column in zip(known, gains.T, strict=True)], seed)
+    fitted = [_trees(trees, seed).fit(x[rows], column[rows]) for rows, column in zip(known, gains.T, strict=True)]
+    return lambda asked: np.column_stack([each.predict(numbers(features, asked)) for each in fitted])
+
+
+def greedy(predicted: Callable[[pd.DataFrame], Floats]) -> Policy:
+    """The allowed action with the highest prediction."""
+
+    def choose(visited: Visited) -> NDArray[np.int64]:
+        return np.where(visited.allowed, predicted(visited.table), -np.inf).argmax(axis=1)
+
+    return choose
+
+
+def renewed(action: int) -> Policy:
+    """The same action at every decision: the order follows the market, and stays where it would move to."""
+
+    return lambda visited: visited.means[:, action]
+
+
+def _trees(count: int, seed: int) -> HistGradientBoostingRegressor:
+    return HistGradientBoostingRegressor(
+        max_iter=count, learning_rate=0.05, max_leaf_nodes=8, early_stopping=False, random_state=seed
+    )
+
+
+def _number_of_trees(problems: Sequence[tuple[Any, Any]], seed: int) -> int:
+    """Of each of several regressions (x, y in the order of time), so that their squared errors on unseen stretches add
+    up to the least."""
+    errors = np.zeros(_MOST_TREES)
+    for x, y in problems:
+        for learned, unseen in KFold(_STRETCHES).split(x):
+            stages = _trees(_MOST_TREES, seed).fit(x[learned], y[learned]).staged_predict(x[unseen])
+            errors += [np.square(y[unseen] - predicted).sum() for predicted in stages]
+    return int(errors.argmin()) + 1
