@@ -20,7 +20,9 @@ TEXTS = ("Coins were stolen.", "A fund has bought.")
 
 @pytest.fixture(scope="module")
 def parameters() -> Parameters:
-    return settings(steps=4, checkpoint_every=4, evaluate_every=4)
+    """A short training; the tiny tokenizer spells the words of notices out, so that prompts are long."""
+    quick = settings(steps=4, checkpoint_every=4, evaluate_every=4)
+    return quick.model_copy(update={"policy": quick.policy.model_copy(update={"max_length": 1024})})
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +88,7 @@ def test_solved_states_beyond_the_limit_are_refused(parameters: Parameters, hear
         study.few_shot(parameters.model_copy(update={"policy": short}), training, tested)
 
 
+@pytest.mark.slow
 def test_rivals_that_count_words_and_the_one_that_is_told_solve_a_world_of_words(
     parameters: Parameters, heard: study.World
 ) -> None:
@@ -97,6 +100,7 @@ def test_rivals_that_count_words_and_the_one_that_is_told_solve_a_world_of_words
         assert abs(closed[rival, study.MOST, "all"]) < 0.3
 
 
+@pytest.mark.slow
 def test_the_study_leaves_a_row_for_each_policy_and_asset(
     parameters: Parameters, heard: study.World, monkeypatch: pytest.MonkeyPatch, tmp_path
 ) -> None:

@@ -42,6 +42,7 @@ def test_none_where_none_is_asked_for() -> None:
     assert schedule(silent, "BTC", 7, 0, HOUR_NS).empty and not len(pushes(silent, "BTC", 7, 0, HOUR_NS))
 
 
+@pytest.mark.slow
 def test_the_price_goes_where_the_notice_says_and_not_before(parameters: Parameters) -> None:
     """Two markets of the same draws, one of which hears no notice: what lies between them is the drift."""
     world, start_ns = World.of(parameters, "BTC"), parameters.source.start_ns

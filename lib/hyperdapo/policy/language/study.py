@@ -32,7 +32,7 @@ from hyperdapo.sections import PromptStyle
 ALGORITHM = "dapo"
 MOST, FEWER = 1000, (50, 200)  # training states
 TESTED = 400  # test states of each asset, at most
-SHOTS = 6  # solved states in a prompt
+SHOTS = 4  # solved states in a prompt
 TOPICS = 16  # into which TF-IDF is drawn together for boosted trees
 
 Chosen = NDArray[np.int64]
