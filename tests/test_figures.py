@@ -16,6 +16,7 @@ from hyperdapo.evidence.figures import backtest as backtest_figures
 from hyperdapo.evidence.figures import convergence as convergence_figures
 from hyperdapo.evidence.figures import features as feature_figures
 from hyperdapo.evidence.figures import pairs as pair_figures
+from hyperdapo.evidence.figures import policy as policy_figures
 from hyperdapo.evidence.figures import significance as results_figures
 from hyperdapo.evidence.figures import style
 from hyperdapo.evidence.hypotheses import registered
@@ -73,6 +74,25 @@ def test_every_figure_is_as_wide_as_the_text(paths: Paths) -> None:
     assert shown.data == (paths.figures / "grid.png").read_bytes()
     box = re.search(rb"/MediaBox \[ ?0 0 ([\d.]+)", (paths.figures / "grid.pdf").read_bytes())
     assert box and float(box[1]) == pytest.approx(72 * style.TEXT_WIDTH_IN, abs=0.01)
+
+
+def test_the_study_of_language_shows_each_policy_by_wording() -> None:
+    rows = [
+        {"asset": asset, "trained_on": "BTC", "policy": policy, "states": states, "wording": wording}
+        for asset in ("BTC", "ETH")
+        for policy, states in (("words", 1000), ("zero-shot words", 0))
+        for wording in ("all", "known", "new")
+    ]
+    gaps = pd.DataFrame(rows).assign(minus_fixed_bps=np.arange(12.0), ci_low=-1.0, ci_high=1.0)
+    (axis,) = policy_figures.plot_language(gaps).axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["words, 1000", "zero-shot words"]
+    assert [points.get_offsets()[:, 0].tolist() for points in axis.collections[1::2]] == [[0, 3], [1, 4], [2, 5]]
+
+
+def test_sureness_is_drawn_before_and_after_scaling() -> None:
+    raw = pd.DataFrame({"policy": "dapo", "probability": [0.2, 0.9], "best": [0.3, 0.6]})
+    left, right = policy_figures.plot_sureness(raw, raw.assign(probability=[0.3, 0.6]), "BTC").axes
+    assert left.lines[0].get_xdata().tolist() == [0.2, 0.9] and right.lines[0].get_xdata().tolist() == [0.3, 0.6]
 
 
 def test_an_unknown_asset_always_has_the_same_colour() -> None:

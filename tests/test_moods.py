@@ -52,7 +52,7 @@ def test_every_reward_has_the_weights_of_its_objective(replayed) -> None:
     np.testing.assert_allclose(outcomes["reward"], (parts * weights).sum(axis=1), atol=1e-12)
 
 
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("style", sorted({*STYLES} - {"numbers"}))
 def test_every_prompt_names_its_objective_and_side(replayed, parameters: Parameters, style: str) -> None:
     features, parents, outcomes = replayed
     actions = parameters.policy.actions

@@ -1,13 +1,16 @@
 """State and action as text: what the prompt says, what it hides, and what is refused."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from hyperdapo.errors import DataError
 from hyperdapo.market.features import NAMES
-from hyperdapo.policy.prompts import CUE, FEATURES, check_lengths, digits, encode_states, instruction, letters
-from hyperdapo.sections import Action
+from hyperdapo.policy.prompts import CUE, FEATURES, STYLES, check_lengths, digits, encode_states, instruction, letters
+from hyperdapo.policy.rivals import inputs
+from hyperdapo.sections import Action, PromptStyle
 
 ACTIONS = [Action.parse(word) for word in ("take", "join", "improve 1", "behind 2", "wait", "-5 bps")]
 
@@ -21,7 +24,7 @@ def features(count: int = 4) -> pd.DataFrame:
 
 
 def parents(sides: list[int]) -> pd.DataFrame:
-    return pd.DataFrame({"order_id": range(len(sides)), "side": sides, "objective": "balanced"})
+    return pd.DataFrame({"order_id": range(len(sides)), "side": sides, "objective": "balanced", "horizon_s": 60.0})
 
 
 def body(prompt: str) -> str:
@@ -67,6 +70,47 @@ def test_digits_are_those_of_the_prompt() -> None:
 def test_anonymous_hides_asset_and_price() -> None:
     text = body(encode_states(features(), parents([1]), ACTIONS, "anonymous")[0])
     assert "BTC" not in text and "117" not in text and text.startswith("balanced buy:")
+
+
+def test_numbers_say_what_rivals_read_and_nothing_else() -> None:
+    states, orders = features(2).assign(book_imbalance=0.5), parents([1, -1])
+    texts = encode_states(states, orders, ACTIONS, "numbers")
+    opening = instruction(ACTIONS, "numbers")
+    read = [[float(word.strip(":")) for word in text[len(opening) : -len(CUE)].split()] for text in texts]
+    np.testing.assert_array_equal(np.roll(read, -1, axis=1), inputs(states, orders))
+
+
+def test_words_hold_no_digit_and_lose_no_grade() -> None:
+    states = features(9).assign(book_imbalance=np.linspace(-1, 1, 9))
+    texts = encode_states(states, parents([1] * 9), [Action("take"), Action("join"), Action("wait")], "words")
+    assert len(set(texts)) == 9
+    assert not any(character.isdigit() for text in texts for character in text)
+    assert " imbalance lowest," in texts[0] and " imbalance neutral," in texts[4] and " imbalance highest," in texts[8]
+
+
+def test_shuffled_names_are_all_wrong_and_lose_nothing() -> None:
+    states = features(1).assign(book_imbalance=0.5)
+    right, wrong = (body(encode_states(states, parents([1]), ACTIONS, style)[0]) for style in ("anonymous", "shuffled"))
+    assert right.split()[:2] == wrong.split()[:2]
+    named, misnamed = (dict(re.findall(r"([a-z]+)(\d)", text)) for text in (right, wrong))
+    assert named.keys() == misnamed.keys() and list(named.values()) == list(misnamed.values())
+    assert all(one != other for one, other in zip(named, misnamed, strict=True))
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_every_style_tells_states_and_notices_apart(style: PromptStyle) -> None:
+    states = features(2).assign(book_imbalance=[0.0, 0.5])
+    assert len(set(encode_states(states, parents([1, 1]), ACTIONS, style))) == 2
+    same = features(2).assign(notice=["A bug was found.", ""], notice_age_s=[20.0, np.nan])
+    heard, silent = encode_states(same, parents([1, 1]), ACTIONS, style)
+    assert ("A bug was found." in heard) == (style != "numbers") and "otice" not in silent
+    assert silent == encode_states(features(2), parents([1, 1]), ACTIONS, style)[1]
+    assert heard.startswith(instruction(ACTIONS, style)) and heard.endswith(CUE)
+
+
+def test_a_notice_stands_behind_the_signals_with_its_age() -> None:
+    states = features(1).assign(notice="A bug was found.", notice_age_s=19.6)
+    assert body(encode_states(states, parents([1]), ACTIONS)[0]).endswith(" size5 Notice 20 s ago: A bug was found.")
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,13 @@ def _compare(options: argparse.Namespace) -> None:
     print(f"the same as CSV, and a figure, in {folder}")
 
 
+def _study(options: argparse.Namespace) -> None:
+    from hyperdapo.stages import language
+
+    parameters, _ = _chosen(options)
+    print(language.study(parameters))
+
+
 def _plan(options: argparse.Namespace) -> None:
     from hyperdapo.workflow import estimate, probe
 
@@ -262,6 +269,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_render(commands)
     _add_compare(commands)
+    _add_study(commands, chosen)
     _add_plan(commands, chosen)
     _add_judge(commands)
     _add_serve_recordings(commands)
@@ -301,6 +309,13 @@ def _add_compare(commands: Any) -> None:
     compare.set_defaults(call=_compare)
     compare.add_argument("first", metavar="A", help="name of a run: a profile's, or that of --name")
     compare.add_argument("second", metavar="B")
+
+
+def _add_study(commands: Any, chosen: argparse.ArgumentParser) -> None:
+    study = commands.add_parser(
+        "study", parents=[chosen], help="what is language for? Train the same policy on other words (after --until 04)"
+    )
+    study.set_defaults(call=_study)
 
 
 def _add_plan(commands: Any, chosen: argparse.ArgumentParser) -> None:

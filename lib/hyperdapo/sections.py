@@ -129,10 +129,28 @@ class SyntheticAsset(Section):
     sniping: NonNegative
 
 
+class Notices(Section):
+    """Notices in words, and how far the price drifts after those that matter."""
+
+    per_hour: NonNegative
+    drift_bps: NonNegative
+    after_s: Positive
+    lasts_s: Positive
+
+    @model_validator(mode="after")
+    def _check_pace(self) -> "Notices":
+        if self.per_hour * (self.after_s + self.lasts_s) > 3600:
+            raise ValueError(
+                "synthetic.notices.per_hour is too high: a notice comes when the price has followed the last"
+            )
+        return self
+
+
 class Synthetic(Section):
-    """The synthetic exchange: its knob of predictability and its assets."""
+    """The synthetic exchange: its knob of predictability, its notices and its assets."""
 
     predictability: Share
+    notices: Notices
     assets: dict[Asset, SyntheticAsset]
 
 
@@ -354,6 +372,7 @@ def _nearest_action(word: Any) -> str:
 
 
 ActionWord = Annotated[Action, BeforeValidator(Action.parse), PlainSerializer(str)]
+PromptStyle = Literal["thesis", "anonymous", "shuffled", "numbers", "words"]
 Algorithm = Literal["dapo", "dapo_sampled", "dpo", "dpo_one_pair", "listing_4_3", "dapo_preference", "reward_weighted"]
 
 
@@ -376,7 +395,7 @@ class Policy(Section):
     lora: Lora
     actions: Annotated[list[ActionWord], Field(min_length=2, max_length=26), Unique]  # a letter each
     decide_again_s: Positive | None
-    prompt_style: Literal["thesis", "anonymous"]
+    prompt_style: PromptStyle
     max_length: Count
 
 

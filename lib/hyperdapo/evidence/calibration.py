@@ -1,4 +1,7 @@
-"""Are the fills of the simulator true? Scores, and shares filled, of orders whose fate is known (§3.5.1)."""
+"""Are the fills of the simulator true? Scores, and shares filled, of orders whose fate is known (§3.5.1).
+
+And are the probabilities of a policy true? At the end of the module.
+"""
 
 import numpy as np
 import pandas as pd
@@ -184,3 +187,70 @@ def reliability(compared: pd.DataFrame, evidence: sections.Evidence, seed: int) 
         rows.append((name, number, len(orders), orders["filled"].mean(), truth.value, truth.low, truth.high))
     names = ["queue_model", "group", "orders", "predicted", "observed", "ci_low", "ci_high"]
     return pd.DataFrame(rows, columns=names).sort_values(["queue_model", "group"], ignore_index=True)
+
+
+def sureness(decisions: pd.DataFrame, outcomes: pd.DataFrame) -> pd.DataFrame:
+    """How probable each decision of a language model was to it, and whether it turned out best; others are left out.
+
+    Parameters
+    ----------
+    decisions : as 07 leaves them, with `temperature` and `probability_0` …
+    outcomes : K rows per order with `reward` and `distinct`
+
+    Returns
+    -------
+    `policy, seed, decision_ns, temperature`, the chosen action's probability before (`raw`) and after scaling
+    (`scaled`), and `best`: 1 where it earned most, of n actions that tied a share of 1/n
+    """
+    known = decisions.dropna(subset="temperature").reset_index(drop=True)
+    scaled = known.filter(regex=r"^probability_\d+$").to_numpy()
+    unscaled = scaled ** known["temperature"].to_numpy()[:, None]
+    raw = unscaled / unscaled.sum(axis=1, keepdims=True)
+    orders = outcomes.groupby("order_id")
+    best = outcomes["distinct"].to_numpy(bool) & (outcomes["reward"] == orders["reward"].transform("max"))
+    share = best / best.groupby(outcomes["order_id"]).transform("sum")
+    shares = outcomes[["order_id", "action"]].assign(best=share)
+    chosen = np.arange(len(known)), known["action"].to_numpy()
+    named = known[["order_id", "action", "policy", "seed", "decision_ns", "temperature"]]
+    sure = named.assign(raw=raw[chosen], scaled=scaled[chosen])
+    return sure.merge(shares, on=["order_id", "action"], how="left").drop(columns=["order_id", "action"])
+
+
+def calibration_errors(sure: pd.DataFrame) -> pd.DataFrame:
+    """Whether decisions are as often best as they are probable: a row for each policy, over its seeds.
+
+    `sure` is of `sureness`. The expected calibration error (Naeini, Cooper and Hauskrecht, AAAI 2015) is the mean
+    distance between the two over `GROUPS` equal groups by probability; of a few hundred orders, some of it is noise.
+
+    Returns
+    -------
+    `policy, seeds, orders, temperature` (mean), `best` (share), `raw, scaled` (mean probabilities), `raw_error,
+    scaled_error`
+    """
+    rows = []
+    for policy, of_policy in sure.groupby("policy", sort=False):
+        means = of_policy[["temperature", "best", "raw", "scaled"]].mean().to_dict()
+        errors = {f"{name}_error": _expected_error(of_policy[name], of_policy["best"]) for name in ("raw", "scaled")}
+        rows.append({"policy": policy, "seeds": of_policy["seed"].nunique(), "orders": len(of_policy)} | means | errors)
+    return pd.DataFrame(rows)
+
+
+def sure_groups(sure: pd.DataFrame, name: str) -> pd.DataFrame:
+    """`policy, probability, best`: means over `GROUPS` equal groups by probability `name` (`raw` or `scaled`)."""
+    rows = [
+        _grouped(of_policy[name], of_policy["best"]).assign(policy=policy)
+        for policy, of_policy in sure.groupby("policy", sort=False)
+    ]
+    return pd.concat(rows, ignore_index=True)[["policy", "probability", "best"]]
+
+
+def _grouped(probability: pd.Series, best: pd.Series) -> pd.DataFrame:
+    """`probability, best` (means) and `size` of equal groups by probability; equal probabilities stay together."""
+    group = pd.qcut(probability, GROUPS, labels=False, duplicates="drop").fillna(0)
+    pairs = pd.DataFrame({"probability": probability, "best": best})
+    return pairs.groupby(group).mean().assign(size=pairs.groupby(group).size())
+
+
+def _expected_error(probability: pd.Series, best: pd.Series) -> float:
+    groups = _grouped(probability, best)
+    return float(np.average((groups["probability"] - groups["best"]).abs(), weights=groups["size"]))

@@ -160,6 +160,35 @@ def specialist_gaps(decided: pd.DataFrame, evidence: sections.Evidence, seed: in
     return pd.DataFrame(rows)
 
 
+def language_gaps(decided: pd.DataFrame, evidence: sections.Evidence, seed: int) -> pd.DataFrame:
+    """What each policy of the study of language is worth on the same test states; seeds are averaged state by state.
+
+    Parameters
+    ----------
+    decided : rows of `policy.language.study.decide`
+
+    Returns
+    -------
+    `asset, trained_on, policy, states, wording` (`all`, then each by itself), `seeds, reward_bps, minus_fixed_bps,
+    ci_low, ci_high, gap_closed, lowest_seed, highest_seed, tested, blocks`: the difference to the best fixed action
+    with its block bootstrap interval, and the share of the way to the oracle
+    """
+    everything = decided.assign(wording="all")
+    by_wording = [everything, decided] if (decided["wording"] != "").any() else [everything]
+    keys = ["asset", "trained_on", "policy", "states", "wording"]
+    rows = []
+    for key, group in pd.concat(by_wording, ignore_index=True).groupby(keys, sort=False):
+        group = group.assign(place=group.groupby("seed").cumcount(), gained=group["reward"] - group["best_fixed"])
+        state = group.groupby("place")[["decision_ns", "reward", "gained", "best_fixed", "oracle"]].mean()
+        room = float((state["oracle"] - state["best_fixed"]).mean())
+        gain = block_bootstrap(state["gained"], block_of(state["decision_ns"], evidence.block_s), evidence, seed)
+        closed = group.groupby("seed")["gained"].mean() / room
+        measured = {"seeds": len(closed), "reward_bps": state["reward"].mean()} | gain.columns("minus_fixed_bps")
+        measured |= {"gap_closed": gain.value / room, "lowest_seed": closed.min(), "highest_seed": closed.max()}
+        rows.append(dict(zip(keys, key, strict=True)) | measured | {"tested": len(state)})
+    return pd.DataFrame(rows)
+
+
 def _gaps(judged: _Judged, earned: dict[str, Floats], parameters: Parameters) -> pd.DataFrame:
     """The gap that each of `earned` (n,) closes, beside what the yardsticks of the asset earn."""
     evidence, seed = parameters.evidence, parameters.seed

@@ -15,6 +15,7 @@ from hyperdapo.market.columns import Floats
 from hyperdapo.params import Parameters
 from hyperdapo.paths import GENERALIST, Paths
 from hyperdapo.policy import rivals
+from hyperdapo.policy.language import calibration
 from hyperdapo.policy.models import load_adapter, load_base
 from hyperdapo.policy.scoring import Encodings, Scorer, make_scorer, score
 from hyperdapo.policy.states import States
@@ -29,8 +30,8 @@ def decide_all(
 
     Returns
     -------
-    `order_id, asset, decision_ns, split, policy, seed, action, kind, probability_0 … probability_{K-1}`; the rivals
-    have no probabilities (NaN).
+    `order_id, asset, decision_ns, split, policy, seed, action, kind, temperature, probability_0 … probability_{K-1}`,
+    the probabilities at the temperature of the adapter (1: of the untrained base); the rivals have neither (NaN).
 
     Raises
     ------
@@ -40,16 +41,17 @@ def decide_all(
         If an adapter was trained for something else, see `models.load_adapter`.
     """
     seeds = parameters.training.seeds
-    frames = [_frame(tested, "untrained", seeds[0], decider.probabilities(), parameters)]
+    frames = [_frame(tested, "untrained", seeds[0], decider.probabilities(), 1.0, parameters)]
     adapters = [(algorithm, seed) for algorithm in parameters.training.algorithms for seed in seeds]
     for algorithm, seed in tqdm(adapters, "deciding", delay=2, mininterval=5, leave=False):
-        probabilities = decider.probabilities(paths.adapter(algorithm, seed))
-        frames.append(_frame(tested, algorithm, seed, probabilities, parameters))
+        adapter = paths.adapter(algorithm, seed)
+        probabilities, temperature = decider.probabilities(adapter), calibration.read(adapter)
+        frames.append(_frame(tested, algorithm, seed, probabilities, temperature, parameters))
     known, unseen = (rivals.inputs(features, states.table) for states in (training, tested))
     for rival in rivals.RIVALS:
         fitted = rivals.fit(rival, known, training.rewards, parameters.seed)
         action, unknown = rivals.decide(fitted, unseen, tested.distinct), np.full(tested.rewards.shape, np.nan)
-        frames.append(_frame(tested, rival, seeds[0], unknown, parameters, action))
+        frames.append(_frame(tested, rival, seeds[0], unknown, np.nan, parameters, action))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -149,12 +151,18 @@ def _frame(
     policy: str,
     seed: int,
     probabilities: Floats,
+    temperature: float,
     parameters: Parameters,
     action: NDArray[np.int64] | None = None,
 ) -> pd.DataFrame:
-    """Rows of one policy; its action is the most probable one where it is not given."""
+    """Rows of one policy; its action is the most probable one where it is not given.
+
+    That is read from the probabilities as they are, so that no temperature can break a tie in another way.
+    """
     action = probabilities.argmax(axis=1) if action is None else action
+    with np.errstate(divide="ignore"):
+        probabilities = np.exp(calibration.scale(np.log(probabilities), temperature, states.distinct))
     table = states.table[["order_id", "asset", "decision_ns", "split"]].reset_index(drop=True)
     columns = {f"probability_{k}": probabilities[:, k] for k in range(probabilities.shape[1])}
     kind = np.array([str(each) for each in parameters.policy.actions], dtype=object)[action]
-    return table.assign(policy=policy, seed=seed, action=action, kind=kind, **columns)
+    return table.assign(policy=policy, seed=seed, action=action, kind=kind, temperature=temperature, **columns)

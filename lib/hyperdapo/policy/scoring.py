@@ -271,7 +271,8 @@ def make_scorer(model: Any, tokenizer: Any, parameters: Parameters) -> Scorer:
     """The scorer of a base model, with or without an adapter, for the action set of `parameters`."""
     policy = parameters.policy
     kind = Scorer if policy.lora.activated else WholePromptScorer
-    return kind(model, tokenizer, instruction(policy.actions), letters(policy.actions), policy.lora.layers)
+    opening = instruction(policy.actions, policy.prompt_style)
+    return kind(model, tokenizer, opening, letters(policy.actions), policy.lora.layers)
 
 
 class Encodings:

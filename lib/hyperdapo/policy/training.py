@@ -28,6 +28,7 @@ from hyperdapo.params import Parameters
 from hyperdapo.paths import GENERALIST, Paths
 from hyperdapo.policy import runs
 from hyperdapo.policy.adapters import card
+from hyperdapo.policy.language import calibration
 from hyperdapo.policy.losses import SAMPLED, SHARPENED
 from hyperdapo.policy.models import add_adapter, load_base, save_adapter, seeded
 from hyperdapo.policy.sampled import SampledTrainer, grpo
@@ -234,7 +235,14 @@ class Workbench:
         if trainer.is_world_process_zero():
             save_adapter(adapted, tokenizer, self.parameters, folder / runs.ADAPTER)
             scribe.write(folder / runs.LOG, trainer.state)
+            self._calibrate(scorer, folder / runs.ADAPTER)
         adapted.unload()
+
+    def _calibrate(self, scorer: Scorer, folder: Path) -> None:
+        """Fit the adapter's temperature on the held-out states."""
+        known = self._looked_at
+        scored = score(scorer, self._held_out)
+        calibration.write(folder, calibration.fit_temperature(scored, known.rewards, known.distinct), len(known))
 
     def _trainer(
         self, algorithm: str, seed: int, folder: Path, adapted: PeftModel, look: Callable[[int, int], Row]

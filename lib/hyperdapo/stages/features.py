@@ -1,5 +1,6 @@
 """03: the features of one asset at every decision time, and three laws of its market."""
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +15,8 @@ from hyperdapo.market.quality import daily_volume
 from hyperdapo.market.usable import require
 from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths
+from hyperdapo.synthetic.notices import with_notices
+from hyperdapo.times import Span
 
 
 def compute(parameters: Parameters, paths: Paths) -> list[Path]:
@@ -26,7 +29,7 @@ def compute(parameters: Parameters, paths: Paths) -> list[Path]:
     """
     require(read_json(paths.data, "cleaning.json"))
     split = read_json(paths.data, "split.json")
-    written = [write_table(features_in_parts(paths.data, parameters, split), paths.data, "features")]
+    written = [write_table(_features(parameters, paths, split), paths.data, "features")]
     impact, fills, queue = measure(parameters, paths)
     queue_exponent = ("queue_exponent", queue.exponent, queue.exponent_low, queue.exponent_high, None)
     rows = [impact.parameters, fills.parameters, pd.DataFrame([queue_exponent], columns=impact.parameters.columns)]
@@ -34,6 +37,14 @@ def compute(parameters: Parameters, paths: Paths) -> list[Path]:
     tables = {"laws": measured, "impact_curve": impact.curve, "fill_curve": fills.curve, "queue": pd.DataFrame([queue])}
     tables["moments"] = beside_real(paths)
     return written + [write_table(table, paths.data, name) for name, table in tables.items()]
+
+
+def _features(parameters: Parameters, paths: Paths, split: Mapping[str, Span]) -> Iterator[pd.DataFrame]:
+    """The features frame by frame, with what a news wire says beside a synthetic market that has one."""
+    frames = features_in_parts(paths.data, parameters, split)
+    if parameters.source.kind != "synthetic" or not parameters.synthetic.notices.per_hour:
+        return frames
+    return with_notices(frames, parameters, paths.asset)
 
 
 def beside_real(paths: Paths) -> pd.DataFrame:

@@ -15,9 +15,12 @@ from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths
 from hyperdapo.policy import rewards
 from hyperdapo.policy.models import load_tokenizer
-from hyperdapo.policy.prompts import STYLES, check_lengths, encode_states
+from hyperdapo.policy.prompts import check_lengths, encode_states
 from hyperdapo.policy.states import build_pairs, prompt_card
+from hyperdapo.sections import PromptStyle
 from hyperdapo.sequential.iteration import action_values
+
+_COMPARED: tuple[PromptStyle, ...] = ("thesis", "anonymous")
 
 
 def compute(parameters: Parameters, paths: Paths) -> list[Path]:
@@ -60,10 +63,13 @@ def parts(parameters: Parameters, paths: Paths, features: pd.DataFrame) -> Itera
 
 
 def describe(parameters: Parameters, features: pd.DataFrame, parents: pd.DataFrame) -> tuple[pd.Series, pd.DataFrame]:
-    """The prompt of each parent order in the style of the profile, by `order_id`, and a card of the lengths of both."""
+    """The prompt of each parent order in the style of the profile, by `order_id`, and a card of its lengths.
+
+    `thesis` and `anonymous` are always on the card: does hiding the price level make prompts alike?
+    """
     policy, cards, texts = parameters.policy, [], {}
     tokenizer = load_tokenizer(policy.base_model)
-    for style in STYLES:
+    for style in dict.fromkeys((*_COMPARED, policy.prompt_style)):
         texts[style] = encode_states(features, parents, policy.actions, style)
         lengths = check_lengths(texts[style], parents, tokenizer, policy.max_length)
         cards.append(prompt_card(pd.Series(texts[style]), parents["split"], lengths, style))

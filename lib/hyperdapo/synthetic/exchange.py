@@ -17,8 +17,9 @@ from hyperdapo.errors import ParameterError
 from hyperdapo.market.columns import Integers
 from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD, tick_size
 from hyperdapo.params import Parameters
-from hyperdapo.sections import SyntheticAsset
+from hyperdapo.sections import Notices, SyntheticAsset
 from hyperdapo.synthetic import matching
+from hyperdapo.synthetic.notices import pushes
 from hyperdapo.synthetic.order_book import DEPTH, Probes, Rules, State, empty_book, empty_messages, no_probes
 from hyperdapo.synthetic.tape import Recorder, Tape, joined
 from hyperdapo.times import HOUR_NS, MINUTE_NS, by_day
@@ -44,12 +45,14 @@ class World:
     sz_decimals: int
     predictability: float
     seed: int
+    notices: Notices
 
     @classmethod
     def of(cls, parameters: Parameters, asset: str) -> "World":
         """As the parameters describe it."""
         synthetic, contract = parameters.synthetic, parameters.contracts[asset]
-        return cls(asset, synthetic.assets[asset], contract.sz_decimals, synthetic.predictability, parameters.seed)
+        model, known, seed = synthetic.assets[asset], synthetic.predictability, parameters.seed
+        return cls(asset, model, contract.sz_decimals, known, seed, synthetic.notices)
 
     def play(self, start_ns: int, end_ns: int, among: Probes | None = None) -> Iterator[Tape]:
         """Yield tape by tape what a recorder connected from `start_ns` on sees.
@@ -62,7 +65,7 @@ class World:
         ParameterError
             If a level would hold less than the minimum order, or the price leaves a factor of four around `price_usd`.
         """
-        rules, seed = _rules(self), np.uint64(self.stream().integers(2**64, dtype=np.uint64))
+        rules, seed = _rules(self, start_ns, end_ns), np.uint64(self.stream().integers(2**64, dtype=np.uint64))
         among = no_probes() if among is None else among
         state, book = _opening(self, start_ns - WARMUP_NS), empty_book(len(self.ladder), RESTING_ORDERS)
         messages = empty_messages(books=2_000, tops=10_000, prints=40_000)  # a quarter of an hour
@@ -108,7 +111,7 @@ def ladder(price_usd: float, sz_decimals: int) -> Integers:
     return np.concatenate(decades)
 
 
-def _rules(world: World) -> Rules:
+def _rules(world: World, start_ns: int, end_ns: int) -> Rules:
     model, lot_usd = world.model, world.lot_usd
     per_root_second = model.volatility_bps * 1e-4 / sqrt(RETURN_S)
     minimum_lots = int(np.ceil(MINIMUM_NOTIONAL_USD / lot_usd))
@@ -142,6 +145,7 @@ def _rules(world: World) -> Rules:
         market_sd=model.order_log_sd,
         impact=model.impact_bps * 1e-4,
         sniping=model.sniping,
+        pushes=pushes(world.notices, world.asset, world.seed, start_ns, end_ns),
     )
 
 

@@ -138,7 +138,7 @@ def _evolve(state: State, rules: Rules, prices: Integers, block: Key) -> State:
     regime = keep * state.regime + REGIME_SD * sqrt(1 - keep * keep) * normal(key, 3)
     step = volatility_multiplier(regime) * sqrt(dt)
     signal = state.signal + step * sqrt((2 - rules.revised) / rules.signal_s) * normal(key, 5)
-    news = state.news + step * rules.noise * normal(key, 7)
+    news = state.news + step * rules.noise * normal(key, 7) + dt * _push(rules, state.exchange_ns)
     log_price, excitement = state.log_price, state.excitement * exp(-dt / EXCITEMENT_S)
     if exponential(key, 9) < dt * rules.revision_rate:
         log_price += rules.informed * rules.revised * signal + news
@@ -154,6 +154,13 @@ def _evolve(state: State, rules: Rules, prices: Integers, block: Key) -> State:
     local = max(state.local_ns, now + delay_ns)
     due, worked, parts = state.next_book_ns, state.worked, state.parts
     return State(state.block + 1, now, local, due, log_price, level, signal, news, regime, excitement, worked, parts)
+
+
+@njit(cache=True)
+def _push(rules: Rules, now: int) -> float:
+    """Drift of the log price per second that follows a notice."""
+    last = np.searchsorted(rules.pushes["begins_ns"], now, side="right") - 1
+    return rules.pushes["drift"][last] if last >= 0 and now < rules.pushes["ends_ns"][last] else 0.0
 
 
 @njit(cache=True)

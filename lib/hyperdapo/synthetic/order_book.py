@@ -79,6 +79,7 @@ class Rules(NamedTuple):
     market_sd: float  # of their logarithm
     impact: float  # of a median one on the log price
     sniping: float  # market orders at once, on average, that meet the stale quotes of a revision
+    pushes: NDArray[Any]  # (n,) of `notices.PUSH`, in the order of time
 
 
 class State(NamedTuple):

@@ -36,7 +36,7 @@ def text_of(parameters: Parameters) -> Text:
     base = parameters.policy.base_model
     here = hub_id(base) is None or base == _STAND_IN or Path(base).exists()
     tokenizer = load_tokenizer(base if here else _STAND_IN)
-    opening, state = instruction(parameters.policy.actions), _states(parameters, 1).prompts[0]
+    opening, state = _opening(parameters), _states(parameters, 1).prompts[0]
     parts = (opening, state[len(opening) : -len(CUE)], CUE)
     return Text(*(len(tokenizer(part, add_special_tokens=False)["input_ids"]) for part in parts))
 
@@ -84,11 +84,15 @@ def _update_s(bench: Workbench, algorithm: str) -> float:
     return (times[_WARM + _TIMED - 1] - times[_WARM - 1]) / _TIMED
 
 
+def _opening(parameters: Parameters) -> str:
+    return instruction(parameters.policy.actions, parameters.policy.prompt_style)
+
+
 def _states(parameters: Parameters, count: int) -> States:
     """Prompts as long as those of the market, with random digits and rewards that differ."""
     rng, actions = np.random.default_rng(0), parameters.policy.actions
     digits = rng.integers(1, 10, (count, len(FEATURES)))
-    head = f"{instruction(actions)}balanced buy {parameters.assets[0]} at 110234:"
+    head = f"{_opening(parameters)}balanced buy {parameters.assets[0]} at 110234:"
     bodies = ("".join(f" {one.word}{digit}" for one, digit in zip(FEATURES, row, strict=True)) for row in digits)
     rewards = rng.normal(0, 4, (count, len(actions)))
     return States(pd.DataFrame(index=range(count)), [head + body + CUE for body in bodies], rewards, rewards < np.inf)

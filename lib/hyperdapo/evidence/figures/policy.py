@@ -67,6 +67,52 @@ def plot_probabilities(decisions: pd.DataFrame, imbalance: Floats, actions: Sequ
     return figure
 
 
+def plot_sureness(raw: pd.DataFrame, scaled: pd.DataFrame, asset: str) -> Figure:
+    """How often decisions were best, by how probable they were, before and after scaling; true ones lie on the line.
+
+    Both are tables of `evidence.calibration.sure_groups`.
+    """
+    figure, axes = style.new(1, 2, height=0.42, sharex=True, sharey=True)
+    for axis, groups, title in zip(axes, (raw, scaled), ("as trained", "after temperature scaling"), strict=True):
+        for policy, rows in groups.groupby("policy", sort=False):
+            colour = style.STRATEGY_COLOURS.get(str(policy))
+            axis.plot(
+                rows["probability"], rows["best"], marker="o", markersize=3, color=colour, label=heading(str(policy))
+            )
+        axis.axline((0, 0), slope=1, color="black", linewidth=0.8)
+        axis.set(title=title, xlim=(0, 1), ylim=(0, 1), xlabel="probability of the decision")
+    axes[0].set_ylabel(f"share that was best, {asset}")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+    return figure
+
+
+def plot_language(gaps: pd.DataFrame) -> Figure:
+    """What each policy of the study of language earns beyond the best fixed action, by how notices are worded.
+
+    `gaps` is a table of `evidence.gaps.language_gaps`; a panel for each asset, policies trained on that asset only.
+    """
+    specialists = gaps[gaps["asset"] == gaps["trained_on"]]
+    names = list(dict.fromkeys(zip(specialists["policy"], specialists["states"], strict=True)))
+    assets, wordings = list(specialists["asset"].unique()), list(specialists["wording"].unique())
+    figure, axes = style.new(1, len(assets), height=0.14 + 0.038 * len(names), sharey=True, squeeze=False)
+    shifts = np.linspace(-0.2, 0.2, len(wordings)) if len(wordings) > 1 else [0.0]
+    for axis, asset in zip(axes[0], assets, strict=True):
+        for wording, shift, marker in zip(wordings, shifts, "os^D", strict=False):
+            rows = specialists[(specialists["asset"] == asset) & (specialists["wording"] == wording)]
+            rows = rows.set_index(["policy", "states"]).reindex(names)
+            places = np.arange(len(names)) + shift
+            axis.hlines(places, rows["ci_low"], rows["ci_high"], color="0.6")
+            axis.scatter(rows["minus_fixed_bps"], places, marker=marker, s=14, zorder=3, label=wording)
+        axis.axvline(0, color="black", linewidth=0.8)
+        axis.set_title(asset)
+    axes[0, 0].set_yticks(range(len(names)), [f"{policy}, {states}" if states else policy for policy, states in names])
+    axes[0, 0].set_ylim(len(names) - 0.5, -0.5)
+    if len(wordings) > 1:
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(wordings))
+    figure.supxlabel("reward beyond the best fixed action (bps)", fontsize=9)
+    return figure
+
+
 def _shades(actions: Sequence[Action]) -> list[str]:
     """Greys from the first action to the last."""
     return [str(shade) for shade in np.linspace(0.9, 0.15, len(actions))]

@@ -77,7 +77,7 @@ def write(folder: Path, parameters: Parameters, asset: str, algorithm: str, seed
         name=name,
         manifest=manifest,
         data=_data(parameters, asset, algorithm, seed),
-        opening=instruction(parameters.policy.actions).replace("\n", "\n    "),
+        opening=instruction(parameters.policy.actions, parameters.policy.prompt_style).replace("\n", "\n    "),
         cue=CUE,
         count=len(FEATURES),
         words=", ".join(feature.word for feature in FEATURES),

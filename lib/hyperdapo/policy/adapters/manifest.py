@@ -60,7 +60,7 @@ class Manifest(BaseModel):
             activated=policy.lora.activated,
             actions=[str(action) for action in policy.actions],
             prompt_style=policy.prompt_style,
-            prompt=hashlib.sha256((instruction(policy.actions) + CUE).encode()).hexdigest()[:16],
+            prompt=hashlib.sha256((instruction(policy.actions, policy.prompt_style) + CUE).encode()).hexdigest()[:16],
             features=[feature.column for feature in FEATURES],
             dtype=dtype,
             four_bit=policy.four_bit,
