@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from hyperdapo.actions import Action
 from hyperdapo.evidence.hypotheses import registered, testing
 from hyperdapo.evidence.hypotheses.resampling import block_means
 from hyperdapo.evidence.hypotheses.series import BINS_A_BLOCK, Comparison, Costs
@@ -29,7 +30,7 @@ from hyperdapo.evidence.metrics import QUEUES, TOTAL, Floats
 from hyperdapo.execution import strategies
 from hyperdapo.execution.parents import STATE, candidate_orders, parent_orders, replay
 from hyperdapo.params import Parameters, load
-from hyperdapo.sections import Action, Evidence
+from hyperdapo.sections import Evidence
 from hyperdapo.synthetic.exchange import World
 from hyperdapo.times import HOUR_NS, SECOND_NS
 

@@ -128,7 +128,7 @@ def test_a_part_answers_as_the_whole(three_days: tuple[Path, Market]) -> None:
 
 def test_features_part_by_part_are_those_of_the_whole_span(three_days: tuple[Path, Market]) -> None:
     folder, whole = three_days
-    parameters = load("smoke", {"features": {"decision_interval_s": 60}})
+    parameters = load("smoke", {"features": {"decision_interval_s": 60}, "policy": {"decide_again_s": None}})
     frames = list(features_in_parts(folder, parameters, {}))
     assert len(frames) > 4
     expected = compute_features(whole, decision_grid(whole, 60), parameters.features)

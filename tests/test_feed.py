@@ -198,7 +198,9 @@ class TestHoles:
 
     def test_one_an_hour_leaves_most_rows_warm(self) -> None:
         """Three synthetic hours under the thesis's warm-up of an hour; a gap of 16 s would cost each hour."""
-        parameters = load("smoke", {"features": {"warmup_s": 3600, "decision_interval_s": 60}})
+        parameters = load(
+            "smoke", {"features": {"warmup_s": 3600, "decision_interval_s": 60}, "policy": {"decide_again_s": None}}
+        )
         market = synthetic(3 * 3600)
         begin = int(market.top.local_ns[0])
         ends = begin + np.arange(1, 3) * 3600 * SECOND

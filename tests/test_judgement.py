@@ -12,7 +12,7 @@ from hyperdapo.errors import ParameterError
 from hyperdapo.evidence.hypotheses import ledger, registered
 from hyperdapo.params import load
 from hyperdapo.paths import Paths
-from hyperdapo.stages import judgement
+from hyperdapo.studies import judgement
 from smoke import Run
 
 DAY_AFTER = {"source": {"from": "2025-08-02T00:00:00Z", "to": "2025-08-02T00:40:00Z"}}

@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hyperdapo.actions import Action
 from hyperdapo.execution.parents import candidate_orders
 from hyperdapo.market.book import Market
 from hyperdapo.market.features import compute_features, decision_grid
 from hyperdapo.params import load
 from hyperdapo.policy.prompts import encode_states
-from hyperdapo.sections import Action
 from markets import SECOND, random_market
 
 PARAMETERS = load("smoke")

@@ -8,13 +8,13 @@ import torch
 from peft import get_peft_model
 from transformers import AutoModelForCausalLM, Qwen2Config
 
+from hyperdapo.actions import Action
 from hyperdapo.errors import ModelError
 from hyperdapo.params import load
 from hyperdapo.policy import models
 from hyperdapo.policy.models import add_adapter, load_base, lora_config, parameter_counts
 from hyperdapo.policy.prompts import CUE, instruction, letters
 from hyperdapo.policy.scoring import Encodings, Scorer, letter_ids, make_scorer
-from hyperdapo.sections import Action
 from planted import elsewhere
 
 SMOKE = load("smoke")

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hyperdapo.actions import Action
 from hyperdapo.errors import DataError
 from hyperdapo.params import load
 from hyperdapo.policy.rewards import reward_parts, with_rewards
@@ -18,7 +19,6 @@ from hyperdapo.policy.states import (
     prompt_card,
     reward_matrix,
 )
-from hyperdapo.sections import Action
 
 ACTIONS = [Action.parse(word) for word in ("-5 bps", "join", "take")]
 

@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hyperdapo.actions import Action
 from hyperdapo.errors import DataError
 from hyperdapo.market.features import NAMES
 from hyperdapo.policy.prompts import CUE, FEATURES, STYLES, check_lengths, digits, encode_states, instruction, letters
 from hyperdapo.policy.rivals import inputs
-from hyperdapo.sections import Action, PromptStyle
+from hyperdapo.sections import PromptStyle
 
 ACTIONS = [Action.parse(word) for word in ("take", "join", "improve 1", "behind 2", "wait", "-5 bps")]
 

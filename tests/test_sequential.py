@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from hand_built import at, market
+from hyperdapo.actions import Action
 from hyperdapo.errors import DataError, ModelError, OrderError
 from hyperdapo.execution import strategies
 from hyperdapo.execution.children import Known, decide_again, requote
@@ -19,7 +20,6 @@ from hyperdapo.paths import Paths
 from hyperdapo.policy.models import load_base
 from hyperdapo.policy.prompts import CUE, FEATURES, instruction
 from hyperdapo.policy.scoring import make_scorer
-from hyperdapo.sections import Action
 from hyperdapo.sequential import language
 from hyperdapo.sequential.iteration import DAPO, action_values, boosting, decided, hypothetical, matrix, policies
 from hyperdapo.sequential.language import order_text

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from hand_built import at, market
+from hyperdapo.actions import Action
 from hyperdapo.errors import DataError
 from hyperdapo.evidence.metrics import in_blocks, summarise
 from hyperdapo.execution import strategies
@@ -25,7 +26,6 @@ from hyperdapo.files import write_table
 from hyperdapo.market.book import Market
 from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD, on_grid, snap_size
 from hyperdapo.params import Parameters, load
-from hyperdapo.sections import Action
 from markets import random_market
 
 SECOND = 10**9

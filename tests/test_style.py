@@ -30,6 +30,7 @@ REACHES = {
     "synthetic": {"market", "execution"},
     "sequential": {"market", "execution", "policy"},
     "stages": {"market", "feed", "synthetic", "execution", "policy", "sequential", "evidence"},
+    "studies": {"market", "feed", "synthetic", "execution", "policy", "sequential", "evidence", "stages"},
     "workflow": {"market", "feed", "policy", "evidence", "stages"},
     "remote": {"market", "feed", "policy", "evidence", "stages", "workflow"},
 }

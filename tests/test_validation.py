@@ -171,7 +171,7 @@ class TestPairedRun:
         ended = []
         for probes in (no_probes(), draw_probes(WORLD, *QUARTER, 2000)):
             book, messages = empty_book(len(WORLD.ladder), 1 << 14), empty_messages(4000, 20_000, 80_000)
-            state, rules = exchange._opening(WORLD, START), exchange._rules(WORLD)
+            state, rules = exchange._opening(WORLD, START), exchange._rules(WORLD, START, START + HOUR // 8)
             ended.append(matching.run(book, state, rules, WORLD.ladder, START + HOUR // 8, messages, SEED, probes))
         assert ended[0] == ended[1] and probes.passed[0] > 100
 

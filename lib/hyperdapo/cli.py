@@ -137,7 +137,7 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _study(options: argparse.Namespace) -> None:
-    from hyperdapo.stages import language
+    from hyperdapo.studies import language
 
     parameters, _ = _chosen(options)
     print(language.study(parameters))
@@ -162,7 +162,7 @@ def _plan(options: argparse.Namespace) -> None:
 def _judge(options: argparse.Namespace) -> None:
     from hyperdapo.evidence.hypotheses import ledger, registered
     from hyperdapo.paths import Paths
-    from hyperdapo.stages.judgement import judge
+    from hyperdapo.studies.judgement import judge
 
     overrides = portable(read(options.params), Path.cwd()) | ({"name": options.name} if options.name else {})
     parameters, judged = judge(options.run, overrides)

@@ -1,20 +1,18 @@
 """What a parameter may be: one model per section of `params/base.yaml`, which holds the units and thesis sections.
 
-Every model forbids unknown keys; `schema.Parameters` puts the sections together.
+Every model forbids unknown keys; `params.Parameters` puts the sections together.
 """
 
-import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from hyperdapo.errors import nearest
+from hyperdapo.actions import ActionWord
 from hyperdapo.paths import REPOSITORY
 from hyperdapo.times import MINUTE_NS, SECOND_NS
 
@@ -307,71 +305,6 @@ def _nanoseconds(moment: datetime) -> int:
     return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()) * SECOND_NS
 
 
-@dataclass(frozen=True, repr=False)
-class Action:
-    """What a policy can do with a parent order; `str` is its word in the parameters (docs/design.md, State and action).
-
-    `keep`, which is no word there, leaves an order that is decided on again as it is. `amount` is in ticks for
-    `improve` and `behind`, in bps from the arrival mid for `bps`, and 0 for the other kinds.
-    """
-
-    kind: Literal["take", "mid", "improve", "join", "behind", "wait", "bps", "keep"]
-    amount: float = 0.0
-
-    def __str__(self) -> str:
-        if self.kind == "bps":
-            return f"{self.amount:+g} bps"
-        return f"{self.kind} {self.amount:g}" if self.amount else self.kind
-
-    def __repr__(self) -> str:
-        return repr(str(self))
-
-    @staticmethod
-    def parse(word: Any) -> "Action":
-        """The action that a word of `policy.actions` means.
-
-        Raises
-        ------
-        ValueError
-            If there is no such action, with the nearest one that there is.
-
-        Examples
-        --------
-        >>> Action.parse("behind 2"), Action.parse("-5 bps").amount
-        ('behind 2', -5.0)
-        """
-        if isinstance(word, Action):
-            return word
-        match = _ACTION.fullmatch(word) if isinstance(word, str) else None
-        if not match:
-            raise ValueError(f"{word!r} is no action{_nearest_action(word)}; there are {_ACTIONS}")
-        if match["kind"]:
-            return Action(match["kind"])  # type: ignore[arg-type]
-        if match["ticks"]:
-            return Action(match["of_ticks"], float(match["ticks"]))  # type: ignore[arg-type]
-        return Action("bps", float(match["bps"]))
-
-
-_ACTION = re.compile(
-    r"(?P<kind>take|mid|join|wait)|(?P<of_ticks>improve|behind) (?P<ticks>[1-9]\d{0,2})"
-    r"|(?P<bps>[+-]?\d{1,4}(\.\d+)?) bps"  # below 10,000: there a buy's price is 0
-)
-_ACTIONS = (
-    "take, mid, improve N, join, behind N, wait (N ticks, 1 to 999), and the distance from the mid, as in '-5 bps'"
-)
-
-
-def _nearest_action(word: Any) -> str:
-    if isinstance(word, int | float) and math.isfinite(word):
-        return f" (did you mean '{word:+g} bps'?)"
-    if not isinstance(word, str):
-        return ""
-    number = re.search(r"[1-9]\d{0,2}", word)
-    ticks = number[0] if number else "1"
-    return nearest(word, ["take", "mid", f"improve {ticks}", "join", f"behind {ticks}", "wait"])
-
-
-ActionWord = Annotated[Action, BeforeValidator(Action.parse), PlainSerializer(str)]
 PromptStyle = Literal["thesis", "anonymous", "shuffled", "numbers", "words"]
 Algorithm = Literal["dapo", "dapo_sampled", "dpo", "dpo_one_pair", "listing_4_3", "dapo_preference", "reward_weighted"]
 

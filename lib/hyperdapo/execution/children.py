@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from hyperdapo.actions import Action
 from hyperdapo.errors import OrderError
 from hyperdapo.execution.costs import Life
 from hyperdapo.execution.events import DUST, PLACE, Arrivals, Fills, made, stream
@@ -24,7 +25,6 @@ from hyperdapo.market.book import Market
 from hyperdapo.market.columns import BPS, Floats, Integers, Mask
 from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD, snap_size
 from hyperdapo.params import Parameters
-from hyperdapo.sections import Action
 from hyperdapo.times import SECOND_NS
 
 Quote = Callable[[pd.DataFrame, Floats, Floats], Floats]
@@ -232,7 +232,8 @@ def _renewed(
             seconds_left = (times.life.expiry_ns[row] - starts[row, column]) / SECOND_NS
             share_left = 1 - standing.seen_done[row] / size[row]
             known = Known(row, column, seconds_left, share_left, standing.seen_limit[row], standing.seen_ahead[row])
-            sent = decide(pd.DataFrame(orders | {"size": size[row] * share_left}), known)
+            asked = orders | {"size": left[row] + standing.done[row] - standing.seen_done[row]}
+            sent = decide(pd.DataFrame(asked), known)
             rounds.append(_lived(market, orders, sent, times, standing, row, column, parameters))
             _remember(standing, rounds[-1])
     return _together(market, parents, _concatenated(rounds), parameters)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from hyperdapo.actions import Action
 from hyperdapo.errors import DataError
 from hyperdapo.execution.orders import uniform
 from hyperdapo.execution.simulator import replay_orders
@@ -15,7 +16,7 @@ from hyperdapo.market.book import Market
 from hyperdapo.market.columns import BPS, Floats, Integers
 from hyperdapo.market.grid import move_price, snap_price, snap_size
 from hyperdapo.params import Parameters
-from hyperdapo.sections import Action, Orders
+from hyperdapo.sections import Orders
 from hyperdapo.times import SECOND_NS
 
 STATE = ("volatility_5m_bps", "bid_ask_spread_bps", "book_imbalance")

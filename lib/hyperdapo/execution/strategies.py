@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel
 
+from hyperdapo.actions import Action
 from hyperdapo.errors import DataError
 from hyperdapo.execution.children import Known, decide_again, quote_slices, requote, slice_ns, take_slices
 from hyperdapo.execution.costs import HIGHEST_TIER, fee_rates
@@ -29,7 +30,7 @@ from hyperdapo.market.columns import BPS, Floats, Integers, select
 from hyperdapo.market.features import imbalance_at
 from hyperdapo.market.grid import snap_price
 from hyperdapo.params import Parameters
-from hyperdapo.sections import Action, Execution
+from hyperdapo.sections import Execution
 from hyperdapo.times import SECOND_NS, Span
 
 STRATEGIES = {

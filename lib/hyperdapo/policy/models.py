@@ -20,6 +20,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from hyperdapo.actions import Action
 from hyperdapo.errors import ModelError, nearest
 from hyperdapo.files import atomic_folder, require
 from hyperdapo.params import Parameters
@@ -27,7 +28,7 @@ from hyperdapo.paths import base_models
 from hyperdapo.policy.adapters.manifest import Manifest
 from hyperdapo.policy.prompts import CUE, FEATURES, instruction
 from hyperdapo.policy.scoring import cue_ids
-from hyperdapo.sections import Action, Policy
+from hyperdapo.sections import Policy
 
 if TYPE_CHECKING:  # PEFT and the models of transformers take seconds to import: only what makes one does
     from peft import LoraConfig, PeftModel
@@ -327,7 +328,8 @@ def _untaught() -> PreTrainedModel:
     """Weights as they were drawn before pretraining, by the deviation that the config names; always the same."""
     with _fetched(_SMOLLM2), seeded(_SEED):
         config = transformers.AutoConfig.from_pretrained(_weights(_SMOLLM2))
-        return transformers.AutoModelForCausalLM.from_config(config, dtype=precision())
+        model: PreTrainedModel = transformers.AutoModelForCausalLM.from_config(config, dtype=precision())
+        return model
 
 
 def _without_weights(policy: Policy) -> Any:

@@ -23,9 +23,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from hyperdapo.actions import Action
 from hyperdapo.errors import DataError
 from hyperdapo.market.columns import Floats
-from hyperdapo.sections import Action, PromptStyle
+from hyperdapo.sections import PromptStyle
 
 STYLES: tuple[PromptStyle, ...] = get_args(PromptStyle)
 

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from hyperdapo.actions import Action
 from hyperdapo.errors import DataError
 from hyperdapo.market.columns import Floats, Mask
 from hyperdapo.params import Parameters
 from hyperdapo.policy.prompts import check_lengths, encode_states, letters
-from hyperdapo.sections import Action
 
 _NAMED = 3  # states that an error names
 

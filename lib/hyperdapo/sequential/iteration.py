@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import pandas as pd
 
+from hyperdapo.actions import Action
 from hyperdapo.errors import DataError
 from hyperdapo.execution.children import decision_times
 from hyperdapo.market.book import Market
 from hyperdapo.market.columns import Floats
 from hyperdapo.params import Parameters
-from hyperdapo.sections import Action
 from hyperdapo.sequential import rivals
 from hyperdapo.sequential.rollouts import decide_every_s, roll_out
 from hyperdapo.sequential.states import PLACES, Policy, Visited, last_known
@@ -62,7 +62,8 @@ def boosting(features: pd.DataFrame, values: pd.DataFrame, seed: int) -> Callabl
 
 def matrix(table: pd.DataFrame, name: str) -> Floats:
     """(m, K + 1) the columns `NAME_0 … NAME_K`."""
-    return table[[column for column in table if str(column).startswith(f"{name}_")]].to_numpy(float)
+    columns: Floats = table[[column for column in table if str(column).startswith(f"{name}_")]].to_numpy(float)
+    return columns
 
 
 def hypothetical(parents: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:

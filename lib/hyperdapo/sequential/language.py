@@ -5,6 +5,7 @@ are left, and where it stands. So one reading of the market serves every place a
 as `dapo` does, on groups of K + 1 exact values instead of K rewards (`policy.losses.clipped_surrogate`).
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -12,6 +13,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from hyperdapo.actions import Action
 from hyperdapo.market.columns import Floats
 from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths
@@ -21,7 +23,6 @@ from hyperdapo.policy.prompts import CUE, check_lengths, encode_states
 from hyperdapo.policy.scoring import make_scorer
 from hyperdapo.policy.states import States, of_split
 from hyperdapo.policy.training import Workbench, publish
-from hyperdapo.sections import Action
 from hyperdapo.sequential.iteration import DAPO, matrix
 from hyperdapo.sequential.rollouts import decide_every_s
 from hyperdapo.sequential.states import PLACES, instants
@@ -54,10 +55,15 @@ def train(
     identity, run = runs.fingerprint(again, "dapo", seed, training), (DAPO, seed)
     if runs.stands(paths.adapter(*run), identity):
         return
+
+    def follow(looked: bool) -> None:
+        if looked:
+            watch()
+
     folder = paths.run(*run)
     runs.open_run(folder, identity)
     if not (folder / runs.LOG).exists():
-        Workbench(again, paths.asset, training, held_out).train("dapo", seed, folder, lambda looked: looked and watch())
+        Workbench(again, paths.asset, training, held_out).train("dapo", seed, folder, follow)
     publish(again, paths, run)
 
 
@@ -152,4 +158,4 @@ def _markets(parameters: Parameters, features: pd.DataFrame, table: pd.DataFrame
 
 def _left(table: pd.DataFrame, parameters: Parameters) -> list[int]:
     """(m,) decisions until the deadline, the present one included."""
-    return np.ceil(table["seconds_left"].to_numpy() / decide_every_s(parameters)).astype(int).tolist()
+    return [math.ceil(seconds / decide_every_s(parameters)) for seconds in table["seconds_left"]]

@@ -63,7 +63,8 @@ def greedy(predicted: Callable[[pd.DataFrame], Floats]) -> Policy:
     """The allowed action with the highest prediction."""
 
     def choose(visited: Visited) -> NDArray[np.int64]:
-        return np.where(visited.allowed, predicted(visited.table), -np.inf).argmax(axis=1)
+        best: NDArray[np.int64] = np.where(visited.allowed, predicted(visited.table), -np.inf).argmax(axis=1)
+        return best
 
     return choose
 

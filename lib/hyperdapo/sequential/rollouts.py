@@ -129,6 +129,6 @@ def _deviated(
 
     rows = parents.iloc[parent].reset_index(drop=True)
     without = parameters.model_copy(update={"orders": parameters.orders.model_copy(update={"markouts_s": []})})
-    return decide_again(market, rows, choose, actions, decide_every_s(parameters), without)["total_cost_bps"].to_numpy(
-        float
-    )
+    executed = decide_again(market, rows, choose, actions, decide_every_s(parameters), without)
+    costs: Floats = executed["total_cost_bps"].to_numpy(float)
+    return costs

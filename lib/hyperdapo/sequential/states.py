@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from hyperdapo.actions import Action
 from hyperdapo.errors import DataError
 from hyperdapo.execution.children import Known
 from hyperdapo.execution.parents import action_orders, touch
@@ -13,7 +14,6 @@ from hyperdapo.market.book import Market
 from hyperdapo.market.columns import Floats, Integers, Mask
 from hyperdapo.market.grid import tick_size
 from hyperdapo.policy.prompts import digits
-from hyperdapo.sections import Action
 
 PLACES = ("nowhere", "first", "queued", "behind", "far")
 """Where an order stands as it is decided on again: at the best quote of its side or before it with little before it

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from hyperdapo.actions import Action
 from hyperdapo.execution import history, strategies, validation
 from hyperdapo.execution.costs import explain_fees, fee_shares
 from hyperdapo.execution.history import read_account
@@ -17,7 +18,6 @@ from hyperdapo.files import read_table, write_table
 from hyperdapo.market.book import Market
 from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths
-from hyperdapo.sections import Action
 from hyperdapo.sequential.iteration import BOOSTING, policies
 from hyperdapo.sequential.rollouts import execute as execute_again
 from hyperdapo.stages.truth import judge_level3

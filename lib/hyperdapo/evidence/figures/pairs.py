@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from hyperdapo.actions import Action
 from hyperdapo.evidence.figures import style
-from hyperdapo.sections import Action
 
 _WEIGHTS = ("execution", "risk", "cost")
 _CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, np.sqrt(0.75)]])  # of the triangle of weights, one each

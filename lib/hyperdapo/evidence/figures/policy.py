@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from hyperdapo.actions import Action
 from hyperdapo.evidence.figures import style
 from hyperdapo.evidence.metrics import Floats
 from hyperdapo.evidence.tables import heading
-from hyperdapo.sections import Action
 
 _BINS = 10
 

@@ -57,7 +57,12 @@ def _against_shifts(costs: Floats, action: NDArray[np.int64], shifts: NDArray[np
     placebo = shifted_costs(costs, action, shifts) if not note else np.array([])
     p_value = (1 + (placebo <= own).sum()) / (1 + len(placebo)) if len(placebo) else float("nan")
     mean = float(placebo.mean()) if len(placebo) else float("nan")
-    measured = {TOTAL: own, "placebo_bps": mean, "difference_bps": own - mean, "p_placebo": float(p_value)}
+    measured: dict[str, float | str] = {
+        TOTAL: own,
+        "placebo_bps": mean,
+        "difference_bps": own - mean,
+        "p_placebo": float(p_value),
+    }
     return measured | {"shifts": len(placebo), "note": note}
 
 
@@ -67,4 +72,5 @@ def _shifts(decision_ns: NDArray[np.int64], block_s: float) -> NDArray[np.int64]
     possible = np.arange(max(nearest, 1), len(decision_ns) - nearest + 1)
     if len(possible) <= MOST_SHIFTS:
         return possible
-    return possible[np.linspace(0, len(possible) - 1, MOST_SHIFTS).round().astype(int)]
+    few: NDArray[np.int64] = possible[np.linspace(0, len(possible) - 1, MOST_SHIFTS).round().astype(int)]
+    return few

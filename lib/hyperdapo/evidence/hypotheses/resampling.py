@@ -8,6 +8,7 @@ are k values of t whose joint law holds the family at its level. The errors are 
 that one event decides, as of two policies that seldom differ, has none in many of them, and would decide for all.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -133,13 +134,14 @@ def block_bins(scores: Floats, floor: int) -> int:
     if len(scores) < FEWEST_BINS or not scores.shape[1]:
         return floor
     wanted = optimal_block_length(scores)["stationary"].median()
-    return max(floor, int(np.ceil(wanted))) if np.isfinite(wanted) else floor
+    return max(floor, math.ceil(wanted)) if np.isfinite(wanted) else floor
 
 
 def block_means(scores: Floats, length: int) -> Floats:
     """(blocks, k) means of blocks of `length` bins; what is left at the end is none."""
     whole = len(scores) // length
-    return scores[: whole * length].reshape(whole, length, -1).mean(axis=1)
+    means: Floats = scores[: whole * length].reshape(whole, length, -1).mean(axis=1)
+    return means
 
 
 def autocorrelation(means: Floats) -> Floats:

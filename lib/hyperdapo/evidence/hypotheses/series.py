@@ -75,7 +75,8 @@ class Costs:
 
     @cached_property
     def _values(self) -> Floats:
-        return self.wide.to_numpy(float)
+        values: Floats = self.wide.to_numpy(float)
+        return values
 
     def seeds(self, strategy: str) -> list[int]:
         """Of the trainings of a strategy; none where there is no such strategy."""

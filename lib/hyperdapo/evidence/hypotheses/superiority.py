@@ -4,6 +4,7 @@ All three look at all strategies at once, on mean costs in bins of time, by the 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -72,7 +73,7 @@ def _against_the_rule(
         return found | {
             "note": f"{blocks} blocks of {length * costs.bin_s:g} s; a family of {learned.shape[1]} needs {needed}"
         }
-    drawn = {"block_size": length, "reps": evidence.bootstrap, "bootstrap": "stationary", "seed": seed}
+    drawn: dict[str, Any] = {"block_size": length, "reps": evidence.bootstrap, "bootstrap": "stationary", "seed": seed}
     spa = SPA(rules[rule], learned, **drawn)
     spa.compute()
     step = StepM(rules[rule], learned, size=level, **drawn)

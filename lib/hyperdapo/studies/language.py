@@ -37,7 +37,8 @@ def study(parameters: Parameters) -> str:
     with atomic(_folder(paths) / "language.png") as temporary:
         temporary.write_bytes(style.preview(plot_language(table)).data)
     shown = ["asset", "trained_on", "policy", "states", "wording", "minus_fixed_bps", "ci_low", "ci_high", "gap_closed"]
-    return table[shown].round(3).to_string(index=False)
+    text: str = table[shown].round(3).to_string(index=False)
+    return text
 
 
 def _leave(decided: pd.DataFrame, parameters: Parameters, paths: Paths) -> pd.DataFrame:
