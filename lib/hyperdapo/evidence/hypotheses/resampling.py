@@ -133,8 +133,8 @@ def block_bins(scores: Floats, floor: int) -> int:
     """Bins of a block for (n, k) series: what they ask for (Politis and White 2004, median), `floor` at least."""
     if len(scores) < FEWEST_BINS or not scores.shape[1]:
         return floor
-    wanted = optimal_block_length(scores)["stationary"].median()
-    return max(floor, math.ceil(wanted)) if np.isfinite(wanted) else floor
+    wanted = float(optimal_block_length(scores)["stationary"].median())
+    return max(floor, math.ceil(wanted)) if math.isfinite(wanted) else floor
 
 
 def block_means(scores: Floats, length: int) -> Floats:
