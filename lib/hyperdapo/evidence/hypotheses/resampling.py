@@ -126,7 +126,7 @@ def long_run_error(scores: Floats, cosines: int) -> Floats:
 
 def degrees(bins: int, blocks: int) -> int:
     """How many cosines: 0.4 n^(2/3), as Lazarus et al. advise, and fewer than there are blocks."""
-    return max(min(round(0.4 * bins ** (2 / 3)), blocks - 1), 1)
+    return max(floor, int(math.ceil(wanted))) if math.isfinite(wanted) else floor
 
 
 def block_bins(scores: Floats, floor: int) -> int:
