@@ -126,7 +126,8 @@ def long_run_error(scores: Floats, cosines: int) -> Floats:
 
 def degrees(bins: int, blocks: int) -> int:
     """How many cosines: 0.4 n^(2/3), as Lazarus et al. advise, and fewer than there are blocks."""
-    return max(floor, int(math.ceil(wanted))) if math.isfinite(wanted) else floor
+    cosines: int = round(0.4 * float(bins) ** (2 / 3))
+    return max(min(cosines, blocks - 1), 1)
 
 
 def block_bins(scores: Floats, floor: int) -> int:
