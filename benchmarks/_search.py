@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,6 +28,7 @@ import torch
 from scipy.stats import qmc
 from tqdm import tqdm
 
+from hyperdapo.errors import TrainingError
 from hyperdapo.evidence.convergence import SEARCH, best_trials
 from hyperdapo.files import atomic
 from hyperdapo.params import load
@@ -58,11 +60,14 @@ def main() -> None:
     parser.add_argument("--algorithms", nargs="+", default=ALGORITHMS)
     parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--log", type=Path, default=SEARCH)
+    parser.add_argument("--resume", action="store_true", help="keep what the log has, and try what it lacks")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     benches = {profile: workbench(profile, arguments.asset) for profile in arguments.profiles}
-    rows: list[dict[str, str | float]] = []
+    rows: list[dict[str, Any]] = pd.read_csv(arguments.log).to_dict("records") if arguments.resume else []
+    tried_before = {(row["algorithm"], row["trial"]) for row in rows}
     trials = [(algorithm, trial) for trial in range(arguments.trials) for algorithm in arguments.algorithms]
+    trials = [each for each in trials if each not in tried_before]
     points = qmc.Sobol(DIMENSIONS, seed=load("sample").seed).random(arguments.trials)
     for algorithm, trial in tqdm(trials, "trials", file=sys.stderr, mininterval=5):
         tried, begun = settings_at(points[trial], algorithm), time.process_time()
@@ -95,17 +100,24 @@ def settings_at(point: Sequence[float], algorithm: str) -> Settings:
 
 
 def gap(bench: Workbench, profile: str, algorithm: str, tried: Settings) -> float:
-    """The share of the way from best fixed to oracle that one training closes on the validation states."""
+    """The share of the way from best fixed to oracle that one training closes on the validation states.
+
+    NaN where it cannot go on: sampled groups that are all alike teach nothing, and such settings are not chosen.
+    """
     trial = copy(bench)
     trial.parameters = load(profile, {"training": {**AT_THE_END, algorithm: tried}})
     with TemporaryDirectory() as folder:
-        trial.train(algorithm, SEED, Path(folder), lambda looked: None)
+        try:
+            trial.train(algorithm, SEED, Path(folder), lambda looked: None)
+        except TrainingError as ended:
+            print(f"{profile} {algorithm} {tried}: {ended}", file=sys.stderr)
+            return float("nan")
         last = pd.read_csv(Path(folder) / runs.LOG).iloc[-1]
     room = last["heldout_oracle"] - last["heldout_best_fixed"]
     return round(float((last["heldout_reward"] - last["heldout_best_fixed"]) / room), 4)
 
 
-def write(rows: list[dict[str, str | float]], log: Path) -> None:
+def write(rows: list[dict[str, Any]], log: Path) -> None:
     """Every trial so far; those of algorithms that are not searched now stay."""
     columns = dict.fromkeys(["asset", "algorithm", "trial", *RANGES, *rows[0]])
     frame = pd.DataFrame(rows, columns=list(columns))
