@@ -227,16 +227,18 @@ class Workbench:
             return self.look(scorer) if step % settings.evaluate_every == 0 or step == last else {}
 
         scribe = _Scribe(first, folder / runs.PROGRESS, watch)
-        with seeded(seed):
-            trainer = self._trainer(algorithm, seed, folder, adapted, look)
-            trainer.add_callback(scribe)
-            checkpoint = runs.newest_checkpoint(folder)
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        if trainer.is_world_process_zero():
-            save_adapter(adapted, tokenizer, self.parameters, folder / runs.ADAPTER)
-            scribe.write(folder / runs.LOG, trainer.state)
-            self._calibrate(scorer, folder / runs.ADAPTER)
-        adapted.unload()
+        try:
+            with seeded(seed):
+                trainer = self._trainer(algorithm, seed, folder, adapted, look)
+                trainer.add_callback(scribe)
+                checkpoint = runs.newest_checkpoint(folder)
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            if trainer.is_world_process_zero():
+                save_adapter(adapted, tokenizer, self.parameters, folder / runs.ADAPTER)
+                scribe.write(folder / runs.LOG, trainer.state)
+                self._calibrate(scorer, folder / runs.ADAPTER)
+        finally:
+            adapted.unload()
 
     def _calibrate(self, scorer: Scorer, folder: Path) -> None:
         """Fit the adapter's temperature on the held-out states."""
