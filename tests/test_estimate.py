@@ -103,8 +103,11 @@ def test_the_cost_that_the_readme_names_is_that_of_the_plan() -> None:
 
 
 def test_states_are_those_of_sample() -> None:
-    """2,448 decision times of 8 hours are warm and not cut out between the splits."""
-    assert sum(estimate.states_of(load("sample")).values()) == pytest.approx(2448, abs=2)
+    """2,448 decision times of 8 hours are warm and not cut out between the splits; of the test each twelfth."""
+    hours = {"source": {"to": "2025-08-01T08:00:00Z"}}
+    every, few = (estimate.states_of(load("sample", hours | {"orders": {"test_every_s": s}})) for s in (None, 120))
+    assert sum(every.values()) == pytest.approx(2448, abs=2)
+    assert few == every | {"test": every["test"] // 12}
 
 
 def test_a_plain_adapter_passes_whole_prompts() -> None:

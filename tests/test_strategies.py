@@ -19,9 +19,10 @@ from hyperdapo.execution.parents import (
     evenly_spaced,
     parent_orders,
     replay_candidates,
+    starts,
 )
 from hyperdapo.execution.simulator import replay_orders
-from hyperdapo.execution.strategies import ORDERS_COLUMNS, STRATEGIES, Trained, backtest
+from hyperdapo.execution.strategies import ORDERS_COLUMNS, STRATEGIES, UNTRAINED, Trained, backtest
 from hyperdapo.files import write_table
 from hyperdapo.market.book import Market
 from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD, on_grid, snap_size
@@ -119,6 +120,19 @@ class TestParents:
         assert (
             few["split"].value_counts(normalize=True) - everything["split"].value_counts(normalize=True)
         ).max() < 0.02
+
+    def test_test_orders_are_so_far_apart_and_others_as_before(
+        self, features: pd.DataFrame, parameters: Parameters
+    ) -> None:
+        everything = starts(features, parameters.orders)
+        apart = starts(features, parameters.orders.model_copy(update={"test_every_s": 60.0}))
+        for split, rows in apart.groupby("split"):
+            former = everything[everything["split"] == split]
+            gaps = np.diff(rows["decision_ns"])
+            if split == "test":
+                assert 1 < len(rows) <= len(former) / 5 and gaps.min() >= 30 * SECOND and np.median(gaps) == 60 * SECOND
+            else:
+                pd.testing.assert_frame_equal(rows, former)
 
     def test_a_span_without_a_usable_state_is_an_error(self, features: pd.DataFrame) -> None:
         with pytest.raises(DataError, match=r"no warm row in a split.*features\.warmup_s"):
@@ -242,7 +256,7 @@ class TestBacktest:
         assert list(orders["strategy"].unique()) == [*STRATEGIES, "untrained", "boosting"] and set(orders["split"]) == {
             "test"
         }
-        for _, rows in orders.groupby("strategy"):
+        for _, rows in orders.groupby(["strategy", "seed"]):
             assert (rows["order_id"].to_numpy() == tested["order_id"]).all()
             assert (rows["arrival_mid"].to_numpy() == tested["arrival_mid"]).all()
 
@@ -298,9 +312,10 @@ class TestBacktest:
         np.testing.assert_allclose(orders["fees_bps"], expected, rtol=0.01)
 
     def test_nothing_beats_the_oracle_among_candidates(self, orders: pd.DataFrame) -> None:
-        cost = {name: rows.set_index("order_id")["total_cost_bps"] for name, rows in orders.groupby("strategy")}
-        for strategy in ("best_fixed", "untrained", "boosting"):
-            assert (cost["oracle"] <= cost[strategy] + 1e-12).all()
+        runs = orders.groupby(["strategy", "seed"])
+        cost = {run: rows.set_index("order_id")["total_cost_bps"] for run, rows in runs}
+        for run in (("best_fixed", UNTRAINED), ("untrained", 1), ("boosting", 2), ("boosting", 3)):
+            assert (cost["oracle", UNTRAINED] <= cost[run] + 1e-12).all()
 
     def test_the_best_fixed_action_comes_from_the_training_split(
         self, orders: pd.DataFrame, outcomes: pd.DataFrame
@@ -312,9 +327,11 @@ class TestBacktest:
         )
         assert best_fixed_action(poisoned) == best_fixed_action(outcomes)
 
-    def test_of_several_seeds_the_first_is_traded(self, orders: pd.DataFrame, parameters: Parameters) -> None:
-        traded = orders.loc[orders["strategy"] == "boosting", "kind"].unique()
-        assert traded.tolist() == [str(parameters.policy.actions[1])]
+    def test_every_training_seed_is_traded(self, orders: pd.DataFrame, parameters: Parameters) -> None:
+        traded = orders[orders["strategy"] == "boosting"].groupby("seed")["kind"].unique()
+        actions = parameters.policy.actions
+        assert traded.map(list).to_dict() == {2: [str(actions[1])], 3: [str(actions[0])]}
+        assert orders.groupby("strategy")["seed"].unique().loc["market"].tolist() == [UNTRAINED]
 
     def test_rules_of_a_sign_take_where_the_price_is_pushed_away(
         self, tape: Market, tested: pd.DataFrame, orders: pd.DataFrame
@@ -381,7 +398,7 @@ class TestBacktest:
         cut = tested["order_id"].iloc[len(tested) // 3]
         parts = [tested[tested["order_id"] >= cut].iloc[::-1], tested[tested["order_id"] < cut]]
         apart = pd.concat([backtest(tape, part, trained, outcomes, decisions, parameters) for part in parts])
-        keys = ["strategy", "order_id"]
+        keys = ["strategy", "seed", "order_id"]
         same = apart.set_index(keys).loc[orders.set_index(keys).index].reset_index()[orders.columns]
         pd.testing.assert_frame_equal(same, orders)
 

@@ -216,6 +216,7 @@ class Orders(Section):
     notional_usd: Annotated[float, Field(ge=10.0, strict=True)]
     buy_share: Share
     most: Count | None
+    test_every_s: Positive | None
     objectives: Annotated[list[Objective], Field(min_length=1), Unique]
     rules: dict[Objective, ObjectiveRules]
     drawdown_threshold_bps: NonNegative

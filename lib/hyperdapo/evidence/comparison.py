@@ -70,10 +70,8 @@ def _leaves(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def _differences(names: tuple[str, str], runs: list[Parameters]) -> pd.DataFrame:
-    orders = [
-        read_assets(Paths(name), run.assets, "orders")[[*SAME, "strategy", TOTAL]]
-        for name, run in zip(names, runs, strict=True)
-    ]
+    read = (read_assets(Paths(name), run.assets, "orders") for name, run in zip(names, runs, strict=True))
+    orders = [rows.groupby([*SAME, "strategy"], sort=False)[TOTAL].mean().reset_index() for rows in read]
     evidence, seed = runs[0].evidence, runs[0].seed
     paired = in_blocks(orders[0].merge(orders[1], on=[*SAME, "strategy"], suffixes=("", "_other")), evidence.block_s)
     rows = []

@@ -178,7 +178,7 @@ def main_table(orders: pd.DataFrame, evidence: sections.Evidence, seed: int) -> 
     for asset, executed in [*orders.groupby("asset", sort=False), (TOGETHER, orders)]:
         for strategy, group in executed.groupby("strategy", sort=False):
             cost = cost_bootstrap(group[TOTAL], group["block"], evidence, seed)
-            row = {"asset": asset, "strategy": strategy, "orders": len(group)} | cost.columns(TOTAL)
+            row = {"asset": asset, "strategy": strategy, "orders": _orders(group)} | cost.columns(TOTAL)
             means = group[[*BOUNDS, "maker_share"]].mean()
             rows.append(row | means.to_dict())
     return pd.DataFrame(rows)
@@ -239,7 +239,7 @@ def side_by_side(orders: pd.DataFrame, reference: str, evidence: sections.Eviden
     apart = paired_differences(orders, reference, [TOTAL, *parts]).groupby(["asset", "strategy"], sort=False)
     rows = []
     for (asset, strategy), group in orders.groupby(["asset", "strategy"], sort=False):
-        row = {"asset": asset, "strategy": strategy, "orders": len(group)}
+        row = {"asset": asset, "strategy": strategy, "orders": _orders(group)}
         row |= {name: float(group[name].mean()) for name in (TOTAL, "maker_share")}
         if strategy != reference:
             paired = apart.get_group((asset, strategy))
@@ -346,10 +346,15 @@ def regime_differences(orders: pd.DataFrame, reference: str, evidence: sections.
         graded = differences["order_id"].map(levels(orders, feature))
         for (strategy, level), group in differences.groupby(["strategy", graded], sort=False):
             interval = cost_bootstrap(group[TOTAL], group["block"], evidence, seed)
-            row = {"strategy": strategy, "regime": regime, "level": level, "orders": len(group)}
+            row = {"strategy": strategy, "regime": regime, "level": level, "orders": _orders(group)}
             rows.append(row | {"blocks": interval.blocks} | interval.columns("difference_bps"))
     table = pd.DataFrame(rows).assign(rank=lambda rows: rows["level"].map(LEVELS.index))
     return table.sort_values(["strategy", "regime", "rank"], ignore_index=True).drop(columns="rank")
+
+
+def _orders(rows: pd.DataFrame) -> int:
+    """How many parent orders, whatever trainings executed them."""
+    return len(rows.drop_duplicates(["asset", "order_id"]))
 
 
 def _by_block(values: Floats, blocks: NDArray[np.generic]) -> tuple[Floats, Floats]:

@@ -31,6 +31,18 @@ def life_s(orders: Orders) -> float:
     return orders.longest_horizon_s + max(orders.markouts_s) + LATENCY_S
 
 
+def starts(features: pd.DataFrame, orders: Orders) -> pd.DataFrame:
+    """Rows of `features.parquet` in which a parent order is to start: those of the test `orders.test_every_s` apart.
+
+    Raises DataError as `evenly_spaced`.
+    """
+    chosen = evenly_spaced(features, orders.most)
+    if orders.test_every_s is None:
+        return chosen
+    slot = chosen["decision_ns"] // round(orders.test_every_s * SECOND_NS)
+    return chosen[(chosen["split"] != "test") | ~slot.duplicated()]
+
+
 def evenly_spaced(features: pd.DataFrame, most: int | None) -> pd.DataFrame:
     """Rows of `features.parquet` in which an order may start: warm, and of a split; at most so many, evenly spaced.
 

@@ -54,7 +54,7 @@ STRATEGIES = {
 """Beside the policies of 07."""
 
 ORDERS_COLUMNS = (
-    *("order_id", "asset", "strategy", "objective", "decision_ns", "side", "size", "horizon_s", "arrival_mid"),
+    *("order_id", "asset", "strategy", "seed", "objective", "decision_ns", "side", "size", "horizon_s", "arrival_mid"),
     *("kind", "offset_bps", "target_price", "exec_price", "filled_passive", "maker_share"),
     *("filled_queue", "filled_through", "filled_crossed", "filled", "fill_ns", "status", "rejections"),
     *("fees_bps", "funding_bps", "implementation_shortfall_bps", "total_cost_bps", "slippage_bps"),
@@ -70,6 +70,9 @@ BOUNDS: dict[str, dict[str, Any]] = {
 """The most and the least favourable rules: where all that is cancelled stood, and whether a quote of the other side
 fills us that comes to our price. A claim has to hold under both."""
 
+UNTRAINED = -1
+"""The seed of what no training made."""
+
 LOOKS_BACK_S = 60
 """How long before a decision strategies ask for the market."""
 _MOMENTA_S = (10, LOOKS_BACK_S)
@@ -81,6 +84,9 @@ _QUARTER_S, _QUARTERS = 900, 96  # the usual volume is by quarter of an hour of 
 _ENOUGH_DAYS = 5  # on which a quarter of an hour must have been seen to have a volume of its own
 
 Model = TypeVar("Model", bound=BaseModel)
+Run = tuple[str, int]
+"""A strategy, and the seed of its training."""
+
 Play = Callable[[Market, pd.DataFrame, Parameters], pd.DataFrame]
 """Executes parent orders by a policy that decides on them again: rows as of `children.decide_again`."""
 
@@ -135,11 +141,10 @@ def usual_volume(volumes: pd.Series, from_ns: int, to_ns: int) -> Floats:
     return np.asarray(np.maximum(np.where(days >= _ENOUGH_DAYS, usual, whole), np.finfo(float).tiny))
 
 
-def policy_actions(decisions: pd.DataFrame) -> dict[str, pd.Series]:
-    """The action of each order by `order_id`, for each policy; of several training seeds the first."""
-    first = decisions[decisions["seed"] == decisions.groupby("policy")["seed"].transform("min")]
-    each = first.set_index("order_id").groupby("policy", sort=False)["action"]
-    return {str(policy): action for policy, action in each}
+def policy_actions(decisions: pd.DataFrame) -> dict[Run, pd.Series]:
+    """The action of each order by `order_id`, for each policy and training seed."""
+    each = decisions.set_index("order_id").groupby(["policy", "seed"], sort=False)["action"]
+    return {(str(policy), int(seed)): action for (policy, seed), action in each}
 
 
 def backtest(
@@ -151,16 +156,16 @@ def backtest(
     parameters: Parameters,
     again: Mapping[str, Play] = MappingProxyType({}),
 ) -> pd.DataFrame:
-    """Each parent order executed by each of `STRATEGIES`, then by every policy of `decisions`, and of `again`.
+    """Each parent order executed by each of `STRATEGIES`, then by every policy and seed of `decisions`, and by `again`.
 
     Parameters
     ----------
     parents : (n, ...) of `parent_orders`; the orders of a part of the market give the rows that they give in the whole
-    outcomes, decisions : those of the parents at least; of several training seeds of a policy the first counts
+    outcomes, decisions : those of the parents at least
 
     Returns
     -------
-    (n strategies, ...) with `ORDERS_COLUMNS` and the mark-outs
+    (n runs, ...) with `ORDERS_COLUMNS` and the mark-outs
 
     Raises
     ------
@@ -269,12 +274,12 @@ def _changed(section: Model, **values: object) -> Model:
 def _executed(
     market: Market,
     parents: pd.DataFrame,
-    whole: Mapping[str, pd.DataFrame],
+    whole: Mapping[Run, pd.DataFrame],
     trained: Trained,
     again: Mapping[str, Play],
     parameters: Parameters,
 ) -> pd.DataFrame:
-    """Rows of `orders.parquet` without the bounds, strategy by strategy; what several send alike is replayed once."""
+    """Rows of `orders.parquet` without the bounds, run by run; what several send alike is replayed once."""
     orders = pd.concat(whole.values(), ignore_index=True)
     alike = [name for name in (*ORDER_COLUMNS, *OPTIONAL_COLUMNS) if name in orders]
     group = orders.groupby(alike, dropna=False, sort=False).ngroup().to_numpy()
@@ -282,19 +287,19 @@ def _executed(
     columns = [name for name in replayed if name not in orders]
     rows = pd.concat([orders, replayed[columns].iloc[group].reset_index(drop=True)], axis=1)
     each = dict(zip(whole, np.split(np.arange(len(rows)), len(whole)), strict=True))
-    parts = {name: rows.iloc[place] for name, place in each.items()}
-    parts |= _by_children(market, parents, trained, parameters)
-    parts |= {name: play(market, parents, parameters) for name, play in again.items()}
-    known = [name for name in STRATEGIES if name in parts]
-    ordered = [*known, *(name for name in parts if name not in known)]
-    together = pd.concat([parts[name] for name in ordered], ignore_index=True)
-    return together.assign(strategy=np.repeat(np.array(ordered, dtype=object), [len(parts[name]) for name in ordered]))
+    parts = {run: rows.iloc[place] for run, place in each.items()}
+    renewed = _by_children(market, parents, trained, parameters)
+    renewed |= {name: play(market, parents, parameters) for name, play in again.items()}
+    parts |= {(name, UNTRAINED): executed for name, executed in renewed.items()}
+    rules = [(name, UNTRAINED) for name in STRATEGIES]
+    ordered = [*(run for run in rules if run in parts), *(run for run in parts if run not in rules)]
+    return pd.concat([parts[run].assign(strategy=run[0], seed=run[1]) for run in ordered], ignore_index=True)
 
 
 def _costs(
     market: Market,
     parents: pd.DataFrame,
-    whole: Mapping[str, pd.DataFrame],
+    whole: Mapping[Run, pd.DataFrame],
     trained: Trained,
     again: Mapping[str, Play],
     parameters: Parameters,
@@ -314,23 +319,24 @@ def _whole(
     outcomes: pd.DataFrame,
     decisions: pd.DataFrame,
     actions: Sequence[Action],
-) -> dict[str, pd.DataFrame]:
+) -> dict[Run, pd.DataFrame]:
     """Strategies of one order."""
     ids, side = parents["order_id"], parents["side"].to_numpy(float)
     pushes = {"sign_imbalance": lean(parents)}
     pushes |= {f"sign_momentum_{seconds}s": side * _momentum(market, parents, seconds) for seconds in _MOMENTA_S}
     runs_away = {name: np.where(push > 0, 0, 1) for name, push in pushes.items()}
     always = {"market": 0, "join_best": 1}
-    whole = {name: action_orders(parents, market, _TAKE_JOIN, rows) for name, rows in (always | runs_away).items()}
+    rules = (always | runs_away).items()
+    whole = {(name, UNTRAINED): action_orders(parents, market, _TAKE_JOIN, rows) for name, rows in rules}
     chosen = {
-        "best_fixed": pd.Series(trained.best_fixed, index=ids),
-        "threshold": pd.Series(trained.threshold.chosen(lean(parents)), index=ids),
-        "oracle": oracle_actions(outcomes[outcomes["order_id"].isin(ids)]),
+        ("best_fixed", UNTRAINED): pd.Series(trained.best_fixed, index=ids),
+        ("threshold", UNTRAINED): pd.Series(trained.threshold.chosen(lean(parents)), index=ids),
+        ("oracle", UNTRAINED): oracle_actions(outcomes[outcomes["order_id"].isin(ids)]),
     }
-    for strategy, action in (chosen | policy_actions(decisions)).items():
+    for run, action in (chosen | policy_actions(decisions)).items():
         if missing := sorted(set(ids) - set(action.index)):
-            raise DataError(f"{strategy} decided {len(missing)} of the orders not at all: run 07_inference again")
-        whole[strategy] = action_orders(parents, market, actions, action[ids])
+            raise DataError(f"{run[0]} decided {len(missing)} of the orders not at all: run 07_inference again")
+        whole[run] = action_orders(parents, market, actions, action[ids])
     return whole
 
 

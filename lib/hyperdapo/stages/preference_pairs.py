@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from hyperdapo.execution.laws import as_measured
-from hyperdapo.execution.parents import evenly_spaced, life_s, parent_orders, replay_candidates
+from hyperdapo.execution.parents import life_s, parent_orders, replay_candidates, starts
 from hyperdapo.files import read_table, write_table
 from hyperdapo.market.book import Market
 from hyperdapo.params import Parameters
@@ -55,7 +55,7 @@ def replay(parameters: Parameters, paths: Paths, features: pd.DataFrame) -> tupl
 
 def parts(parameters: Parameters, paths: Paths, features: pd.DataFrame) -> Iterator[tuple[Market, pd.DataFrame]]:
     """The market part by part, and the parent orders that start in each."""
-    chosen = evenly_spaced(features, parameters.orders.most)
+    chosen = starts(features, parameters.orders)
     for part, market in Market.in_parts(paths.data, after_s=life_s(parameters.orders)):
         states = chosen[chosen["decision_ns"].between(*part, inclusive="left")]
         if len(states):

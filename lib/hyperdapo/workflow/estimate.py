@@ -184,7 +184,9 @@ def states_of(parameters: Parameters) -> dict[str, int]:
     count = (span_s - cut_s) / features.decision_interval_s
     count = min(count, parameters.orders.most or count) if count > 0 else 0
     shares = {"train": split.train, "validation": split.validation, "test": 1 - split.train - split.validation}
-    return {name: int(count * share) for name, share in shares.items()}
+    states = {name: int(count * share) for name, share in shares.items()}
+    thinned = max((parameters.orders.test_every_s or 0) / features.decision_interval_s, 1)
+    return states | {"test": int(states["test"] / thinned)}
 
 
 def kept_bytes(parameters: Parameters, shape: Shape, text: Text, bytes_a_number: int) -> int:
