@@ -140,6 +140,17 @@ def test_a_run_goes_on_by_its_name_alone() -> None:
         recall("namd")
 
 
+def test_what_older_code_left_without_a_file_that_is_read_now_is_made_again(computed: Parameters) -> None:
+    place = record.place("01_download", Paths(computed.name, ASSET))
+    whole = place.read_text()
+    content = json.loads(whole)
+    content["files"] = {name: entry for name, entry in content["files"].items() if not name.endswith("manifest.json")}
+    place.write_text(json.dumps(content))
+    with pytest.raises(MissingInputError, match=r"knows of no manifest\.json, which 01_download writes now.*--until 01"):
+        record.identity("02_preprocess", computed, ASSET)
+    place.write_text(whole)
+
+
 def test_a_damaged_record_is_no_record(computed: Parameters) -> None:
     place = record.place("02_preprocess", Paths(computed.name, ASSET))
     whole = place.read_text()

@@ -47,14 +47,15 @@ def identity(
     Raises
     ------
     MissingInputError
-        If a stage before it has not been computed.
+        If a stage before it has not been computed, or was by code that did not write all that this one reads.
     """
     files = dict[str, str]()
     for source in _sources(stage, parameters, asset):
         for name in plan.READS[stage]:
             maker = plan.WRITTEN_BY[name]
             if (maker in plan.ACROSS_ASSETS) == (source.asset == ""):
-                files[f"{source.asset}/{name}".lstrip("/")] = _digest_of(name, (made or _made)(maker, source))
+                left = (made or _made)(maker, source)
+                files[f"{source.asset}/{name}".lstrip("/")] = _digest_of(name, left, maker, source)
     return Identity(code(stage), dependencies.select(parameters, names(stage)), files)
 
 
@@ -247,12 +248,18 @@ def _is_read(path: str, stage: str) -> bool:
     return (plan.MODELS if Path(path).parts[0] == plan.MODELS else Path(path).name) in plan.READS[stage]
 
 
-def _digest_of(name: str, files: Files) -> str:
-    """SHA-256 of a file of an asset, or one over all its adapters and logs."""
+def _digest_of(name: str, files: Files, maker: str, paths: Paths) -> str:
+    """SHA-256 of a file of an asset, or one over all its adapters and logs, among those that its maker left."""
     if name == plan.MODELS:
         digests = {path: entry["sha256"] for path, entry in files.items()}
         return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
-    return next(str(entry["sha256"]) for path, entry in files.items() if Path(path).name == name)
+    for path, entry in files.items():
+        if Path(path).name == name:
+            return str(entry["sha256"])
+    raise MissingInputError(
+        f"{place(maker, paths)} knows of no {name}, which {maker} writes now. Run: hyperdapo run {option(paths.name)} "
+        f"--until {maker[:2]}"
+    )
 
 
 def _described(path: Path) -> dict[str, Any]:
