@@ -17,8 +17,9 @@ from hyperdapo.paths import Paths
 SAME = ["asset", "order_id", "decision_ns", "side", "size", "horizon_s"]
 """What makes two rows of `orders.parquet` the same parent order."""
 SHOWN = [
-    *("market", "twap", "vwap", "join_best", "touch_requoted", "mid_peg", "sign_imbalance", "sign_momentum_10s"),
-    *("threshold", "best_fixed", "linear", "mlp", "boosting", "dapo", "oracle"),
+    *("market", "twap", "vwap", "join_best", "touch_requoted", "requote_unless_against", "mid_peg", "sign_imbalance"),
+    *("sign_momentum_10s", "threshold", "best_fixed", "linear", "mlp", "boosting", "boosting_sequential", "dpo"),
+    *("dpo_one_pair", "dapo", "oracle"),
 ]
 """Strategies that README.md compares between worlds."""
 
@@ -104,11 +105,15 @@ def worlds(main: pd.DataFrame, run: str, others: Sequence[str]) -> pd.DataFrame:
 
 
 def markdown(worlds: pd.DataFrame) -> str:
-    """The table of `worlds` for README.md: mean total cost (bps), a row per strategy of `SHOWN`, a column per world."""
+    """The table of `worlds` for README.md: mean total cost (bps), a row per strategy of `SHOWN`, a column per world.
+
+    What a world does not have is left empty.
+    """
     costs = worlds.pivot_table(TOTAL, "strategy", "world", sort=False).reindex(SHOWN)
     rows = [["mean total cost (bps)", *(f"`{world}`" for world in costs)]]
     rows += [["---"] * len(rows[0])]
-    rows += [[heading(name), *(f"{cost:z.2f}" for cost in row)] for name, row in costs.T.items()]
+    shown = costs.map("{:z.2f}".format, na_action="ignore").fillna("")
+    rows += [[heading(name), *row] for name, row in shown.T.items()]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 
