@@ -46,7 +46,7 @@ bench: setup  ## side-by-side timings; ONLY=a,b picks some
 	@$(BIN)/python benchmarks $(if $(ONLY),--only $(ONLY))
 
 lock:  ## pin every package anew (needs uv)
-	@uv pip compile --universal --python-version 3.11 --extra dev pyproject.toml --no-annotate --no-header --quiet \
+	@uv pip compile --universal --python-version 3.11 --extra dev --extra report pyproject.toml --no-annotate --no-header --quiet \
 		| grep -vE '^(nvidia-|cuda-|triton==)' > requirements.lock
 
 clean:  ## remove derived data and caches; outputs and .venv stay
