@@ -11,6 +11,7 @@ html_static_path = [str(STATIC)]
 html_css_files = ["report.css"]
 html_js_files = ["zoom.js"]
 html_copy_source = html_use_index = False
+html_show_search_summary = False  # it would fetch the pages that are listed, which a browser refuses for files
 html_show_sphinx = html_show_copyright = False
 html_sidebars = {"index": [], "**": ["sidebar-nav-bs"]}
 html_context = {"default_mode": "auto"}

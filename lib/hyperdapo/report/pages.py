@@ -7,6 +7,7 @@ import importlib
 import inspect
 import re
 import shutil
+from base64 import b64decode
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -57,7 +58,7 @@ _DASHBOARD = """# Training dashboard
 
 <iframe class="dashboard" src="../dashboard.html" title="Training curves by asset and algorithm"></iframe>
 
-[The dashboard on a page of its own](../dashboard.html)
+<p><a href="../dashboard.html">The dashboard on a page of its own</a></p>
 """
 
 
@@ -71,6 +72,7 @@ def write(paths: Paths, assets: Sequence[str], folder: Path) -> None:
     DataError
         If a render is damaged, or was not executed.
     """
+    require(paths.notebooks / f"{LAST}.ipynb", LAST, paths.name)
     renders = {asset: _renders(paths, asset, assets) for asset in ("", *assets)}
     require(paths.outputs / "dashboard.html", "06_convergence", paths.name)
     last = read(renders[""][-1], paths.name)
@@ -106,9 +108,11 @@ def read(render: Path, run: str) -> NotebookNode:
     try:
         notebook = nbformat.read(render, as_version=4)
         nbformat.validate(notebook)
-    except (ValueError, nbformat.ValidationError) as error:
+        outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+        for output in outputs:
+            b64decode(output.get("data", {}).get("image/png", ""), validate=True)
+    except (ValueError, TypeError, AttributeError, nbformat.ValidationError) as error:  # JSON, or no notebook
         raise DataError(f"{render} is damaged ({_first_line(error)}). Run: {force(run, _stage(render))}") from None
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     if not outputs or any(output["output_type"] == "error" for output in outputs):
         what = "shows an error" if outputs else "was not executed"
         raise DataError(f"{render} {what}. Run: {force(run, _stage(render))}")
@@ -183,7 +187,7 @@ def _front(paths: Paths, assets: Sequence[str], worlds: Sequence[str], last: Not
     text = _FRONT.format(
         run=paths.name,
         findings=_findings(last),
-        table=_costs(pd.read_csv(require(paths.tables / "main.csv", LAST, paths.name))),
+        table=_costs(_main(paths)),
         figures="\n\n".join(map(_figure, _front_figures(paths))),
         last=LAST,
         assets=", ".join(names),
@@ -206,6 +210,15 @@ def _front_figures(paths: Paths) -> list[Path]:
 def _figure(path: Path) -> str:
     caption = _FRONT_FIGURES[path.stem]
     return f"```{{figure}} {path.name}\n:alt: {caption}\n:width: 671px\n\n{caption}\n```"
+
+
+def _main(paths: Paths) -> pd.DataFrame:
+    """Raises MissingInputError or DataError where the main table is not what 09 writes."""
+    place = require(paths.tables / "main.csv", LAST, paths.name)
+    try:
+        return pd.read_csv(place)[["asset", "strategy", TOTAL, "ci_low", "ci_high"]]
+    except (ValueError, KeyError) as error:
+        raise DataError(f"{place} is damaged ({_first_line(error)}). Run: {force(paths.name, LAST)}") from None
 
 
 def _costs(main: pd.DataFrame) -> str:

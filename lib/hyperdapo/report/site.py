@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from hyperdapo.errors import HyperdapoError
-from hyperdapo.files import atomic_folder
+from hyperdapo.files import atomic_folder, writing_into
 from hyperdapo.paths import Paths
 from hyperdapo.report import pages
 
@@ -31,13 +31,13 @@ def build(paths: Paths, assets: Sequence[str], folder: Path) -> int:
     """
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise HyperdapoError(f"the report needs {', '.join(missing)}, which this environment lacks. Run: make setup")
-    with TemporaryDirectory() as place:
+    with writing_into(folder.parent), TemporaryDirectory(prefix=".report", dir=folder.parent) as place:
         source, made = Path(place) / "source", Path(place) / "made/html"
         pages.write(paths, assets, source)
         _sphinx(paths, source, made)
         with atomic_folder(folder) as temporary:
             shutil.copytree(made, temporary, dirs_exist_ok=True)
-    return len(list(folder.rglob("*.html")))
+    return sum("_static" not in page.parts for page in folder.rglob("*.html"))
 
 
 def _sphinx(paths: Paths, source: Path, made: Path) -> None:

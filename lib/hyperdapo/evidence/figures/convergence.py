@@ -99,7 +99,10 @@ def plot_training(log: pd.DataFrame) -> Figure:
 
 
 def plot_under_way(shares: pd.DataFrame) -> Figure:
-    """The share of runs that have not yet come to the level of their asset, by step (`convergence.under_way`)."""
+    """The share of runs that have not yet come to the level of their asset, by step.
+
+    `shares` as `convergence.under_way` has them.
+    """
     figure, axis = style.new()
     for algorithm, curve in shares.groupby("algorithm", sort=False):
         axis.step(

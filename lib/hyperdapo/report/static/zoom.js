@@ -4,7 +4,7 @@ document.addEventListener("click", (event) => {
   if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
   event.preventDefault();
   const picture = link.querySelector("img").cloneNode();
-  picture.removeAttribute("style");
+  for (const fixed of ["style", "width", "height"]) picture.removeAttribute(fixed);
   const dialog = document.createElement("dialog");
   dialog.className = "zoom";
   dialog.append(picture);
