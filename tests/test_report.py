@@ -168,7 +168,8 @@ class TestSite:
         shown = page.locator("dialog.zoom img")
         assert shown.is_visible() and shown.evaluate("image => image.width >= image.naturalWidth")
         page.keyboard.press("Escape")
-        assert not page.locator("dialog.zoom").count() and page.url.endswith("06_convergence.html") and not faults
+        shown.wait_for(state="detached")
+        assert page.url.endswith("06_convergence.html") and not faults
 
     def test_code_unfolds(self, report: Path, seen) -> None:
         page, _ = seen

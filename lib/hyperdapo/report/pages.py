@@ -34,8 +34,9 @@ _FRONT_FIGURES = {
 }
 _FRONT = """# HyperDAPO: the run `{run}`
 
-A language model learns from replayed tick data where to place a limit order, and is compared with market orders, TWAP, VWAP and
-simple rules on the same parent orders. Costs are in bps of the arrival mid, and positive when worse for the trader.
+A language model learns from replayed tick data where to place a limit order, and is compared with market orders, TWAP,
+VWAP and simple rules on the same parent orders. Costs are in bps of the arrival mid, and positive when worse for the
+trader.
 
 ## Findings
 

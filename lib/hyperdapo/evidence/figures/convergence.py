@@ -36,9 +36,9 @@ _PANELS = {
     "entropy": "entropy (nats)",
 }
 _MENU = {
-    "margin": "Held-out reward beyond the best fixed action",
-    "heldout_accuracy": "Held-out accuracy",
-    "loss": "Loss of each algorithm's own",
+    "margin": "Reward beyond the best fixed action",
+    "heldout_accuracy": "Accuracy",
+    "loss": "Loss",
     "entropy": "Entropy of the policy",
 }
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
@@ -51,8 +51,8 @@ _PAGE = """<!DOCTYPE html>
 <style>body {{ margin: 0.5rem auto; max-width: 60rem; font: 1rem/1.4 sans-serif }} header {{ margin: 0 0.5rem }}
 h1 {{ font-size: 1.3rem; margin: 0 }} p {{ margin: 0.3rem 0 }}</style></head>
 <body><header><h1>Training of <code>{run}</code></h1>
-<p>Lines are means over training seeds, bands the range of the seeds. Choose what is shown above the panels; a name below
-them hides an algorithm.</p></header>
+<p>Lines are means over training seeds, bands their range; reward and accuracy are of held-out states, and each
+algorithm has a loss of its own. The menu chooses what is shown, a name in the legend hides an algorithm.</p></header>
 {figure}</body></html>
 """
 
