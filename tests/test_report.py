@@ -25,6 +25,7 @@ from smoke import Run
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 WIDTHS = (390, 1280)
 ASSETS = load("smoke").assets
+_PATIENCE_MS = 180_000  # of a machine whose cores are all taken
 LOADED = {"script": "src", "img": "src", "iframe": "src", "link": "href", "source": "src", "video": "src"}
 
 
@@ -81,6 +82,7 @@ def browser() -> Iterator[BrowserContext]:
 def seen(browser: BrowserContext) -> Iterator[tuple[Page, list[str]]]:
     """An empty page, and what goes wrong on it: errors of scripts, what is not there, what lies in the network."""
     page, faults = browser.new_page(), list[str]()
+    page.set_default_timeout(_PATIENCE_MS)
     page.on("console", lambda message: message.type == "error" and faults.append(message.text))
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on("requestfailed", lambda request: faults.append(f"not there: {request.url}"))
