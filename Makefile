@@ -3,7 +3,7 @@ PYTHON ?= python3
 PROFILE ?= sample
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test test-fast lint lab verify bench lock clean
+.PHONY: help setup reproduce test test-fast lint lab verify report bench lock clean
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 help:  ## list the targets
@@ -42,11 +42,14 @@ lab: setup  ## JupyterLab on the notebooks
 verify: setup  ## say, number by number, what came back the same as the committed outputs
 	@$(BIN)/hyperdapo verify --profile $(PROFILE)
 
+report: setup  ## make a site of a finished run, to read in a browser: build/report/sample/
+	@$(BIN)/hyperdapo report --profile $(PROFILE)
+
 bench: setup  ## side-by-side timings; ONLY=a,b picks some
 	@$(BIN)/python benchmarks $(if $(ONLY),--only $(ONLY))
 
 lock:  ## pin every package anew (needs uv)
-	@uv pip compile --universal --python-version 3.11 --extra dev pyproject.toml --no-annotate --no-header --quiet \
+	@uv pip compile --universal --python-version 3.11 --extra dev --extra report pyproject.toml --no-annotate --no-header --quiet \
 		| grep -vE '^(nvidia-|cuda-|triton==)' > requirements.lock
 
 clean:  ## remove derived data and caches; outputs and .venv stay

@@ -108,10 +108,22 @@ def turned(states: States) -> States:
     return States(states.table.assign(asset="ETH"), states.prompts, states.rewards[:, ::-1].copy(), states.distinct)
 
 
-def test_the_dashboard_tells_algorithms_and_assets_apart() -> None:
+def test_the_dashboard_has_a_panel_an_asset_and_a_line_with_its_band_an_algorithm() -> None:
     rows = [(a, n, s, k) for a in ("BTC", "ETH") for n in ("dapo", "dpo") for s in (0, 1) for k in (0, 1)]
     log = pd.DataFrame(rows, columns=["asset", "algorithm", "seed", "step"])
-    log = log.assign(loss=1.0, entropy=1.0, heldout_reward=1.0, heldout_best_fixed=-2.0, heldout_accuracy=0.5)
+    reward = log["seed"] + 1.0
+    log = log.assign(loss=1.0, entropy=1.0, heldout_reward=reward, heldout_best_fixed=-2.0, heldout_accuracy=0.5)
     page = convergence.dashboard(log)
-    assert len({(trace.line.color, trace.line.dash) for trace in page.data}) == 4
-    assert page.data[0].y.tolist() == [3.0, 3.0], "the margin of the reward over the best fixed action"
+    shown = [trace for trace in page.data if trace.visible]
+    assert {trace.yaxis for trace in shown} == {"y", "y2"} and len(shown) == 2 * 2 * 2
+    assert len({(trace.line.color, trace.line.dash) for trace in shown if trace.mode == "lines"}) == 2
+    line, band = shown[:2]
+    assert line.y.tolist() == [3.5, 3.5], (
+        "the margin of the reward over the best fixed action, in the mean of the seeds"
+    )
+    assert band.x.tolist() == [0, 1, 1, 0] and band.y.tolist() == [3, 3, 4, 4]
+    assert sum(trace.showlegend for trace in shown) == 2
+    accuracy = page.layout.updatemenus[0].buttons[1].args
+    chosen = [trace for trace, seen in zip(page.data, accuracy[0]["visible"], strict=True) if seen]
+    assert {value for trace in chosen for value in trace.y} == {0.5}
+    assert accuracy[1]["yaxis2.title.text"] == "accuracy (share)"

@@ -149,7 +149,8 @@ def test_convergence_is_drawn(paths: Paths) -> None:
     assert figure.axes[0].lines[0].get_ydata().tolist() == [100, 50, 50]
     assert style.save(figure, paths, "under_way").data
     page = convergence_figures.dashboard(log)
-    assert len(page.data) == 4 * 6 and sum(trace.showlegend for trace in page.data) == 6
+    curves = 4 + 3  # DAPO has no loss here
+    assert len(page.data) == 3 * 2 * curves and sum(trace.showlegend for trace in page.data) == curves
     html = [page.to_html(include_plotlyjs=False, div_id="training") for _ in range(2)]
     assert html[0] == html[1]
 

@@ -31,6 +31,7 @@ REACHES = {
     "sequential": {"market", "execution", "policy"},
     "stages": {"market", "feed", "synthetic", "execution", "policy", "sequential", "evidence"},
     "studies": {"market", "feed", "synthetic", "execution", "policy", "sequential", "evidence", "stages"},
+    "report": {"evidence"},
     "workflow": {"market", "feed", "policy", "evidence", "stages"},
     "remote": {"market", "feed", "policy", "evidence", "stages", "workflow"},
 }

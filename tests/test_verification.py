@@ -174,7 +174,7 @@ def test_another_value_in_the_dashboard_is_named(finished, capsys) -> None:
     _edit(page, '"name":"', '"name":"x')
     _sign(finished[1])
     printed = _fails(finished, capsys)
-    assert re.search(r"trace \d+ name: BTC DAPO seed 0 came back as x", printed)
+    assert re.search(r"trace \d+ name: DAPO came back as x", printed)
 
 
 def test_another_picture_is_named(finished, capsys) -> None:

@@ -216,6 +216,15 @@ def _remote(options: argparse.Namespace) -> None:
         raise ParameterError("which stage? For example: hyperdapo remote HOST 05_train --asset BTC")
 
 
+def _report(options: argparse.Namespace) -> None:
+    from hyperdapo.paths import Paths
+    from hyperdapo.report import site
+
+    parameters = recall(options.profile)
+    paths = Paths(parameters.name)
+    print(f"{site.build(paths, parameters.assets, paths.report)} pages: open {paths.report / 'index.html'}")
+
+
 def _verify(options: argparse.Namespace) -> None:
     from hyperdapo.evidence import verification
     from hyperdapo.paths import Paths
@@ -274,6 +283,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_judge(commands)
     _add_serve_recordings(commands)
     _add_remote(commands, chosen)
+    _add_report(commands)
     _add_verify(commands)
     return parser
 
@@ -387,6 +397,12 @@ def _add_remote(commands: Any, chosen: argparse.ArgumentParser) -> None:
     instead.add_argument("--status", action="store_true", help="say how it stands there")
     instead.add_argument("--fetch", action="store_true", help="bring what is there, checkpoints of a running stage too")
     instead.add_argument("--stop", action="store_true", help="end what runs there")
+
+
+def _add_report(commands: Any) -> None:
+    report = commands.add_parser("report", help="make a site of what a finished run shows, to read in a browser")
+    report.set_defaults(call=_report)
+    report.add_argument("--profile", default=DEFAULT, metavar="NAME", help="or the --name of a run")
 
 
 def _add_verify(commands: Any) -> None:

@@ -78,7 +78,10 @@ def plot_strategies(summary: pd.DataFrame, differences: pd.DataFrame, reference:
 
 
 def plot_fills(orders: pd.DataFrame, strategies: list[str]) -> Figure:
-    """By which route the volume of each strategy was filled: those of `ROUTES` that had any, and what was taken."""
+    """By which route the volume of each strategy was filled, and what of it was taken.
+
+    Of `ROUTES` those are drawn that had any.
+    """
     shares = orders.groupby("strategy")[list(ROUTES)].mean().loc[strategies[::-1]]
     shares = shares.loc[:, shares.any()].assign(taken=1 - shares.sum(axis=1))
     looks = ROUTES | {"taken": ("taken", "#D9D9D9")}

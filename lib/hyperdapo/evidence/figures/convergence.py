@@ -1,8 +1,10 @@
 """Figures of 06_convergence: what happened in training, over all assets and algorithms (§4.6, Listing 4.11)."""
 
-from itertools import cycle
+from itertools import cycle, product
 from time import monotonic
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from IPython.core.interactiveshell import InteractiveShell
@@ -28,11 +30,31 @@ _MEASURES = {
     "filtered_groups": "filtered groups",
 }
 _PANELS = {
-    "margin": "held-out reward beyond the best fixed action (bps)",
-    "heldout_accuracy": "held-out accuracy",
+    "margin": "reward gained (bps)",
+    "heldout_accuracy": "accuracy (share)",
     "loss": "loss",
     "entropy": "entropy (nats)",
 }
+_MENU = {
+    "margin": "Reward beyond the best fixed action",
+    "heldout_accuracy": "Accuracy",
+    "loss": "Loss",
+    "entropy": "Entropy of the policy",
+}
+_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+_PANEL_PX, _AROUND_PX = 230, 190
+_CONTROLS = {"responsive": True, "displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
+_PAGE = """<!DOCTYPE html>
+<html lang="en"><head>{refresh}<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Training of {run}</title><link rel="icon" href="data:,">
+<style>body {{ margin: 0.5rem auto; max-width: 60rem; font: 1rem/1.4 sans-serif }} header {{ margin: 0 0.5rem }}
+h1 {{ font-size: 1.3rem; margin: 0 }} p {{ margin: 0.3rem 0 }}</style></head>
+<body><header><h1>Training of <code>{run}</code></h1>
+<p>Lines are means over training seeds, bands their range; reward and accuracy are of held-out states, and each
+algorithm has a loss of its own. The menu chooses what is shown, a name in the legend hides an algorithm.</p></header>
+{figure}</body></html>
+"""
 
 
 def plot_learning(log: pd.DataFrame) -> Figure:
@@ -77,7 +99,10 @@ def plot_training(log: pd.DataFrame) -> Figure:
 
 
 def plot_under_way(shares: pd.DataFrame) -> Figure:
-    """The share of runs that have not yet come to the level of their asset, by step (`convergence.under_way`)."""
+    """The share of runs that have not yet come to the level of their asset, by step.
+
+    `shares` as `convergence.under_way` has them.
+    """
     figure, axis = style.new()
     for algorithm, curve in shares.groupby("algorithm", sort=False):
         axis.step(
@@ -93,21 +118,62 @@ def plot_under_way(shares: pd.DataFrame) -> Figure:
 
 
 def dashboard(log: pd.DataFrame) -> go.Figure:
-    """The training logs as an interactive page (Listing 4.11): reward margin, accuracy, loss and entropy by step."""
+    """The training logs as an interactive figure (Listing 4.11): a panel per asset, one below the other.
+
+    Lines are means over seeds, bands their range, as `style.stretched` has them; a menu chooses what is shown.
+    """
     log = log.assign(margin=log["heldout_reward"] - log["heldout_best_fixed"])
-    dashes = dict(zip(log["asset"].unique(), cycle(["solid", "dash", "dot", "dashdot", "longdash"]), strict=False))
-    page = make_subplots(rows=2, cols=2, subplot_titles=list(_PANELS.values()), shared_xaxes=True)
-    for (asset, algorithm, seed), run in log.groupby(["asset", "algorithm", "seed"], sort=False):
-        name = f"{asset} {heading(str(algorithm))} seed {seed}"
-        line = {"color": style.STRATEGY_COLOURS[str(algorithm)], "dash": dashes[asset]}
-        for place, column in enumerate(_PANELS):
-            points = run.dropna(subset=column)
-            shown = {"name": name, "legendgroup": name, "showlegend": place == 0}
-            y = points[column].astype("float32")  # half the page
-            trace = go.Scatter(x=points["step"], y=y, line=line, **shown)
-            page.add_trace(trace, row=place // 2 + 1, col=place % 2 + 1)
-    page.update_layout(template="plotly_white", title="Training", height=700, hovermode="x unified")
+    assets, measures = list(log["asset"].unique()), [name for name in _PANELS if log[name].notna().any()]
+    page = make_subplots(len(assets), 1, subplot_titles=assets, shared_xaxes=True, vertical_spacing=0.2 / len(assets))
+    dashes = dict(zip(log["algorithm"].unique(), cycle(_DASHES)))
+    for measure, (row, asset) in product(measures, enumerate(assets, 1)):
+        for algorithm, runs in log[log["asset"] == asset].groupby("algorithm", sort=False):
+            traces = _traces(runs, measure, str(algorithm), dashes[algorithm])
+            page.add_traces(traces, rows=row, cols=1)
+    _name_once(page, measures[0])
+    page.update_xaxes(title_text="gradient update", row=len(assets), col=1)
+    page.update_yaxes(title_text=_PANELS[measures[0]], title_standoff=6, automargin=True)
+    page.update_layout(template="plotly_white", height=_AROUND_PX + _PANEL_PX * len(assets), font_size=13)
+    page.update_layout(margin={"l": 8, "r": 12, "t": 100, "b": 8}, updatemenus=[_menu(measures, page, len(assets))])
+    page.update_layout(legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"})
     return page
+
+
+def _traces(runs: pd.DataFrame, measure: str, algorithm: str, dash: str) -> list[go.Scatter]:
+    """Mean and range of a measure over the runs of an algorithm; none where it has no such measure."""
+    by_end = style.stretched(runs, measure)
+    if not len(by_end):
+        return []
+    middle, lowest, highest = (values.astype("float32") for values in (by_end.mean(), by_end.min(), by_end.max()))
+    colour, steps = style.STRATEGY_COLOURS[algorithm], middle.index.to_numpy()
+    look = {"name": heading(algorithm), "legendgroup": algorithm, "meta": measure}
+    band = {"fill": "toself", "fillcolor": colour, "opacity": 0.2, "hoverinfo": "skip"}
+    around = {"x": np.append(steps, steps[::-1]), "y": np.append(lowest, highest[::-1])}
+    return [
+        go.Scatter(x=steps, y=middle, mode="lines", line={"color": colour, "dash": dash, "width": 2}, **look),
+        go.Scatter(mode="none", **around, **band, **look),
+    ]
+
+
+def _name_once(page: go.Figure, first: str) -> None:
+    """Show the traces of the first measure, and each algorithm once in the legend of each measure."""
+    named = set()
+    for trace in page.data:
+        entry = (trace.meta, trace.name)
+        trace.update(visible=trace.meta == first, showlegend=entry not in named)
+        named.add(entry)
+
+
+def _menu(measures: list[str], page: go.Figure, panels: int) -> dict[str, Any]:
+    """The menu above the panels, which shows the traces of one measure and names it at their axes."""
+    axes = [f"yaxis{number}" if number > 1 else "yaxis" for number in range(1, panels + 1)]
+    choices = []
+    for measure in measures:
+        seen = {"visible": [trace.meta == measure for trace in page.data]}
+        titles = {f"{axis}.title.text": _PANELS[measure] for axis in axes}
+        choices.append({"label": _MENU[measure], "method": "update", "args": [seen, titles]})
+    place = {"x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "pad": {"b": 34}}
+    return {"buttons": choices, **place}
 
 
 def _draw_learning(axis: Axes, looks: pd.DataFrame) -> None:
@@ -153,9 +219,8 @@ class Watch:
 
 def write_dashboard(parameters: Parameters, paths: Paths, refresh_s: int | None = None) -> None:
     """`dashboard.html` of all runs so far; it loads itself again every `refresh_s`, and holds all that it needs."""
-    page = dashboard(logs_so_far(paths, parameters.assets))
-    html = page.to_html(include_plotlyjs=True, div_id="training")
-    if refresh_s is not None:
-        html = html.replace("<head>", f'<head><meta http-equiv="refresh" content="{refresh_s}">', 1)
+    figure = dashboard(logs_so_far(paths, parameters.assets))
+    refresh = "" if refresh_s is None else f'<meta http-equiv="refresh" content="{refresh_s}">'
+    shown = figure.to_html(full_html=False, include_plotlyjs=True, div_id="training", config=_CONTROLS)
     with atomic(paths.outputs / "dashboard.html") as temporary:
-        temporary.write_text(html)
+        temporary.write_text(_PAGE.format(run=paths.name, refresh=refresh, figure=shown), encoding="utf-8")

@@ -81,7 +81,7 @@ def plot_correlations(features: pd.DataFrame, names: list[str]) -> Figure:
 
 
 def plot_autocorrelations(features: pd.DataFrame, names: list[str], asset: str, interval_s: float) -> Figure:
-    """Autocorrelation of at most four features up to `_LAGS` decision times."""
+    """Autocorrelation of four features by lag."""
     figure, axis = style.new(height=0.4)
     lags = np.arange(1, _LAGS + 1)
     for name, line in zip(names, ("-", "--", "-.", ":"), strict=True):

@@ -67,7 +67,10 @@ def plot_quality(
 
 
 def plot_context(minutes: pd.DataFrame, asset: str) -> Figure:
-    """Mark price over oracle price (eq. 2.2) and funding (eq. 2.1) over time; `minutes` as `quality.parquet`."""
+    """Mark price over oracle price (eq. 2.2) and funding (eq. 2.1) over time.
+
+    `minutes` as `quality.parquet`.
+    """
     shown = style.thinned(minutes)
     time = pd.to_datetime(shown["minute_ns"], unit="ns")
     figure, (premium, funding) = style.new(2, 1, height=0.5, sharex=True)

@@ -32,7 +32,7 @@ def plot_training(log: pd.DataFrame, asset: str) -> Figure:
 
 
 def plot_actions(decisions: pd.DataFrame, actions: Sequence[Action], asset: str) -> Figure:
-    """Share of the test orders in which each policy takes each of the `actions`."""
+    """Share of the test orders in which each policy takes each action."""
     policies = list(decisions["policy"].unique())
     names = [heading(name) for name in policies]
     shares = pd.crosstab(decisions["policy"], decisions["action"], normalize="index").loc[policies]

@@ -43,7 +43,10 @@ def plot_learning_gap(gaps: pd.DataFrame) -> Figure:
 
 
 def plot_main(main: pd.DataFrame, by: str, strategies: list[str]) -> Figure:
-    """Mean total cost of each strategy with its block bootstrap interval, a panel for each value of the column `by`."""
+    """Mean total cost of each strategy and its interval over blocks of time, by asset or by world.
+
+    A panel for each value of the column `by`.
+    """
     panels = list(main[by].unique())
     figure, axes = style.new(1, len(panels), height=0.12 + 0.038 * len(strategies), sharey=True, squeeze=False)
     for axis, panel in zip(axes[0], panels, strict=True):

@@ -15,6 +15,7 @@ import PIL.Image
 from IPython.display import Image
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from pandas.api.typing import SeriesGroupBy
 
 from hyperdapo.evidence import provenance
 from hyperdapo.evidence.tables import heading
@@ -107,8 +108,8 @@ def thinned(frame: pd.DataFrame, most: int = 1500) -> pd.DataFrame:
     return frame if every <= 1 else frame.groupby(np.arange(len(frame)) // every).mean(numeric_only=True)
 
 
-def band(axis: Axes, runs: pd.DataFrame, column: str, algorithm: str) -> None:
-    """The mean of a column over an algorithm's runs, and their range; nothing where the column is empty.
+def stretched(runs: pd.DataFrame, column: str) -> SeriesGroupBy:
+    """A column of an algorithm's runs by step, a value a run.
 
     `runs` has `step` and the column, the rows of one run below those of another. What is measured at every step, as
     clipping, which begins anew with each rollout, is averaged over `STRETCHES` equal parts of the training first.
@@ -116,7 +117,12 @@ def band(axis: Axes, runs: pd.DataFrame, column: str, algorithm: str) -> None:
     every = max(1, int(runs["step"].max()) // STRETCHES) if runs["step"].nunique() > 2 * STRETCHES else 1
     runs = runs.dropna(subset=column).assign(end=-(-runs["step"] // every) * every)
     of_run = [name for name in ("asset", "seed") if name in runs]
-    by_end = runs.groupby([*of_run, "end"])[column].mean().groupby("end")
+    return runs.groupby([*of_run, "end"])[column].mean().groupby("end")
+
+
+def band(axis: Axes, runs: pd.DataFrame, column: str, algorithm: str) -> None:
+    """The mean of a column over an algorithm's runs, and their range (`stretched`); nothing where it is empty."""
+    by_end = stretched(runs, column)
     if len(by_end):
         middle, lowest, highest = by_end.mean(), by_end.min(), by_end.max()
         colour, dashes = STRATEGY_COLOURS[algorithm], "--" if algorithm in _DASHED else "-"
