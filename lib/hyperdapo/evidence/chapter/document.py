@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from hyperdapo.evidence import provenance
-from hyperdapo.evidence.chapter import designs, findings
+from hyperdapo.evidence.chapter import designs, findings, statement
 from hyperdapo.evidence.chapter.book import Book
 from hyperdapo.evidence.chapter.layout import Table
 from hyperdapo.evidence.convergence import SEARCH
@@ -70,12 +70,6 @@ _MAIN = r"""% Generated; do not edit. Chapter 5 by itself: pdflatex main, twice.
 \input{chapter5}
 \end{document}
 """
-_WORLDS = {
-    "synthetic": "A synthetic exchange, made to the moments of recorded books.",
-    "tardis": "Messages as Tardis replays them.",
-    "archive": "Books of the exchange's own archive.",
-    "recordings": "Recorded messages.",
-}
 
 
 def write(frames: Mapping[str, pd.DataFrame], parameters: Parameters, paths: Paths) -> list[Path]:
@@ -84,13 +78,14 @@ def write(frames: Mapping[str, pd.DataFrame], parameters: Parameters, paths: Pat
     Figures are included as far as the run has saved them.
     """
     book, policy = Book(), parameters.hypotheses.policy
-    tables = designs.designed(frames, policy, "best_fixed", book, _WORLDS[parameters.source.kind])
+    tables = designs.designed(frames, policy, "best_fixed", book, statement.WORLDS[parameters.source.kind])
     trials = int((pd.read_csv(SEARCH)["algorithm"] == policy).sum())
     texts = findings.findings(frames, policy, "best_fixed", trials, book)
     files = {f"table_{table.name}.tex": table.latex() for table in tables}
     files |= {f"findings_{section}.tex": text for section, text in texts.items()}
     files |= {"preamble.tex": _PREAMBLE, "main.tex": _MAIN, "chapter5.tex": chapter(tables, paths)}
-    files |= {"numbers.md": book.index()}
+    files |= {"numbers.md": book.index(), "map.md": statement.item_map(tables, parameters, paths)}
+    files |= {"reproducibility.md": statement.reproducibility(frames, parameters, paths)}
     written = [_write(paths.outputs / "numbers.tex", book.macros())]
     return written + [_write(paths.outputs / FOLDER / name, text) for name, text in files.items()]
 

@@ -304,7 +304,7 @@ def _each(rows: Sequence[Record], phrase: Callable[[Record], str]) -> str:
 
 
 def _listed(phrases: Iterable[str]) -> str:
-    *others, last = phrases
+    *others, last = [*phrases] or [""]
     return f"{', '.join(others)} and {last}" if others else last
 
 
