@@ -104,14 +104,14 @@ def test_results_are_drawn(paths: Paths, orders: pd.DataFrame) -> None:
     tests = significance.paired_tests(orders, "best_fixed", EVIDENCE, 0)
     strategies = ["market", "dapo", "dpo"]
     forest = results_figures.plot_forest(tests, strategies, "best_fixed")
-    assert [label.get_text() for label in forest.axes[0].get_yticklabels()] == ["Market", "DAPO", "DPO"]
+    assert [label.get_text() for label in forest.axes[0].get_yticklabels()] == ["Market order", "DAPO", "DPO"]
     parts = metrics.decompose(orders, "best_fixed", EVIDENCE, 0)
     decomposition = results_figures.plot_decomposition(parts, strategies, "best_fixed")
     independence = results_figures.plot_independence(tests)
     claimed = load("smoke").hypotheses.model_copy(update={"references": ["market", "dpo"]})
     bounds = dict.fromkeys(("cost_all_ahead_bps", "cost_all_behind_bps"), orders["total_cost_bps"])
     hypotheses = results_figures.plot_hypotheses(registered.judge(orders.assign(**bounds), claimed, EVIDENCE, 0))
-    assert [label.get_text() for label in hypotheses.axes[0].get_yticklabels()] == ["Market", "DPO"]
+    assert [label.get_text() for label in hypotheses.axes[0].get_yticklabels()] == ["Market order", "DPO"]
     assert style.save(hypotheses, paths, "hypotheses").data
     rates = results_figures.plot_size_power(registered.size_power(), claimed.alpha)
     assert style.save(rates, paths, "size_power").data

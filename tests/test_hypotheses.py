@@ -55,7 +55,7 @@ class TestStatus:
         assert row["usd_per_million"] == pytest.approx(100 * row["difference_bps"]) and row["orders"] == 1200
         assert row["joint_low"] < row["ci_low"] < row["difference_bps"] < row["ci_high"] < row["joint_high"] < 0
         said = registered.verdict(table.reset_index())
-        assert "all assets: DAPO costs less than Market: established (-" in said
+        assert "all assets: DAPO costs less than Market order: established (-" in said
         assert said.endswith("Of 6 registered hypotheses: 6 established, 0 not established, 0 failed, 0 not available.")
 
     def test_a_saving_that_one_queue_takes_is_not(self) -> None:

@@ -346,6 +346,6 @@ def test_the_readme_s_block_replaces_what_stands_between_the_markers(tmp_path) -
     )
     assert narrative.refresh(after, tmp_path) == after and "yesterday" not in after
     assert "| `dapo` | 0.80 (0.70 to 0.90) |" in after and "| mlp | 0.62 |\n| boosting | 0.82 |" in after
-    assert "| mean total cost (bps) | `sample` | `null` |" in after and "| Touch requoted | 1.23 | 0.00 |" in after
+    assert "| mean total cost (bps) | `sample` | `null` |" in after and "| Touch, requoted | 1.23 | 0.00 |" in after
     assert "BTC +0.00 bps (-0.20 to +0.20)" in after.replace("\n  ", " "), "no negative zero"
     assert max(map(len, after.splitlines())) <= 120

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from hyperdapo.errors import MissingInputError
-from hyperdapo.evidence import numbers, provenance, tables
+from hyperdapo.evidence import provenance, tables
 from hyperdapo.evidence.figures import style
 from hyperdapo.params import load
 from hyperdapo.paths import Paths
@@ -105,7 +105,8 @@ def test_a_render_without_a_stamp_is_refused(paths: Paths) -> None:
 
 
 def test_the_stamp_names_its_files(paths: Paths) -> None:
-    numbers.save({("a",): 1.0}, paths)
+    paths.outputs.mkdir(parents=True)
+    (paths.outputs / "numbers.tex").write_text("")
     shown = provenance.stamp(load("smoke"), paths, "09_significance", [paths.outputs / "numbers.tex"])
     assert "numbers.tex" in shown.data and load("smoke").fingerprint() in shown.data
     with pytest.raises(FileNotFoundError):

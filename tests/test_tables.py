@@ -8,10 +8,9 @@ import pandas as pd
 import pytest
 
 from hyperdapo.errors import MissingInputError
-from hyperdapo.evidence import contents, metrics, numbers, significance, tables
+from hyperdapo.evidence import contents, tables
 from hyperdapo.evidence.convergence import convergence_table, logs_so_far, over_seeds, under_way
 from hyperdapo.paths import Paths
-from test_metrics import EVIDENCE, orders_frame
 
 
 @pytest.fixture
@@ -94,23 +93,6 @@ def test_rounding_keeps_what_would_read_zero_visible() -> None:
     assert tables.rounded([np.inf, -np.inf, -0.0]) == ["∞", "−∞", "0"]
 
 
-def test_macros_have_letters_only_and_are_sorted() -> None:
-    text = numbers.macros({("ETH", "dapo", "markout_60s_bps"): -1.5, ("BTC", "best_fixed", "fill_rate"): 0.123456})
-    lines = text.splitlines()[1:]
-    assert lines == sorted(lines)
-    assert r"\newcommand{\HdBtcBestFixedFillRate}{0.1235}" in text
-    assert r"\newcommand{\HdEthDapoMarkoutSixZeroSBps}{-1.5}" in text
-    with pytest.raises(ValueError, match="two numbers are called"):
-        numbers.macros({("a", "b"): 1.0, ("a_b",): 2.0})
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [(123456.0, "123456"), (0.001234, "0.001234"), (3e-12, "3e-12"), (float("nan"), "–"), (5.0, "5")]
-)
-def test_numbers_have_four_digits(value: float, text: str) -> None:
-    assert numbers.number(value) == text
-
-
 def test_convergence_measures_all_algorithms_at_one_level() -> None:
     table = convergence_table(training_log()).set_index("algorithm")
     assert table["steps_to_level"].tolist() == [4.0, 6.0]
@@ -150,9 +132,6 @@ def test_a_seed_that_never_arrives_is_no_mean_of_the_others() -> None:
     assert table["median_steps_to_level"].tolist() == [4, 8]
     late = over_seeds(measures.assign(steps_to_level=[2.0, np.nan, np.nan] * 2))
     assert late["reached_level"].tolist() == [1, 1] and late["median_steps_to_level"].isna().all()
-    learned = btc.assign(loss_decrease=np.nan, **measures[["regret_decrease", "final_accuracy"]])
-    assert numbers._steps_saved(learned, "dapo") == 0.5
-    assert np.isnan(numbers._steps_saved(learned.replace(8.0, np.nan), "dapo")), "the median seed of dpo never arrives"
 
 
 def test_runs_under_way_are_those_of_kaplan_and_meier() -> None:
@@ -176,30 +155,3 @@ def test_logs_are_found_whether_training_is_done_or_not(tmp_path, monkeypatch: p
         pd.DataFrame({"step": [0, 1], "seed": 1}).to_csv(folder / f"{name}.csv", index=False)
     found = logs_so_far(Paths("smoke"), ["BTC", "ETH"])
     assert found.groupby("algorithm").size().to_dict() == {"dapo": 2, "dpo": 2}
-
-
-def test_claims_stand_beside_what_was_measured(paths: Paths) -> None:
-    blocks, cost = np.repeat(np.arange(10), 4), np.linspace(1, 3, 40)
-    frames = [orders_frame(name, cost, blocks) for name in ("join_best", "best_fixed", "dapo", "dpo")]
-    frames[2]["filled"] = True
-    orders = pd.concat(frames)
-    claims = numbers.claims_table(orders, convergence_table(training_log()), EVIDENCE, 0)
-    found = claims.set_index("claim")
-    assert set(found.index) == set(numbers.CLAIMS)
-    assert found.loc["fill_rate", "measured"] == 100.0 and found.loc["fill_rate_gain", "measured"] == 25.0
-    assert found.loc["fewer_steps", "measured"] == pytest.approx(100 / 3)
-    assert found.loc["accuracy", "measured"] == pytest.approx(40.0) and np.isnan(found.loc["latency", "measured"])
-    tests = significance.paired_tests(orders, "best_fixed", EVIDENCE, 0)
-    judged = pd.DataFrame({"asset": ["BTC"], "reference": "market", "status": "established", "difference_bps": -2.0})
-    judged[["joint_low", "joint_high", "usd_per_million", "detectable_bps"]] = -3.0, -1.0, -200.0, 1.5
-    gaps = pd.DataFrame({"asset": ["BTC"], "algorithm": ["dapo"], "seed": [0], "gap_closed": [0.5]})
-    gaps[["gap_ci_low", "gap_ci_high"]] = 0.25, 0.75
-    means = gaps.drop(columns="seed").assign(gap_closed=0.6, share_of_boosting=0.9)
-    collected = numbers.collect(metrics.summarise(orders, EVIDENCE, 0), gaps, means, tests, claims, judged)
-    text = numbers.save(collected, paths).read_text()
-    assert r"\newcommand{\HdBtcDapoSeedZeroGapClosedLow}{0.25}" in text and r"{\HdComparisons}{0}" in text
-    assert r"{\HdComparisonsNotTestable}{3}" in text and r"{\HdHypothesesEstablished}{1}" in text
-    assert r"{\HdBtcHypothesisMarketUsdPerMillion}{-200}" in text and r"{\HdBtcHypothesisMarketHigh}{-1}" in text
-    assert r"{\HdBtcDapoGapClosed}{0.6}" in text and r"{\HdBtcDapoShareOfBoosting}{0.9}" in text
-    assert r"\newcommand{\HdClaimFillRateBtc}{100}" in text
-    assert r"\HdBtcDapoMinusBestFixedPHolm" in text and r"\HdBtcDapoTotalCostBpsHigh" in text

@@ -38,7 +38,8 @@ WRITES = {
         *("main.parquet", "metrics.parquet", "fill_calibration.parquet", "learning_gap.parquet"),
         *("learning_gap_over_seeds.parquet", "specialist_gaps.parquet", "significance.parquet"),
         *("cheapest.parquet", "decomposition.parquet", "decided_again.parquet", "claims.parquet"),
-        *("hypotheses.parquet", "superiority.parquet", "placebo.parquet"),
+        *("hypotheses.parquet", "superiority.parquet", "placebo.parquet", "conditions.parquet"),
+        *("cumulative.parquet", "distribution.parquet", "dataset.parquet"),
     ),
 }
 """What each stage leaves in the folder of its asset, or of the run where it is made across assets."""
@@ -54,7 +55,7 @@ READS = {
     "08_backtest": (*MARKET, *STATES, "laws.parquet", "decisions.parquet", "again.parquet"),
     "09_significance": (
         *("orders.parquet", "sequential.parquet", "probes.parquet", "outcomes.parquet", "decisions.parquet"),
-        *("convergence.parquet", "specialists.parquet"),
+        *("convergence.parquet", "specialists.parquet", "cleaning.json", "quality.parquet"),
     ),
 }
 """What each stage reads of those before it; across assets, of every asset."""

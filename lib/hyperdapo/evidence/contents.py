@@ -22,12 +22,11 @@ TABLE = Path(__file__).with_name("tolerances.yaml")
 
 Items = dict[str, "Item"]
 
-_MACRO = re.compile(r"\\newcommand\{\\(\w+)\}\{(.*)\}")
+_MACRO = re.compile(r"\\newcommand\{\\(\w+)\}\{(?:\\num\{)?([^{}]*)\}")
 _CAPTION = re.compile(r"^(\\caption\{.*?\})(?: \\label\{.*)?$", re.MULTILINE)
 _HEAD = re.compile(r"\\midrule\n|\\endlastfoot\n")
 _NUMBER = re.compile(r"(?<![\w.])[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?(?![\w])")
 _UNSHOWN = re.compile(r"<tr>\s*<td>(?:commit|versions|files written)</td>.*?</tr>", re.DOTALL)
-_MACRO_DIGITS = 4  # as numbers.number prints
 _LEAST_ROUNDED = 10_000  # as tables.rounded prints
 _MARKUP = re.compile(r"<[^>]+>")
 _HTML_TABLE = re.compile(r"<table.*?</table>", re.DOTALL)
@@ -118,20 +117,11 @@ class Item:
     quantity: str
     row: str = ""
     printed: bool = False
-    digits: int = 0
 
     @property
     def unit(self) -> float:
-        """One unit of the last printed place: of `digits` significant ones, which may end in dropped zeros."""
-        value = number(self.text)
-        if not self.printed or value is None:
-            return 0.0
-        significant = bool(self.digits and value and np.isfinite(value))
-        return (
-            float(10.0 ** (np.floor(np.log10(abs(value))) + 1 - self.digits))
-            if significant
-            else printed_unit(self.text)
-        )
+        """One unit of the last printed place."""
+        return printed_unit(self.text) if self.printed and number(self.text) is not None else 0.0
 
 
 def items(path: Path, tolerances: Tolerances) -> Items:
@@ -203,7 +193,7 @@ def _table(path: Path, tolerances: Tolerances) -> Items:
 def _macros(path: Path) -> Items:
     macros = _MACRO.findall(path.read_text(encoding="utf-8"))
     quantities = {name: re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower() for name, _ in macros}
-    return {f"\\{name}": Item(text, quantities[name], "", True, _MACRO_DIGITS) for name, text in macros}
+    return {f"\\{name}": Item(text, quantities[name], "", True) for name, text in macros}
 
 
 def _latex(path: Path, tolerances: Tolerances) -> Items:

@@ -27,6 +27,19 @@ STAMPS = ("commit", "parameters", "data", "seed")
 """Stamps of a stage that its render shows too."""
 
 _written: dict[Path, None] = {}
+_begun: dict[str, str] = {}
+
+
+def begin(stage: str, parameters: Parameters) -> None:
+    """Remember which stage, with which parameters, this process shows from now on."""
+    _begun.update(stage=stage, parameters=parameters.fingerprint())
+
+
+def origin() -> dict[str, str]:
+    """Where what is saved now comes from: `notebook`, `commit`, `parameters`; nothing is known outside a stage."""
+    if not _begun:
+        return {}
+    return {"notebook": f"notebooks/{_begun['stage']}.ipynb", "commit": commit(), "parameters": _begun["parameters"]}
 
 
 def note(path: Path) -> None:

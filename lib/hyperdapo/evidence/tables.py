@@ -17,10 +17,29 @@ LONGEST_FLOAT = 40
 
 _UNITS = {"bps": "bps", "s": "s", "ms": "ms", "ns": "ns", "usd": "USD", "coin": "coin", "gb": "GB", "mb": "MB"}
 _NAMES = {
-    "listing_4_3": "Listing 4.3",
     "avellaneda_stoikov": "Avellaneda-Stoikov",
-    "sign_momentum_10s": "Sign momentum 10 s",
-    "sign_momentum_60s": "Sign momentum 60 s",
+    "market": "Market order",
+    "twap_post_only": "TWAP, post-only",
+    "vwap_post_only": "VWAP, post-only",
+    "join_best": "Join once",
+    "touch_requoted": "Touch, requoted",
+    "requote_unless_against": "Requoted unless against",
+    "mid_peg": "Mid peg",
+    "sign_imbalance": "Sign of imbalance",
+    "sign_momentum_10s": "Sign of momentum, 10 s",
+    "sign_momentum_60s": "Sign of momentum, 60 s",
+    "threshold": "One threshold",
+    "best_fixed": "Best fixed action",
+    "untrained": "Untrained model",
+    "dapo_sampled": "DAPO, sampled",
+    "dapo_preference": "DAPO on pairs",
+    "dpo_one_pair": "DPO, one pair",
+    "listing_4_3": "Listing 4.3",
+    "reward_weighted": "Reward-weighted",
+    "linear": "Linear model",
+    "boosting": "Boosting",
+    "boosting_sequential": "Boosting, again",
+    "dapo_sequential": "DAPO, again",
 }
 _ACRONYMS = {
     "ci": "CI",

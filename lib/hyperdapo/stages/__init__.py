@@ -10,6 +10,7 @@ from typing import Any
 
 from hyperdapo import plan
 from hyperdapo.errors import MissingInputError, ParameterError
+from hyperdapo.evidence import provenance
 from hyperdapo.params import Parameters, load, remember
 from hyperdapo.paths import Paths
 from hyperdapo.stages import record
@@ -31,6 +32,7 @@ def ready(
     """
     parameters = load(profile, overrides, asset or None)
     paths = Paths(parameters.name, asset)
+    provenance.begin(stage, parameters)
     with watcher(parameters, paths) if watcher else nullcontext() as watch:
         compute(stage, parameters, asset, watch=watch)
     return parameters, paths

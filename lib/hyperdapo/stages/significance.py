@@ -4,13 +4,17 @@ from pathlib import Path
 
 import pandas as pd
 
-from hyperdapo.evidence import calibration, metrics, numbers, significance
+from hyperdapo.evidence import calibration, metrics, significance
+from hyperdapo.evidence.chapter.dataset import dataset
+from hyperdapo.evidence.claims import claims_table
 from hyperdapo.evidence.gaps import RIVALS, learning_gaps, over_seeds, specialist_gaps
+from hyperdapo.evidence.hypotheses.conditions import conditions
+from hyperdapo.evidence.hypotheses.courses import cumulative, distribution
 from hyperdapo.evidence.hypotheses.ledger import open_test
 from hyperdapo.evidence.hypotheses.placebo import placebos
 from hyperdapo.evidence.hypotheses.registered import judge
 from hyperdapo.evidence.hypotheses.superiority import superiority
-from hyperdapo.files import read_assets, read_table, write_table
+from hyperdapo.files import read_assets, read_json, read_table, write_table
 from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths
 
@@ -37,6 +41,9 @@ def compute(parameters: Parameters, paths: Paths) -> list[Path]:
         "hypotheses": judged,
         "significance": tests,
         "superiority": superiority(orders, algorithms, evidence, seed),
+        "conditions": conditions(orders, parameters.hypotheses.policy, REFERENCES[0], evidence, seed),
+        "cumulative": cumulative(orders, parameters.hypotheses.policy, parameters.hypotheses.references, evidence),
+        "distribution": distribution(orders),
     }
     evidence = evidence.model_copy(update={"block_s": float(tests["block_s"].iloc[0])})
     tables |= _described(parameters.model_copy(update={"evidence": evidence}), paths, orders)
@@ -50,6 +57,8 @@ def _described(parameters: Parameters, paths: Paths, orders: pd.DataFrame) -> di
         read_assets(paths, parameters.assets, name) for name in ("sequential", "probes", "outcomes", "decisions")
     )
     orders, sequential = (metrics.in_blocks(table, evidence.block_s) for table in (orders, sequential))
+    gaps = over_seeds(outcomes, decisions, parameters)
+    crossed = specialist_gaps(read_table(paths.data, "specialists"), evidence, seed)
     convergence = read_table(paths.data, "convergence")
     parts = [metrics.decompose(orders, reference, evidence, seed) for reference in REFERENCES]
     return {
@@ -57,11 +66,18 @@ def _described(parameters: Parameters, paths: Paths, orders: pd.DataFrame) -> di
         "main": metrics.main_table(orders, evidence, seed),
         "metrics": metrics.summarise(orders, evidence, seed),
         "fill_calibration": calibration.scores(probes, evidence, seed),
-        "learning_gap_over_seeds": over_seeds(outcomes, decisions, parameters),
+        "learning_gap_over_seeds": gaps,
         "learning_gap": learning_gaps(outcomes, decisions, parameters),
-        "specialist_gaps": specialist_gaps(read_table(paths.data, "specialists"), evidence, seed),
+        "specialist_gaps": crossed,
         "cheapest": significance.against_the_cheapest(orders, algorithms, evidence, seed),
         "decomposition": pd.concat(parts, ignore_index=True),
         "decided_again": metrics.side_by_side(sequential, "touch_requoted", evidence, seed),
-        "claims": numbers.claims_table(orders, convergence, evidence, seed),
+        "claims": claims_table(orders, convergence, gaps, crossed, evidence, seed),
+        "dataset": _dataset(parameters, paths, outcomes),
     }
+
+
+def _dataset(parameters: Parameters, paths: Paths, outcomes: pd.DataFrame) -> pd.DataFrame:
+    folders = {asset: paths.of(asset).data for asset in parameters.assets}
+    reports = {asset: read_json(folder, "cleaning.json") for asset, folder in folders.items()}
+    return dataset(reports, {asset: read_table(folder, "quality") for asset, folder in folders.items()}, outcomes)

@@ -110,7 +110,8 @@ def plot_markouts(orders: pd.DataFrame, strategies: list[str]) -> Figure:
         means = orders[columns].mul(weights[kind], axis=0).groupby(orders["strategy"]).sum() / weight.where(weight > 0)
         for strategy in strategies:
             colour = style.STRATEGY_COLOURS[strategy]
-            axis.plot(seconds, means.loc[strategy], marker="o", markersize=3, color=colour, label=heading(strategy))
+            marks = {"marker": style.marker(strategy), "markersize": 3}
+            axis.plot(seconds, means.loc[strategy], color=colour, label=heading(strategy), **marks)
         axis.axhline(0, color="black", linewidth=0.6)
         axis.set_xscale("log")
         axis.set_xticks(seconds, [f"{second:g}" for second in seconds])
@@ -133,7 +134,8 @@ def plot_sensitivity(costs: pd.DataFrame, strategies: list[str]) -> Figure:
         table = costs.loc[of]
         for strategy in strategies:
             colour = style.STRATEGY_COLOURS[strategy]
-            axis.plot(range(len(table)), table[strategy], "o-", color=colour, markersize=3, label=heading(strategy))
+            marks = {"marker": style.marker(strategy), "markersize": 3}
+            axis.plot(range(len(table)), table[strategy], color=colour, label=heading(strategy), **marks)
         axis.set_xticks(range(len(table)), table.index, rotation=30, ha="right", rotation_mode="anchor")
         axis.set_xlabel(of)
     figure.supylabel("mean total cost (bps)", fontsize="medium")

@@ -110,6 +110,8 @@ def plot_under_way(shares: pd.DataFrame) -> Figure:
             100 * curve["share"],
             where="post",
             color=style.STRATEGY_COLOURS[str(algorithm)],
+            marker=style.marker(str(algorithm)),
+            markersize=3,
             label=heading(str(algorithm)),
         )
     axis.set(xlabel="gradient update", ylabel="runs not yet there (%)", ylim=(-3, 103))

@@ -48,14 +48,16 @@ def plot_main(main: pd.DataFrame, by: str, strategies: list[str]) -> Figure:
     A panel for each value of the column `by`.
     """
     panels = list(main[by].unique())
-    figure, axes = style.new(1, len(panels), height=0.12 + 0.038 * len(strategies), sharey=True, squeeze=False)
+    figure, axes = style.new(
+        1, len(panels), height=0.12 + 0.038 * len(strategies), sharex=True, sharey=True, squeeze=False
+    )
     for axis, panel in zip(axes[0], panels, strict=True):
         rows = main[main[by] == panel].set_index("strategy")
         for place, name in enumerate(strategies):
             if name in rows.index:
                 row, colour = rows.loc[name], style.STRATEGY_COLOURS[name]
                 axis.hlines(place, row["ci_low"], row["ci_high"], color=colour)
-                axis.plot(row[TOTAL], place, "o", color=colour, markersize=4)
+                axis.plot(row[TOTAL], place, style.marker(name), color=colour, markersize=4)
         axis.set_title(panel)
     axes[0, 0].set_yticks(range(len(strategies)), [heading(name) for name in strategies])
     axes[0, 0].set_ylim(len(strategies) - 0.5, -0.5)
@@ -69,12 +71,14 @@ def plot_forest(tests: pd.DataFrame, strategies: list[str], reference: str) -> F
     A filled dot is significant: the interval of the family leaves zero out.
     """
     assets = list(tests["asset"].unique())
-    figure, axes = style.new(1, len(assets), height=0.12 + 0.038 * len(strategies), sharey=True, squeeze=False)
+    figure, axes = style.new(
+        1, len(assets), height=0.12 + 0.038 * len(strategies), sharex=True, sharey=True, squeeze=False
+    )
     for axis, asset in zip(axes[0], assets, strict=True):
         rows = tests[tests["asset"] == asset].set_index("strategy")
         for place, name in enumerate(strategies):
             if name in rows.index:
-                _draw_difference(axis, place, rows.loc[[name]].iloc[0].to_dict(), style.STRATEGY_COLOURS[name])
+                _draw_difference(axis, place, rows.loc[[name]].iloc[0].to_dict(), name)
         axis.axvline(0, color="black", linewidth=0.8)
         axis.set_title(asset)
     axes[0, 0].set_yticks(range(len(strategies)), [heading(name) for name in strategies])
@@ -147,7 +151,9 @@ def plot_decomposition(parts: pd.DataFrame, strategies: list[str], reference: st
     """Fee and price part of each difference to the reference, per asset; the dot is their sum."""
     parts = parts[parts["reference"] == reference]
     assets, place = list(parts["asset"].unique()), np.arange(len(strategies))
-    figure, axes = style.new(1, len(assets), height=0.16 + 0.036 * len(strategies), sharey=True, squeeze=False)
+    figure, axes = style.new(
+        1, len(assets), height=0.16 + 0.036 * len(strategies), sharex=True, sharey=True, squeeze=False
+    )
     for axis, asset in zip(axes[0], assets, strict=True):
         rows = parts[parts["asset"] == asset].set_index(["part", "strategy"])["difference_bps"]
         for shift, (part, (label, colour)) in zip((-0.2, 0.2), _PARTS.items(), strict=True):
@@ -167,11 +173,14 @@ def plot_independence(tests: pd.DataFrame) -> Figure:
     """How much wider the honest standard error is than the one that takes orders as independent."""
     known = tests.dropna(subset="se_ratio")
     strategies, assets = list(known["strategy"].unique()), list(known["asset"].unique())
-    figure, axis = style.new(height=0.16 + 0.034 * len(strategies))
-    for shift, asset in zip(np.linspace(-0.18, 0.18, len(assets)), assets, strict=True):
+    figure, axis = style.new(height=0.2 + 0.04 * len(strategies))
+    if known.empty:
+        axis.text(0.5, 0.5, "no comparison could be tested", transform=axis.transAxes, ha="center")
+    for shift, asset in zip(np.linspace(-0.27, 0.27, len(assets)), assets, strict=True):
         rows = known[known["asset"] == asset]
         place = np.array([strategies.index(name) for name in rows["strategy"]])
-        axis.scatter(rows["se_ratio"], place + shift, color=style.ASSET_COLOURS[str(asset)], s=18, label=asset)
+        look = {"color": style.ASSET_COLOURS[str(asset)], "marker": style.ASSET_MARKERS.get(str(asset), "v"), "s": 14}
+        axis.scatter(rows["se_ratio"], place + shift, label=asset, **look)
     axis.set_yticks(range(len(strategies)), [heading(str(name)) for name in strategies])
     axis.set_ylim(len(strategies) - 0.5, -0.5)
     axis.axvline(1, color="black", linewidth=0.8)
@@ -189,7 +198,7 @@ def _draw_rewards(axis: Axes, row: int, gaps: pd.DataFrame) -> None:
         axis.vlines(value, row - 0.3, row + 0.3, color=style.STRATEGY_COLOURS[name], label=heading(name))
     for shift, algorithm, value in zip(_shifts(gaps), gaps["algorithm"], gaps["trained_bps"], strict=True):
         colour, name = style.STRATEGY_COLOURS[algorithm], heading(algorithm)
-        axis.scatter(value, row + shift, s=22, marker="D", color=colour, label=name, zorder=4)
+        axis.scatter(value, row + shift, s=22, marker=style.marker(algorithm), color=colour, label=name, zorder=4)
 
 
 def _draw_shares(axis: Axes, row: int, gaps: pd.DataFrame) -> None:
@@ -197,7 +206,7 @@ def _draw_shares(axis: Axes, row: int, gaps: pd.DataFrame) -> None:
         value, low, high = (100 * gap[name] for name in ("gap_closed", "gap_ci_low", "gap_ci_high"))
         colour = style.STRATEGY_COLOURS[gap["algorithm"]]
         axis.hlines(row + shift, low, high, color=colour)
-        axis.plot(value, row + shift, "D", color=colour, markersize=4)
+        axis.plot(value, row + shift, style.marker(gap["algorithm"]), color=colour, markersize=4)
     for rival in RIVALS:
         closed = 100 * float(gaps[f"{rival}_gap_closed"].iloc[0])
         axis.vlines(closed, row - 0.4, row + 0.4, color=style.STRATEGY_COLOURS[rival], zorder=1)
@@ -208,17 +217,18 @@ def _shifts(gaps: pd.DataFrame) -> Floats:
     return 0.36 * np.linspace(-1, 1, len(gaps)) if len(gaps) > 1 else np.zeros(1)
 
 
-def _draw_difference(axis: Axes, place: int, test: dict[str, float], colour: str) -> None:
+def _draw_difference(axis: Axes, place: int, test: dict[str, float], strategy: str) -> None:
+    colour = style.STRATEGY_COLOURS[strategy]
     axis.hlines(place, test["joint_low"], test["joint_high"], color=colour, linewidth=0.8)
     axis.hlines(place, test["ci_low"], test["ci_high"], color=colour)
     face = colour if test["significant"] else "white"
-    axis.plot(test["difference_bps"], place, "o", color=colour, markerfacecolor=face)
+    axis.plot(test["difference_bps"], place, style.marker(strategy), color=colour, markerfacecolor=face)
 
 
 def plot_specialists(table: pd.DataFrame) -> Figure:
     """What each adapter earns beyond the asset's own specialist, with intervals: one axis per asset tested."""
     assets = list(table["asset"].unique())
-    figure, axes = style.new(1, len(assets), height=0.3, sharey=True, squeeze=False)
+    figure, axes = style.new(1, len(assets), height=0.3, sharex=True, sharey=True, squeeze=False)
     for axis, asset in zip(axes[0], assets, strict=True):
         rows = table[table["asset"] == asset].reset_index(drop=True)
         colours = [style.ASSET_COLOURS[source] for source in rows["trained_on"]]

@@ -12,18 +12,19 @@ import matplotlib.style
 import numpy as np
 import pandas as pd
 import PIL.Image
+import yaml
 from IPython.display import Image
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas.api.typing import SeriesGroupBy
 
 from hyperdapo.evidence import provenance
-from hyperdapo.evidence.tables import heading
+from hyperdapo.evidence.tables import escape_latex, heading
 from hyperdapo.files import atomic
 from hyperdapo.paths import Paths
 
 TEXT_WIDTH_IN = 6.1
-STYLE_SHEET = Path(__file__).with_name("thesis.mplstyle")
+STYLE_SHEET, CAPTIONS = (Path(__file__).with_name(name) for name in ("thesis.mplstyle", "captions.yaml"))
 
 STRETCHES = 25
 """So many points has the curve of what is measured at every step of a training."""
@@ -42,30 +43,31 @@ class Colours(dict[str, str]):
 
 ASSET_COLOURS = Colours(BTC="#E69F00", ETH="#0072B2", SOL="#009E73", HYPE="#CC79A7")
 """Of Okabe and Ito's palette, which the colour blind can tell apart."""
+ASSET_MARKERS = {"BTC": "o", "ETH": "s", "SOL": "^", "HYPE": "D"}
 
 STRATEGY_COLOURS = Colours(
     market="#999999",
-    twap="#B8B8B8",
-    vwap="#7A7A7A",
+    twap="#C4C4C4",
+    vwap="#6E6E6E",
     twap_post_only="#6699CC",
-    vwap_post_only="#0072B2",
+    vwap_post_only="#004C80",
     join_best="#8C6D31",
-    touch_requoted="#D4A72C",
+    touch_requoted="#9A8F00",
     requote_unless_against="#B15928",
-    mid_peg="#882255",
+    mid_peg="#661144",
     avellaneda_stoikov="#44AA99",
     sign_imbalance="#5B3A1E",
     sign_momentum_10s="#A6761D",
-    sign_momentum_60s="#C9A66B",
+    sign_momentum_60s="#D9B98C",
     threshold="#4D4D4D",
     best_fixed="#000000",
     untrained="#56B4E9",
     dpo="#E69F00",
     dapo="#D55E00",
-    dapo_sampled="#882255",
+    dapo_sampled="#AA4466",
     dapo_preference="#332288",
-    dpo_one_pair="#B07C00",
-    listing_4_3="#8C6D31",
+    dpo_one_pair="#B58900",
+    listing_4_3="#CFCF40",
     reward_weighted="#0072B2",
     linear="#66A61E",
     mlp="#7570B3",
@@ -74,6 +76,14 @@ STRATEGY_COLOURS = Colours(
     dapo_sequential="#B2182B",
     oracle="#CC79A7",
 )
+
+MARKERS = dict(zip(STRATEGY_COLOURS, "oD^X<>P^Dv<X<Xo^sDspo>vp>pPvP", strict=True))
+"""Two strategies of one marker have colours that the colour blind can tell apart."""
+
+
+def marker(strategy: str) -> str:
+    """Of a strategy; a dot for a name that is not listed."""
+    return MARKERS.get(strategy, "o")
 
 
 def style() -> None:
@@ -102,6 +112,21 @@ def new(rows: int = 1, cols: int = 1, height: float = 0.42, **subplots: Any) -> 
     return figure, figure.subplots(rows, cols, **subplots)
 
 
+def label_ends(axis: Axes, ends: dict[str, float], colours: dict[str, str], gap: float = 0.055) -> None:
+    """Names at the right end of lines, by the height of each end, moved apart where they would lie on each other.
+
+    `gap` is the least distance as a share of the axis.
+    """
+    low, high = axis.get_ylim()
+    names = sorted(ends, key=lambda name: ends[name])
+    places = np.array([(ends[name] - low) / (high - low) for name in names])
+    for i in range(1, len(places)):
+        places[i] = max(places[i], places[i - 1] + gap)
+    places -= max(places[-1] - 1, 0) if len(places) else 0
+    for name, place in zip(names, places, strict=True):
+        axis.text(1.02, place, name, color=colours[name], transform=axis.transAxes, fontsize=7, va="center")
+
+
 def thinned(frame: pd.DataFrame, most: int = 1500) -> pd.DataFrame:
     """At most so many rows: means of equally many consecutive ones, where there are more than a line can show."""
     every = -(-len(frame) // most)
@@ -126,7 +151,8 @@ def band(axis: Axes, runs: pd.DataFrame, column: str, algorithm: str) -> None:
     if len(by_end):
         middle, lowest, highest = by_end.mean(), by_end.min(), by_end.max()
         colour, dashes = STRATEGY_COLOURS[algorithm], "--" if algorithm in _DASHED else "-"
-        axis.plot(middle.index, middle, dashes, color=colour, linewidth=1.2, label=heading(algorithm))
+        marks: dict[str, Any] = {"marker": marker(algorithm), "markersize": 3, "markevery": 0.12}
+        axis.plot(middle.index, middle, dashes, color=colour, linewidth=1.2, label=heading(algorithm), **marks)
         axis.fill_between(middle.index, lowest, highest, color=colour, alpha=0.2, linewidth=0)
 
 
@@ -139,16 +165,36 @@ def preview(figure: Figure) -> Image:
 
 
 def save(figure: Figure, paths: Paths, name: str) -> Image:
-    """Write `figures/NAME.pdf` (vector, fonts embedded, no date) and `NAME.png`; return the image for the notebook."""
+    """Write `figures/NAME.pdf` (vector, fonts embedded, no date) and `NAME.png`; return the image for the notebook.
+
+    A figure of the thesis gets its caption, `NAME.tex`, too.
+    """
     style()
     with atomic(paths.figures / f"{name}.pdf") as temporary:
         figure.savefig(temporary, format="pdf", metadata={"CreationDate": None})
     image = preview(figure)
     with atomic(paths.figures / f"{name}.png") as temporary:
         temporary.write_bytes(image.data)
-    for ending in ("pdf", "png"):
+    endings = ["pdf", "png"]
+    if text := caption(name, paths.asset):
+        endings.append("tex")
+        with atomic(paths.figures / f"{name}.tex") as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    for ending in endings:
         provenance.note(paths.figures / f"{name}.{ending}")
     return image
+
+
+def caption(name: str, asset: str = "") -> str:
+    """What stands below a figure in the thesis, as LaTeX, and in comments what made it; "" where `captions.yaml` "
+    "has none."""
+    captions = {key: text for own in yaml.safe_load(CAPTIONS.read_text()).values() for key, text in own.items()}
+    key = name.partition(f"_{asset}")[0] if asset else name
+    if key not in captions:
+        return ""
+    comments = [f"% {what}: {value}" for what, value in provenance.origin().items()]
+    text = escape_latex(f"{captions[key]}{f' {asset}.' if asset else ''}")
+    return "\n".join(["% Generated; do not edit.", *comments, rf"\caption{{{text}}}\label{{fig:{name}}}", ""])
 
 
 def _with_palette(pixels: BytesIO) -> bytes:
