@@ -1,11 +1,8 @@
 """The report of a finished run, page by page in a browser: whole, readable on a telephone, and fetched from nowhere."""
 
-import inspect
-import pkgutil
 import re
 import shutil
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
@@ -16,7 +13,6 @@ from playwright.sync_api import BrowserContext, Page, sync_playwright
 
 from hyperdapo import plan
 from hyperdapo.cli import main
-from hyperdapo.evidence import figures
 from hyperdapo.params import load
 from hyperdapo.paths import Paths
 from hyperdapo.report import site
@@ -268,12 +264,3 @@ def _fails(capsys: pytest.CaptureFixture[str], run: str = "smoke") -> str:
     told = capsys.readouterr().err.strip()
     assert told.startswith("hyperdapo: ") and len(told.splitlines()) == 1, told
     return told
-
-
-def test_every_figure_has_a_caption_for_readers() -> None:
-    """Its function's first paragraph, which the report prints."""
-    modules = [import_module(f"{figures.__name__}.{module.name}") for module in pkgutil.iter_modules(figures.__path__)]
-    drawing = {name: value for module in modules for name, value in vars(module).items() if name.startswith("plot_")}
-    for name, function in drawing.items():
-        caption = (inspect.getdoc(function) or "").partition("\n\n")[0]
-        assert caption and "`" not in caption, name

@@ -3,8 +3,6 @@
 What stands there is what the run rendered, word by word and number by number; nothing is computed or executed.
 """
 
-import importlib
-import inspect
 import re
 import shutil
 from base64 import b64decode
@@ -17,6 +15,7 @@ from nbformat import NotebookNode
 
 from hyperdapo import plan
 from hyperdapo.errors import DataError
+from hyperdapo.evidence.figures.style import captions
 from hyperdapo.evidence.metrics import TOGETHER, TOTAL
 from hyperdapo.evidence.tables import heading
 from hyperdapo.files import force, require
@@ -26,12 +25,8 @@ LAST = plan.STAGES[-1]
 WORLDS = ("sample", "planted", "null", "real")
 """Runs whose last notebook stands beside that of any other, where they are here."""
 
-_FIGURES = re.compile(r"from hyperdapo\.evidence\.figures import (?:\w+, )*(\w+) as plots")
-_DRAWN = re.compile(r"\bplots\.(plot_\w+)\(")
-_FRONT_FIGURES = {
-    "main": "What each strategy costs on the same parent orders, by asset and of all together.",
-    "hypotheses": "Each registered hypothesis with its simultaneous interval; left of zero the policy is cheaper.",
-}
+_SAVED = re.compile(r"figures\.save\(.*, paths, f?\"(\w+?)(?:_\{.*)?\"\)")
+_FRONT_FIGURES = ("main", "hypotheses")
 _FRONT = """# HyperDAPO: the run `{run}`
 
 A language model learns from replayed tick data where to place a limit order, and is compared with market orders, TWAP,
@@ -107,7 +102,7 @@ def read(render: Path, run: str) -> NotebookNode:
         If it is damaged, was not executed or shows an error, with the command that renders it again.
     """
     try:
-        notebook = nbformat.read(render, as_version=4)
+        notebook: NotebookNode = nbformat.read(render, as_version=4)
         nbformat.validate(notebook)
         outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
         for output in outputs:
@@ -161,12 +156,11 @@ def _page(notebook: NotebookNode, of: str = "", stage: str = "", others: Sequenc
     """
     if any("injected-parameters" in cell.metadata.get("tags", []) for cell in notebook.cells):
         notebook.cells = [cell for cell in notebook.cells if "parameters" not in cell.metadata.get("tags", [])]
-    module = next((match[1] for cell in notebook.cells if (match := _FIGURES.search(cell.source))), "")
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.metadata["tags"] = [*cell.metadata.get("tags", []), "hide-input"]
-            if drawn := _DRAWN.search(cell.source):
-                cell.metadata["mystnb"] = _described(module, drawn[1])
+            if saved := _SAVED.search(cell.source):
+                cell.metadata["mystnb"] = _described(saved[1])
     title, _, rest = notebook.cells[0].source.partition("\n")
     links = ", ".join(f"[{name}](../{name}/{stage}.ipynb)" for name in others)
     also = f"\nThe same of {links}.\n" if links else ""
@@ -174,12 +168,10 @@ def _page(notebook: NotebookNode, of: str = "", stage: str = "", others: Sequenc
     return notebook
 
 
-def _described(module: str, function: str) -> dict[str, dict[str, str]]:
-    """Alternative text and caption of a figure: what the function that draws it says of itself, else its name."""
-    drawing = getattr(importlib.import_module(f"hyperdapo.evidence.figures.{module}"), function, None)
-    words = inspect.getdoc(drawing) if drawing else heading(function.removeprefix("plot_"))
-    caption = " ".join((words or "").partition("\n\n")[0].split())
-    return {"image": {"alt": caption.replace("`", "")}, "figure": {"caption": caption}}
+def _described(name: str) -> dict[str, dict[str, str]]:
+    """Alternative text and caption of a figure, by its name without the asset."""
+    caption = captions().get(name, heading(name))
+    return {"image": {"alt": caption}, "figure": {"caption": caption}}
 
 
 def _front(paths: Paths, assets: Sequence[str], worlds: Sequence[str], last: NotebookNode) -> str:
@@ -209,7 +201,7 @@ def _front_figures(paths: Paths) -> list[Path]:
 
 
 def _figure(path: Path) -> str:
-    caption = _FRONT_FIGURES[path.stem]
+    caption = captions()[path.stem]
     return f"```{{figure}} {path.name}\n:alt: {caption}\n:width: 671px\n\n{caption}\n```"
 
 

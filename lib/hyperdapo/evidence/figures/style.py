@@ -4,6 +4,7 @@ A figure is made without pyplot: no window, no global list of figures, and a not
 """
 
 import zlib
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -186,15 +187,19 @@ def save(figure: Figure, paths: Paths, name: str) -> Image:
 
 
 def caption(name: str, asset: str = "") -> str:
-    """What stands below a figure in the thesis, as LaTeX, and in comments what made it; "" where `captions.yaml` "
-    "has none."""
-    captions = {key: text for own in yaml.safe_load(CAPTIONS.read_text()).values() for key, text in own.items()}
-    key = name.partition(f"_{asset}")[0] if asset else name
-    if key not in captions:
+    """What stands below a figure in the thesis, as LaTeX, and in comments what made it; "" where there is nothing."""
+    words = captions().get(name.partition(f"_{asset}")[0] if asset else name, "")
+    if not words:
         return ""
     comments = [f"% {what}: {value}" for what, value in provenance.origin().items()]
-    text = escape_latex(f"{captions[key]}{f' {asset}.' if asset else ''}")
+    text = escape_latex(f"{words}{f' {asset}.' if asset else ''}")
     return "\n".join(["% Generated; do not edit.", *comments, rf"\caption{{{text}}}\label{{fig:{name}}}", ""])
+
+
+@cache
+def captions() -> dict[str, str]:
+    """What stands below each figure, by its name without the asset."""
+    return {name: text for own in yaml.safe_load(CAPTIONS.read_text()).values() for name, text in own.items()}
 
 
 def _with_palette(pixels: BytesIO) -> bytes:
