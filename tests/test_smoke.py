@@ -88,11 +88,11 @@ def test_changed_parameters_are_another_run_which_takes_over_what_they_do_not_de
 
 def test_latex_accepts_numbers_and_tables(smoke: Run, tmp_path) -> None:
     if shutil.which("pdflatex") is None:
-        pytest.skip("no pdflatex: apt-get install texlive-latex-base texlive-latex-recommended")
+        pytest.skip("no pdflatex: apt-get install texlive-latex-base texlive-latex-recommended texlive-science")
     folder = smoke.outputs / "smoke"
     tables = "\n".join(rf"\input{{{path}}}\clearpage" for path in sorted((folder / "tables").glob("*.tex")))
     macro = re.search(r"\\newcommand\{(\\\w+)\}", (folder / "numbers.tex").read_text())[1]
-    packages = r"\usepackage{booktabs,longtable,graphicx,amsmath}"
+    packages = r"\usepackage{booktabs,longtable,graphicx,amsmath,siunitx}"
     body = rf"\input{{{folder / 'numbers.tex'}}} {macro} {tables}"
     (tmp_path / "all.tex").write_text(rf"\documentclass{{article}}{packages}\begin{{document}}{body}\end{{document}}")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]

@@ -209,7 +209,7 @@ def decomposition(parts: pd.DataFrame, policy: str, book: Book) -> Table:
     own, rows = parts[parts["strategy"] == policy], list[Row]()
     assets = list(own["asset"].unique())
     for reference, group in own.groupby("reference", sort=False):
-        rows.append(Group(f"Minus the {names.within(str(reference))}"))
+        rows.append(Group(f"Minus {names.within(str(reference))}"))
         cells = {(row["asset"], row["part"]): row for row in _records(group)}
         for part in (part for part in PARTS if part in set(group["part"])):
             pairs = [
@@ -281,7 +281,7 @@ def conditions(table: pd.DataFrame, policy: str, reference: str, book: Book) -> 
         rows.append([r"$p$ of the interaction", *(_interaction(cells, asset, str(regime), book) for asset in assets)])
     columns = [("Tercile", "l"), *((names.asset(asset), "S") for asset in assets)]
     note = (
-        f"Total cost of {names.strategy(policy)} minus the {names.within(reference)} (bps) on the same test orders, by "
+        f"Total cost of {names.strategy(policy)} minus {names.within(reference)} (bps) on the same test orders, by "
         "tercile of an asset's orders; below each its interval alone (fixed-b). The interaction asks whether the "
         "highest and the lowest "
         "tercile differ; its $p$ is corrected for all interactions of the table (Holm). A dash: too few blocks of "

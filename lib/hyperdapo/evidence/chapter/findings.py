@@ -17,7 +17,8 @@ from hyperdapo.evidence.metrics import FEES, PRICE, TOGETHER, TOTAL
 SECTIONS = ("training", "execution", "significance", "conditions", "limits")
 Record = dict[str, Any]
 
-_PASSIVE = {FAILED: "refuted, the policy being dearer"}
+_LEAST_P = 0.001  # that three decimals can show
+_PASSIVE = {FAILED: "refuted (the policy is dearer)"}
 
 
 def findings(frames: Frames, policy: str, reference: str, trials: int, book: Book) -> dict[str, str]:
@@ -114,7 +115,7 @@ def conditions(table: pd.DataFrame, policy: str, reference: str, book: Book) -> 
     """Whether the difference depends on volatility or spread."""
     name, rows = names.strategy(policy), _records(table[table["level"] == INTERACTION])
     tested = [row for row in rows if row["p_holm"] == row["p_holm"]]
-    opening = f"Whether the difference of {name} to the {names.within(reference)} depends on the market was asked "
+    opening = f"Whether the difference of {name} to {names.within(reference)} depends on the market was asked "
     source = Source("conditions", "", "p_holm")
     asked = book.say(("conditions", "asked"), len(rows), 0, source)
     if not tested:
@@ -270,12 +271,7 @@ def _rule(superiority: pd.DataFrame, book: Book) -> str:
     if tested.empty:
         return "Whether any policy is better than the best simple rule cannot be tested on so few blocks of time."
     each = _listed(
-        "{} on {} ($p$ = {})".format(
-            names.within(row["rule"]),
-            _place(row["asset"]),
-            book.say(("superiority", row["asset"]), row["p_spa"], 3, Source("superiority", row["asset"], "p_spa")),
-        )
-        for row in _records(tested)
+        f"{names.within(row['rule'])} on {_place(row['asset'])} ({_spa(row, book)})" for row in _records(tested)
     )
     better = [row["asset"] for row in _records(tested) if row["better"] == row["better"] and row["better"]]
     closing = (
@@ -286,6 +282,12 @@ def _rule(superiority: pd.DataFrame, book: Book) -> str:
         "hypothesis that no policy "
         f"is better. {closing}"
     )
+
+
+def _spa(row: Record, book: Book) -> str:
+    """Of resamples none may be beyond: then p is below what is printed."""
+    source, sign = Source("superiority", row["asset"], "p_spa"), "=" if row["p_spa"] >= _LEAST_P else "<"
+    return f"$p {sign}$ {book.say(('superiority', row['asset']), max(row['p_spa'], _LEAST_P), 3, source)}"
 
 
 def _place(asset: str) -> str:

@@ -6,6 +6,20 @@ from hyperdapo.evidence.figures.style import STRATEGY_COLOURS
 from hyperdapo.evidence.metrics import FEES, PRICE, TOGETHER, TOTAL
 from hyperdapo.evidence.tables import escape_latex, heading
 
+_WITHIN = {
+    "market": "market orders",
+    "twap_post_only": "post-only TWAP",
+    "vwap_post_only": "post-only VWAP",
+    "touch_requoted": "the requoted touch",
+    "best_fixed": "the best fixed action",
+    "untrained": "the untrained model",
+    "sign_momentum_10s": "the sign of momentum over 10 s",
+    "sign_momentum_60s": "the sign of momentum over 60 s",
+    "dapo_sampled": "sampled DAPO",
+    "dapo_sequential": "DAPO that decides again",
+    "dpo_one_pair": "DPO of one pair",
+    "boosting_sequential": "boosting that decides again",
+}
 _PARTS = {
     FEES: "Fees",
     "funding_bps": "Funding",
@@ -25,7 +39,8 @@ def strategy(key: str) -> str:
 def within(key: str) -> str:
     """The same inside a sentence: `the best fixed action`, `DAPO`."""
     name = strategy(key)
-    return name if name[:2].isupper() or key.startswith("listing") else f"{name[0].lower()}{name[1:]}"
+    spoken_as = name if name[:2].isupper() or key.startswith("listing") else f"{name[0].lower()}{name[1:]}"
+    return _WITHIN.get(key, spoken_as)
 
 
 def asset(key: str) -> str:

@@ -123,6 +123,8 @@ def plot_size_power(rates: pd.DataFrame, alpha: float) -> Figure:
     size.barh(null.index, 100 * null["rate"], height=0.6, color=[colours[name] for name in null["test"]])
     size.axvline(100 * alpha, color="black", linewidth=0.8)
     size.set_yticks(null.index, null["test"], fontsize=7)
+    for label, name in zip(size.get_yticklabels(), null["test"], strict=True):
+        label.set_color(colours[name])
     size.set_xlabel("rejections where nothing differs (%)")
     size.invert_yaxis()
     for name, rows in rates.groupby("test", sort=False):
