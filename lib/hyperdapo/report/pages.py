@@ -107,7 +107,7 @@ def read(render: Path, run: str) -> NotebookNode:
         If it is damaged, was not executed or shows an error, with the command that renders it again.
     """
     try:
-        notebook = nbformat.read(render, as_version=4)
+        notebook: NotebookNode = nbformat.read(render, as_version=4)
         nbformat.validate(notebook)
         outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
         for output in outputs:
