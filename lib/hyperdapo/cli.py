@@ -222,7 +222,8 @@ def _report(options: argparse.Namespace) -> None:
 
     parameters = recall(options.profile)
     paths = Paths(parameters.name)
-    print(f"{site.build(paths, parameters.assets, paths.report)} pages: open {paths.report / 'index.html'}")
+    folder = site.folder_of(paths)
+    print(f"{site.build(paths, parameters.assets, folder)} pages: open {folder / 'index.html'}")
 
 
 def _verify(options: argparse.Namespace) -> None:

@@ -58,11 +58,6 @@ class Paths:
         return self.outputs / "tables"
 
     @property
-    def report(self) -> Path:
-        """Folder of the site that shows these outputs."""
-        return REPOSITORY / "build/report" / self.name
-
-    @property
     def cache(self) -> Path:
         """The tardis-dev cache of raw one-minute slices of an asset, which all runs share."""
         return data_root() / "slices" / self.asset

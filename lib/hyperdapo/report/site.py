@@ -8,11 +8,16 @@ from tempfile import TemporaryDirectory
 
 from hyperdapo.errors import HyperdapoError
 from hyperdapo.files import atomic_folder, writing_into
-from hyperdapo.paths import Paths
+from hyperdapo.paths import REPOSITORY, Paths
 from hyperdapo.report import pages
 
 CONFIGURATION = Path(__file__).parent
 NEEDED = ("sphinx", "myst_nb", "pydata_sphinx_theme")
+
+
+def folder_of(paths: Paths) -> Path:
+    """Where the site of a run stands."""
+    return REPOSITORY / "build/report" / paths.name
 
 
 def build(paths: Paths, assets: Sequence[str], folder: Path) -> int:
