@@ -17,6 +17,7 @@ from typing import Any
 from hyperdapo.params import Parameters
 
 _PACKAGE = Path(__file__).parent
+_DECIDES_NOTHING = {_PACKAGE / "plan.py"}  # which files a stage reads and leaves is no number in them
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -32,9 +33,10 @@ def modules(code: str) -> set[Path]:
 def digest(code: str, room: str = "") -> str:
     """Of the modules that `code` imports, 16 hex digits; of those of one room where it is named.
 
-    Comments and docstrings do not count: they decide no result.
+    Comments, docstrings and the lists of files do not count: they decide no result.
     """
-    files = sorted(path for path in modules(code) if not room or _PACKAGE / room in path.parents)
+    counted = modules(code) - _DECIDES_NOTHING
+    files = sorted(path for path in counted if not room or _PACKAGE / room in path.parents)
     text = "\n".join(f"{path.relative_to(_PACKAGE).as_posix()}\n{_meaning(path.read_text())}" for path in files)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
