@@ -186,6 +186,7 @@ class TestSite:
     def test_the_dashboard_shows_another_measure(self, report: Path, seen) -> None:
         page, faults = seen
         page.goto((report / "dashboard.html").as_uri())
+        page.locator(".updatemenu-header").wait_for()  # the library is unpacked first
         assert page.locator(".xyplot .subplot, .cartesianlayer .subplot").count() == len(ASSETS)
         page.locator(".updatemenu-header").click()
         page.locator(".updatemenu-dropdown-button").filter(has_text="Entropy").click()
