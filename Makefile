@@ -24,7 +24,7 @@ setup:  ## build or repair .venv from requirements.lock
 	@$(BIN)/python .ci/check_env.py
 
 reproduce: setup  ## run the main job: PROFILE=sample, all nine notebooks, into outputs/sample/
-	@echo "running the profile '$(PROFILE)'; 'sample' takes 20 to 30 minutes on 2 cores, and finished stages are skipped ..."
+	@echo "running the profile '$(PROFILE)'; 'sample' takes 25 to 35 minutes on 2 cores, and finished stages are skipped ..."
 	@$(BIN)/hyperdapo run --profile $(PROFILE)
 
 test: setup  ## run all tests
