@@ -17,6 +17,7 @@ from hyperdapo.errors import ParameterError
 from hyperdapo.evidence import tables
 from hyperdapo.evidence.hypotheses import registered
 from hyperdapo.evidence.hypotheses.ledger import open_test
+from hyperdapo.execution.laws import as_measured
 from hyperdapo.files import checksum_of, read_json, read_table, require, write_table
 from hyperdapo.market.features import features_in_parts
 from hyperdapo.params import Parameters, load, merge, overrides_of, recall
@@ -88,7 +89,8 @@ def _execute(parameters: Parameters, paths: Paths, of: Paths) -> None:
     known, earlier = read_table(of.data, "features"), read_table(of.data, "outcomes")
     here = pd.concat(features_in_parts(paths.data, parameters, test), ignore_index=True)
     here.index += len(known)  # an order is called after its row
-    _, outcomes = preference_pairs.replay(parameters, paths, here)
+    measured = as_measured(parameters, read_table(paths.data, "laws"))
+    _, outcomes = preference_pairs.replay(measured, paths, here)
     write_table(pd.concat([known, here]), paths.data, "features")
     write_table(pd.concat([earlier[earlier["split"] == "train"], outcomes], ignore_index=True), paths.data, "outcomes")
     inference.compute(parameters, paths)
