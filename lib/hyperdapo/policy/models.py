@@ -277,7 +277,11 @@ def _random(base_model: str, tokenizer: PreTrainedTokenizerBase) -> transformers
 
 
 def _made_here(policy: Policy, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """A random base, by way of a folder: transformers quantises what it reads."""
+    """A random base; in 4 bits by way of a folder, since transformers quantises what it reads."""
+    if not policy.four_bit:
+        model: Any = _random(policy.base_model, tokenizer)
+        made: PreTrainedModel = model.to("cuda" if torch.cuda.is_available() else "cpu", precision())
+        return made
     with TemporaryDirectory() as folder:
         _random(policy.base_model, tokenizer).save_pretrained(folder)
         return _from_pretrained(policy, folder)
