@@ -9,7 +9,7 @@ import pandas as pd
 from hyperdapo.evidence.figures import style
 from hyperdapo.evidence.figures.comparison import plot_differences
 from hyperdapo.evidence.metrics import TOGETHER, TOTAL, block_bootstrap, in_blocks
-from hyperdapo.evidence.tables import CSV_FLOAT, heading
+from hyperdapo.evidence.tables import CSV_FLOAT, heading, markdown_table
 from hyperdapo.files import atomic, read_assets, read_table
 from hyperdapo.params import Parameters, recall
 from hyperdapo.paths import Paths
@@ -110,11 +110,9 @@ def markdown(worlds: pd.DataFrame) -> str:
     What a world does not have is left empty.
     """
     costs = worlds.pivot_table(TOTAL, "strategy", "world", sort=False).reindex(SHOWN)
-    rows = [["mean total cost (bps)", *(f"`{world}`" for world in costs)]]
-    rows += [["---"] * len(rows[0])]
     shown = costs.map("{:z.2f}".format, na_action="ignore").fillna("")
-    rows += [[heading(name), *row] for name, row in shown.T.items()]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+    rows = ([heading(name), *row] for name, row in shown.T.items())
+    return markdown_table(["mean total cost (bps)", *(f"`{world}`" for world in costs)], rows) + "\n"
 
 
 def text(first: str, second: str, tables: dict[str, pd.DataFrame]) -> str:

@@ -119,10 +119,9 @@ def block_bootstrap(values: ArrayLike, blocks: ArrayLike, evidence: Resampling, 
 
 def cost_bootstrap(costs: ArrayLike, blocks: ArrayLike, evidence: Resampling, seed: int) -> Interval:
     """The same of (n,) costs, each of which must be known: NaN where one is no finite number."""
-    known, blocks = bool(np.isfinite(np.asarray(costs, dtype=float)).all()), np.asarray(blocks)
-    return (
-        block_bootstrap(costs, blocks, evidence, seed) if known else Interval(_NAN, _NAN, _NAN, len(np.unique(blocks)))
-    )
+    if not np.isfinite(np.asarray(costs, dtype=float)).all():
+        return Interval(_NAN, _NAN, _NAN, len(np.unique(np.asarray(blocks))))
+    return block_bootstrap(costs, blocks, evidence, seed)
 
 
 def ratio_bootstrap(numerator: Floats, denominator: Floats, evidence: Resampling, seed: int) -> Interval:
@@ -243,7 +242,7 @@ def side_by_side(orders: pd.DataFrame, reference: str, evidence: sections.Eviden
         row |= {name: float(group[name].mean()) for name in (TOTAL, "maker_share")}
         if strategy != reference:
             paired = apart.get_group((asset, strategy))
-            row |= block_bootstrap(paired[TOTAL], paired["block"], evidence, seed).columns("difference_bps")
+            row |= cost_bootstrap(paired[TOTAL], paired["block"], evidence, seed).columns("difference_bps")
             row |= {f"of_{part}": float(paired[part].mean()) for part in parts}
         rows.append(row)
     return pd.DataFrame(rows).astype({"blocks": "Int64"})

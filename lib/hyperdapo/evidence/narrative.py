@@ -21,6 +21,7 @@ from hyperdapo.evidence.gaps import RIVALS
 from hyperdapo.evidence.hypotheses.registered import counts
 from hyperdapo.evidence.metrics import TOTAL
 from hyperdapo.evidence.significance import verdict
+from hyperdapo.evidence.tables import markdown_table
 from hyperdapo.files import atomic
 from hyperdapo.paths import GENERALIST, REPOSITORY
 
@@ -485,13 +486,13 @@ def _means(rows: pd.DataFrame, name: str, digits: str) -> str:
 def _gap_table(means: pd.DataFrame) -> str:
     """Markdown: a row per trained policy and rival, a column per asset."""
     assets = list(means["asset"].unique())
-    rows = [["gap closed", *assets], ["---"] * (len(assets) + 1)]
+    rows = []
     for algorithm, gaps in means.groupby("algorithm", sort=False):
         cells = [_measured(row.gap_closed, row.gap_ci_low, row.gap_ci_high) for row in gaps.itertuples()]
         rows.append([f"`{algorithm}`", *cells])
     shares = means.groupby("asset", sort=False).first()
     rows += [[rival, *(f"{closed:{_PLAIN}}" for closed in shares[f"{rival}_gap_closed"])] for rival in RIVALS]
-    return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in rows)
+    return markdown_table(["gap closed", *map(str, assets)], rows)
 
 
 if __name__ == "__main__":

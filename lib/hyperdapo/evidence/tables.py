@@ -1,7 +1,7 @@
 """Each table is written twice, as full-precision CSV and as booktabs LaTeX rounded for reading, and shown as HTML."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 
 import pandas as pd
@@ -73,6 +73,11 @@ def save(frame: pd.DataFrame, paths: Paths, name: str, caption: str, rows: int =
     for ending in ("csv", "tex"):
         provenance.note(paths.tables / f"{name}.{ending}")
     return show(frame, caption, rows)
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of texts in Markdown, without a line's end behind it."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
 
 
 def read(paths: Paths, name: str, stage: str) -> pd.DataFrame:

@@ -17,7 +17,7 @@ from hyperdapo import plan
 from hyperdapo.errors import DataError
 from hyperdapo.evidence.figures.style import captions
 from hyperdapo.evidence.metrics import TOGETHER, TOTAL
-from hyperdapo.evidence.tables import heading
+from hyperdapo.evidence.tables import heading, markdown_table
 from hyperdapo.files import force, require
 from hyperdapo.paths import Paths
 
@@ -218,13 +218,12 @@ def _costs(main: pd.DataFrame) -> str:
     """Markdown of the main result: a row per strategy, a column per asset; the cheapest that can be traded is bold."""
     cheapest = main[main["strategy"] != "oracle"].groupby("asset")[TOTAL].min()
     columns = list(main["asset"].unique())
-    rows = [["total cost (bps)", *("all assets" if asset == TOGETHER else asset for asset in columns)]]
-    rows += [["---"] * len(rows[0])]
+    head, rows = ["total cost (bps)", *("all assets" if asset == TOGETHER else asset for asset in columns)], []
     for strategy, costs in main.groupby("strategy", sort=False):
         cells = {cost.asset: _cost(cost, cost.total_cost_bps == cheapest[cost.asset]) for cost in costs.itertuples()}
         rows.append([heading(str(strategy)), *(cells.get(asset, "–") for asset in columns)])
     note = "Means over the test orders; below them the interval over blocks of time. The oracle cannot be traded."
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + f"\n\n{note}"
+    return f"{markdown_table(head, rows)}\n\n{note}"
 
 
 def _cost(row: object, best: bool) -> str:
