@@ -1,6 +1,6 @@
 """The draft's claims: what each says, what was measured of it, where, under which limits, and whether it holds."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import pandas as pd
 from hyperdapo import sections
 from hyperdapo.evidence.convergence import median_arrival
 from hyperdapo.evidence.metrics import Interval, block_bootstrap, paired_differences
+from hyperdapo.evidence.tables import records
 from hyperdapo.paths import GENERALIST
 
 HOLDS, NOT_SHOWN, FAILS, NOT_AVAILABLE = STATUSES = ("holds", "not shown", "does not hold", "not available")
@@ -189,13 +190,13 @@ def _learned(
     runs, gap = convergence[convergence["algorithm"] == policy], gaps[gaps["algorithm"] == policy]
     crossed = specialists[specialists["trained_on"] == GENERALIST]
     columns = ("minus_specialist_bps", "ci_low", "ci_high")
-    general = next((_interval(row, columns) for row in _rows_of(crossed)), _point(_NAN))
+    general = next((_interval(row, columns) for row in records(crossed)), _point(_NAN))
     against = ("minus_dpo_bps", "minus_dpo_ci_low", "minus_dpo_ci_high")
     return {
         "accuracy": _over_seeds(runs, "final_accuracy"),
         "loss_decrease": _over_seeds(runs, "regret_decrease"),
         "fewer_steps": _steps_saved(convergence, policy),
-        "better_than_dpo": _else(next((_interval(row, against) for row in _rows_of(gap)), _point(_NAN)), "no DPO"),
+        "better_than_dpo": _else(next((_interval(row, against) for row in records(gap)), _point(_NAN)), "no DPO"),
         "specialists": _else(Interval(-general.value, -general.high, -general.low, 0), "no adapter for all assets"),
     }
 
@@ -224,10 +225,6 @@ def _over_seeds(runs: pd.DataFrame, measure: str) -> tuple[Interval, str]:
     """The mean over seeds in %, between the lowest and the highest."""
     values = 100 * runs[measure]
     return Interval(float(values.mean()), float(values.min()), float(values.max()), 0), ""
-
-
-def _rows_of(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    yield from table.to_dict("records")  # type: ignore[misc]
 
 
 def _interval(row: Mapping[str, Any], columns: tuple[str, str, str]) -> Interval:

@@ -8,7 +8,7 @@ could not be measured is said, and a null result reads as one.
 import math
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from hyperdapo.evidence.gaps import RIVALS
 from hyperdapo.evidence.hypotheses.registered import counts
 from hyperdapo.evidence.metrics import TOTAL
 from hyperdapo.evidence.significance import verdict
-from hyperdapo.evidence.tables import markdown_table
+from hyperdapo.evidence.tables import listed, markdown_table
 from hyperdapo.files import atomic
 from hyperdapo.paths import GENERALIST, REPOSITORY
 
@@ -51,7 +51,7 @@ def download(manifest: Mapping[str, Any]) -> str:
         f"{first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC: {_counts(messages)}.",
         f"They are {manifest['content_bytes'] / 1e6:,.1f} MB of text, stored in "
         f"{_some(manifest['slices'], 'slice')} of {manifest['bytes'] / 1e6:,.1f} MB.",
-        f"Nothing came of {_listed(silent)}, so nothing can be measured from it." if silent else "",
+        f"Nothing came of {listed(silent)}, so nothing can be measured from it." if silent else "",
         f"The feed has {_some(manifest['disconnects'], 'disconnect')} and "
         f"{_some(manifest['empty_minutes'], 'minute')} without a message; "
         f"{_some(manifest['retries'], 'request')} had to be repeated and "
@@ -114,7 +114,7 @@ def preference_pairs(outcomes: pd.DataFrame, pairs: pd.DataFrame) -> str:
     buys = (states["side"] > 0).mean()
     return _bullets(
         f"{_some(len(states), 'state')} of {_assets(states)} ({_splits(states)}; buys {_percent(buys)}) were replayed "
-        f"with {len(actions)} actions each, {_listed(actions)}: {len(outcomes):,} orders, "
+        f"with {len(actions)} actions each, {listed(actions)}: {len(outcomes):,} orders, "
         f"{_percent(outcomes['distinct'].mean())} of them distinct.",
         _never_filled(outcomes[outcomes["kind"] != "wait"].groupby("kind", sort=False)["filled_passive"].max()),
         _best_action(outcomes[outcomes["split"] == "train"]),
@@ -253,12 +253,6 @@ def _wrapped(line: str) -> str:
     return textwrap.fill(line, 118, subsequent_indent=inside, break_long_words=False, break_on_hyphens=False)
 
 
-def _listed(names: Iterable[object]) -> str:
-    """`BTC, ETH and SOL`."""
-    *others, last = map(str, names)
-    return f"{', '.join(others)} and {last}" if others else last
-
-
 def _counts(counts: Mapping[Any, int] | pd.Series) -> str:
     """`train 12, test 4`."""
     return ", ".join(f"{name} {count:,}" for name, count in counts.items())
@@ -274,7 +268,7 @@ def _distinct(values: pd.Series, noun: str) -> str:
 
 
 def _assets(rows: pd.DataFrame) -> str:
-    return _listed(rows["asset"].unique())
+    return listed(rows["asset"].unique())
 
 
 def _splits(rows: pd.DataFrame) -> str:
@@ -335,7 +329,7 @@ def _never_filled(most: pd.Series) -> str:
         return "No candidate order was filled before its cancel: all were completed at the horizon."
     if not never:
         return "Of every action that sends an order some were filled before the cancel."
-    return f"No order of {_listed(never)} was filled before its cancel: all of these were completed at the horizon."
+    return f"No order of {listed(never)} was filled before its cancel: all of these were completed at the horizon."
 
 
 def _best_action(outcomes: pd.DataFrame) -> str:
@@ -367,7 +361,7 @@ def _above_fixed(ends: pd.Series, fixed: float, oracle: float) -> str:
     return (
         f"On the same states the best fixed action earns {fixed:z.2f} bps and the oracle {oracle:z.2f} bps: "
         f"{_of(len(above), len(ends))} algorithms end above the best fixed action"
-        f"{f' ({_listed(above)})' if above else ''}."
+        f"{f' ({listed(above)})' if above else ''}."
     )
 
 

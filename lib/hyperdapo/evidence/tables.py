@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from html import escape
+from typing import Any
 
 import pandas as pd
 from IPython.display import HTML
@@ -73,6 +74,18 @@ def save(frame: pd.DataFrame, paths: Paths, name: str, caption: str, rows: int =
     for ending in ("csv", "tex"):
         provenance.note(paths.tables / f"{name}.{ending}")
     return show(frame, caption, rows)
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a frame, each as its values by column."""
+    rows: list[dict[str, Any]] = frame.to_dict("records")  # type: ignore[assignment]
+    return rows
+
+
+def listed(words: Iterable[object]) -> str:
+    """`BTC, ETH and SOL`; nothing of none."""
+    *others, last = [*map(str, words)] or [""]
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -15,7 +15,7 @@ from hyperdapo.evidence.hypotheses.conditions import INTERACTION
 from hyperdapo.evidence.hypotheses.registered import NOT_AVAILABLE
 from hyperdapo.evidence.hypotheses.series import ORACLE
 from hyperdapo.evidence.metrics import PARTS, TOGETHER, TOTAL
-from hyperdapo.evidence.tables import escape_latex, heading
+from hyperdapo.evidence.tables import escape_latex, heading, records
 
 Frames = Mapping[str, pd.DataFrame]
 Record = dict[str, Any]
@@ -66,7 +66,7 @@ def data_set(table: pd.DataFrame, book: Book, world: str) -> Table:
     for column, name, decimals, divisor in (("hours", "Hours of data", 1, 1), *_DATASET):
         cells = [
             book.cell(("data", row["asset"], column), row[column] / divisor, decimals, _source("dataset", row, column))
-            for row in _records(table)
+            for row in records(table)
         ]
         rows.append([name, *cells])
     columns = [("", "l"), *((names.asset(asset), "S") for asset in assets)]
@@ -79,8 +79,8 @@ def learning(gaps: pd.DataFrame, runs: pd.DataFrame, book: Book) -> Table:
     for asset, own in gaps.groupby("asset", sort=False):
         rows.append(Group(names.asset(str(asset))))
         trained = runs[runs["asset"] == asset].groupby("algorithm")["steps_to_level"]
-        rows += [_trained(row, trained.get_group(row["algorithm"]), book) for row in _records(own)]
-        rows += list(_yardsticks(_records(own)[0], book))
+        rows += [_trained(row, trained.get_group(row["algorithm"]), book) for row in records(own)]
+        rows += list(_yardsticks(records(own)[0], book))
     columns = [("Policy", "l"), ("Reward", "S"), ("Gap closed", "S"), ("Interval", "c"), ("Minus DPO", "S")]
     columns += [("Interval", "c"), ("Arrived", "c"), ("Updates", "S")]
     note = (
@@ -126,7 +126,7 @@ def _yardsticks(first: Record, book: Book) -> Iterator[Row]:
 def main(table: pd.DataFrame, book: Book) -> Table:
     """Strategy by asset: the mean, and its interval below."""
     assets, rows = list(table["asset"].unique()), list[Row]()
-    cells = {(row["asset"], row["strategy"]): row for row in _records(table)}
+    cells = {(row["asset"], row["strategy"]): row for row in records(table)}
     traded = table[table["strategy"] != ORACLE]
     best = traded.loc[traded.groupby("asset")[TOTAL].idxmin()].set_index("asset")["strategy"].to_dict()
     known = [name for name in STRATEGY_COLOURS if name in set(table["strategy"])]
@@ -161,7 +161,7 @@ def hypotheses(judged: pd.DataFrame, book: Book) -> Table:
     rows, reasons = list[Row](), dict[str, str]()
     for asset, own in judged.groupby("asset", sort=False):
         rows.append(Group("All assets together" if asset == TOGETHER else names.asset(str(asset))))
-        for row in _records(own):
+        for row in records(own):
             rows.append(_hypothesis(row, reasons, book))
     policy = names.strategy(str(judged["strategy"].iloc[0]))
     columns = [(f"{policy} minus", "l"), ("bps", "S"), ("Interval", "c"), ("USD per million", "S"), ("$p$", "S")]
@@ -210,7 +210,7 @@ def decomposition(parts: pd.DataFrame, policy: str, book: Book) -> Table:
     assets = list(own["asset"].unique())
     for reference, group in own.groupby("reference", sort=False):
         rows.append(Group(f"Minus {names.within(str(reference))}"))
-        cells = {(row["asset"], row["part"]): row for row in _records(group)}
+        cells = {(row["asset"], row["part"]): row for row in records(group)}
         for part in (part for part in PARTS if part in set(group["part"])):
             pairs = [
                 _difference(cells[asset, part], (policy, "minus", str(reference), part), "decomposition", book)
@@ -238,7 +238,7 @@ def fills(scores: pd.DataFrame, book: Book) -> Table:
     rows, first = list[Row](), str(scores["queue_model"].iloc[0])
     for asset, own in scores.groupby("asset", sort=False):
         rows.append(Group(names.asset(str(asset))))
-        for row in _records(own):
+        for row in records(own):
             key, source = ("fills", row["asset"], row["queue_model"]), _row_of("fill_calibration", row, "queue_model")
             cells = [
                 book.cell((*key, column), row[column], decimals, _at(source, column))
@@ -268,7 +268,7 @@ def conditions(table: pd.DataFrame, policy: str, reference: str, book: Book) -> 
     assets, rows = list(table["asset"].unique()), list[Row]()
     for regime, own in table.groupby("regime", sort=False):
         rows.append(Group(f"By {regime}"))
-        cells = {(row["asset"], row["level"]): row for row in _records(own)}
+        cells = {(row["asset"], row["level"]): row for row in records(own)}
         for level in own["level"].unique():
             pairs = [
                 _difference(cells[asset, level], (policy, "condition", str(regime), level), "conditions", book)
@@ -302,7 +302,7 @@ def claims(table: pd.DataFrame, book: Book) -> Table:
     """A group per claim with the draft's words, a row per asset."""
     rows = list[Row]()
     for claim, own in table.groupby("claim", sort=False):
-        first = _records(own)[0]
+        first = records(own)[0]
         quoted = book.words(
             ("claim", str(claim), "draft"), first["claimed"], _row_of("claims", first, "claim", "claimed")
         )
@@ -311,7 +311,7 @@ def claims(table: pd.DataFrame, book: Book) -> Table:
         )
         where = f"; notebook {first['where']}" if first["where"] else ""
         rows.append(Group(rf"{measure[:1].upper()}{measure[1:]} ({escape_latex(first['section'])}: {quoted}{where})"))
-        rows += [_claim(row, book) for row in _records(own)]
+        rows += [_claim(row, book) for row in records(own)]
     columns = [("Asset", "l"), ("Measured", "S"), ("Interval", "c"), ("Unit", "l"), ("Status", r"p{6.5cm}")]
     note = (
         "In brackets what the draft states. Intervals: bootstrap of whole blocks of time; of accuracy and distance "
@@ -339,11 +339,6 @@ def _claim(row: Record, book: Book) -> list[str]:
         "" if missing else escape_latex(row["unit"]),
         status,
     ]
-
-
-def _records(table: pd.DataFrame) -> list[Record]:
-    records: list[Record] = table.to_dict("records")  # type: ignore[assignment]
-    return records
 
 
 def _row_of(table: str, row: Record, name: str, column: str = "") -> Source:

@@ -1,6 +1,6 @@
 """What Chapter 5 says, made from the frames of 09: numbers are macros of `numbers.tex`, a null result reads as one."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -13,6 +13,8 @@ from hyperdapo.evidence.hypotheses.conditions import INTERACTION
 from hyperdapo.evidence.hypotheses.registered import ESTABLISHED, FAILED, STATUSES
 from hyperdapo.evidence.hypotheses.series import ORACLE
 from hyperdapo.evidence.metrics import FEES, PRICE, TOGETHER, TOTAL
+from hyperdapo.evidence.significance import overview
+from hyperdapo.evidence.tables import listed, records
 
 SECTIONS = ("training", "execution", "significance", "conditions", "limits")
 Record = dict[str, Any]
@@ -35,7 +37,7 @@ def findings(frames: Frames, policy: str, reference: str, trials: int, book: Boo
 def training(frames: Frames, policy: str, book: Book) -> str:
     """How far the policy comes, beside its rival, and DPO."""
     gaps = frames["learning_gap_over_seeds"]
-    own = _records(gaps[gaps["algorithm"] == policy])
+    own = records(gaps[gaps["algorithm"] == policy])
     name = names.strategy(policy)
     (better, worse), (ahead, behind), (over, under) = (
         ([row["asset"] for row in own if row[f"{of}_low"] > 0], [row["asset"] for row in own if row[f"{of}_high"] < 0])
@@ -58,7 +60,7 @@ def training(frames: Frames, policy: str, book: Book) -> str:
 def execution(frames: Frames, policy: str, book: Book) -> str:
     """What the policy costs beside the yardsticks, the cheapest, and where the difference comes from."""
     table, name = frames["main"], names.strategy(policy)
-    rows = {(row["asset"], row["strategy"]): row for row in _records(table)}
+    rows = {(row["asset"], row["strategy"]): row for row in records(table)}
     assets = list(table["asset"].unique())
 
     def cost(asset: str, strategy: str) -> str:
@@ -66,16 +68,16 @@ def execution(frames: Frames, policy: str, book: Book) -> str:
         source = Source("main", f"{asset} {strategy}", TOTAL)
         return book.say(("main", asset, strategy, "cost"), row[TOTAL], 2, source)
 
-    levels = _listed(
+    levels = listed(
         f"{cost(asset, policy)}\\,bps on {_place(asset)} (market orders {cost(asset, 'market')}, best fixed action "
         f"{cost(asset, 'best_fixed')})"
         for asset in assets
     )
     traded = table[table["strategy"] != ORACLE]
     cheapest = traded.loc[traded.groupby("asset", sort=False)[TOTAL].idxmin()]
-    best = _listed(
+    best = listed(
         f"{names.within(row['strategy'])} on {_place(row['asset'])} ({cost(row['asset'], row['strategy'])}\\,bps)"
-        for row in _records(cheapest)
+        for row in records(cheapest)
     )
     return _paragraphs(
         f"In the mean {name} costs {levels}.",
@@ -96,7 +98,7 @@ def significance(frames: Frames, policy: str, book: Book) -> str:
     total = book.say(("hypotheses", "registered"), len(judged), 0, Source("hypotheses", "", "rows"))
     opening = (
         f"Of {total} registered hypotheses "
-        f"{_listed(f'{number} are {_PASSIVE.get(status, status)}' for status, number in said.items())} "
+        f"{listed(f'{number} are {_PASSIVE.get(status, status)}' for status, number in said.items())} "
         "(Table~\\ref{tab:hypotheses})."
     )
     none = f"No saving of {name} is established here." if not counted[ESTABLISHED] else ""
@@ -113,7 +115,7 @@ def significance(frames: Frames, policy: str, book: Book) -> str:
 
 def conditions(table: pd.DataFrame, policy: str, reference: str, book: Book) -> str:
     """Whether the difference depends on volatility or spread."""
-    name, rows = names.strategy(policy), _records(table[table["level"] == INTERACTION])
+    name, rows = names.strategy(policy), records(table[table["level"] == INTERACTION])
     tested = [row for row in rows if row["p_holm"] == row["p_holm"]]
     opening = f"Whether the difference of {name} to {names.within(reference)} depends on the market was asked "
     source = Source("conditions", "", "p_holm")
@@ -127,7 +129,7 @@ def conditions(table: pd.DataFrame, policy: str, reference: str, book: Book) -> 
     kept = [row for row in tested if row["p_holm"] < 0.05]
     answered = book.say(("conditions", "tested"), len(tested), 0, source)
     said = book.say(("conditions", "significant"), len(kept), 0, source)
-    where = _listed(f"{_place(row['asset'])} by {row['regime']}" for row in kept)
+    where = listed(f"{_place(row['asset'])} by {row['regime']}" for row in kept)
     closing = f": {where}" if kept else ", so that no dependence on the market is shown"
     return _paragraphs(
         f"{opening}{asked} times, by volatility and by spread; {answered} interactions could be tested. Corrected "
@@ -195,20 +197,20 @@ def _arrivals(runs: pd.DataFrame, policy: str, book: Book) -> str:
         said.append(f"{names.strategy(algorithm)} in {' of '.join(numbers)} runs")
     return (
         "To 90\\,\\% of the way to the best end of any run of the asset came "
-        f"{_listed(said)}; a run that never came is counted as later than all that did."
+        f"{listed(said)}; a run that never came is counted as later than all that did."
     )
 
 
 def _origin(parts: pd.DataFrame, policy: str, book: Book) -> str:
     """Fees and price of the difference to market orders, of each asset."""
     own = parts[(parts["strategy"] == policy) & (parts["reference"] == "market")]
-    cells = {(row["asset"], row["part"]): row["difference_bps"] for row in _records(own)}
+    cells = {(row["asset"], row["part"]): row["difference_bps"] for row in records(own)}
 
     def said(asset: str, part: str) -> str:
         source = Source("decomposition", f"{asset} {policy} market {part}", "difference_bps")
         return book.say((policy, "minus", "market", part, asset), cells[asset, part], 2, source)
 
-    each = _listed(
+    each = listed(
         f"{said(asset, FEES)}\\,bps of fees and {said(asset, PRICE)}\\,bps of price on {_place(asset)}"
         for asset in own["asset"].unique()
     )
@@ -218,7 +220,7 @@ def _origin(parts: pd.DataFrame, policy: str, book: Book) -> str:
 
 def _fills(scores: pd.DataFrame, book: Book) -> str:
     first = scores.groupby("asset", sort=False).first().reset_index()
-    each = _listed(
+    each = listed(
         "{}\\,bps on {}".format(
             book.say(
                 ("fills", row["asset"], row["queue_model"], "cost_bias_bps"),
@@ -228,7 +230,7 @@ def _fills(scores: pd.DataFrame, book: Book) -> str:
             ),
             _place(row["asset"]),
         )
-        for row in _records(first)
+        for row in records(first)
     )
     truth = "Held against the truth of the matching engine"
     return f"{truth}, the simulator's costs are biased by {each} (Table~\\ref{{tab:fills}})."
@@ -240,20 +242,16 @@ def _statuses(judged: pd.DataFrame, status: str, opening: str) -> str:
     if rows.empty:
         return ""
     each = (
-        f"{_listed(names.within(key) for key in own['reference'])} on {_place(str(asset))}"
+        f"{listed(names.within(key) for key in own['reference'])} on {_place(str(asset))}"
         for asset, own in rows.groupby("asset", sort=False)
     )
     return f"{opening} {'; '.join(each)}."
 
 
 def _secondary(tests: pd.DataFrame, book: Book) -> str:
-    tested = tests[tests["note"].fillna("") == ""]
-    counts = {
-        "tested": len(tested),
-        "cheaper": int((tested["significant"] & (tested["difference_bps"] < 0)).sum()),
-        "dearer": int((tested["significant"] & (tested["difference_bps"] > 0)).sum()),
-        "not testable": len(tests) - len(tested),
-    }
+    _, every = records(overview(tests, []))
+    counts = {"tested": every["comparisons"], "cheaper": every["cheaper"], "dearer": every["more_expensive"]}
+    counts["not testable"] = every["not_testable"]
     said = {
         word: book.say(("comparisons", word), count, 0, Source("significance", "", word))
         for word, count in counts.items()
@@ -270,10 +268,10 @@ def _rule(superiority: pd.DataFrame, book: Book) -> str:
     tested = superiority[superiority["note"].fillna("") == ""]
     if tested.empty:
         return "Whether any policy is better than the best simple rule cannot be tested on so few blocks of time."
-    each = _listed(
-        f"{names.within(row['rule'])} on {_place(row['asset'])} ({_spa(row, book)})" for row in _records(tested)
+    each = listed(
+        f"{names.within(row['rule'])} on {_place(row['asset'])} ({_spa(row, book)})" for row in records(tested)
     )
-    better = [row["asset"] for row in _records(tested) if row["better"] == row["better"] and row["better"]]
+    better = [row["asset"] for row in records(tested) if row["better"] == row["better"] and row["better"]]
     closing = (
         f"A policy is better than it on {_of_assets(better, [])}." if better else "None is shown to be better than it."
     )
@@ -298,22 +296,12 @@ def _of_assets(assets: Sequence[str], rows: Sequence[Record]) -> str:
     """`BTC and ETH`, `no asset`, `every asset`."""
     if not assets:
         return "no asset"
-    return "every asset" if rows and len(assets) == len(rows) > 1 else _listed(_place(asset) for asset in assets)
+    return "every asset" if rows and len(assets) == len(rows) > 1 else listed(_place(asset) for asset in assets)
 
 
 def _each(rows: Sequence[Record], phrase: Callable[[Record], str]) -> str:
-    return _listed(f"{phrase(row)} on {_place(row['asset'])}" for row in rows)
-
-
-def _listed(phrases: Iterable[str]) -> str:
-    *others, last = [*phrases] or [""]
-    return f"{', '.join(others)} and {last}" if others else last
+    return listed(f"{phrase(row)} on {_place(row['asset'])}" for row in rows)
 
 
 def _paragraphs(*texts: str) -> str:
     return "% Generated; do not edit.\n" + "\n\n".join(text for text in texts if text) + "\n"
-
-
-def _records(table: pd.DataFrame) -> list[Record]:
-    records: list[Record] = table.to_dict("records")  # type: ignore[assignment]
-    return records
