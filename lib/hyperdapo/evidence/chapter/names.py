@@ -11,6 +11,8 @@ _WITHIN = {
     "twap_post_only": "post-only TWAP",
     "vwap_post_only": "post-only VWAP",
     "touch_requoted": "the requoted touch",
+    "mid_peg": "the mid peg",
+    "avellaneda_stoikov": "Avellaneda-Stoikov",
     "best_fixed": "the best fixed action",
     "untrained": "the untrained model",
     "sign_momentum_10s": "the sign of momentum over 10 s",
