@@ -343,7 +343,8 @@ def test_what_a_stage_reads_is_sent_and_no_more(smoke: Run, monkeypatch: pytest.
     monkeypatch.setenv("HYPERDAPO_DATA", str(smoke.kept.data))
     names = {path.name for path in remote.stage_inputs(load("smoke"), "05_train")}
     tables = {name for name in names if name.endswith(".parquet")}
-    assert tables == {"features.parquet", "outcomes.parquet"} and "features.parquet.sha256" in names
+    assert tables == {"features.parquet", "outcomes.parquet", "action_values.parquet"}
+    assert "features.parquet.sha256" in names
     assert {"01_download.json", "04_preference_pairs.json", "manifest.json"} <= names, (
         "records, and the stamp of the data"
     )

@@ -14,7 +14,6 @@ from playwright.sync_api import BrowserContext, Page, sync_playwright
 from hyperdapo import plan
 from hyperdapo.cli import main
 from hyperdapo.params import load
-from hyperdapo.paths import Paths
 from hyperdapo.report import site
 from smoke import Run
 
@@ -36,7 +35,7 @@ def place(smoke: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def _at(place: Path, patch: pytest.MonkeyPatch) -> None:
     for variable, folder in (("HYPERDAPO_DATA", "data"), ("HYPERDAPO_OUTPUTS", "outputs")):
         patch.setenv(variable, str(place / folder))
-    patch.setattr(Paths, "report", property(lambda _: place / "report"))
+    patch.setattr(site, "folder_of", lambda _: place / "report")
 
 
 @pytest.fixture(scope="module")

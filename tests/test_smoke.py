@@ -12,6 +12,7 @@ from hyperdapo.evidence.gaps import COLUMNS, MEANS
 from hyperdapo.execution.strategies import STRATEGIES
 from hyperdapo.params import load
 from hyperdapo.policy.rivals import RIVALS
+from hyperdapo.sequential.iteration import BOOSTING
 from smoke import Run, assert_whole
 
 pytestmark = pytest.mark.slow
@@ -26,7 +27,7 @@ def test_every_stage_is_rendered_without_an_error_cell(smoke: Run) -> None:
 def test_tables_have_the_columns_that_others_read(smoke: Run) -> None:
     metrics = pd.read_csv(smoke.outputs / "smoke/tables/metrics.csv")
     assert list(metrics.columns[:7]) == ["asset", "strategy", "metric", "value", "ci_low", "ci_high", "blocks"]
-    assert set(metrics.strategy) == {*STRATEGIES, *load("smoke").training.algorithms, "untrained", *RIVALS}
+    assert set(metrics.strategy) == {*STRATEGIES, *load("smoke").training.algorithms, "untrained", *RIVALS, BOOSTING}
     fills = pd.read_csv(smoke.outputs / "smoke/tables/fill_calibration.csv")
     assert tuple(fills.columns[:7]) == SCORES and set(fills.asset) == set(load("smoke").assets)
     laws = pd.read_parquet(smoke.data / "smoke" / "BTC" / "laws.parquet").set_index("parameter")
