@@ -9,6 +9,7 @@ document.addEventListener("click", (event) => {
   dialog.className = "zoom";
   dialog.append(picture);
   dialog.addEventListener("click", () => dialog.close());
+  dialog.addEventListener("keydown", (event) => event.stopPropagation()); // sphinx takes Escape for itself
   dialog.addEventListener("close", () => { dialog.remove(); link.focus(); });
   document.body.append(dialog);
   dialog.showModal();
