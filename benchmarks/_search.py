@@ -1,15 +1,18 @@
 """Searches what the training algorithms leave open: the same points for each, judged on the validation split.
 
-    hyperdapo run --profile sample --asset ETH --until 04      and the same for planted
+    hyperdapo run --profile sample --until 04      and the same for planted
     python benchmarks/_search.py
 
 Every algorithm has the same number of trials at the same points, a scrambled Sobol sequence (seeded) over learning
 rate, temperature or beta, and entropy or the unit of eq. 2.9, and the budget of `params/base.yaml`. A trial is one
 training in each world; it is judged by the share of the way from the best fixed action to the oracle that it closes on
 all validation states, the mean of both. One world is believable and holds little to learn, the other has a known edge:
-tuned on the first alone, an algorithm would be taught to read nothing. `params/search.csv` gets every trial, and what
-was best is put into `params/base.yaml`; `tests/test_search.py` holds that it stands there. About 20 s of a core a trial
-and 4 minutes to read the states: 25 minutes in all.
+tuned on the first alone, an algorithm would be taught to read nothing.
+
+The points are halved once: all are tried on one asset with one seed, the best three of each algorithm on another asset
+and another seed too, and of these the best on average is chosen. `params/search.csv` gets every trial, and what was
+best is put into `params/base.yaml`; `tests/test_search.py` holds that it stands there. About 20 s of a core a trial
+and 4 minutes to read the states of an asset: an hour in all.
 """
 
 import argparse
@@ -18,6 +21,7 @@ import sys
 import time
 from collections.abc import Sequence
 from copy import copy
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -48,38 +52,55 @@ RANGES = {
 DIMENSIONS = 3
 AT_THE_END = {"evaluation_states": 10**6, "evaluate_every": 10**6}
 """All held-out states are looked at, after the last update."""
-SEED = 0
+FIRST = [("ETH", 0)]
+THEN = [("ETH", 1), ("BTC", 0), ("BTC", 1)]
+"""Asset and seed of the trainings in either round."""
+KEPT = 3
+"""Trials of each algorithm that come into the second round."""
+PROFILES = ("sample", "planted")
+TRIALS = 8
 Settings = dict[str, float]
+Rows = list[dict[str, Any]]
 
 
 def main() -> None:
     """Try, note, put what was best into the parameters."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--asset", default="ETH")
-    parser.add_argument("--profiles", nargs="+", default=["sample", "planted"])
-    parser.add_argument("--algorithms", nargs="+", default=ALGORITHMS)
-    parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--log", type=Path, default=SEARCH)
     parser.add_argument("--resume", action="store_true", help="keep what the log has, and try what it lacks")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    benches = {profile: workbench(profile, arguments.asset) for profile in arguments.profiles}
-    rows: list[dict[str, Any]] = pd.read_csv(arguments.log).to_dict("records") if arguments.resume else []
-    tried_before = {(row["algorithm"], row["trial"]) for row in rows}
-    trials = [(algorithm, trial) for trial in range(arguments.trials) for algorithm in arguments.algorithms]
-    trials = [each for each in trials if each not in tried_before]
-    points = qmc.Sobol(DIMENSIONS, seed=load("sample").seed).random(arguments.trials)
-    for algorithm, trial in tqdm(trials, "trials", file=sys.stderr, mininterval=5):
-        tried, begun = settings_at(points[trial], algorithm), time.process_time()
-        closed = {f"{profile}_gap": gap(bench, profile, algorithm, tried) for profile, bench in benches.items()}
-        seconds = round(time.process_time() - begun, 1)
-        rows.append({"asset": arguments.asset, "algorithm": algorithm, "trial": trial, **tried, **closed})
-        rows[-1] |= {"gap_closed": round(float(np.mean(list(closed.values()))), 4), "seconds": seconds}
-        write(rows, arguments.log)
+    rows: Rows = pd.read_csv(arguments.log).to_dict("records") if arguments.resume else []
+    every = [(algorithm, trial) for trial in range(TRIALS) for algorithm in ALGORITHMS]
+    attempt(every, FIRST, rows, arguments.log)
+    attempt(promising(pd.DataFrame(rows)), THEN, rows, arguments.log)
     if arguments.log == SEARCH:
         put(best_trials(pd.DataFrame(rows)), PARAMS / "base.yaml")
 
 
+def attempt(trials: Sequence[tuple[str, int]], runs_of_each: Sequence[tuple[str, int]], rows: Rows, log: Path) -> None:
+    """Add the trainings (asset, seed) of each trial (algorithm, number) to the rows, but for those that they have."""
+    points = qmc.Sobol(DIMENSIONS, seed=load("sample").seed).random(TRIALS)
+    known = {(row["asset"], row["seed"], row["algorithm"], row["trial"]) for row in rows}
+    wanted = [(*run, *trial) for run in runs_of_each for trial in trials if (*run, *trial) not in known]
+    for asset, seed, algorithm, trial in tqdm(wanted, "trials", file=sys.stderr, mininterval=5):
+        benches = {profile: workbench(profile, asset) for profile in PROFILES}
+        tried, begun = settings_at(points[trial], algorithm), time.process_time()
+        closed = {f"{profile}_gap": gap(bench, profile, algorithm, tried, seed) for profile, bench in benches.items()}
+        seconds = round(time.process_time() - begun, 1)
+        rows.append({"asset": asset, "seed": seed, "algorithm": algorithm, "trial": trial, **tried, **closed})
+        rows[-1] |= {"gap_closed": round(float(np.mean(list(closed.values()))), 4), "seconds": seconds}
+        write(rows, log)
+
+
+def promising(search: pd.DataFrame) -> list[tuple[str, int]]:
+    """The trials (algorithm, number) that were best in the first round."""
+    first = search[pd.MultiIndex.from_frame(search[["asset", "seed"]]).isin(FIRST)].dropna(subset="gap_closed")
+    best = first.sort_values("gap_closed", ascending=False, kind="stable").groupby("algorithm", sort=False).head(KEPT)
+    return list(zip(best["algorithm"], best["trial"], strict=True))
+
+
+@lru_cache(len(PROFILES))
 def workbench(profile: str, asset: str) -> Workbench:
     """The states of an asset as the base reads them, all of the validation split held out."""
     (training,), (held_out,) = (read_split(load(profile), [asset], split) for split in ("train", "validation"))
@@ -99,7 +120,7 @@ def settings_at(point: Sequence[float], algorithm: str) -> Settings:
     }
 
 
-def gap(bench: Workbench, profile: str, algorithm: str, tried: Settings) -> float:
+def gap(bench: Workbench, profile: str, algorithm: str, tried: Settings, seed: int) -> float:
     """The share of the way from best fixed to oracle that one training closes on the validation states.
 
     NaN where it cannot go on: sampled groups that are all alike teach nothing, and such settings are not chosen.
@@ -108,7 +129,7 @@ def gap(bench: Workbench, profile: str, algorithm: str, tried: Settings) -> floa
     trial.parameters = load(profile, {"training": {**AT_THE_END, algorithm: tried}})
     with TemporaryDirectory() as folder:
         try:
-            trial.train(algorithm, SEED, Path(folder), lambda looked: None)
+            trial.train(algorithm, seed, Path(folder), lambda looked: None)
         except TrainingError as ended:
             print(f"{profile} {algorithm} {tried}: {ended}", file=sys.stderr)
             return float("nan")
@@ -117,15 +138,11 @@ def gap(bench: Workbench, profile: str, algorithm: str, tried: Settings) -> floa
     return round(float((last["heldout_reward"] - last["heldout_best_fixed"]) / room), 4)
 
 
-def write(rows: list[dict[str, Any]], log: Path) -> None:
-    """Every trial so far; those of algorithms that are not searched now stay."""
-    columns = dict.fromkeys(["asset", "algorithm", "trial", *RANGES, *rows[0]])
-    frame = pd.DataFrame(rows, columns=list(columns))
-    if log.exists():
-        former = pd.read_csv(log)
-        frame = pd.concat([former[~former["algorithm"].isin(frame["algorithm"])], frame])
+def write(rows: Rows, log: Path) -> None:
+    """Every training so far."""
+    columns = dict.fromkeys(["asset", "seed", "algorithm", "trial", *RANGES, *rows[0]])
     with atomic(log) as temporary:
-        frame.to_csv(temporary, index=False)
+        pd.DataFrame(rows, columns=list(columns)).to_csv(temporary, index=False)
 
 
 def put(best: dict[str, Settings], file: Path) -> None:

@@ -158,14 +158,19 @@ def _regret_decrease(looks: pd.DataFrame) -> float:
 def best_trials(search: pd.DataFrame) -> dict[str, dict[str, float]]:
     """By algorithm the parameters of the trial that closed most of the gap, the first of those that tie.
 
-    `search` is `params/search.csv`: a row per algorithm and trial.
+    `search` is `params/search.csv`: a row per algorithm, trial, asset and seed. Of the trials of an algorithm those
+    count that came through every round, with the mean over their trainings; one that could not go on is not chosen.
     """
-    best = search.loc[search.groupby("algorithm", sort=False)["gap_closed"].idxmax()].set_index("algorithm")
-    tried = best.drop(columns=["asset", "trial", *(name for name in best if name.endswith("_gap"))])
-    return {str(name): row.dropna().to_dict() for name, row in tried.drop(columns=["gap_closed", "seconds"]).iterrows()}
+    trainings = search.groupby(["algorithm", "trial"], sort=False)["gap_closed"]
+    closed = trainings.agg(lambda gaps: gaps.mean(skipna=False))
+    last = closed[trainings.size() == trainings.size().groupby("algorithm").transform("max")]
+    parameters = search.drop_duplicates(["algorithm", "trial"]).set_index(["algorithm", "trial"])
+    named = [name for name in parameters if name not in ("asset", "seed", "seconds") and "gap" not in str(name)]
+    best = parameters.loc[last.groupby("algorithm", sort=False).idxmax(), named]
+    return {algorithm: row.dropna().to_dict() for (algorithm, _), row in best.iterrows()}
 
 
 def cost_of_search() -> pd.DataFrame:
     """What the parameters of each algorithm have cost to find: `algorithm, trials, search_s`, seconds of one core."""
-    trials = pd.read_csv(SEARCH).groupby("algorithm", sort=False)
-    return trials["seconds"].agg(trials="size", search_s="sum").reset_index()
+    search = pd.read_csv(SEARCH).groupby("algorithm", sort=False)
+    return search.agg(trials=("trial", "nunique"), search_s=("seconds", "sum")).reset_index()
