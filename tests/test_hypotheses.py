@@ -117,6 +117,10 @@ class TestBadInput:
         with pytest.raises(DataError, match="cost_all_ahead_bps"):
             judged(executed().drop(columns="cost_all_ahead_bps"))
 
+    def test_no_orders(self) -> None:
+        with pytest.raises(DataError, match="not one test order was executed"):
+            judged(executed().iloc[:0])
+
     @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
     def test_a_cost_that_is_no_finite_number(self, value: float) -> None:
         orders = executed()

@@ -113,11 +113,13 @@ def paired(orders: pd.DataFrame, cost: str) -> pd.DataFrame:
     Raises
     ------
     DataError
-        If a column is missing, an order stands there twice, has two times, or was not executed by every strategy:
+        If a column is missing, there are no orders, one stands there twice, has two times, or was not executed by every strategy:
         naming the first such order.
     """
     if missing := [name for name in [*ORDER, "strategy", cost] if name not in orders]:
         raise DataError(f"orders lack the columns {missing}; run 08_backtest again")
+    if orders.empty:
+        raise DataError("not one test order was executed; lengthen source.from to source.to, and run 08_backtest again")
     rows = orders if "seed" in orders else orders.assign(seed=-1)
     rows = rows.assign(seed=rows["seed"].fillna(-1).astype(int))
     _refuse(rows[rows.duplicated([*ORDER[:2], *RUN])], "stands there twice")
