@@ -113,8 +113,8 @@ def paired(orders: pd.DataFrame, cost: str) -> pd.DataFrame:
     Raises
     ------
     DataError
-        If a column is missing, there are no orders, one stands there twice, has two times, or was not executed by every strategy:
-        naming the first such order.
+        If a column is missing, there are no orders, or one stands there twice, has two times, or was not executed by
+        every strategy: naming the first such order.
     """
     if missing := [name for name in [*ORDER, "strategy", cost] if name not in orders]:
         raise DataError(f"orders lack the columns {missing}; run 08_backtest again")
