@@ -39,6 +39,8 @@ def test_the_parameters_are_those_of_the_best_trial(search: pd.DataFrame) -> Non
 def test_the_best_on_average_of_those_that_came_through_is_chosen(search: pd.DataFrame) -> None:
     closed = {0: [0.9], 1: [0.3, 0.5], 2: [0.5, 0.3], 3: [0.8, float("nan")]}
     rows = [("dpo", trial, 0.1 * trial, gap) for trial, gaps in closed.items() for gap in gaps]
-    assert best_trials(pd.DataFrame(rows, columns=["algorithm", "trial", "beta", "gap_closed"])) == {"dpo": {"beta": 0.1}}
+    assert best_trials(pd.DataFrame(rows, columns=["algorithm", "trial", "beta", "gap_closed"])) == {
+        "dpo": {"beta": 0.1}
+    }
     cost = cost_of_search().set_index("algorithm")
     assert set(cost["trials"]) == {8} and cost["search_s"].sum() == pytest.approx(search["seconds"].sum())

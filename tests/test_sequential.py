@@ -20,6 +20,7 @@ from hyperdapo.paths import Paths
 from hyperdapo.policy.models import load_base
 from hyperdapo.policy.prompts import CUE, FEATURES, instruction
 from hyperdapo.policy.scoring import make_scorer
+from hyperdapo.policy.states import States
 from hyperdapo.sequential import language
 from hyperdapo.sequential.iteration import DAPO, action_values, boosting, decided, hypothetical, matrix, policies
 from hyperdapo.sequential.language import order_text
@@ -279,6 +280,14 @@ class TestLanguage:
         with pytest.raises(ModelError, match="the same number of tokens"):
             reader.encode_each([begun[0], begun[1] + " depth5"], endings)
 
+    def test_a_critic_s_values_stand_in_place_of_those_that_came_true(self) -> None:
+        known = States(
+            pd.DataFrame({"order_id": [1]}), ["p"], np.array([[3.0, 1.0, 1.0]]), np.array([[True, True, False]])
+        )
+        told = language.expected(known, lambda table: np.array([[0.2, 0.5, 9.0]]))
+        np.testing.assert_array_equal(told.rewards, [[0.2, 0.5, 0.2]])
+        assert told.prompts == known.prompts and known.rewards[0, 0] == 3
+
     def test_it_learns_in_a_few_updates_and_decides_every_place(
         self,
         tape: Market,
@@ -288,8 +297,8 @@ class TestLanguage:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         monkeypatch.setenv("HYPERDAPO_DATA", str(tmp_path))
-        budget = {"steps": 4, "states_per_update": 4, "evaluation_states": 8}
-        overrides = {"assets": ["ETH"], "training": budget, "sequential": {"trained": ["ETH"], "states": 16}}
+        again = {"trained": ["ETH"], "states": 16, "steps": 4, "states_per_update": 4}
+        overrides = {"assets": ["ETH"], "training": {"evaluation_states": 8}, "sequential": again}
         small = load("smoke", overrides | {"policy": {"actions": [*map(str, ACTIONS)]}})
         (features, values), paths = iterated, Paths(small.name, "ETH")
         outcomes = parents.assign(action=0)

@@ -339,7 +339,12 @@ class Sequential(Section):
     iterations: Count
     trained: Annotated[list[Asset], Unique]
     states: Count
+    critic: bool
+    steps: Count
+    states_per_update: Count
+    learning_rate: Positive
     temperature_bps: Positive
+    entropy_bonus: NonNegative
     tested_orders: Count
 
 

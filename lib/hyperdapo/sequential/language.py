@@ -2,11 +2,14 @@
 
 A prompt is that of a single decision with the state of the order behind the market, ` left5 queued`: the decisions that
 are left, and where it stands. So one reading of the market serves every place at which the order may stand. It learns
-as `dapo` does, on groups of K + 1 exact values instead of K rewards (`policy.losses.clipped_surrogate`).
+as `dapo` does, on groups of K + 1 values instead of K rewards (`policy.losses.clipped_surrogate`): the exact ones, or
+what a critic expects of them (`sequential.critic`). Each exact value is that of the one future which came, and a
+decision that can be mended in ten seconds is worth a hundredth of what that future moves an order's cost.
 """
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -23,13 +26,14 @@ from hyperdapo.policy.prompts import CUE, check_lengths, encode_states
 from hyperdapo.policy.scoring import make_scorer
 from hyperdapo.policy.states import States, of_split
 from hyperdapo.policy.training import Workbench, publish
-from hyperdapo.sequential.iteration import DAPO, matrix
+from hyperdapo.sequential.iteration import DAPO, boosting, matrix
 from hyperdapo.sequential.rollouts import decide_every_s
 from hyperdapo.sequential.states import PLACES, instants
 
 _KEEP = Action("keep")
 _MOST = 9  # decisions left that the text tells apart
 _READ = 8  # markets that are read at once
+_BUDGET, _OF_DAPO = ("steps", "states_per_update"), ("learning_rate", "temperature_bps", "entropy_bonus")
 
 
 def is_trained(parameters: Parameters, asset: str) -> bool:
@@ -51,6 +55,8 @@ def train(
     """
     again, seed = _again(parameters), parameters.training.seeds[0]
     training, held_out = (read(again, features, outcomes, values, split) for split in ("train", "validation"))
+    if parameters.sequential.critic:
+        training = expected(training, boosting(features, values, parameters.seed))
     training = training.spread(parameters.sequential.states)
     identity, run = runs.fingerprint(again, "dapo", seed, training), (DAPO, seed)
     if runs.stands(paths.adapter(*run), identity):
@@ -89,6 +95,16 @@ def read(
     check_lengths(prompts, table, load_tokenizer(policy.base_model), policy.max_length)
     worst = np.nanmin(known, axis=1, keepdims=True)
     return States(table, prompts, np.where(np.isfinite(known), known, worst), np.isfinite(known))
+
+
+def expected(states: States, critic: Callable[[pd.DataFrame], Floats]) -> States:
+    """The same states with what a critic expects of each action in place of what it was worth in the one future known.
+
+    What was not allowed has the least value of its state, as in `read`.
+    """
+    predicted = np.where(states.distinct, critic(states.table), np.inf)
+    worst = predicted.min(axis=1, keepdims=True)
+    return replace(states, rewards=np.where(states.distinct, predicted, worst))
 
 
 @torch.no_grad()
@@ -133,13 +149,12 @@ def order_text(left: int, place: int) -> str:
 
 
 def _again(parameters: Parameters) -> Parameters:
-    """The same with the action to keep an order, and the temperature of decisions that are taken again."""
-    actions, temperature_bps = [*parameters.policy.actions, _KEEP], parameters.sequential.temperature_bps
-    dapo = parameters.training.dapo.model_copy(update={"temperature_bps": temperature_bps})
-    policy = parameters.policy.model_copy(update={"actions": actions})
-    return parameters.model_copy(
-        update={"policy": policy, "training": parameters.training.model_copy(update={"dapo": dapo})}
-    )
+    """The same with the action to keep an order, and what `sequential` says of the training."""
+    policy = parameters.policy.model_copy(update={"actions": [*parameters.policy.actions, _KEEP]})
+    own = parameters.sequential.model_dump(include={*_BUDGET, *_OF_DAPO})
+    dapo = parameters.training.dapo.model_copy(update={name: own[name] for name in _OF_DAPO})
+    training = parameters.training.model_copy(update={"dapo": dapo} | {name: own[name] for name in _BUDGET})
+    return parameters.model_copy(update={"policy": policy, "training": training})
 
 
 def _with_orders(states: pd.DataFrame, outcomes: pd.DataFrame) -> pd.DataFrame:
