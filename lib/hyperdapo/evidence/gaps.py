@@ -15,6 +15,8 @@ from hyperdapo.times import block_of
 
 RIVALS = ("linear", "mlp", "boosting")
 """Policies that read what the language model reads, beside which each training is judged."""
+DPOS = ("dpo", "dpo_one_pair")
+"""DPO on all pairs of a state, and on one: the stricter rival is the better of both."""
 _OF_RIVALS = [f"{rival}_{measure}" for rival in RIVALS for measure in ("bps", "gap_closed")]
 COLUMNS = [
     *("asset", "algorithm", "seed", "untrained_bps", "best_fixed_bps", "trained_bps", "oracle_bps", "gap_closed"),
@@ -93,17 +95,18 @@ def over_seeds(outcomes: pd.DataFrame, decisions: pd.DataFrame, parameters: Para
     Returns
     -------
     `MEANS`; beside the columns of `learning_gaps`: the gap that the worst and the best seed closed, the share of what
-    boosting closed on the same states (NaN where it closed nothing), the differences to boosting and to `dpo` with
-    their intervals (NaN where `dpo` was not trained), and the room that there is: oracle minus best fixed, with its
-    interval. The oracle picks in hindsight, so part of the room is luck.
+    boosting closed on the same states (NaN where it closed nothing), the differences to boosting and to the better of
+    `DPOS` with their intervals (NaN for itself, or where none was trained), and the room that there is: oracle minus
+    best fixed, with its interval. The oracle picks in hindsight, so part of the room is luck.
     """
     algorithms: list[str] = list(parameters.training.algorithms)
     frames = []
     for judged in _by_asset(outcomes, decisions, parameters):
         means = {algorithm: judged.of(algorithm) for algorithm in algorithms}
+        dpo = max((means[name] for name in DPOS if name in means), key=np.mean, default=None)
         beyond = [
             _beyond("boosting", earned, judged.of("boosting"), judged, parameters)
-            | _beyond("dpo", earned, means.get("dpo"), judged, parameters)
+            | _beyond("dpo", earned, dpo, judged, parameters)
             for earned in means.values()
         ]
         closed = [

@@ -230,7 +230,7 @@ def readme(tables: Mapping[str, pd.DataFrame]) -> str:
     sentences = significance(tables, algorithms).splitlines()
     sentences += _bullets(
         f"`{algorithms[0]}` minus boosting, in reward on the same states: {_means(first, 'minus_boosting', _SIGNED)}; "
-        f"minus `dpo`: {_means(first, 'minus_dpo', _SIGNED)}.",
+        f"minus the better DPO: {_means(first, 'minus_dpo', _SIGNED)}.",
         f"The way itself, which holds the oracle's luck, is {_means(first, 'room', _PLAIN)}.",
         _fills(tables["fill_calibration"]),
     ).splitlines()

@@ -100,7 +100,7 @@ def independence_warning(table: pd.DataFrame) -> str:
 
 def _untested(table: pd.DataFrame) -> pd.Series:
     """Rows with a reason not to be tested (read from a CSV, none is NaN)."""
-    return table["note"].fillna("") != ""
+    return table["note"].notna() & (table["note"] != "")
 
 
 def _sentence(row: dict[str, Any]) -> str:

@@ -87,7 +87,8 @@ def learning(gaps: pd.DataFrame, runs: pd.DataFrame, book: Book) -> Table:
         "Mean reward (bps) on held-out states, averaged over training seeds; gap closed (\\%): the share of the way "
         "from the best "
         "fixed action to the oracle of each state; intervals by a bootstrap of whole blocks of time, of one comparison "
-        "each. Arrived: seeds that came to 90\\,\\% of the way from the beginning to the best end of any run of the "
+        "each. Minus DPO: less the better of its two forms. Arrived: seeds that came "
+        "to 90\\,\\% of the way from the beginning to the best end of any run of the "
         "asset; updates: when the median seed did, a dash where it did not."
     )
     return Table("learning", "Learning: rewards on held-out states", columns, rows, note)

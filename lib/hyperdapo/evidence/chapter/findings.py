@@ -9,6 +9,7 @@ from hyperdapo.evidence.chapter import names
 from hyperdapo.evidence.chapter.book import Book, Source
 from hyperdapo.evidence.chapter.designs import Frames
 from hyperdapo.evidence.claims import STATUSES as CLAIM_STATUSES
+from hyperdapo.evidence.gaps import DPOS
 from hyperdapo.evidence.hypotheses.conditions import INTERACTION
 from hyperdapo.evidence.hypotheses.registered import ESTABLISHED, FAILED, STATUSES
 from hyperdapo.evidence.hypotheses.series import ORACLE
@@ -50,7 +51,7 @@ def training(frames: Frames, policy: str, book: Book) -> str:
         f"and worse on {_of_assets(worse, own)}.",
         f"Boosting reads the same numbers without a language model. On the same states {name} earns more than it on "
         f"{_of_assets(ahead, own)}, less on {_of_assets(behind, own)}, and cannot be told from it on the others. "
-        "Against DPO, whose "
+        "Against the better of two forms of DPO, whose "
         f"parameters were searched with as many trials, {name} earns more on {_of_assets(over, own)} and less on "
         f"{_of_assets(under, own)}: {_each(own, lambda row: _minus_dpo(row, book))}.",
         _arrivals(frames["convergence"], policy, book),
@@ -185,9 +186,9 @@ def _minus_dpo(row: Record, book: Book) -> str:
 
 
 def _arrivals(runs: pd.DataFrame, policy: str, book: Book) -> str:
-    """In how many runs each of two algorithms came to the level, never averaged over those that did."""
+    """In how many runs the policy and each DPO came to the level, never averaged over those that did."""
     said = []
-    for algorithm in (policy, "dpo"):
+    for algorithm in (policy, *(name for name in DPOS if (runs["algorithm"] == name).any())):
         steps = runs[runs["algorithm"] == algorithm]["steps_to_level"]
         source = Source("convergence", algorithm, "steps_to_level")
         numbers = (
