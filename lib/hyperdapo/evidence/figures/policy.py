@@ -108,7 +108,7 @@ def plot_language(gaps: pd.DataFrame) -> Figure:
     axes[0, 0].set_yticks(range(len(names)), [f"{policy}, {states}" if states else policy for policy, states in names])
     axes[0, 0].set_ylim(len(names) - 0.5, -0.5)
     if len(wordings) > 1:
-        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(wordings))
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(wordings))
     figure.supxlabel("reward beyond the best fixed action (bps)", fontsize=9)
     return figure
 
