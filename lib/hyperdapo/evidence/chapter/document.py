@@ -79,7 +79,7 @@ def write(frames: Mapping[str, pd.DataFrame], parameters: Parameters, paths: Pat
     """
     book, policy = Book(), parameters.hypotheses.policy
     tables = designs.designed(frames, policy, "best_fixed", book, statement.WORLDS[parameters.source.kind])
-    trials = int((pd.read_csv(SEARCH)["algorithm"] == policy).sum())
+    trials = int(pd.read_csv(SEARCH).query("algorithm == @policy")["trial"].nunique())
     texts = findings.findings(frames, policy, "best_fixed", trials, book)
     files = {f"table_{table.name}.tex": table.latex() for table in tables}
     files |= {f"findings_{section}.tex": text for section, text in texts.items()}
