@@ -59,7 +59,9 @@ def keep_reference(paths: Paths) -> Path:
         _copy_shipped(REPOSITORY / "outputs" / paths.name, kept)
         return kept
     with atomic_folder(kept) as temporary, tarfile.open(fileobj=BytesIO(archive)) as tree:
-        tree.extractall(temporary, filter="data")
+        if hasattr(tarfile, "data_filter"):  # not before Python 3.11.4
+            tree.extraction_filter = tarfile.data_filter
+        tree.extractall(temporary)
         for path in (temporary / "outputs" / paths.name).iterdir():
             path.rename(temporary / path.name)
         shutil.rmtree(temporary / "outputs")
