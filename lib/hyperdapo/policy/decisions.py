@@ -160,8 +160,7 @@ def _frame(
     That is read from the probabilities as they are, so that no temperature can break a tie in another way.
     """
     action = probabilities.argmax(axis=1) if action is None else action
-    with np.errstate(divide="ignore"):
-        probabilities = np.exp(calibration.scale(np.log(probabilities), temperature, states.distinct))
+    probabilities = calibration.calibrated(probabilities, temperature, states.distinct)
     table = states.table[["order_id", "asset", "decision_ns", "split"]].reset_index(drop=True)
     columns = {f"probability_{k}": probabilities[:, k] for k in range(probabilities.shape[1])}
     kind = np.array([str(each) for each in parameters.policy.actions], dtype=object)[action]

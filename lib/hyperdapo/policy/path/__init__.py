@@ -1,0 +1,99 @@
+"""From features to a decision, as fast as it can be taken: what a service and a live session call (Listing 4.10).
+
+The base is read once, and so are the instruction's keys and values. A decision is a prompt, one forward pass over the
+K letters, and the most probable of them; n decisions are taken together as each would be alone. `policy.decisions`
+decides the same of whole tables.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import pandas as pd
+import torch
+
+from hyperdapo.market.columns import Floats, Mask
+from hyperdapo.params import Parameters
+from hyperdapo.policy.language import calibration
+from hyperdapo.policy.models import load_adapter, load_base
+from hyperdapo.policy.prompts import encode_states
+from hyperdapo.policy.scoring import make_scorer
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is done in one state, and why.
+
+    `action` is a position in `policy.actions`; `probabilities` (K,) are at the adapter's temperature, 0 of actions that
+    are not distinct; `timing_ms` says how long each part (`prompt`, `forward`, `decode`) took of all that were decided
+    together.
+    """
+
+    action: int
+    probabilities: tuple[float, ...]
+    timing_ms: dict[str, float]
+
+
+class DecisionPath:
+    """A policy that decides at once: a base, and an adapter or none.
+
+    Parameters
+    ----------
+    adapter : the folder of a trained adapter, None for the untrained base
+
+    Raises
+    ------
+    MissingInputError
+        If no adapter is there.
+    ModelError
+        If the base cannot be had, or the adapter was trained for something else, see `models.load_adapter`.
+    """
+
+    def __init__(self, parameters: Parameters, adapter: Path | None = None) -> None:
+        self._policy = parameters.policy
+        base, tokenizer = load_base(parameters.policy)
+        scorer = make_scorer(base, tokenizer, parameters)
+        self.temperature = 1.0
+        if adapter is not None:
+            scorer = scorer.through(load_adapter(base, parameters, adapter))
+            self.temperature = calibration.read(adapter)
+        self._scorer = scorer
+
+    def decide(self, features: pd.DataFrame, parents: pd.DataFrame, distinct: Mask | None = None) -> list[Decision]:
+        """The decision of each parent order, n of them together.
+
+        Parameters
+        ----------
+        features, parents : as `prompts.encode_states` takes them
+        distinct : (n, K) False for an action that is the same order as an earlier one; None where all are distinct
+
+        Raises
+        ------
+        DataError
+            If a feature of one of the states is not finite.
+        """
+        begun = perf_counter()
+        prompts = encode_states(features, parents, self._policy.actions, self._policy.prompt_style)
+        written = perf_counter()
+        probabilities = self.probabilities_of(prompts, distinct)
+        read = perf_counter()
+        distinct = np.ones(probabilities.shape, dtype=bool) if distinct is None else distinct
+        actions = probabilities.argmax(axis=1).tolist()
+        calibrated = calibration.calibrated(probabilities, self.temperature, distinct).tolist()
+        seconds = {"prompt": written - begun, "forward": read - written, "decode": perf_counter() - read}
+        timing_ms = {part: 1e3 * taken for part, taken in seconds.items()}
+        return [Decision(*each, timing_ms) for each in zip(actions, map(tuple, calibrated), strict=True)]
+
+    @torch.inference_mode()
+    def probabilities_of(self, prompts: Sequence[str], distinct: Mask | None = None) -> Floats:
+        """(n, K) of the actions after each of n prompts, not calibrated; `distinct` as for `decide`.
+
+        Raises
+        ------
+        ModelError
+            If a prompt does not begin with the instruction or does not end with the cue.
+        """
+        log_probabilities = self._scorer.evaluate(self._scorer.encode(prompts, distinct))
+        return log_probabilities.double().exp().cpu().numpy()
