@@ -95,6 +95,14 @@ def test_sureness_is_drawn_before_and_after_scaling() -> None:
     assert left.lines[0].get_xdata().tolist() == [0.2, 0.9] and right.lines[0].get_xdata().tolist() == [0.3, 0.6]
 
 
+def test_latencies_are_drawn_by_precision_and_mode() -> None:
+    times = {"ms": [4.0, 9.0, 90.0], "part": ["forward", "all", "all"], "mode": ["score", "score", "generate"]}
+    speeds = metrics.latency_quantiles(pd.DataFrame(times).assign(backend="int8"))
+    (axis,) = policy_figures.plot_latency(speeds, "BTC").axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["score, int8", "generate, int8"]
+    assert axis.collections[1].get_offsets()[:, 0].tolist() == [9.0, 90.0]
+
+
 def test_an_unknown_asset_always_has_the_same_colour() -> None:
     assert style.ASSET_COLOURS["DOGE"] == style.ASSET_COLOURS["DOGE"] != style.ASSET_COLOURS["BTC"]
     assert "DOGE" not in style.ASSET_COLOURS

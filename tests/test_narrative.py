@@ -250,13 +250,18 @@ class TestInference:
             "kind": ["join", "wait", "join", "take", "take", "take"],
         }
     )
-    LATENCY = pd.DataFrame({"way": ["score K letters"], "median_measured_ms": [9.4], "p99_measured_ms": [12.0]})
+    LATENCY = pd.DataFrame(
+        {"backend": "int8", "mode": "score the letters", "part": ["forward", "all"], "ms": [9.0, 9.4]}
+    )
 
     def test_choices_seeds_and_speed(self) -> None:
         text = narrative.inference(self.DECISIONS, self.LATENCY)
         assert "2 policies decided 2 states of BTC" in text
         assert "`dapo` join (50 %); `boosting` take (100 %)" in text and "states: `dapo` 50 %." in text
-        assert "9 ms to score K letters (99th percentile 12 ms)" in text
+        assert "in the median 9 ms to score the letters in int8 (99 % within 9 ms)" in text
+
+    def test_where_nothing_was_timed(self) -> None:
+        assert "On this machine" not in narrative.inference(self.DECISIONS, self.LATENCY.iloc[:0])
 
     def test_one_seed(self) -> None:
         text = narrative.inference(self.DECISIONS[self.DECISIONS["seed"] == 0], self.LATENCY)

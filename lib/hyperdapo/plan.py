@@ -28,7 +28,10 @@ WRITES = {
     ),
     "05_train": (MODELS,),
     "06_convergence": ("convergence.parquet", "specialists.parquet"),
-    "07_inference": ("decisions.parquet", "again.parquet", "latency.parquet"),
+    "07_inference": (
+        *("decisions.parquet", "again.parquet"),
+        *("latency.parquet", "precisions.parquet", "throughput.parquet"),
+    ),
     "08_backtest": (
         *("orders.parquet", "sequential.parquet", "sensitivity.parquet", "probes.parquet", "order_life.parquet"),
         *("own_fills.parquet", "fees.parquet"),  # where `truth` names records of real executions

@@ -286,7 +286,9 @@ class Inference(Section):
 
     batch_size: Count
     states_across: Count
+    timed: Annotated[list[Asset], Unique]
     latency_decisions: Count
+    latency_s: Positive
 
 
 class Evidence(Section):

@@ -27,6 +27,8 @@ REGIMES = {"volatility_5m_bps": "volatility", "bid_ask_spread_bps": "spread"}
 LEVELS = ("low", "middle", "high")
 TOGETHER = "all"
 """Stands among the assets for all of them together."""
+WHOLE = "all"
+"""Stands among the parts of a decision for all of them together."""
 _NAN = float("nan")
 ROUNDING_BPS = 1e-9  # what differs by less is equal: the rest is that of floating point sums
 
@@ -375,3 +377,15 @@ def _sharpe_interval(returns: Floats, evidence: sections.Evidence, seed: int) ->
     drawn = np.random.default_rng(seed).integers(0, len(returns), (evidence.bootstrap, len(returns)))
     bounds = percentiles(_sharpe_ratios(returns[drawn]), evidence.confidence)
     return Interval(sharpe_ratio(returns), *bounds, len(returns))
+
+
+def latency_quantiles(latency: pd.DataFrame) -> pd.DataFrame:
+    """How long decisions take: `latency` has a row per decision and part, with backend, mode, part and ms.
+
+    Returns
+    -------
+    `backend, mode, part, p50_ms, p90_ms, p99_ms, decisions`, in the order in which they were timed.
+    """
+    grouped = latency.groupby(["backend", "mode", "part"], sort=False)["ms"]
+    quantiles = {f"p{percent}_ms": grouped.quantile(percent / 100) for percent in (50, 90, 99)}
+    return pd.DataFrame(quantiles | {"decisions": grouped.size()}).reset_index()

@@ -19,7 +19,7 @@ from hyperdapo.evidence import comparison
 from hyperdapo.evidence.convergence import median_arrival
 from hyperdapo.evidence.gaps import RIVALS
 from hyperdapo.evidence.hypotheses.registered import counts
-from hyperdapo.evidence.metrics import TOTAL
+from hyperdapo.evidence.metrics import TOTAL, WHOLE, latency_quantiles
 from hyperdapo.evidence.significance import verdict
 from hyperdapo.evidence.tables import listed, markdown_table
 from hyperdapo.files import atomic
@@ -165,17 +165,23 @@ def convergence(runs: pd.DataFrame, earned: pd.DataFrame) -> str:
 def inference(decisions: pd.DataFrame, latency: pd.DataFrame) -> str:
     """07, from `decisions.parquet` and `latency.parquet`: what the policies choose, how alike seeds are, how fast."""
     policies = decisions.groupby("policy", sort=False)
-    speeds = ", ".join(
-        f"{row.median_measured_ms:,.0f} ms to {row.way} (99th percentile {row.p99_measured_ms:,.0f} ms)"
-        for row in latency.itertuples()
-    )
     return _bullets(
         f"{policies.ngroups} policies decided {_distinct(decisions['order_id'], 'state')} of {_assets(decisions)} that "
         "none was trained on.",
         f"Chosen most often: {'; '.join(_favourite(str(name), rows) for name, rows in policies)}.",
         _agreement(decisions),
-        f"On this machine a decision takes in the median {speeds}.",
+        *_speeds(latency),
     )
+
+
+def _speeds(latency: pd.DataFrame) -> list[str]:
+    """A sentence where decisions were timed."""
+    whole = latency_quantiles(latency).query(f"part == '{WHOLE}'")
+    speeds = ", ".join(
+        f"{row.p50_ms:,.0f} ms to {row.mode} in {row.backend} (99 % within {row.p99_ms:,.0f} ms)"
+        for row in whole.itertuples()
+    )
+    return [f"On this machine a decision takes in the median {speeds}."] if speeds else []
 
 
 def backtest(orders: pd.DataFrame, summary: pd.DataFrame, scores: pd.DataFrame) -> str:

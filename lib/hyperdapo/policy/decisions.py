@@ -1,13 +1,10 @@
-"""What each policy decides on held-out states, and how long a decision takes (§4.5)."""
+"""What each policy decides on held-out states (§4.5)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from time import perf_counter
-from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -18,7 +15,7 @@ from hyperdapo.policy import rivals
 from hyperdapo.policy.language import calibration
 from hyperdapo.policy.models import load_adapter, load_base
 from hyperdapo.policy.path import calibrated
-from hyperdapo.policy.scoring import Encodings, Scorer, make_scorer, score
+from hyperdapo.policy.scoring import Encodings, make_scorer, score
 from hyperdapo.policy.states import States
 
 
@@ -76,42 +73,6 @@ def decide_across(parameters: Parameters, paths: Paths, tested: Mapping[str, Sta
         earned = together.table[["asset", "decision_ns"]].assign(reward=together.rewards[rows, action])
         frames.append(earned.assign(trained_on=source, seed=seed))
     return pd.concat(frames, ignore_index=True)
-
-
-@torch.no_grad()
-def measure_latency(
-    scorer: Scorer, model: Any, tokenizer: Any, prompts: Sequence[str], tokens: int = 8
-) -> pd.DataFrame:
-    """Time of one decision by scoring the letters in one pass, and by generating text, one prompt at a time.
-
-    Returns
-    -------
-    `way, decisions, median_measured_ms, p99_measured_ms`: wall times of this machine, not of the market.
-    """
-
-    def read_letters(prompt: str) -> None:
-        scorer.log_probabilities(scorer.encode([prompt]))
-
-    def generate(prompt: str) -> None:
-        encoded = tokenizer([prompt], return_tensors="pt").to(model.device)
-        model.generate(
-            **encoded,
-            max_new_tokens=tokens,
-            min_new_tokens=tokens,
-            do_sample=False,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-
-    rows = []
-    for way, decide in (("score K letters in one pass", read_letters), (f"generate {tokens} tokens", generate)):
-        decide(prompts[0])
-        times = []
-        for prompt in prompts:
-            begun = perf_counter()
-            decide(prompt)
-            times.append((perf_counter() - begun) * 1e3)
-        rows.append((way, len(times), float(np.median(times)), float(np.quantile(times, 0.99))))
-    return pd.DataFrame(rows, columns=["way", "decisions", "median_measured_ms", "p99_measured_ms"])
 
 
 class Decider:

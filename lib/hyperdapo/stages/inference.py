@@ -7,7 +7,8 @@ import pandas as pd
 from hyperdapo.files import read_table, write_table
 from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths
-from hyperdapo.policy.decisions import Decider, decide_all, measure_latency
+from hyperdapo.policy.decisions import Decider, decide_all
+from hyperdapo.policy.path import latency
 from hyperdapo.policy.states import States, read_states
 from hyperdapo.sequential import language
 from hyperdapo.sequential.iteration import BOOSTING, DAPO, boosting, decided, hypothetical
@@ -15,7 +16,7 @@ from hyperdapo.sequential.states import last_known
 
 
 def compute(parameters: Parameters, paths: Paths) -> list[Path]:
-    """Decide with every adapter and the yardsticks, once and again, then time single decisions.
+    """Decide with every adapter and the yardsticks, once and again, and time single decisions.
 
     Raises
     ------
@@ -26,11 +27,17 @@ def compute(parameters: Parameters, paths: Paths) -> list[Path]:
     training, tested = (read_states(features, outcomes, parameters, split) for split in ("train", "test"))
     decider = Decider(parameters, tested)
     decisions = decide_all(parameters, paths, features, training, tested, decider)
-    prompts = tested.prompts[: parameters.inference.latency_decisions]
-    latency = measure_latency(decider.scorer, decider.base, decider.tokenizer, prompts)
-    tables = {"decisions": decisions, "latency": latency}
+    tables = {"decisions": decisions} | vars(time_decisions(parameters, paths, features, tested))
     tables["again"] = decide_again(parameters, paths, last_known(features), outcomes, tested)
     return [write_table(table, paths.data, name) for name, table in tables.items()]
+
+
+def time_decisions(parameters: Parameters, paths: Paths, features: pd.DataFrame, tested: States) -> latency.Measured:
+    """How long the first algorithm's decisions take, for the assets of `inference.timed`; nothing of the others."""
+    if paths.asset not in parameters.inference.timed:
+        return latency.NOT_MEASURED
+    adapter = paths.adapter(parameters.training.algorithms[0], parameters.training.seeds[0])
+    return latency.measure(parameters, adapter, features, tested)
 
 
 def decide_again(

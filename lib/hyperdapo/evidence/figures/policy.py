@@ -1,4 +1,4 @@
-"""Figures of 05_train and 07_inference: what a policy learned on the way, and what it decides."""
+"""Figures of 05_train and 07_inference: what a policy learned on the way, what it decides, and how fast."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from hyperdapo.actions import Action
 from hyperdapo.evidence.figures import style
-from hyperdapo.evidence.metrics import Floats
+from hyperdapo.evidence.metrics import WHOLE, Floats
 from hyperdapo.evidence.tables import heading
 
 _BINS = 10
@@ -83,6 +83,22 @@ def plot_sureness(raw: pd.DataFrame, scaled: pd.DataFrame, asset: str) -> Figure
         axis.set(title=title, xlim=(0, 1), ylim=(0, 1), xlabel="probability of the decision")
     axes[0].set_ylabel(f"share that was best, {asset}")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+    return figure
+
+
+def plot_latency(quantiles: pd.DataFrame, asset: str) -> Figure:
+    """Median, 90th and 99th percentile of the time of a decision, ms, for each backend and mode.
+
+    `quantiles` is a table of `evidence.metrics.latency_quantiles`.
+    """
+    whole = quantiles[quantiles["part"] == WHOLE].reset_index(drop=True)
+    figure, axis = style.new(height=0.14 + 0.045 * len(whole))
+    axis.hlines(whole.index, whole["p50_ms"], whole["p99_ms"], color="0.6")
+    for percentile, mark in (("p50", "o"), ("p90", "D"), ("p99", "|")):
+        axis.scatter(whole[f"{percentile}_ms"], whole.index, marker=mark, s=26, zorder=3, label=percentile)
+    axis.set_yticks(whole.index, whole["mode"] + ", " + whole["backend"])
+    axis.set(xscale="log", xlabel="time of a decision (ms)", title=asset, ylim=(len(whole) - 0.5, -0.5))
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper right", ncols=3)
     return figure
 
 

@@ -20,7 +20,7 @@ from hyperdapo.policy.language import calibration
 from hyperdapo.policy.models import load_adapter, load_base
 from hyperdapo.policy.path.packed import pack
 from hyperdapo.policy.prompts import encode_states
-from hyperdapo.policy.scoring import make_scorer
+from hyperdapo.policy.scoring import Scorer, make_scorer
 
 
 @dataclass(frozen=True)
@@ -53,15 +53,21 @@ class DecisionPath:
     """
 
     def __init__(self, parameters: Parameters, adapter: Path | None = None) -> None:
-        self._policy = parameters.policy
         base, tokenizer = load_base(parameters.policy)
         scorer = make_scorer(base, tokenizer, parameters)
-        self.temperature = 1.0
+        self._policy, self.temperature = parameters.policy, 1.0
         if adapter is not None:
             scorer = scorer.through(load_adapter(base, parameters, adapter))
             self.temperature = calibration.read(adapter)
         pack(base.model)
         self._scorer = scorer
+
+    @classmethod
+    def over(cls, parameters: Parameters, scorer: Scorer, temperature: float) -> "DecisionPath":
+        """The path of a policy that is loaded already, whatever its precision."""
+        path = cls.__new__(cls)
+        path._policy, path._scorer, path.temperature = parameters.policy, scorer, temperature
+        return path
 
     def decide(self, features: pd.DataFrame, parents: pd.DataFrame, distinct: Mask | None = None) -> list[Decision]:
         """The decision of each parent order, n of them together.
