@@ -19,8 +19,9 @@ from hyperdapo.params import Parameters
 from hyperdapo.policy.language import calibration
 from hyperdapo.policy.models import load_adapter, load_base
 from hyperdapo.policy.path.packed import pack
+from hyperdapo.policy.path.remembering import make_remembering
 from hyperdapo.policy.prompts import encode_states
-from hyperdapo.policy.scoring import Scorer, make_scorer
+from hyperdapo.policy.scoring import Scorer
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class DecisionPath:
 
     def __init__(self, parameters: Parameters, adapter: Path | None = None) -> None:
         base, tokenizer = load_base(parameters.policy)
-        scorer = make_scorer(base, tokenizer, parameters)
+        scorer: Scorer = make_remembering(base, tokenizer, parameters)
         self._policy, self.temperature = parameters.policy, 1.0
         if adapter is not None:
             scorer = scorer.through(load_adapter(base, parameters, adapter))

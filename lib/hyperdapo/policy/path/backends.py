@@ -17,7 +17,7 @@ from hyperdapo.policy.language import calibration
 from hyperdapo.policy.models import load_adapter, load_base
 from hyperdapo.policy.path import DecisionPath
 from hyperdapo.policy.path.packed import pack
-from hyperdapo.policy.scoring import make_scorer
+from hyperdapo.policy.path.remembering import make_remembering
 
 FLOAT32, BFLOAT16, INT8, NF4 = "float32", "bfloat16", "int8", "nf4"
 
@@ -59,7 +59,7 @@ def open_path(backend: str, parameters: Parameters, adapter: Path | None) -> tup
     if backend == BFLOAT16 and own(parameters) != BFLOAT16:
         nn.Module.to(base, torch.bfloat16)
     size_mb = serialised_mb(base)
-    scorer = make_scorer(base, tokenizer, parameters)
+    scorer = make_remembering(base, tokenizer, parameters)
     if backend == FLOAT32:
         pack(base.model)
     return DecisionPath.over(parameters, scorer.through(model) if model else scorer, temperature), size_mb
