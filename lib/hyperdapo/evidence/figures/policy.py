@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from hyperdapo.actions import Action
 from hyperdapo.evidence.figures import style
@@ -98,6 +99,7 @@ def plot_latency(quantiles: pd.DataFrame, asset: str) -> Figure:
         axis.scatter(whole[f"{percentile}_ms"], whole.index, marker=mark, s=26, zorder=3, label=percentile)
     axis.set_yticks(whole.index, whole["mode"] + ", " + whole["backend"])
     axis.set(xscale="log", xlabel="time of a decision (ms)", title=asset, ylim=(len(whole) - 0.5, -0.5))
+    axis.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_formatter=NullFormatter())
     figure.legend(*axis.get_legend_handles_labels(), loc="outside upper right", ncols=3)
     return figure
 

@@ -28,9 +28,9 @@ SCORE, TOTAL = "score the letters", "all"  # mode, and the part that stands for 
 GENERATED = {"generate 1 token": 1, "generate 50 tokens": 50}
 """What the draft does (Listing 4.10), with the instruction's keys and values kept as well: by mode, new tokens."""
 BATCHES = (1, 4, 16, 64)
-LATENCY = ("backend", "mode", "part", "ms")
-PRECISIONS = ("backend", "size_mb", "decisions", "agreement", "minus_own_bps")
-THROUGHPUT = ("backend", "batch", "decisions_per_measured_s")
+LATENCY = {"backend": object, "mode": object, "part": object, "ms": float}
+PRECISIONS = {"backend": object, "size_mb": float, "decisions": int, "agreement": float, "minus_own_bps": float}
+THROUGHPUT = {"backend": object, "batch": int, "decisions_per_measured_s": float}
 _WARM_UP = 3  # decisions that are not counted
 
 
@@ -43,7 +43,12 @@ class Measured:
     throughput: pd.DataFrame
 
 
-NOT_MEASURED = Measured(*(pd.DataFrame(columns=list(names)) for names in (LATENCY, PRECISIONS, THROUGHPUT)))
+NOT_MEASURED = Measured(
+    *(
+        pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in of.items()})
+        for of in (LATENCY, PRECISIONS, THROUGHPUT)
+    )
+)
 
 
 def measure(parameters: Parameters, adapter: Path | None, features: pd.DataFrame, states: States) -> Measured:
