@@ -83,7 +83,7 @@ def parent_orders(features: pd.DataFrame, parameters: Parameters, market: Market
 def life_ns(parents: pd.DataFrame, orders: Orders) -> Nanoseconds:
     """(n,) how long after its decision the market of each order must be known: `life_s` of its own horizon."""
     known_s = parents["horizon_s"].to_numpy(float) + max(orders.markouts_s) + LATENCY_S
-    return np.rint(known_s * SECOND_NS).astype(np.int64)
+    return np.asarray(np.rint(known_s * SECOND_NS), dtype=np.int64)
 
 
 def wanted(features: pd.DataFrame, parameters: Parameters, market: Market) -> pd.DataFrame:

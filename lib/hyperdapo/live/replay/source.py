@@ -4,7 +4,7 @@ exchange."""
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,7 +71,7 @@ class Source(NamedTuple):
         )
         for minute in pairwise(range(self.span[0], self.span[1] + 1, MINUTE_NS)):
             parts = [_read(slices.lines(filters, *minute), minute[0]) for slices in self.slices]
-            yield parts[0] if len(parts) == 1 else sorted(sum(parts, []), key=lambda sent: sent.ns)
+            yield parts[0] if len(parts) == 1 else sorted(chain(*parts), key=lambda sent: sent.ns)
 
 
 def _read(lines: bytes, begin_ns: int) -> list[Sent]:

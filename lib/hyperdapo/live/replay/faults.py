@@ -8,7 +8,14 @@ import msgspec
 from hyperdapo.market.native import FAST_LEVELS
 from hyperdapo.times import SECOND_NS
 
-_GARBAGE = (b"{]", b"\x00\xff\xfe", b'{"channel":"l2Book","data":{"coin":', b"[1,2,3]", b'"hello"', b'{"channel":"trades"}')
+_GARBAGE = (
+    b"{]",
+    b"\x00\xff\xfe",
+    b'{"channel":"l2Book","data":{"coin":',
+    b"[1,2,3]",
+    b'"hello"',
+    b'{"channel":"trades"}',
+)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ _TICK_NS = 100  # of a recorder's stamp: seven decimals of a second
 
 
 class Clock:
-    """Market time that never goes back, in whole ticks of a recorder's stamp, so that what is recorded is what was seen.
+    """Market time that never goes back, in whole ticks of a recorder's stamp: what is recorded is what was seen.
 
     `speed` is in seconds of the market a second; `until_ns`, where it is known, when the market ends.
     """

@@ -1,9 +1,9 @@
 """A local WebSocket server that plays a recording, or the synthetic exchange, in the exchange's public protocol.
 
-Subscriptions are acknowledged, pings answered, mistakes named as the exchange names them, and the first `trades` message
-of a subscription repeats old prints. Messages are sent as they were recorded, at the recorded times and `speed` times as
-fast; what time it is in the recording stands in the handshake's answer (`clock`). The recording begins when the first
-client comes. A blank line of it, where its recorder lost the connection, loses ours.
+Subscriptions are acknowledged, pings answered, mistakes named as the exchange names them, and the first `trades`
+message of a subscription repeats old prints. Messages are sent as they were recorded, at the recorded times and `speed`
+times as fast; what time it is in the recording stands in the handshake's answer (`connection.clock`). The recording
+begins when the first client comes. A blank line of it, where its recorder lost the connection, loses ours.
 """
 
 import asyncio
@@ -18,10 +18,10 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from hyperdapo.errors import EndpointError
-from hyperdapo.live import protocol
-from hyperdapo.live.clock import HEADER, Clock
-from hyperdapo.live.faults import Faults, Mischief
-from hyperdapo.live.source import Sent, Source
+from hyperdapo.live.connection import protocol
+from hyperdapo.live.connection.clock import HEADER, Clock
+from hyperdapo.live.replay.faults import Faults, Mischief
+from hyperdapo.live.replay.source import Sent, Source
 from hyperdapo.market.native import CHANNELS
 from hyperdapo.times import SECOND_NS
 
