@@ -1,4 +1,4 @@
-"""What the commands `hyperdapo paper` and `hyperdapo replay-live` can be told; nothing is imported before they run."""
+"""What the commands `paper`, `replay-live` and `demo` can be told; nothing is imported before one of them runs."""
 
 import argparse
 from pathlib import Path
@@ -6,9 +6,10 @@ from typing import Any
 
 
 def add(commands: Any, profile: str) -> None:
-    """Add both commands to a parser's; `profile` is that of a session where none is named."""
+    """Add them to a parser's commands; `profile` is that of a session where none is named."""
     _add_paper(commands, profile)
     _add_replay(commands)
+    _add_demo(commands)
 
 
 def _paper(options: argparse.Namespace) -> None:
@@ -21,6 +22,12 @@ def _replay(options: argparse.Namespace) -> None:
     from hyperdapo.live import commands
 
     commands.replay_live(options)
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from hyperdapo.live import commands
+
+    commands.demo(options)
 
 
 def _add_paper(commands: Any, profile: str) -> None:
@@ -58,6 +65,13 @@ def _add_replay(commands: Any) -> None:
     faults.add_argument("--garbage-every", type=int, default=0, metavar="N", help="nonsense after so many messages")
     faults.add_argument("--slow-at", type=float, metavar="S", help="from then on books come every 5 s ...")
     faults.add_argument("--slow-for", type=_positive, default=60.0, metavar="S", help="... for so long (default: 60)")
+
+
+def _add_demo(commands: Any) -> None:
+    demo = commands.add_parser("demo", help="two minutes of paper trading on the synthetic exchange, without network")
+    demo.set_defaults(call=_demo)
+    demo.add_argument("--speed", type=_positive, default=20.0, help="so many times as fast (default: 20)")
+    demo.add_argument("--minutes", type=_positive, default=36.0, help="of the market (default: 36)")
 
 
 def _positive(text: str) -> float:

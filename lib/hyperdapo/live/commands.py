@@ -1,10 +1,13 @@
-"""What the commands `hyperdapo paper` and `hyperdapo replay-live` do."""
+"""What the commands `hyperdapo paper`, `replay-live` and `demo` do."""
 
 import asyncio
+import subprocess
+import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-from hyperdapo.errors import DataError, MissingInputError, ParameterError
+from hyperdapo.errors import DataError, EndpointError, MissingInputError, ParameterError
 from hyperdapo.live.deciding import decider_of
 from hyperdapo.live.figure import draw
 from hyperdapo.live.paper import Paper
@@ -15,10 +18,13 @@ from hyperdapo.live.replay.server import replay
 from hyperdapo.live.replay.source import Source
 from hyperdapo.live.session import Session
 from hyperdapo.live.view import shown
-from hyperdapo.params import Parameters, load, recall
+from hyperdapo.params import Parameters, load, merge, overrides_of, recall
 from hyperdapo.paths import Paths
 
 UNTRAINED = "untrained"
+_DEMO = "smoke"
+"""The profile of the demonstration: a short market, and a tiny model."""
+_DEMO_FAULTS = ("--drop-at", "700,1150,1600", "--garbage-every", "500", "--slow-at", "1300", "--slow-for", "120")
 
 
 def paper(options: Namespace) -> None:
@@ -37,14 +43,48 @@ def paper(options: Namespace) -> None:
     session = Session.begin(
         parameters, options.asset or parameters.assets[:1], options.session, **_who(options, parameters)
     )
+    trade(session, options.minutes)
+    print(f"to hold them against the record: hyperdapo paper --reconcile {session.name}", flush=True)
+
+
+def trade(session: Session, minutes: float) -> None:
+    """Run a session for so many minutes of the market, and say where it lies; raises as `Paper.run`."""
     print(f"session {session.name} in {session.folder}", flush=True)
     for asset in session.asked.assets:
         rehearse(session.asked.parameters(asset), asset)
     trader = Paper(session, decider_of(session.asked))
     with shown() as (show, every_s):
-        asyncio.run(trader.run(options.minutes, show, every_s))
+        asyncio.run(trader.run(minutes, show, every_s))
     print(f"{len(trader.orders())} orders have ended: {session.folder / 'orders.parquet'}", flush=True)
-    print(f"to hold them against the record: hyperdapo paper --reconcile {session.name}", flush=True)
+
+
+def demo(options: Namespace) -> None:
+    """Play the synthetic exchange, trade on it with a policy, reconcile and draw; raises as `paper`."""
+    parameters = load(_DEMO)
+    print("playing the synthetic exchange (the first time, it is compiled: a minute) ...", flush=True)
+    with _replayed(options.speed) as address:
+        chosen = _at(parameters, address)
+        trained = Paths(_DEMO, chosen.assets[0]).adapter(chosen.hypotheses.policy, chosen.training.seeds[0]).exists()
+        policy = chosen.hypotheses.policy if trained else UNTRAINED
+        who = {"policy": policy, "seed": chosen.training.seeds[0]}
+        session = Session.begin(chosen, chosen.assets, None, **who)
+        trade(session, options.minutes)
+    held_against_record(session, draws=True)
+
+
+@contextmanager
+def _replayed(speed: float) -> Iterator[str]:
+    """A process that plays the synthetic exchange with faults: its address."""
+    command = [sys.executable, "-m", "hyperdapo.cli", "replay-live", "--profile", _DEMO, "--speed", f"{speed:g}"]
+    with subprocess.Popen([*command, "--port", "0", *_DEMO_FAULTS], stdout=subprocess.PIPE, text=True) as playing:
+        try:
+            assert playing.stdout is not None
+            first = playing.stdout.readline()
+            if not first:
+                raise EndpointError("the synthetic exchange did not begin: see above")
+            yield first.split()[0]
+        finally:
+            playing.terminate()
 
 
 def held_against_record(session: Session, draws: bool) -> None:
@@ -75,10 +115,19 @@ def replay_live(options: Namespace) -> None:
 def _parameters(options: Namespace) -> Parameters:
     """Those of a run or a profile, with the address to listen to where one is given."""
     parameters = recall(options.run) if options.run else load(options.profile)
-    if not options.endpoint:
-        return parameters
-    live = parameters.live.model_copy(update={"endpoint": options.endpoint})
-    return parameters.model_copy(update={"live": type(live).model_validate(live.model_dump())})
+    return _at(parameters, options.endpoint) if options.endpoint else parameters
+
+
+def _at(parameters: Parameters, endpoint: str) -> Parameters:
+    """The same with another address; the run keeps its name, for what it has learnt is the same.
+
+    Raises
+    ------
+    ParameterError
+        If it is no address.
+    """
+    changed = merge(overrides_of(parameters), {"live": {"endpoint": endpoint}})
+    return load(parameters.profile, changed).model_copy(update={"name": parameters.name})
 
 
 def _who(options: Namespace, parameters: Parameters) -> dict[str, object]:

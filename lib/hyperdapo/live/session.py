@@ -18,7 +18,7 @@ import pandas as pd
 from hyperdapo.errors import DataError, MissingInputError, ParameterError, nearest
 from hyperdapo.execution.laws import EVENLY, as_measured
 from hyperdapo.files import atomic, read_json, read_table, writing_into
-from hyperdapo.params import Parameters, load, overrides_of
+from hyperdapo.params import Parameters, load, merge, overrides_of
 from hyperdapo.paths import Paths, data_root
 
 _UNMEASURED = {"lambda_bps": 100.0, "queue_exponent": EVENLY}
@@ -36,6 +36,7 @@ class Asked:
     decision on: orders are judged by the same numbers whenever they are replayed.
     """
 
+    run: str
     profile: str
     overrides: Json
     assets: list[str]
@@ -47,7 +48,7 @@ class Asked:
 
     def parameters(self, asset: str | None = None) -> Parameters:
         """Those of the run; of an asset, with the market's own numbers where `execution` has none."""
-        parameters = load(self.profile, self.overrides)
+        parameters = load(self.profile, self.overrides).model_copy(update={"name": self.run})
         if asset is None:
             return parameters
         rows = self.measured[asset].items()
@@ -83,7 +84,7 @@ class Session:
         for asset in assets:
             parameters.for_asset(asset)
         folder = sessions(parameters.name) / (name or f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%S}")
-        asked = Asked(parameters.profile, overrides_of(parameters), list(assets), **who)
+        asked = Asked(parameters.name, parameters.profile, overrides_of(parameters), list(assets), **who)
         asked.measured = {asset: _measured(Paths(parameters.name, asset)) for asset in assets}
         asked.daily_volume = {
             asset: volume for asset in assets if (volume := _volume(Paths(parameters.name, asset))) is not None
@@ -96,6 +97,7 @@ class Session:
                     f"session {folder.name} was begun for {' '.join(begun.assets)} and {begun.strategy}: choose "
                     "another --session, or go on with the same"
                 )
+            begun.overrides = merge(begun.overrides, {"live": {"endpoint": parameters.live.endpoint}})
             return cls(folder, begun)
         session.save()
         return session
