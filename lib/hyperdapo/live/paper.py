@@ -175,19 +175,14 @@ class Paper:
     def _decide(self, ns: int) -> None:
         """Answer one decision time of all assets."""
         self._next_ns = ns + self._step_ns
+        if ns % self._every_ns or ns >= self.ends_ns:
+            return
         begun, known = perf_counter(), dict[str, Known]()
-        wanted = ns % self._every_ns == 0 and ns < self.ends_ns
         for asset, desk in self.desks.items():
-            if not desk.quoted:
-                if wanted:
-                    self._refuse(asset, ns, "no book, or an old one")
-                continue
-            features = desk.features(ns)
-            if wanted:
-                if cause := self._away(ns) or desk.refusal(features, ns):
-                    self._refuse(asset, ns, cause)
-                else:
-                    known[asset] = desk.known(features, ns)
+            if cause := self._away(ns) or desk.refusal(ns):
+                self._refuse(asset, ns, cause)
+            else:
+                known[asset] = desk.known(ns)
         if known:
             self._choose(ns, known, 1e3 * (perf_counter() - begun))
 
@@ -246,7 +241,7 @@ class Paper:
             if asset not in self.asked.daily_volume and desk.daily_volume is not None:
                 self.asked.daily_volume[asset] = desk.daily_volume
                 self.session.save()
-            self._log.write(_entry(asset, ns, one, choice, order, timing, dict(desk.kept)))
+            self._log.write(_entry(asset, ns, one, choice, order, timing, dict(desk.stream.kept)))
 
     # What becomes of the orders.
 
@@ -369,35 +364,28 @@ class Paper:
 
     def _resume(self) -> None:
         """Hear the record of a session that goes on, with the orders that it had sent."""
-        sent = {(one["asset"], one["decision_ns"]): one for one in self.session.entries()}
+        sent: dict[str, deque[Json]] = {asset: deque() for asset in self.desks}
+        for entry in self.session.entries():
+            self._next_ns = max(self._next_ns, entry["decision_ns"] + self._step_ns)
+            if "action" in entry:
+                sent[entry["asset"]].append(entry)
         for asset, desk in self.desks.items():
             path = self.session.folder / f"{asset}.ndjson.gz"
             if path.exists() and (lines := recording.read(path)):
-                next_ns = -(-lines[0].ns // self._step_ns) * self._step_ns
                 for line in [*lines, recording.Line(lines[-1].ns, b"")]:
-                    while line.text and line.ns > next_ns:
-                        self._again(desk, next_ns, sent.get((asset, next_ns)))
-                        next_ns += self._step_ns
+                    while line.text and sent[asset] and line.ns > sent[asset][0]["decision_ns"]:
+                        self._send_again(desk, sent[asset].popleft())
                     if not line.text:
                         desk.lose(line.ns)
                     elif (message := native.native(line.text)) is not None:
                         desk.hear(message, line.ns)
-                self._next_ns = max(self._next_ns, next_ns)
-        self._level()
+                while sent[asset]:
+                    self._send_again(desk, sent[asset].popleft())
+                self._next_ns = max(self._next_ns, -(-(lines[-1].ns + 1) // self._step_ns) * self._step_ns)
 
-    def _level(self) -> None:
-        """Bring all desks to the same decision time, the next one."""
-        for desk in self.desks.values():
-            while desk.next_ns and desk.next_ns < self._next_ns:
-                desk.features(desk.next_ns)
-
-    def _again(self, desk: Desk, ns: int, entry: Json | None) -> None:
-        if desk.quoted:
-            features = desk.features(ns)
-            if entry is not None and "action" in entry:
-                known = desk.known(features, ns)
-                order = desk.order(known, Choice(entry["action"], (), "", {}))
-                desk.send(order, entry["policy_ms"])
+    def _send_again(self, desk: Desk, entry: Json) -> None:
+        known = desk.known(entry["decision_ns"])
+        desk.send(desk.order(known, Choice(entry["action"], (), "", {})), entry["policy_ms"])
 
 
 def _coin(message: native.Message) -> str:

@@ -23,7 +23,7 @@ from hyperdapo.files import atomic
 from hyperdapo.live import orders as ordering
 from hyperdapo.live.connection import record as recording
 from hyperdapo.live.deciding import Decider, decider_of
-from hyperdapo.live.desk import CHANNELS, Desk
+from hyperdapo.live.desk import Desk
 from hyperdapo.live.session import Json, Session
 from hyperdapo.market import native
 from hyperdapo.market.book import Market
@@ -202,7 +202,7 @@ class Batch:
         return f"{first['channel']} at {first['local_ns']}"
 
     def _heard_by(self, ns: int) -> dict[str, int]:
-        """How many messages of each channel the record has that counted by an instant, as the session judged."""
+        """How many rows of each channel the record has that counted by an instant, as the session judged."""
         counts = {channel: int(np.searchsorted(times, ns, side="right")) for channel, times in self._heard.items()}
         return {channel: count for channel, count in counts.items() if count}
 
@@ -210,22 +210,18 @@ class Batch:
 def _judged_otherwise(
     path: Path, market: Market, parameters: Parameters
 ) -> tuple[pd.DataFrame, dict[str, "np.ndarray[Any, Any]"]]:
-    """Rows that count on one side only; and when each message came that counts as a session judges, by channel."""
+    """Rows that count on one side only; and when each came that counts as a session judges, by channel."""
     desk, live = Desk(parameters, market.asset), Counter[tuple[str, int]]()
-    times: dict[str, list[int]] = {channel: [] for channel in CHANNELS.values()}
+    times: dict[str, list[int]] = {channel: [] for channel in native.CHANNELS}
     for line in recording.read(path):
         if not line.text:
             desk.lose(line.ns)
             continue
-        message = native.native(line.text)
-        if message is None:
-            continue
-        before = _dropped_prints(desk)
-        if not desk.hear(message, line.ns):
-            channel = CHANNELS[type(message)]
-            times[channel].append(line.ns)
-            prints = len(message.data) if isinstance(message, native.TradesMessage) else 1
-            live[channel, line.ns] += prints - _dropped_prints(desk) + before
+        message, before = native.native(line.text), desk.stream.kept.copy()
+        if message is not None and not desk.hear(message, line.ns):
+            for channel, rows in (desk.stream.kept - before).items():
+                times[channel] += [line.ns] * rows
+                live[channel, line.ns] += rows
     tables = {
         "l2Book": market.book.local_ns,
         "bbo": market.bbo.local_ns,
@@ -242,10 +238,6 @@ def _judged_otherwise(
 def _counted(ns: "np.ndarray[Any, Any]") -> list[tuple[int, int]]:
     times, counts = np.unique(ns, return_counts=True)
     return list(zip(times.tolist(), counts.tolist(), strict=True))
-
-
-def _dropped_prints(desk: Desk) -> int:
-    return sum(count for cause, count in desk.stream.dropped.items() if cause.startswith("trades_"))
 
 
 def _live(entry: Json, end: Json | None) -> Json:

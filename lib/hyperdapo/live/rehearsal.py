@@ -15,14 +15,14 @@ def rehearse(parameters: Parameters, asset: str) -> None:
     """Hear, decide, send and settle once; the parameters are those of the asset, as measured."""
     short = parameters.features.model_copy(update={"warmup_s": 0.0})
     desk = Desk(parameters.model_copy(update={"features": short}), asset)
-    step, join = desk.step_ns, Choice(1, (), "", {})
+    step = round(parameters.features.decision_interval_s * SECOND_NS)
+    join = Choice(1, (), "", {})
     for second in range(_SECONDS):
         ns = _BEGINS_NS + second * SECOND_NS
         for message in _messages(asset, second, ns // MS_NS):
             desk.hear(message, ns)
         if ns % step == 0 and second:
-            features = desk.features(ns)
-            known = desk.known(features, ns)
+            known = desk.known(ns)
             if second >= _SECONDS // 4:
                 desk.send(desk.order(known, join), 0.0)
     desk.standing(ns)
