@@ -3,12 +3,13 @@
 from hyperdapo.live.deciding import Choice
 from hyperdapo.live.desk import Desk
 from hyperdapo.market import native
+from hyperdapo.market.grid import tick_size
 from hyperdapo.params import Parameters
 from hyperdapo.times import MS_NS, SECOND_NS
 
 _BEGINS_NS = 1_756_684_800 * SECOND_NS  # a full hour, after the last change of fees
 _SECONDS = 400
-_TICK = 0.01
+_MIDDLE = 100.0
 
 
 def rehearse(parameters: Parameters, asset: str) -> None:
@@ -16,10 +17,11 @@ def rehearse(parameters: Parameters, asset: str) -> None:
     short = parameters.features.model_copy(update={"warmup_s": 0.0})
     desk = Desk(parameters.model_copy(update={"features": short}), asset)
     step = round(parameters.features.decision_interval_s * SECOND_NS)
+    tick = float(tick_size(_MIDDLE, parameters.contracts[asset].sz_decimals))
     join = Choice(1, (), "", {})
     for second in range(_SECONDS):
         ns = _BEGINS_NS + second * SECOND_NS
-        for message in _messages(asset, second, ns // MS_NS):
+        for message in _messages(asset, second, ns // MS_NS, tick):
             desk.hear(message, ns)
         if ns % step == 0 and second:
             known = desk.known(ns)
@@ -31,10 +33,10 @@ def rehearse(parameters: Parameters, asset: str) -> None:
         due.settle("rehearsal", 0)
 
 
-def _messages(asset: str, second: int, ms: int) -> list[native.Message]:
-    middle = 100 + _TICK * (second // 7 % 5)
+def _messages(asset: str, second: int, ms: int, tick: float) -> list[native.Message]:
+    middle = _MIDDLE + tick * (second // 7 % 5)
     bids, asks = (
-        [native.Level(round(middle + side * _TICK * (place + 1), 2), 50.0 + place) for place in range(20)]
+        [native.Level(round(middle + side * tick * (place + 1), 6), 50.0 + place) for place in range(20)]
         for side in (-1, 1)
     )
     prints = [native.Print(asset, "A" if second % 2 else "B", bids[0].px, 1.0 + second % 3, ms, second)]
