@@ -34,6 +34,7 @@ def _add_paper(commands: Any, profile: str) -> None:
     paper = commands.add_parser("paper", help="trade on paper on live messages, and hold a session against its record")
     paper.set_defaults(call=_paper)
     paper.add_argument("--profile", default=profile)
+    paper.add_argument("--params", type=Path, help="one more YAML file of parameters, laid on top of the profile")
     paper.add_argument("--run", metavar="NAME", help="a run that was made before, in place of a profile")
     paper.add_argument("--asset", nargs="+", metavar="A", help="one or more (default: the first of the run)")
     paper.add_argument(
@@ -72,6 +73,7 @@ def _add_demo(commands: Any) -> None:
     demo.set_defaults(call=_demo)
     demo.add_argument("--speed", type=_positive, default=20.0, help="so many times as fast (default: 20)")
     demo.add_argument("--minutes", type=_positive, default=36.0, help="of the market (default: 36)")
+    demo.add_argument("--policy", metavar="NAME", help="as of paper (default: the trained one, or to join always)")
 
 
 def _positive(text: str) -> float:

@@ -6,6 +6,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from hyperdapo.errors import DataError, EndpointError, MissingInputError, ParameterError
 from hyperdapo.live.deciding import decider_of
@@ -18,13 +19,13 @@ from hyperdapo.live.replay.server import replay
 from hyperdapo.live.replay.source import Source
 from hyperdapo.live.session import Session
 from hyperdapo.live.view import shown
-from hyperdapo.params import Parameters, load, merge, overrides_of, recall
+from hyperdapo.params import Parameters, load, merge, overrides_of, portable, read, recall
 from hyperdapo.paths import Paths
 
 UNTRAINED = "untrained"
 _DEMO = "smoke"
 """The profile of the demonstration: a short market, and a tiny model."""
-_DEMO_FAULTS = ("--drop-at", "700,1150,1600", "--garbage-every", "500", "--slow-at", "1300", "--slow-for", "120")
+_DEMO_FAULTS = ("--drop-at", "900,1500", "--garbage-every", "500", "--slow-at", "1950", "--slow-for", "60")
 
 
 def paper(options: Namespace) -> None:
@@ -50,23 +51,24 @@ def paper(options: Namespace) -> None:
 def trade(session: Session, minutes: float) -> None:
     """Run a session for so many minutes of the market, and say where it lies; raises as `Paper.run`."""
     print(f"session {session.name} in {session.folder}", flush=True)
+    decider = decider_of(session.asked)
     for asset in session.asked.assets:
-        rehearse(session.asked.parameters(asset), asset)
-    trader = Paper(session, decider_of(session.asked))
+        rehearse(session.asked.parameters(asset), asset, decider)
+    trader = Paper(session, decider)
     with shown() as (show, every_s):
         asyncio.run(trader.run(minutes, show, every_s))
     print(f"{len(trader.orders())} orders have ended: {session.folder / 'orders.parquet'}", flush=True)
 
 
 def demo(options: Namespace) -> None:
-    """Play the synthetic exchange, trade on it with a policy, reconcile and draw; raises as `paper`."""
+    """Play the synthetic exchange, trade on it (by a policy if one is trained), reconcile, draw; raises as `paper`."""
     parameters = load(_DEMO)
     print("playing the synthetic exchange (the first time, it is compiled: a minute) ...", flush=True)
     with _replayed(options.speed) as address:
         chosen = _at(parameters, address)
         trained = Paths(_DEMO, chosen.assets[0]).adapter(chosen.hypotheses.policy, chosen.training.seeds[0]).exists()
-        policy = chosen.hypotheses.policy if trained else UNTRAINED
-        who = {"policy": policy, "seed": chosen.training.seeds[0]}
+        policy = options.policy or (chosen.hypotheses.policy if trained else "")
+        who = {"policy": policy, "seed": chosen.training.seeds[0]} if policy else {"action": "join"}
         session = Session.begin(chosen, chosen.assets, None, **who)
         trade(session, options.minutes)
     held_against_record(session, draws=True)
@@ -114,7 +116,8 @@ def replay_live(options: Namespace) -> None:
 
 def _parameters(options: Namespace) -> Parameters:
     """Those of a run or a profile, with the address to listen to where one is given."""
-    parameters = recall(options.run) if options.run else load(options.profile)
+    laid = portable(read(options.params), Path.cwd()) if options.params else {}
+    parameters = recall(options.run) if options.run else load(options.profile, laid)
     return _at(parameters, options.endpoint) if options.endpoint else parameters
 
 

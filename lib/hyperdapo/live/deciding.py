@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from time import perf_counter
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
 
 from hyperdapo.actions import Action
 from hyperdapo.errors import ParameterError, nearest
+from hyperdapo.live.orders import distinct_actions
 from hyperdapo.live.session import Asked
+from hyperdapo.market.book import Market
 from hyperdapo.market.columns import Mask
 from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths
@@ -22,6 +24,14 @@ class Choice(NamedTuple):
     probabilities: tuple[float, ...]
     prompt: str
     timing_ms: dict[str, float]
+
+
+class Known(NamedTuple):
+    """What is known at a decision time: a row of features, the market of late, and the order that is wanted (1, 13)."""
+
+    features: dict[str, Any]
+    market: Market
+    parents: pd.DataFrame
 
 
 class Decider(Protocol):
@@ -82,6 +92,16 @@ class Policy:
             for row, one, prompt in zip(rows.tolist(), decided, prompts, strict=True):
                 choices[row] = Choice(one.action, one.probabilities, prompt, one.timing_ms | noting_ms)
         return [choice for choice in choices if choice is not None]
+
+
+def choose(decider: Decider, known: Sequence[Known], parameters: Parameters) -> list[Choice]:
+    """What is done in each of the states, one decision for all of them together."""
+    parents = pd.concat([one.parents for one in known], ignore_index=True).assign(order_id=range(len(known)))
+    features, actions = pd.DataFrame([one.features for one in known]), parameters.policy.actions
+    if decider.at_once:
+        return decider.choose(features, parents, np.ones((len(known), len(actions)), bool))
+    distinct = [distinct_actions(one.parents, one.market, actions) for one in known]
+    return decider.choose(features, parents, np.concatenate(distinct))
 
 
 def decider_of(asked: Asked) -> Decider:

@@ -1,26 +1,18 @@
 """One asset of a session: its messages, what was known at each decision time, the orders, and their ends."""
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from hyperdapo.feed.stream import Stream
 from hyperdapo.live import orders as ordering
-from hyperdapo.live.deciding import Choice
+from hyperdapo.live.deciding import Choice, Known
 from hyperdapo.market import native
 from hyperdapo.market.book import Market
 from hyperdapo.params import Parameters
 from hyperdapo.times import SECOND_NS
-
-
-class Known(NamedTuple):
-    """What is known at a decision time: a row of features, the market of late, and the order that is wanted (1, 13)."""
-
-    features: dict[str, Any]
-    market: Market
-    parents: pd.DataFrame
 
 
 class Desk:

@@ -15,19 +15,17 @@ from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
-from hyperdapo.errors import DataError
+from hyperdapo.errors import DataError, EndpointError
 from hyperdapo.files import atomic, write_table
 from hyperdapo.live.connection import protocol
 from hyperdapo.live.connection import record as recording
 from hyperdapo.live.connection.client import listen
 from hyperdapo.live.connection.clock import Clock
-from hyperdapo.live.deciding import Choice, Decider, decider_of
-from hyperdapo.live.desk import Desk, Due, Known
+from hyperdapo.live.deciding import Choice, Decider, Known, choose, decider_of
+from hyperdapo.live.desk import Desk, Due
 from hyperdapo.live.health import Cadence, Health
-from hyperdapo.live.orders import distinct_actions
 from hyperdapo.live.session import Json, Log, Session
 from hyperdapo.market import native
 from hyperdapo.times import MINUTE_NS, MS_NS, SECOND_NS
@@ -68,6 +66,8 @@ class Paper:
         self._deciding: asyncio.Future[list[Choice]] | None = None
         self._failed: asyncio.Future[None] | None = None
         self._threads = ThreadPoolExecutor(1, "decisions"), ThreadPoolExecutor(1, "kernel")
+        for name in ("orders.parquet", "health.json"):  # those of an end that is none any more
+            (session.folder / name).unlink(missing_ok=True)
         self._resume()
         self.recorders = {asset: recording.Recorder(session.folder, asset) for asset in asked.assets}
         self._log, self._odd = Log(session.folder / "decisions.ndjson"), Log(session.folder / "odd.ndjson")
@@ -128,6 +128,8 @@ class Paper:
         self.health.control[control.channel] += 1
         if control.channel == "error":
             self._odd.write({"ns": ns, "error": str(control.data)})
+            if protocol.UNKNOWN in str(control.data):
+                self._fail(EndpointError(f"the exchange says: {control.data}; does it list {self.asked.assets}?"))
         return True
 
     # In the order of time.
@@ -200,20 +202,11 @@ class Paper:
 
     def _choose(self, ns: int, known: Mapping[str, Known], features_ms: float) -> None:
         """Have the orders chosen, at once or in a thread, and send them then."""
-        actions = self.parameters.policy.actions
-        parents = pd.concat([one.parents for one in known.values()], ignore_index=True)
-        features = pd.DataFrame([one.features for one in known.values()])
-        places = parents.assign(order_id=range(len(parents)))
+        asked = self.decider, list(known.values()), self.parameters
         if self.decider.at_once:
-            self._send(ns, known, self.decider.choose(features, places, np.zeros((0, 0), bool)), features_ms)
+            self._send(ns, known, choose(*asked), features_ms)
             return
-        loop = asyncio.get_running_loop()
-
-        def choose() -> list[Choice]:
-            distinct = [distinct_actions(one.parents, one.market, actions)[0] for one in known.values()]
-            return self.decider.choose(features, places, np.stack(distinct))
-
-        self._deciding = loop.run_in_executor(self._threads[0], choose)
+        self._deciding = asyncio.get_running_loop().run_in_executor(self._threads[0], choose, *asked)
         self._deciding.add_done_callback(lambda chosen: self._chosen(ns, known, chosen, features_ms))
 
     def _chosen(
@@ -343,7 +336,15 @@ class Paper:
         if len(orders):
             write_table(orders, self.session.folder, "orders")
         with atomic(self.session.folder / "health.json") as temporary:
-            temporary.write_text(json.dumps(self.health.summary(), indent=1) + "\n")
+            temporary.write_text(json.dumps(self.health.summary() | self._heard(), indent=1) + "\n")
+
+    def _heard(self) -> Json:
+        """What counted of each asset, what did not, and what a later message spoke against."""
+        streams = {asset: desk.stream for asset, desk in self.desks.items()}
+        names = ("kept", "dropped", "hindsight")
+        return {
+            "streams": {asset: {name: dict(getattr(one, name)) for name in names} for asset, one in streams.items()}
+        }
 
     def orders(self) -> pd.DataFrame:
         """The orders that have ended, in the order of their decisions: `orders.parquet`."""

@@ -97,8 +97,10 @@ def reconcile(session: Session, decider: Decider | None = None) -> Reconciled:
     Raises
     ------
     DataError
-        If the session has no order, or its record holds no market.
+        If the session has not ended, has no order, or its record holds no market.
     """
+    if not (session.folder / "health.json").exists():
+        raise DataError(f"session {session.name} was killed: go on with it: hyperdapo paper --session {session.name}")
     sent = [entry for entry in session.entries() if "action" in entry]
     if not sent:
         raise DataError(f"session {session.name} sent no order: see its decisions.ndjson for why each was refused")
@@ -242,7 +244,7 @@ def _counted(ns: "np.ndarray[Any, Any]") -> list[tuple[int, int]]:
 
 def _live(entry: Json, end: Json | None) -> Json:
     """What the session says of an order: as it was sent, and how it ended; void where it has no end."""
-    return entry | ({"void": True} if end is None else end | {"void": False})
+    return ({"void": True} if end is None else end | {"void": False}) | entry
 
 
 def _first_difference(live: Json, batch: Json, live_features: Json, features: Json) -> tuple[str, str, Any, Any] | None:

@@ -1,6 +1,6 @@
 """A market of a few made-up messages, through everything that is compiled: nothing is, then, while a real one waits."""
 
-from hyperdapo.live.deciding import Choice
+from hyperdapo.live.deciding import Decider, choose
 from hyperdapo.live.desk import Desk
 from hyperdapo.market import native
 from hyperdapo.market.grid import tick_size
@@ -12,13 +12,12 @@ _SECONDS = 400
 _MIDDLE = 100.0
 
 
-def rehearse(parameters: Parameters, asset: str) -> None:
+def rehearse(parameters: Parameters, asset: str, decider: Decider) -> None:
     """Hear, decide, send and settle once; the parameters are those of the asset, as measured."""
     short = parameters.features.model_copy(update={"warmup_s": 0.0})
     desk = Desk(parameters.model_copy(update={"features": short}), asset)
     step = round(parameters.features.decision_interval_s * SECOND_NS)
     tick = float(tick_size(_MIDDLE, parameters.contracts[asset].sz_decimals))
-    join = Choice(1, (), "", {})
     for second in range(_SECONDS):
         ns = _BEGINS_NS + second * SECOND_NS
         for message in _messages(asset, second, ns // MS_NS, tick):
@@ -26,7 +25,7 @@ def rehearse(parameters: Parameters, asset: str) -> None:
         if ns % step == 0 and second:
             known = desk.known(ns)
             if second >= _SECONDS // 4:
-                desk.send(desk.order(known, join), 0.0)
+                desk.send(desk.order(known, choose(decider, [known], parameters)[0]), 0.0)
     desk.standing(ns)
     due = desk.due(ns, last=True)
     if due is not None:

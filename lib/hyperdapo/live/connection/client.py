@@ -46,7 +46,7 @@ async def listen(live: Live, coins: Sequence[str], listener: Listener, seed: int
     Raises
     ------
     EndpointError
-        If the address is none, or the exchange does not know a coin.
+        If the address is none.
     """
     waits, wait_s = random.Random(seed), _FIRST_WAIT_S
     while True:

@@ -13,6 +13,8 @@ import msgspec
 from hyperdapo.market.native import CHANNELS
 
 PING = json.dumps({"method": "ping"})
+UNKNOWN = "Invalid subscription"
+"""How the error begins of a subscription to a channel or coin that there is not."""
 PONG = b'{"channel":"pong"}'
 
 

@@ -165,7 +165,7 @@ class Exchange:
         elif request.method not in ("subscribe", "unsubscribe") or wanted is None:
             yield protocol.refused(f"Error parsing JSON into valid websocket request: {shown}")
         elif wanted.type not in CHANNELS or wanted.coin not in self.source.coins:
-            yield protocol.refused(f"Invalid subscription {shown}")
+            yield protocol.refused(f"{protocol.UNKNOWN} {shown}")
         else:
             yield from self._subscribed(connection, request, wanted, shown)
 
