@@ -358,7 +358,7 @@ class TestReconcile:
     def test_the_stages_01_to_03_and_the_replay_of_08_make_the_same_of_the_recording(
         self, session: Session, data: Path
     ) -> None:
-        span = {"from": "2025-08-01T00:00:00Z", "to": "2025-08-01T00:07:00Z"}
+        span = {"from": "2025-08-01T00:00:00Z", "to": "2025-08-01T00:08:00Z"}
         source = {"kind": "recordings", "endpoint": str(session.folder)} | span
         changed = {"assets": ["ETH"], "source": source, "split": {"train": 0.4, "validation": 0.1}}
         parameters, live = load("smoke", QUICK | changed), session.orders().set_index("decision_ns")
