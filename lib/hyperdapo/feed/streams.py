@@ -42,7 +42,8 @@ class Judge:
         self._levels = np.zeros(2 * LEVELS + 1, dtype=np.int64)  # how many deep books, not rounded, had so many levels
         self._five = self._near = 0
         self._last_deep_ns, self._kept_fast_ns = -(2**62), list[int]()
-        self._unquoted: tuple[int, float, float] | None = None  # stamp and best prices of the last book without a bbo
+        self._unquoted: tuple[int, float, float] | None = None  # stamp and best prices of the last book without a bbo,
+        self._denied = False  # and whether one has come since that names others
 
     def fault(self, book: BookSnapshots, stream: int, quoted: Collection[tuple[float, float]]) -> str:
         """Why a book (1, 20) does not count, "" where it does; `quoted` are best prices of the `bbo` of its stamp."""
@@ -54,14 +55,16 @@ class Judge:
             return "off_bbo"
         if not self._fits(int(book.local_ns[0]), self._is_fast(bids, asks, stream), deep):
             return "fast"
-        self._unquoted = None if quoted else (int(book.exchange_ns[0]), *best)
+        self._unquoted, self._denied = None if quoted else (int(book.exchange_ns[0]), *best), False
         return ""
 
     def quote(self, exchange_ns: int, best: tuple[float, float]) -> None:
-        """A `bbo` has come: whether it speaks against the last book is counted."""
+        """A `bbo` has come: whether all of its stamp speak against the last book is counted."""
         if self._unquoted and self._unquoted[0] == exchange_ns:
-            self.hindsight["l2Book_off_bbo"] += self._unquoted[1:] != best
-            self._unquoted = None
+            agrees = self._unquoted[1:] == best
+            self.hindsight["l2Book_off_bbo"] += -int(self._denied) if agrees else int(not self._denied)
+            self._denied = True
+            self._unquoted = None if agrees else self._unquoted
 
     def _is_aggregated(self, book: BookSnapshots, stream: int, levels: int, deep: bool) -> bool:
         coarse = bool(_coarse(book, self._sz_decimals)[0])
