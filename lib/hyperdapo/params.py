@@ -24,6 +24,7 @@ from hyperdapo.sections import (
     Hypotheses,
     Inference,
     Laws,
+    Live,
     Orders,
     Policy,
     Section,
@@ -65,6 +66,7 @@ class Parameters(Section):
     sequential: Sequential
     training: Training
     inference: Inference
+    live: Live
     evidence: Evidence
     hypotheses: Hypotheses
 
@@ -85,6 +87,11 @@ class Parameters(Section):
             raise ValueError(
                 f"policy.decide_again_s ({every_s:g}) must be a multiple of features.decision_interval_s ({grid_s:g}): "
                 "decisions need features"
+            )
+        if round(self.live.order_every_s * SECOND_NS) % round(grid_s * SECOND_NS):
+            raise ValueError(
+                f"live.order_every_s ({self.live.order_every_s:g}) must be a multiple of features.decision_interval_s "
+                f"({grid_s:g}): decisions need features"
             )
         return self
 

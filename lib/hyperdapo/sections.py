@@ -291,6 +291,18 @@ class Inference(Section):
     latency_s: Positive
 
 
+class Live(Section):
+    """Paper trading: the exchange's messages as they come, and on which of them nothing is decided."""
+
+    endpoint: Annotated[str, Field(pattern=r"^wss?://[^\s/@]+(/\S*)?$")]
+    order_every_s: Positive
+    max_book_age_s: Positive
+    settle_s: NonNegative
+    ping_s: Positive
+    silent_s: Positive
+    longest_wait_s: Positive
+
+
 class Evidence(Section):
     """How intervals are drawn, and the shortest block of time: no shorter than what a policy reads lasts."""
 
