@@ -28,6 +28,7 @@ from hyperdapo.sections import (
     Policy,
     Section,
     Sequential,
+    Serving,
     Source,
     Split,
     Synthetic,
@@ -65,6 +66,7 @@ class Parameters(Section):
     sequential: Sequential
     training: Training
     inference: Inference
+    serving: Serving
     evidence: Evidence
     hypotheses: Hypotheses
 

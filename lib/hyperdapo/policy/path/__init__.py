@@ -18,7 +18,7 @@ from hyperdapo.market.columns import Floats, Mask
 from hyperdapo.params import Parameters
 from hyperdapo.policy.language import calibration
 from hyperdapo.policy.models import load_adapter, load_base
-from hyperdapo.policy.prompts import encode_states
+from hyperdapo.policy.prompts import encode_states, instruction
 from hyperdapo.policy.scoring import make_scorer
 
 
@@ -53,8 +53,9 @@ class DecisionPath:
 
     def __init__(self, parameters: Parameters, adapter: Path | None = None) -> None:
         self._policy = parameters.policy
-        base, tokenizer = load_base(parameters.policy)
-        scorer = make_scorer(base, tokenizer, parameters)
+        self.instruction = instruction(parameters.policy.actions, parameters.policy.prompt_style)
+        base, self.tokenizer = load_base(parameters.policy)
+        scorer = make_scorer(base, self.tokenizer, parameters)
         self.temperature = 1.0
         if adapter is not None:
             scorer = scorer.through(load_adapter(base, parameters, adapter))
@@ -97,3 +98,8 @@ class DecisionPath:
         """
         log_probabilities = self._scorer.evaluate(self._scorer.encode(prompts, distinct))
         return log_probabilities.double().exp().cpu().numpy()
+
+    @torch.inference_mode()
+    def next_tokens(self, prompts: Sequence[str]) -> Floats:
+        """(n, vocabulary) log-probabilities of whatever may come after each of n prompts. Raises as before."""
+        return self._scorer.next_tokens(self._scorer.encode(prompts)).double().cpu().numpy()
