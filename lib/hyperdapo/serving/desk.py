@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -41,56 +40,47 @@ class Desk:
 
     def _decide(self, asset: str, states: Sequence[State], waited_s: Sequence[float]) -> list[Decided]:
         begun = perf_counter()
-        parents, features = self._parents(asset, states), _features(asset, states)
+        parents, features = self._parents(states), _features(asset, states)
         candidates = candidate_orders(parents, self._market(asset, states), self._actions)
-        distinct = candidates["distinct"].to_numpy(bool).reshape(len(states), -1)
+        limits, post_only, waits, distinct = (
+            candidates[name].to_numpy().reshape(len(states), -1)
+            for name in ("limit_price", "post_only", "waits", "distinct")
+        )
         prepared_s = perf_counter() - begun
-        decisions = self._paths[asset].decide(features, parents, distinct)
-        rows = np.arange(len(states)) * len(self._actions) + [decision.action for decision in decisions]
-        orders = candidates.iloc[rows].to_dict("records")
+        objectives = [state.request.objective for state in states]
+        decisions = self._paths[asset].decide(features, parents.assign(objective=objectives), distinct)
         taken_s, answers = perf_counter() - begun, []
-        for state, decision, order, waited in zip(states, decisions, orders, waited_s, strict=True):
-            timing = {"queue": 1e3 * waited, "features": 1e3 * (state.seconds + prepared_s), **decision.timing_ms}
-            timing["total"] = 1e3 * (waited + state.seconds + taken_s)
+        for place, (state, decision) in enumerate(zip(states, decisions, strict=True)):
+            timing = {"queue": 1e3 * waited_s[place], "features": 1e3 * (state.seconds + prepared_s)}
+            timing |= decision.timing_ms | {"total": 1e3 * (waited_s[place] + state.seconds + taken_s)}
+            chosen = place, decision.action
+            order = _order(state, float(limits[chosen]), bool(post_only[chosen]), bool(waits[chosen]))
             answers.append(self._answer(state, decision, order, timing))
         return answers
 
-    def _answer(
-        self, state: State, decision: Decision, order: Mapping[str, Any], timing_ms: dict[str, float]
-    ) -> Decided:
-        request, own = state.request, state.request.own_order
-        limit = None if np.isnan(order["limit_price"]) else float(order["limit_price"])
+    def _answer(self, state: State, decision: Decision, order: Order, timing_ms: dict[str, float]) -> Decided:
+        request = state.request
         return Decided(
             asset=request.asset,
             objective=request.objective,
             decision_ns=state.ns,
             mid=state.mid,
-            horizon_s=order["horizon_s"],
+            horizon_s=self._parameters.orders.rules[request.objective].horizon_s,
             action=self._words[decision.action],
-            order=Order(
-                side=request.side,
-                size=request.size,
-                limit_price=limit,
-                post_only=order["post_only"],
-                waits=order["waits"],
-                keep=own is not None and order["post_only"] and own.limit_price == limit,
-            ),
+            order=order,
             probabilities=dict(zip(self._words, decision.probabilities, strict=True)),
             cold_because=state.cold_because,
             timing_ms=timing_ms,
         )
 
-    def _parents(self, asset: str, states: Sequence[State]) -> pd.DataFrame:
+    def _parents(self, states: Sequence[State]) -> pd.DataFrame:
         """The states as parent orders, each at an instant of its own."""
         rules = self._parameters.orders.rules
         return pd.DataFrame(
             {
                 "order_id": np.arange(len(states)),
-                "asset": asset,
-                "objective": [state.request.objective for state in states],
                 "decision_ns": np.arange(len(states)) + 1,
                 "side": [state.side for state in states],
-                "size": [state.request.size for state in states],
                 "horizon_s": [rules[state.request.objective].horizon_s for state in states],
                 "arrival_mid": [state.mid for state in states],
             }
@@ -105,7 +95,20 @@ class Desk:
         return Market(asset, decimals, empty(BookSnapshots), top, empty(Trades), np.zeros((0, 2), np.int64))
 
 
+def _order(state: State, limit: float, post_only: bool, waits: bool) -> Order:
+    request, own = state.request, state.request.own_order
+    return Order(
+        side=request.side,
+        size=request.size,
+        limit_price=None if np.isnan(limit) else limit,
+        post_only=post_only,
+        waits=waits,
+        keep=own is not None and post_only and own.limit_price == limit,
+    )
+
+
 def _features(asset: str, states: Sequence[State]) -> pd.DataFrame:
     """(n, ...) what `prompts.encode_states` reads of the states."""
-    columns = pd.DataFrame([state.columns for state in states])
-    return columns.assign(asset=asset, decision_ns=[state.ns for state in states], mid=[state.mid for state in states])
+    columns = {name: [state.columns[name] for state in states] for name in states[0].columns}
+    known = {"asset": asset, "decision_ns": [state.ns for state in states], "mid": [state.mid for state in states]}
+    return pd.DataFrame(columns | known)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import h11
+import torch
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -43,6 +44,7 @@ def serve(
     """
     token = token_for(host)
     listening = listen(host, port)
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) - 1))  # one core reads and writes; threads without a core spin
     _log_as_json()
     chosen = assets or parameters.assets
     app = application(service_of(parameters, chosen, addresses), token)
