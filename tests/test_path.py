@@ -11,7 +11,7 @@ from hyperdapo.params import Parameters, load
 from hyperdapo.policy.decisions import Decider
 from hyperdapo.policy.language import calibration
 from hyperdapo.policy.models import save_adapter
-from hyperdapo.policy.path import Decision, DecisionPath
+from hyperdapo.policy.path import Decision, DecisionPath, calibrated
 from hyperdapo.policy.prompts import FEATURES, encode_states
 from hyperdapo.policy.states import States
 from test_models import with_an_adapter
@@ -67,7 +67,7 @@ def test_one_decides_as_many_and_as_the_tables_do(trained: tuple[Parameters, Pat
     raw = Decider(parameters, tested).probabilities(folder)
     for decisions in (together, alone):
         assert [decision.action for decision in decisions] == raw.argmax(axis=1).tolist()
-        expected = calibration.calibrated(raw, TEMPERATURE, distinct)
+        expected = calibrated(raw, TEMPERATURE, distinct)
         np.testing.assert_allclose(probabilities(decisions), expected, atol=1e-5)
         assert all(decision.timing_ms.keys() == {"prompt", "forward", "decode"} for decision in decisions)
     np.testing.assert_allclose(path.probabilities_of(prompts, distinct), raw, atol=1e-5)

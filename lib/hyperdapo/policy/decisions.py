@@ -17,6 +17,7 @@ from hyperdapo.paths import GENERALIST, Paths
 from hyperdapo.policy import rivals
 from hyperdapo.policy.language import calibration
 from hyperdapo.policy.models import load_adapter, load_base
+from hyperdapo.policy.path import calibrated
 from hyperdapo.policy.scoring import Encodings, Scorer, make_scorer, score
 from hyperdapo.policy.states import States
 
@@ -160,7 +161,7 @@ def _frame(
     That is read from the probabilities as they are, so that no temperature can break a tie in another way.
     """
     action = probabilities.argmax(axis=1) if action is None else action
-    probabilities = calibration.calibrated(probabilities, temperature, states.distinct)
+    probabilities = calibrated(probabilities, temperature, states.distinct)
     table = states.table[["order_id", "asset", "decision_ns", "split"]].reset_index(drop=True)
     columns = {f"probability_{k}": probabilities[:, k] for k in range(probabilities.shape[1])}
     kind = np.array([str(each) for each in parameters.policy.actions], dtype=object)[action]

@@ -41,12 +41,6 @@ def scale(log_probabilities: Floats, temperature: float, distinct: Mask) -> Floa
     return scaled
 
 
-def calibrated(probabilities: Floats, temperature: float, distinct: Mask) -> Floats:
-    """(n, K) the same at a temperature; the probabilities may be 0, and NaN where they are not known."""
-    with np.errstate(divide="ignore"):
-        return np.exp(scale(np.log(probabilities), temperature, distinct))
-
-
 def best_shares(rewards: Floats, distinct: Mask) -> Floats:
     """(n, K) by which share each action was the best of its state: 1 over those that tied, 0 for all others."""
     best = distinct & (rewards == rewards.max(axis=1, keepdims=True))

@@ -18,7 +18,12 @@ from hyperdapo.market.columns import Floats, Mask
 from hyperdapo.params import Parameters
 from hyperdapo.policy.language import calibration
 from hyperdapo.policy.models import load_adapter, load_base
+
 from hyperdapo.policy.prompts import encode_states, instruction
+
+
+from hyperdapo.policy.path.packed import pack
+from hyperdapo.policy.prompts import encode_states
 from hyperdapo.policy.scoring import make_scorer
 
 
@@ -60,6 +65,7 @@ class DecisionPath:
         if adapter is not None:
             scorer = scorer.through(load_adapter(base, parameters, adapter))
             self.temperature = calibration.read(adapter)
+        pack(base.model)
         self._scorer = scorer
 
     def decide(self, features: pd.DataFrame, parents: pd.DataFrame, distinct: Mask | None = None) -> list[Decision]:
@@ -82,10 +88,10 @@ class DecisionPath:
         read = perf_counter()
         distinct = np.ones(probabilities.shape, dtype=bool) if distinct is None else distinct
         actions = probabilities.argmax(axis=1).tolist()
-        calibrated = calibration.calibrated(probabilities, self.temperature, distinct).tolist()
+        scaled = calibrated(probabilities, self.temperature, distinct).tolist()
         seconds = {"prompt": written - begun, "forward": read - written, "decode": perf_counter() - read}
         timing_ms = {part: 1e3 * taken for part, taken in seconds.items()}
-        return [Decision(*each, timing_ms) for each in zip(actions, map(tuple, calibrated), strict=True)]
+        return [Decision(*each, timing_ms) for each in zip(actions, map(tuple, scaled), strict=True)]
 
     @torch.inference_mode()
     def probabilities_of(self, prompts: Sequence[str], distinct: Mask | None = None) -> Floats:
@@ -99,7 +105,16 @@ class DecisionPath:
         log_probabilities = self._scorer.evaluate(self._scorer.encode(prompts, distinct))
         return log_probabilities.double().exp().cpu().numpy()
 
+<<<<<<< HEAD
     @torch.inference_mode()
     def next_tokens(self, prompts: Sequence[str]) -> Floats:
         """(n, vocabulary) log-probabilities of whatever may come after each of n prompts. Raises as before."""
         return self._scorer.next_tokens(self._scorer.encode(prompts)).double().cpu().numpy()
+=======
+
+def calibrated(probabilities: Floats, temperature: float, distinct: Mask) -> Floats:
+    """(n, K) probabilities at a temperature, 0 of actions that are not distinct; NaN where they are not known."""
+    with np.errstate(divide="ignore"):
+        scaled: Floats = np.exp(calibration.scale(np.log(probabilities), temperature, distinct))
+    return scaled
+>>>>>>> stream
