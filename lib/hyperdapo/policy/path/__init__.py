@@ -18,12 +18,8 @@ from hyperdapo.market.columns import Floats, Mask
 from hyperdapo.params import Parameters
 from hyperdapo.policy.language import calibration
 from hyperdapo.policy.models import load_adapter, load_base
-
-from hyperdapo.policy.prompts import encode_states, instruction
-
-
 from hyperdapo.policy.path.packed import pack
-from hyperdapo.policy.prompts import encode_states
+from hyperdapo.policy.prompts import encode_states, instruction
 from hyperdapo.policy.scoring import make_scorer
 
 
@@ -94,6 +90,12 @@ class DecisionPath:
         return [Decision(*each, timing_ms) for each in zip(actions, map(tuple, scaled), strict=True)]
 
     @torch.inference_mode()
+    def next_tokens(self, prompts: Sequence[str]) -> Floats:
+        """(n, vocabulary) log-probabilities of whatever may come after each of n prompts. Raises as before."""
+        log_probabilities = self._scorer.next_tokens(self._scorer.encode(prompts))
+        return log_probabilities.double().cpu().numpy()
+
+    @torch.inference_mode()
     def probabilities_of(self, prompts: Sequence[str], distinct: Mask | None = None) -> Floats:
         """(n, K) of the actions after each of n prompts, not calibrated; `distinct` as for `decide`.
 
@@ -105,16 +107,9 @@ class DecisionPath:
         log_probabilities = self._scorer.evaluate(self._scorer.encode(prompts, distinct))
         return log_probabilities.double().exp().cpu().numpy()
 
-<<<<<<< HEAD
-    @torch.inference_mode()
-    def next_tokens(self, prompts: Sequence[str]) -> Floats:
-        """(n, vocabulary) log-probabilities of whatever may come after each of n prompts. Raises as before."""
-        return self._scorer.next_tokens(self._scorer.encode(prompts)).double().cpu().numpy()
-=======
 
 def calibrated(probabilities: Floats, temperature: float, distinct: Mask) -> Floats:
     """(n, K) probabilities at a temperature, 0 of actions that are not distinct; NaN where they are not known."""
     with np.errstate(divide="ignore"):
         scaled: Floats = np.exp(calibration.scale(np.log(probabilities), temperature, distinct))
     return scaled
->>>>>>> stream
