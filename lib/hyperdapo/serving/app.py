@@ -57,7 +57,8 @@ class Service:
         self._watch = Watch(upstreams, paths, parameters, metrics)
         self._scribe = Scribe(paths, parameters.policy.max_length)
         workers = max(1, len(upstreams))
-        self.decisions: Batcher[State, Decided] = Batcher(Desk(parameters, paths).decide, parameters.serving, workers)
+        self._desk = Desk(parameters, paths)
+        self.decisions: Batcher[State, Decided] = Batcher(self._decided, parameters.serving, workers)
         alone = parameters.serving.model_copy(update={"batch": 1})
         self.scores: Batcher[Callable[[], Any], Any] = Batcher(_all, alone)
         metrics.observe_queue(lambda: len(self.decisions) + len(self.scores))
@@ -84,6 +85,10 @@ class Service:
         """What SGLang would answer. Raises as `decide`."""
         answer: ScoringResponse = await self._scored(partial(self._scribe.score, request))
         return answer
+
+    def _decided(self, states: Sequence[State], waited_s: Sequence[float]) -> list[Decided]:
+        self.metrics.batches.observe(len(states))
+        return self._desk.decide(states, waited_s)
 
     async def _scored(self, answer: Callable[[], Any]) -> Any:
         return await asyncio.wrap_future(self.scores.submit(answer))
