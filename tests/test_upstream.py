@@ -161,10 +161,8 @@ def test_it_answers_as_sglang_does(
     for request, each in (
         ({"query": query, "items": items}, [labels, labels]),
         ({"query": path.instruction, "items": bodies, "apply_softmax": True, "temperature": 2.5}, [labels, labels]),
-        (
-            {"query": query, "items": items, "label_token_ids": [labels, labels[:2]], "return_token_logprobs": True},
-            None,
-        ),
+        ({"query": query, "items": items, "label_token_ids": [labels, labels[:2]]}, [labels, labels[:2]]),
+        ({"query": query, "items": items, "return_token_logprobs": True}, [labels, labels]),
         ({"query": path.instruction, "items": bodies[0], "apply_softmax": True}, [labels]),
     ):
         theirs = sglang["ScoringRequest"](model="BTC", **{"label_token_ids": labels} | request)
@@ -187,10 +185,8 @@ def test_it_answers_as_sglang_does(
         assert client.post("/v1/score", json=unspoken | more).status_code in (400, 422)
 
 
-def answered(
-    kind: str, contract: dict[str, Any], chances: Callable[[list[int]], dict[int, float]]
-) -> httpx.MockTransport:
-    """A server that takes what the contract takes, and says how probable each token is after some others."""
+def answered(kind: str, contract: dict[str, Any]) -> httpx.MockTransport:
+    """A server that takes what the contract takes: a token is the more probable the larger it and those before are."""
 
     def handle(request: httpx.Request) -> httpx.Response:
         usage = contract["UsageInfo"](prompt_tokens=1, total_tokens=1)
@@ -203,14 +199,13 @@ def answered(
         known = "GenerativeScoringRequest" if kind == "vllm" else "ScoringRequest"
         asked = contract[known].model_validate_json(request.content)
         assert json.loads(request.content).keys() <= contract[known].model_fields.keys() and asked.model == "ETH"
-        after = [chances(asked.query + item) for item in asked.items]
-        rows = [[row[label] for label in asked.label_token_ids] for row in after]
         assert asked.apply_softmax
+        before = [sum(asked.query + item) for item in asked.items]
+        rows = [[label + prompt for label in asked.label_token_ids] for prompt in before]
         rows = [[one / sum(row) for one in row] for row in rows]
         if kind == "sglang":
-            return httpx.Response(
-                200, text=contract["ScoringResponse"](scores=rows, model="ETH", usage=usage).model_dump_json()
-            )
+            body = contract["ScoringResponse"](scores=rows, model="ETH", usage=usage)
+            return httpx.Response(200, text=body.model_dump_json())
         data = [contract["GenerativeScoringItemResult"](index=place, score=row[0]) for place, row in enumerate(rows)]
         body = contract["GenerativeScoringResponse"](model="ETH", data=data[::-1], usage=usage)
         return httpx.Response(200, text=body.model_dump_json())

@@ -128,8 +128,16 @@ def application(service: Service, token: str | None = None) -> Guard:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HyperdapoError, _refused)
     app.add_exception_handler(HTTPException, _refused)
-    serving, known = service.parameters.serving, frozenset(app.openapi()["paths"])
+    serving, known = service.parameters.serving, frozenset(_document(app, service)["paths"])
     return Guard(app, token, round(serving.max_body_mb * 1e6), serving.request_s, service.metrics, known)
+
+
+def _document(app: FastAPI, service: Service) -> dict[str, Any]:
+    """The document of the interface, which knows what is served."""
+    document = app.openapi()
+    asked = document["components"]["schemas"]["DecideRequest"]["properties"]
+    asked["asset"]["enum"], asked["objective"]["enum"] = list(service.paths), service.parameters.orders.objectives
+    return document
 
 
 def _add_routes(app: FastAPI, service: Service) -> None:
@@ -168,7 +176,8 @@ async def _invalid(_: Request, error: Exception) -> Response:
     """What does not fit its model, in one sentence of the first fault."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"] if part != "body")
+    parts = [str(part) for part in first["loc"] if part != "body"]
+    place = ".".join(part for part in parts if part.isidentifier() or part.isdecimal())  # not the kinds of a union
     said = str(first["msg"]).removeprefix("Value error, ")
     if first["type"] == "json_invalid":
         return _answer(f"the body is no JSON: {first.get('ctx', {}).get('error', said)}", 400)

@@ -43,7 +43,7 @@ class Desk:
         parents, features = self._parents(states), _features(asset, states)
         candidates = candidate_orders(parents, self._market(asset, states), self._actions)
         limits, post_only, waits, distinct = (
-            candidates[name].to_numpy().reshape(len(states), -1)
+            np.array(candidates[name]).reshape(len(states), -1)
             for name in ("limit_price", "post_only", "waits", "distinct")
         )
         prepared_s = perf_counter() - begun

@@ -3,20 +3,27 @@
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from hyperdapo.errors import nearest
 from hyperdapo.policy.prompts import FEATURES
 from hyperdapo.sections import Objective
 
 MOST_MESSAGES = 20_000
+_MOST = 1e9  # of a feature
 _COLUMNS = [feature.column for feature in FEATURES]
 _EXAMPLE = {"time": 1754006400000, "levels": [[{"px": "4299.9", "sz": "3.5"}], [{"px": "4300.0", "sz": "1.25"}]]}
 
-Nanoseconds = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
+
+def whole(value: Any) -> Any:
+    """3.0 as 3: JSON does not tell them apart."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Nanoseconds = Annotated[int, Field(ge=0, lt=2**63, strict=True), BeforeValidator(whole)]
 Price = Annotated[float, Field(gt=0, lt=1e9, strict=True)]
 Size = Annotated[float, Field(gt=0, lt=1e12, strict=True)]
-Finite = Annotated[float, Field(ge=-1e9, le=1e9, strict=True)]
+Finite = Annotated[float, Field(ge=-_MOST, le=_MOST, strict=True)]
 Asset = Annotated[str, Field(min_length=1, max_length=32)]
 Message = Annotated[
     dict[str, Any],
@@ -38,7 +45,7 @@ class Body(BaseModel):
 
 def _with_columns(schema: dict[str, Any]) -> None:
     """Name the columns of the prompt in the document of the interface."""
-    schema["properties"] |= {column: {"type": "number"} for column in _COLUMNS}
+    schema["properties"] |= {column: {"type": "number", "minimum": -_MOST, "maximum": _MOST} for column in _COLUMNS}
     schema["required"] += _COLUMNS
     schema["additionalProperties"] = False
 
@@ -81,11 +88,19 @@ class OwnOrder(Body):
     size: Size
 
 
+_EITHER = [
+    {"required": [one], "properties": {one: {"type": kind}, other: {"type": "null"}}}
+    for one, kind, other in (("features", "object", "messages"), ("messages", "array", "features"))
+]
+
+
 class DecideRequest(Body):
     """An order to be placed, and what is known of the market: the features of a state, or messages of the exchange.
 
     `size` is in coin. The age of what is known is measured against `now_ns` (UTC; left out: the clock of the service).
     """
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": _EITHER})
 
     asset: Asset
     side: Literal["buy", "sell"]

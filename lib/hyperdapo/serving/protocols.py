@@ -12,19 +12,20 @@ from typing import Annotated, Any, Literal
 from uuid import uuid4
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from scipy.special import softmax
 
 from hyperdapo.errors import RequestError
 from hyperdapo.market.columns import Floats
 from hyperdapo.policy.path import DecisionPath
 from hyperdapo.policy.prompts import CUE
+from hyperdapo.serving.models import whole
 
 VLLM, SGLANG = "/generative_scoring", "/v1/score"
 MOST_ITEMS = 64
 _TEXT = 20_000  # characters
 
-Token = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
+Token = Annotated[int, Field(ge=0, lt=2**31, strict=True), BeforeValidator(whole)]
 Text = Annotated[str, Field(max_length=_TEXT)]
 Tokens = Annotated[list[Token], Field(max_length=_TEXT)]
 Labels = Annotated[list[Token], Field(min_length=1, max_length=256)]
@@ -132,8 +133,7 @@ class Scribe:
         if len(labels) != len(prompts):
             raise RequestError("label_token_ids must have one list per item", 400)
         known = _of_labels(path.next_tokens(prompts), labels)
-        softened = request.temperature
-        chances = [softmax(row / softened) if request.apply_softmax else np.exp(row) for row in known]
+        chances = [_softened(row, request.temperature) if request.apply_softmax else np.exp(row) for row in known]
         return ScoringResponse(
             scores=[row.tolist() for row in chances],
             token_logprobs=[row.tolist() for row in known] if request.return_token_logprobs else None,
@@ -144,8 +144,8 @@ class Scribe:
     def _model(self, name: str | None) -> tuple[str, DecisionPath]:
         if name is None and len(self._paths) == 1:
             return next(iter(self._paths.items()))
-        if name not in self._paths or name is None:
-            raise RequestError(f"there is no model {name!r}; there are {', '.join(self._paths)}", 404)
+        if name is None or name not in self._paths:
+            raise RequestError(f"there is no model {name or ''!r}; there are {', '.join(self._paths)}", 404)
         return name, self._paths[name]
 
     def _prompts(
@@ -171,6 +171,13 @@ def _text(path: DecisionPath, part: str | list[int]) -> str:
     if outside := [token for token in part if token >= len(path.tokenizer)]:
         raise RequestError(f"the token {outside[0]} is none of the vocabulary's {len(path.tokenizer)}", 400)
     return str(path.tokenizer.decode(part, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def _softened(row: Floats, temperature: float) -> Floats:
+    """Softmax at a temperature, however small."""
+    with np.errstate(over="ignore"):
+        chances: Floats = softmax((row - row.max()) / temperature)
+    return chances
 
 
 def _of_labels(log_probabilities: Floats, labels: Sequence[Sequence[int]]) -> list[Floats]:
