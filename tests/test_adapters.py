@@ -1,7 +1,6 @@
 """Saved adapters: what loading refuses, what others make of them (PEFT, merged weights, vLLM), and their cards."""
 
 import json
-import subprocess
 import sys
 import types
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from huggingface_hub import ModelCard
 from peft import PeftModel
 
+import wheels
 from hyperdapo.errors import MissingInputError, ModelError
 from hyperdapo.params import Parameters, load
 from hyperdapo.policy import models
@@ -37,16 +37,6 @@ REFUSED = {
     "bias": "none",
 }
 """What `vllm/lora/peft_helper.py` of that version looks at, and a value of each that it takes."""
-OUT_OF_THE_WHEEL = """
-import json, subprocess, sys, zipfile
-from pip._internal.network.lazy_wheel import LazyZipOverHTTP
-from pip._internal.network.session import PipSession
-which = ["--dry-run", "--no-deps", "--ignore-installed", "--only-binary", ":all:", "--quiet", "--report", "-"]
-asked = subprocess.run([sys.executable, "-m", "pip", "install", *which, sys.argv[1]], capture_output=True, check=True)
-with LazyZipOverHTTP(json.loads(asked.stdout)["install"][0]["download_info"]["url"], PipSession()) as wheel:
-    sys.stdout.write(zipfile.ZipFile(wheel).read("vllm/lora/peft_helper.py").decode())
-"""
-"""pip itself reads one file of a wheel so, by ranges: the whole is half a gigabyte."""
 
 
 def saved(parameters: Parameters, place: Path) -> tuple[PeftModel, Any, Path]:
@@ -156,9 +146,7 @@ def test_a_config_names_the_base_as_the_hub_does(tmp_path: Path) -> None:
 
 def vllm_helper() -> Any:
     """`PEFTHelper` of vLLM as released, by itself: what it imports of vLLM is a logger and the name of a type."""
-    read = subprocess.run([sys.executable, "-c", OUT_OF_THE_WHEEL, f"vllm=={VLLM}"], capture_output=True, text=True)
-    if read.returncode:
-        pytest.skip(f"vllm {VLLM} cannot be read from the package index: {read.stderr.strip().splitlines()[-1]}")
+    (text,) = wheels.read(f"vllm=={VLLM}", "vllm/lora/peft_helper.py").values()
     stubs = {name: types.ModuleType(name) for name in ("vllm", "vllm.config", "vllm.config.lora", "vllm.logger")}
     stubs["vllm.config.lora"].LoRAConfig = object
     stubs["vllm.logger"].init_logger = lambda name: None
@@ -166,7 +154,7 @@ def vllm_helper() -> Any:
     with pytest.MonkeyPatch.context() as patch:
         for name, stub in {**stubs, "peft_helper": helper}.items():
             patch.setitem(sys.modules, name, stub)
-        exec(compile(read.stdout, "peft_helper.py", "exec"), vars(helper))
+        exec(compile(text, "peft_helper.py", "exec"), vars(helper))
     return helper.PEFTHelper
 
 

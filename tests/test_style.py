@@ -32,6 +32,7 @@ REACHES = {
     "stages": {"market", "feed", "synthetic", "execution", "policy", "sequential", "evidence"},
     "studies": {"market", "feed", "synthetic", "execution", "policy", "sequential", "evidence", "stages"},
     "report": {"evidence"},
+    "serving": {"market", "feed", "execution", "policy"},
     "workflow": {"market", "feed", "policy", "evidence", "stages"},
     "remote": {"market", "feed", "policy", "evidence", "stages", "workflow"},
 }

@@ -197,6 +197,12 @@ def _serve_recordings(options: argparse.Namespace) -> None:
     serve_recordings(options.folder, options.port)
 
 
+def _serve(options: argparse.Namespace) -> None:
+    from hyperdapo.serving.server import serve
+
+    serve(recall(options.run), options.asset, options.host, options.port, options.upstream)
+
+
 def _remote(options: argparse.Namespace) -> None:
     from hyperdapo.evidence.provenance import commit
     from hyperdapo.remote import remote
@@ -285,6 +291,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_judge(commands)
     _add_serve_recordings(commands)
     arguments.add(commands, DEFAULT)
+    _add_serve(commands)
     _add_remote(commands, chosen)
     _add_report(commands)
     _add_verify(commands)
@@ -384,6 +391,22 @@ def _add_serve_recordings(commands: Any) -> None:
     serve.set_defaults(call=_serve_recordings)
     serve.add_argument("folder", type=Path)
     serve.add_argument("--port", type=_port, default=8911)
+
+
+def _add_serve(commands: Any) -> None:
+    serve = commands.add_parser("serve", help="decide over HTTP by the adapters of a run (docs/deploy.md)")
+    serve.set_defaults(call=_serve)
+    serve.add_argument("--run", "--profile", default=DEFAULT, metavar="NAME", help="profile or --name of the run")
+    serve.add_argument("--asset", nargs="+", metavar="A", help="only these assets")
+    serve.add_argument("--host", default="127.0.0.1", help="any but this machine's own needs HYPERDAPO_TOKEN")
+    serve.add_argument("--port", type=_port, default=8000)
+    serve.add_argument(
+        "--upstream",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="have it read the prompts: vLLM, SGLang, hyperdapo",
+    )
 
 
 def _add_remote(commands: Any, chosen: argparse.ArgumentParser) -> None:

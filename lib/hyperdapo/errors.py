@@ -40,6 +40,25 @@ class OrderError(HyperdapoError):
     """An order cannot be replayed: the message names its row."""
 
 
+class RequestError(HyperdapoError):
+    """What a client of the service sent cannot be answered; `status` is that of HTTP."""
+
+    def __init__(self, message: str, status: int = 422) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class StaleBookError(RequestError):
+    """The book of a request is too old to decide on."""
+
+
+class BusyError(RequestError):
+    """The service has as much to do as it takes on."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, 503)
+
+
 class HostError(HyperdapoError):
     """A rented host refuses, lacks something, or its stage failed."""
 

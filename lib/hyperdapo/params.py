@@ -29,6 +29,7 @@ from hyperdapo.sections import (
     Policy,
     Section,
     Sequential,
+    Serving,
     Source,
     Split,
     Synthetic,
@@ -67,6 +68,7 @@ class Parameters(Section):
     training: Training
     inference: Inference
     live: Live
+    serving: Serving
     evidence: Evidence
     hypotheses: Hypotheses
 

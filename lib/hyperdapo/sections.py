@@ -303,6 +303,20 @@ class Live(Section):
     longest_wait_s: Positive
 
 
+class Serving(Section):
+    """How the decision service batches, what it refuses, and when it passes an upstream over."""
+
+    batch: Count
+    batch_wait_ms: NonNegative
+    queue: Count
+    max_book_age_s: Positive
+    max_body_mb: Positive
+    request_s: Positive
+    upstream_s: Positive
+    upstream_within: Share
+    health_every_s: Positive
+
+
 class Evidence(Section):
     """How intervals are drawn, and the shortest block of time: no shorter than what a policy reads lasts."""
 

@@ -175,6 +175,12 @@ class Scorer:
         logits = self._last(encoded).float() @ self._letters.T
         return torch.log_softmax(logits.masked_fill(~encoded.distinct, _NEVER), dim=-1)
 
+    @torch.no_grad()
+    def next_tokens(self, encoded: Encoded) -> Tensor:
+        """(n, vocabulary) log-probabilities of whatever may come next, in float32."""
+        weight = self._base.get_output_embeddings().weight
+        return torch.log_softmax(self._last(encoded).float() @ weight.float().T, dim=-1)
+
     def _memory(self, cache: Any, entering: Tensor, longest: int) -> Tensor:
         """What is kept of the tokens of states before the cue, at most `longest`: their keys and values."""
         begins = self._opening.get_seq_length()

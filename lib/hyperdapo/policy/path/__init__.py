@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ from hyperdapo.policy.language import calibration
 from hyperdapo.policy.models import load_adapter, load_base
 from hyperdapo.policy.path.packed import pack
 from hyperdapo.policy.path.remembering import make_remembering
-from hyperdapo.policy.prompts import encode_states
+from hyperdapo.policy.prompts import encode_states, instruction
 from hyperdapo.policy.scoring import Scorer
 
 
@@ -56,19 +57,24 @@ class DecisionPath:
     def __init__(self, parameters: Parameters, adapter: Path | None = None) -> None:
         base, tokenizer = load_base(parameters.policy)
         scorer: Scorer = make_remembering(base, tokenizer, parameters)
-        self._policy, self.temperature = parameters.policy, 1.0
+        temperature = 1.0
         if adapter is not None:
             scorer = scorer.through(load_adapter(base, parameters, adapter))
-            self.temperature = calibration.read(adapter)
+            temperature = calibration.read(adapter)
         pack(base.model)
-        self._scorer = scorer
+        self._take(parameters, tokenizer, scorer, temperature)
 
     @classmethod
-    def over(cls, parameters: Parameters, scorer: Scorer, temperature: float) -> "DecisionPath":
+    def over(cls, parameters: Parameters, tokenizer: Any, scorer: Scorer, temperature: float) -> "DecisionPath":
         """The path of a policy that is loaded already, whatever its precision."""
         path = cls.__new__(cls)
-        path._policy, path._scorer, path.temperature = parameters.policy, scorer, temperature
+        path._take(parameters, tokenizer, scorer, temperature)
         return path
+
+    def _take(self, parameters: Parameters, tokenizer: Any, scorer: Scorer, temperature: float) -> None:
+        self._policy = parameters.policy
+        self.instruction = instruction(parameters.policy.actions, parameters.policy.prompt_style)
+        self.tokenizer, self._scorer, self.temperature = tokenizer, scorer, temperature
 
     def decide(self, features: pd.DataFrame, parents: pd.DataFrame, distinct: Mask | None = None) -> list[Decision]:
         """The decision of each parent order, n of them together.
@@ -94,6 +100,12 @@ class DecisionPath:
         seconds = {"prompt": written - begun, "forward": read - written, "decode": perf_counter() - read}
         timing_ms = {part: 1e3 * taken for part, taken in seconds.items()}
         return [Decision(*each, timing_ms) for each in zip(actions, map(tuple, scaled), strict=True)]
+
+    @torch.inference_mode()
+    def next_tokens(self, prompts: Sequence[str]) -> Floats:
+        """(n, vocabulary) log-probabilities of whatever may come after each of n prompts. Raises as before."""
+        log_probabilities = self._scorer.next_tokens(self._scorer.encode(prompts))
+        return log_probabilities.double().cpu().numpy()
 
     @torch.inference_mode()
     def probabilities_of(self, prompts: Sequence[str], distinct: Mask | None = None) -> Floats:

@@ -62,7 +62,7 @@ def open_path(backend: str, parameters: Parameters, adapter: Path | None) -> tup
     scorer = make_remembering(base, tokenizer, parameters)
     if backend == FLOAT32:
         pack(base.model)
-    return DecisionPath.over(parameters, scorer.through(model) if model else scorer, temperature), size_mb
+    return DecisionPath.over(parameters, tokenizer, scorer.through(model) if model else scorer, temperature), size_mb
 
 
 def serialised_mb(model: nn.Module) -> float:
