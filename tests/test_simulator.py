@@ -452,6 +452,15 @@ class TestTime:
         assert told.tolist() == [70.0, 100.0]
         assert replay(market(), order(), latency=fixed | {"policy_ms": 11}).latency_ms.tolist() == [81.0]
 
+    def test_the_times_that_were_measured_are_charged_each_to_an_order(self) -> None:
+        fixed = {"preset": "empirical", "empirical_ms": [70.0], "policy_ms": [20.0, 30.0, 90.0]}
+        many = orders(*[order(order_id=number, size=0.1) for number in range(2000)])
+        told = replay_orders(market(), many, execution(latency=fixed), seed=3).latency_ms - 70
+        assert told.between(20, 90).all() and told.median() == pytest.approx(30, abs=1.5)
+        assert told.quantile(0.75) == pytest.approx(60, abs=3)
+        with pytest.raises(ValidationError, match="an empty sample"):
+            execution(latency=fixed | {"policy_ms": []})
+
     def test_a_measured_series_is_drawn_from(self) -> None:
         many = orders(*[order(order_id=number, size=0.1) for number in range(2_000)])
         told = execution(latency={"preset": "empirical", "empirical_ms": [10.0, 20.0, 400.0]})

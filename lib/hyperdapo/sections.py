@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from hyperdapo.actions import ActionWord
 from hyperdapo.paths import REPOSITORY
@@ -38,6 +38,7 @@ def _perpetual(name: str) -> str:
 Share = Annotated[float, Field(ge=0.0, le=1.0, strict=True)]
 Positive = Annotated[float, Field(gt=0.0, strict=True)]
 NonNegative = Annotated[float, Field(ge=0.0, strict=True)]
+Milliseconds = Annotated[float, Field(ge=0.0, le=3000.0, strict=True)]
 Confidence = Annotated[float, Field(gt=0.5, lt=1.0, strict=True)]
 Count = Annotated[int, Field(gt=0, strict=True)]
 Whole = Annotated[int, Field(ge=0, strict=True)]
@@ -232,8 +233,15 @@ class Latency(Section):
     """One-way delay from decision to the exchange's block."""
 
     preset: Literal["thesis", "measured", "empirical"]
-    policy_ms: NonNegative
-    empirical_ms: list[Annotated[float, Field(ge=0.0, le=3000.0, strict=True)]] = Field(min_length=1)
+    policy_ms: NonNegative | list[Milliseconds]
+    empirical_ms: list[Milliseconds] = Field(min_length=1)
+
+    @field_validator("policy_ms")
+    @classmethod
+    def _check_sample(cls, value: float | list[float]) -> float | list[float]:
+        if value == []:
+            raise ValueError("policy_ms: an empty sample; give one time, or those that were measured")
+        return value
 
 
 class Fees(Section):

@@ -149,7 +149,9 @@ def lives(asset: str, orders: Columns, latency: Latency, seed: int) -> Life:
     """When each order arrives, is cancelled and completed; draws belong to (seed, asset, leg, order, time)."""
     decision_ns, order_id = (np.asarray(orders[name], np.int64) for name in ("decision_ns", "order_id"))
     at_once, waits = np.isnan(np.asarray(orders["limit_price"], np.float64)), _flag(orders, "waits", default=False)
-    policy_ms = np.asarray(orders.get("policy_ms", latency.policy_ms), np.float64)
+    policy_ms = orders.get("policy_ms", latency.policy_ms)
+    if isinstance(policy_ms, list):
+        policy_ms = np.quantile(policy_ms, uniform(seed, f"{asset} thought", order_id, decision_ns))
     typical_ns = round(float(_latency_ms(latency, np.array([0.5]))[0]) * MS_NS)
 
     def leg_ns(leg: str) -> Nanoseconds:
@@ -157,7 +159,7 @@ def lives(asset: str, orders: Columns, latency: Latency, seed: int) -> Life:
         return np.rint(_latency_ms(latency, draws) * MS_NS).astype(np.int64)
 
     thought_ns, answer_ns, completing_ns = (
-        np.rint(policy_ms * MS_NS).astype(np.int64),
+        np.rint(np.asarray(policy_ms, np.float64) * MS_NS).astype(np.int64),
         leg_ns("answer"),
         leg_ns("completion"),
     )
