@@ -55,13 +55,10 @@ class DecisionPath:
     def __init__(self, parameters: Parameters, adapter: Path | None = None) -> None:
         self._policy = parameters.policy
         base, tokenizer = load_base(parameters.policy)
-        scorer = make_remembering(base, tokenizer, parameters)
-        self.temperature = 1.0
-        if adapter is not None:
-            scorer = scorer.through(load_adapter(base, parameters, adapter))
-            self.temperature = calibration.read(adapter)
+        adapted = base if adapter is None else load_adapter(base, parameters, adapter)
+        self.temperature = 1.0 if adapter is None else calibration.read(adapter)
         pack(base.model)
-        self._scorer = scorer
+        self._scorer = make_remembering(adapted, tokenizer, parameters)
 
     def decide(self, features: pd.DataFrame, parents: pd.DataFrame, distinct: Mask | None = None) -> list[Decision]:
         """The decision of each parent order, n of them together.
@@ -97,7 +94,7 @@ class DecisionPath:
         ModelError
             If a prompt does not begin with the instruction or does not end with the cue.
         """
-        log_probabilities = self._scorer.evaluate(self._scorer.encode(prompts, distinct))
+        log_probabilities = self._scorer.log_probabilities(self._scorer.encode(prompts, distinct))
         return log_probabilities.double().exp().cpu().numpy()
 
 
