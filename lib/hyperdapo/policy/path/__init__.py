@@ -56,13 +56,10 @@ class DecisionPath:
 
     def __init__(self, parameters: Parameters, adapter: Path | None = None) -> None:
         base, tokenizer = load_base(parameters.policy)
-        scorer: Scorer = make_remembering(base, tokenizer, parameters)
-        temperature = 1.0
-        if adapter is not None:
-            scorer = scorer.through(load_adapter(base, parameters, adapter))
-            temperature = calibration.read(adapter)
+        adapted = base if adapter is None else load_adapter(base, parameters, adapter)
+        temperature = 1.0 if adapter is None else calibration.read(adapter)
         pack(base.model)
-        self._take(parameters, tokenizer, scorer, temperature)
+        self._take(parameters, tokenizer, make_remembering(adapted, tokenizer, parameters), temperature)
 
     @classmethod
     def over(cls, parameters: Parameters, tokenizer: Any, scorer: Scorer, temperature: float) -> "DecisionPath":
@@ -116,7 +113,7 @@ class DecisionPath:
         ModelError
             If a prompt does not begin with the instruction or does not end with the cue.
         """
-        log_probabilities = self._scorer.evaluate(self._scorer.encode(prompts, distinct))
+        log_probabilities = self._scorer.log_probabilities(self._scorer.encode(prompts, distinct))
         return log_probabilities.double().exp().cpu().numpy()
 
 

@@ -52,17 +52,16 @@ def open_path(backend: str, parameters: Parameters, adapter: Path | None) -> tup
         As `DecisionPath`.
     """
     base, tokenizer = load_base(parameters.policy)
-    temperature, model = 1.0, None
-    if adapter is not None:
-        model, temperature = load_adapter(base, parameters, adapter), calibration.read(adapter)
+    adapted = base if adapter is None else load_adapter(base, parameters, adapter)
+    temperature = 1.0 if adapter is None else calibration.read(adapter)
     _CONVERSIONS[backend](base.model)
     if backend == BFLOAT16 and own(parameters) != BFLOAT16:
         nn.Module.to(base, torch.bfloat16)
     size_mb = serialised_mb(base)
-    scorer = make_remembering(base, tokenizer, parameters)
     if backend == FLOAT32:
         pack(base.model)
-    return DecisionPath.over(parameters, tokenizer, scorer.through(model) if model else scorer, temperature), size_mb
+    scorer = make_remembering(adapted, tokenizer, parameters)
+    return DecisionPath.over(parameters, tokenizer, scorer, temperature), size_mb
 
 
 def serialised_mb(model: nn.Module) -> float:
