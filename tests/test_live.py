@@ -234,7 +234,7 @@ class TestSession:
         assert health["connections"] == 3 and health["malformed"] > 10 and sum(health["voided"].values()) > 0
         assert health["dropped"]["l2Book_fast"] > 100 and health["dropped"]["trades_backfill"] >= 2
         assert any(cause.endswith("_repeated") for cause in health["dropped"])
-        assert (session.folder / "odd.ndjson").read_text().count("\n") == health["malformed"]
+        assert (session.folder / "odd.jsonl").read_text().count("\n") == health["malformed"]
 
     def test_its_orders_are_read_like_those_of_a_backtest(self, recording: Path, data: Path) -> None:
         session, _ = traded(recording)
@@ -311,7 +311,7 @@ class TestReconcile:
         sent = [entry for entry in entries if "action" in entry]
         change(sent[2])
         text = "".join(json.dumps(entry) + "\n" for entry in entries)
-        (session.folder / "decisions.ndjson").write_text(text)
+        (session.folder / "decisions.jsonl").write_text(text)
         return reconcile(session).different
 
     @pytest.mark.parametrize(
@@ -382,7 +382,7 @@ class TestReconcile:
         with pytest.raises(DataError, match="was killed"):
             reconcile(session)
         (session.folder / "health.json").write_text("{}")
-        (session.folder / "decisions.ndjson").write_text("")
+        (session.folder / "decisions.jsonl").write_text("")
         with pytest.raises(DataError, match="sent no order"):
             reconcile(session)
 
@@ -397,7 +397,7 @@ class TestCommand:
 
     def until(self, data: Path, orders: int) -> None:
         for _ in range(600):
-            notes = [path.read_text() for path in data.glob("*/paper/one/decisions.ndjson")]
+            notes = [path.read_text() for path in data.glob("*/paper/one/decisions.jsonl")]
             if notes and notes[0].count('"action"') >= orders:
                 return
             time.sleep(0.05)

@@ -17,14 +17,14 @@ _RATE_S = 5.0  # wall seconds over which messages are counted
 
 @dataclass
 class Cadence:
-    """How often the books of one asset come: seconds, now and when the session began, and how often that changed."""
+    """How often the exchange stamps books of one asset: seconds, now and usually, and how often the latter changed."""
 
     usual_s: float = 0.0
     changes: int = 0
     _times: deque[int] = field(default_factory=lambda: deque(maxlen=_BOOKS + 1))
 
     def book(self, ns: int) -> None:
-        """A book came."""
+        """A book was stamped."""
         self._times.append(ns)
         if len(self._times) <= _BOOKS // 2:
             return

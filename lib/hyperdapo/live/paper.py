@@ -70,7 +70,7 @@ class Paper:
             (session.folder / name).unlink(missing_ok=True)
         self._resume()
         self.recorders = {asset: recording.Recorder(session.folder, asset) for asset in asked.assets}
-        self._log, self._odd = Log(session.folder / "decisions.ndjson"), Log(session.folder / "odd.ndjson")
+        self._log, self._odd = Log(session.folder / "decisions.jsonl"), Log(session.folder / "odd.jsonl")
 
     clock: Clock | None
 
@@ -94,7 +94,10 @@ class Paper:
     def received(self, frame: bytes) -> bool:
         """See `client.Listener`."""
         assert self.clock is not None
-        ns, message = self.clock.now(), native.native(frame)
+        message = native.native(frame)
+        if isinstance(message, native.BookMessage | native.QuoteMessage):
+            self.clock.sent(message.data.time * MS_NS)
+        ns = self.clock.now()
         self.health.frames += 1
         if message is None:
             return self._other(ns, frame)
@@ -168,7 +171,7 @@ class Paper:
         if cause:
             self.health.dropped[cause] += 1
         elif isinstance(heard.message, native.BookMessage):
-            self.health.cadence[heard.asset].book(heard.ns)
+            self.health.cadence[heard.asset].book(heard.message.data.time * MS_NS)
         if not cause and isinstance(data, native.BookData | native.QuoteData):
             self.health.delayed(heard.ns - data.time * MS_NS)
 
@@ -398,7 +401,7 @@ def _coin(message: native.Message) -> str:
 def _entry(
     asset: str, ns: int, known: Known, choice: Choice, order: pd.DataFrame, timing: Mapping[str, float], kept: Json
 ) -> Json:
-    """A line of `decisions.ndjson`."""
+    """A line of `decisions.jsonl`."""
     names = ("order_id", "side", "size", "arrival_mid", "kind", "limit_price", "post_only", "policy_ms")
     row = {name: order[name].iloc[0] for name in names}
     said = {"action": choice.action, "probabilities": choice.probabilities, "prompt": choice.prompt}
