@@ -105,7 +105,11 @@ def reconcile(session: Session, decider: Decider | None = None) -> Reconciled:
     if not sent:
         raise DataError(f"session {session.name} sent no order: see its decisions.jsonl for why each was refused")
     decider = decider or decider_of(session.asked)
-    ended = session.orders() if (session.folder / "orders.parquet").exists() else pd.DataFrame(columns=["asset"])
+    ended = (
+        session.orders()
+        if (session.folder / "orders.parquet").exists()
+        else pd.DataFrame(columns=["asset", "decision_ns"])
+    )
     parts, messages, stale = [], [], 0
     for asset in session.asked.assets:
         mine = [entry for entry in sent if entry["asset"] == asset]
