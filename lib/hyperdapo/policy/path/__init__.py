@@ -19,8 +19,8 @@ from hyperdapo.params import Parameters
 from hyperdapo.policy.language import calibration
 from hyperdapo.policy.models import load_adapter, load_base
 from hyperdapo.policy.path.packed import pack
+from hyperdapo.policy.path.remembering import make_remembering
 from hyperdapo.policy.prompts import encode_states
-from hyperdapo.policy.scoring import make_scorer
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,10 @@ class DecisionPath:
     def __init__(self, parameters: Parameters, adapter: Path | None = None) -> None:
         self._policy = parameters.policy
         base, tokenizer = load_base(parameters.policy)
-        scorer = make_scorer(base, tokenizer, parameters)
-        self.temperature = 1.0
-        if adapter is not None:
-            scorer = scorer.through(load_adapter(base, parameters, adapter))
-            self.temperature = calibration.read(adapter)
+        adapted = base if adapter is None else load_adapter(base, parameters, adapter)
+        self.temperature = 1.0 if adapter is None else calibration.read(adapter)
         pack(base.model)
-        self._scorer = scorer
+        self._scorer = make_remembering(adapted, tokenizer, parameters)
 
     def decide(self, features: pd.DataFrame, parents: pd.DataFrame, distinct: Mask | None = None) -> list[Decision]:
         """The decision of each parent order, n of them together.
@@ -97,7 +94,7 @@ class DecisionPath:
         ModelError
             If a prompt does not begin with the instruction or does not end with the cue.
         """
-        log_probabilities = self._scorer.evaluate(self._scorer.encode(prompts, distinct))
+        log_probabilities = self._scorer.log_probabilities(self._scorer.encode(prompts, distinct))
         return log_probabilities.double().exp().cpu().numpy()
 
 
