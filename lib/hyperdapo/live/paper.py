@@ -146,6 +146,8 @@ class Paper:
         """Hear what waits, a part of it, and answer the decision times that have passed."""
         assert self.clock is not None
         self._draining = False
+        if self._queue:
+            self.health.waited(1e3 * self.clock.wall_s(self.clock.now() - self._queue[0].ns))
         for _ in range(_AT_ONCE):
             if not self._queue:
                 break
@@ -156,7 +158,6 @@ class Paper:
                 self._hear(self._queue.popleft())
         now_ns = self.clock.now()
         if self._queue:
-            self.health.waited(1e3 * self.clock.wall_s(now_ns - self._queue[0].ns))
             self._go_on()
         elif now_ns > self._next_ns:  # what comes from now on is stamped later
             self._decide(self._next_ns)
