@@ -58,9 +58,10 @@ def trade(session: Session, minutes: float) -> None:
     with shown() as (show, every_s):
         asyncio.run(trader.run(minutes, show, every_s))
     health = trader.health
-    for what, causes in {"refused": health.refused, "void": health.voided, "not counted": health.dropped}.items():
+    named = {"refused": health.refused, "void": health.voided, "not counted": health.dropped, "drops": health.drops}
+    for what, causes in named.items():
         print(f"{what}: " + (", ".join(f"{count} {cause}" for cause, count in causes.most_common()) or "none"))
-    print(f"{len(trader.orders())} orders have ended: {session.folder / 'orders.parquet'}", flush=True)
+    print(f"{len(trader.orders())} orders have ended: {session.folder}", flush=True)
 
 
 def demo(options: Namespace) -> None:

@@ -89,6 +89,7 @@ class Paper:
             self.begins_ns, self.ends_ns = now_ns, now_ns + self._minutes_ns
             self._next_ns = self._next_ns or -(-now_ns // self._step_ns) * self._step_ns
         self.health.connections += 1
+        self.health.away = ""
         self._connected, self._opened_ns = True, self.clock.now()
 
     def received(self, frame: bytes) -> bool:
@@ -113,7 +114,7 @@ class Paper:
     def lost(self, cause: str) -> None:
         """See `client.Listener`."""
         self.health.drops[cause] += 1
-        self._connected = False
+        self.health.away, self._connected = cause, False
         if self.clock is not None:
             for asset, recorder in self.recorders.items():
                 if recorder.lost():
