@@ -35,6 +35,12 @@ def _perpetual(name: str) -> str:
     return name
 
 
+def _websocket(address: str) -> str:
+    if not re.fullmatch(r"wss?://[^\s/@]+(/\S*)?", address):
+        raise ValueError(f"{address!r} is no address of a WebSocket, such as wss://api.hyperliquid.xyz/ws")
+    return address
+
+
 Share = Annotated[float, Field(ge=0.0, le=1.0, strict=True)]
 Positive = Annotated[float, Field(gt=0.0, strict=True)]
 NonNegative = Annotated[float, Field(ge=0.0, strict=True)]
@@ -302,7 +308,7 @@ class Inference(Section):
 class Live(Section):
     """Paper trading: the exchange's messages as they come, and on which of them nothing is decided."""
 
-    endpoint: Annotated[str, Field(pattern=r"^wss?://[^\s/@]+(/\S*)?$")]
+    endpoint: Annotated[str, AfterValidator(_websocket)]
     order_every_s: Positive
     max_book_age_s: Positive
     settle_s: NonNegative

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hyperdapo.errors import DataError, EndpointError, MissingInputError, ParameterError
-from hyperdapo.live.deciding import decider_of
+from hyperdapo.live.deciding import Fixed, decider_of
 from hyperdapo.live.figure import draw
 from hyperdapo.live.paper import Paper
 from hyperdapo.live.reconcile import reconcile
@@ -57,7 +57,11 @@ def trade(session: Session, minutes: float) -> None:
     trader = Paper(session, decider)
     with shown() as (show, every_s):
         asyncio.run(trader.run(minutes, show, every_s))
-    print(f"{len(trader.orders())} orders have ended: {session.folder / 'orders.parquet'}", flush=True)
+    health = trader.health
+    named = {"refused": health.refused, "void": health.voided, "not counted": health.dropped, "drops": health.drops}
+    for what, causes in named.items():
+        print(f"{what}: " + (", ".join(f"{count} {cause}" for cause, count in causes.most_common()) or "none"))
+    print(f"{len(trader.orders())} orders have ended: {session.folder}", flush=True)
 
 
 def demo(options: Namespace) -> None:
@@ -136,6 +140,7 @@ def _at(parameters: Parameters, endpoint: str) -> Parameters:
 def _who(options: Namespace, parameters: Parameters) -> dict[str, object]:
     """Who decides: the action that is asked for, or the policy, which must be trained."""
     if options.action:
+        Fixed(parameters.policy.actions, options.action)
         return {"action": options.action}
     algorithm = options.policy or parameters.hypotheses.policy
     seed = parameters.training.seeds[0] if options.training_seed is None else options.training_seed

@@ -17,14 +17,14 @@ _RATE_S = 5.0  # wall seconds over which messages are counted
 
 @dataclass
 class Cadence:
-    """How often the books of one asset come: seconds, now and when the session began, and how often that changed."""
+    """How often the exchange stamps books of one asset: seconds, now and usually, and how often the latter changed."""
 
     usual_s: float = 0.0
     changes: int = 0
     _times: deque[int] = field(default_factory=lambda: deque(maxlen=_BOOKS + 1))
 
     def book(self, ns: int) -> None:
-        """A book came."""
+        """A book was stamped."""
         self._times.append(ns)
         if len(self._times) <= _BOOKS // 2:
             return
@@ -41,13 +41,14 @@ class Cadence:
 
 
 class Health:
-    """Counts of one session, since this process began."""
+    """Counts of one session, since this process began; `away` says why there is no connection, where there is none."""
 
     def __init__(self) -> None:
         self.frames = self.malformed = self.connections = 0
         self.drops, self.refused, self.dropped = Counter[str](), Counter[str](), Counter[str]()
         self.orders, self.voided, self.control = Counter[str](), Counter[str](), Counter[str]()
         self.cadence: dict[str, Cadence] = {}
+        self.away = ""
         self.lag_ms = self.longest_lag_ms = 0.0
         self.least_delay_ms = np.inf
         self._delays: deque[float] = deque(maxlen=_RECENT)
@@ -82,7 +83,7 @@ class Health:
     def line(self) -> str:
         """All that matters in one line."""
         cadence = " ".join(f"{asset} {one.now_s:.2f} s" for asset, one in self.cadence.items())
-        return (
+        return f"({self.away}) " * bool(self.away) + (
             f"{self.rate():.0f} messages/s, books every {cadence or '-'}, delay {self.delay_ms:.0f} ms, "
             f"queue lag {self.lag_ms:.1f} ms (most {self.longest_lag_ms:.0f}), connections {self.connections}, "
             f"drops {self.drops.total()}, malformed {self.malformed}, not counted {self.dropped.total()}, "

@@ -100,7 +100,7 @@ def standing(market: Market, orders: pd.DataFrame, parameters: Parameters, now_n
     left = np.where(arrivals["resting"] & ~inside, arrivals["size"], left)
     arrived = now_ns >= life.arrival_ns
     done = now_ns >= np.maximum(life.completion_ns, life.arrival_ns)
-    rests = arrivals["resting"] & inside & arrived & (left > 0)
+    rests = arrivals["resting"] & inside & arrived & (left > 0) & (now_ns < life.cancel_ns)
     phase = np.select(
         [~arrived, arrivals["resting"] & inside & (left <= 0), done, rests],
         ["on its way", "filled", "completed", "in the book"],

@@ -70,7 +70,7 @@ class Paper:
             (session.folder / name).unlink(missing_ok=True)
         self._resume()
         self.recorders = {asset: recording.Recorder(session.folder, asset) for asset in asked.assets}
-        self._log, self._odd = Log(session.folder / "decisions.ndjson"), Log(session.folder / "odd.ndjson")
+        self._log, self._odd = Log(session.folder / "decisions.jsonl"), Log(session.folder / "odd.jsonl")
 
     clock: Clock | None
 
@@ -89,12 +89,16 @@ class Paper:
             self.begins_ns, self.ends_ns = now_ns, now_ns + self._minutes_ns
             self._next_ns = self._next_ns or -(-now_ns // self._step_ns) * self._step_ns
         self.health.connections += 1
+        self.health.away = ""
         self._connected, self._opened_ns = True, self.clock.now()
 
     def received(self, frame: bytes) -> bool:
         """See `client.Listener`."""
         assert self.clock is not None
-        ns, message = self.clock.now(), native.native(frame)
+        message = native.native(frame)
+        if isinstance(message, native.BookMessage | native.QuoteMessage):
+            self.clock.sent(message.data.time * MS_NS)
+        ns = self.clock.now()
         self.health.frames += 1
         if message is None:
             return self._other(ns, frame)
@@ -110,7 +114,7 @@ class Paper:
     def lost(self, cause: str) -> None:
         """See `client.Listener`."""
         self.health.drops[cause] += 1
-        self._connected = False
+        self.health.away, self._connected = cause, False
         if self.clock is not None:
             for asset, recorder in self.recorders.items():
                 if recorder.lost():
@@ -143,6 +147,8 @@ class Paper:
         """Hear what waits, a part of it, and answer the decision times that have passed."""
         assert self.clock is not None
         self._draining = False
+        if self._queue:
+            self.health.waited(1e3 * self.clock.wall_s(self.clock.now() - self._queue[0].ns))
         for _ in range(_AT_ONCE):
             if not self._queue:
                 break
@@ -153,7 +159,6 @@ class Paper:
                 self._hear(self._queue.popleft())
         now_ns = self.clock.now()
         if self._queue:
-            self.health.waited(1e3 * self.clock.wall_s(now_ns - self._queue[0].ns))
             self._go_on()
         elif now_ns > self._next_ns:  # what comes from now on is stamped later
             self._decide(self._next_ns)
@@ -168,7 +173,7 @@ class Paper:
         if cause:
             self.health.dropped[cause] += 1
         elif isinstance(heard.message, native.BookMessage):
-            self.health.cadence[heard.asset].book(heard.ns)
+            self.health.cadence[heard.asset].book(heard.message.data.time * MS_NS)
         if not cause and isinstance(data, native.BookData | native.QuoteData):
             self.health.delayed(heard.ns - data.time * MS_NS)
 
@@ -398,7 +403,7 @@ def _coin(message: native.Message) -> str:
 def _entry(
     asset: str, ns: int, known: Known, choice: Choice, order: pd.DataFrame, timing: Mapping[str, float], kept: Json
 ) -> Json:
-    """A line of `decisions.ndjson`."""
+    """A line of `decisions.jsonl`."""
     names = ("order_id", "side", "size", "arrival_mid", "kind", "limit_price", "post_only", "policy_ms")
     row = {name: order[name].iloc[0] for name in names}
     said = {"action": choice.action, "probabilities": choice.probabilities, "prompt": choice.prompt}

@@ -103,9 +103,13 @@ def reconcile(session: Session, decider: Decider | None = None) -> Reconciled:
         raise DataError(f"session {session.name} was killed: go on with it: hyperdapo paper --session {session.name}")
     sent = [entry for entry in session.entries() if "action" in entry]
     if not sent:
-        raise DataError(f"session {session.name} sent no order: see its decisions.ndjson for why each was refused")
+        raise DataError(f"session {session.name} sent no order: see its decisions.jsonl for why each was refused")
     decider = decider or decider_of(session.asked)
-    ended = session.orders() if (session.folder / "orders.parquet").exists() else pd.DataFrame(columns=["asset"])
+    ended = (
+        session.orders()
+        if (session.folder / "orders.parquet").exists()
+        else pd.DataFrame(columns=["asset", "decision_ns"])
+    )
     parts, messages, stale = [], [], 0
     for asset in session.asked.assets:
         mine = [entry for entry in sent if entry["asset"] == asset]

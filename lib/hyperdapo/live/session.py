@@ -1,7 +1,7 @@
 """The folder of a session: what was received, what was decided on it and why not, and what became of the orders.
 
-`data/RUN/paper/SESSION/`: `session.json` (what it was asked to do), `ASSET.ndjson.gz` (`record`), `decisions.ndjson`
-(one line for each order and for each refusal), `odd.ndjson` (frames that are no message), `orders.parquet`,
+`data/RUN/paper/SESSION/`: `session.json` (what it was asked to do), `ASSET.ndjson.gz` (`record`), `decisions.jsonl`
+(one line for each order and for each refusal), `odd.jsonl` (frames that are no message), `orders.parquet`,
 `health.json`, and, once it was reconciled, `reconcile.csv`.
 """
 
@@ -127,7 +127,7 @@ class Session:
 
     def entries(self) -> list[Json]:
         """Its decisions and refusals, in the order in which they were noted; a line that a kill cut is left out."""
-        path = self.folder / "decisions.ndjson"
+        path = self.folder / "decisions.jsonl"
         if not path.exists():
             return []
         lines = path.read_bytes().split(b"\n")

@@ -88,7 +88,7 @@ def _own(standing: pd.DataFrame | None, ended: pd.DataFrame) -> Table:
         table.add_row(
             f"{side} {row.size:g}", row.kind, f"{row.target_price:g}", row.status, "", f"{row.filled_passive:.0%}", cost
         )
-    table.add_row(_costs(ended))
+    table.caption, table.caption_justify = _costs(ended), "left"
     return table
 
 

@@ -59,6 +59,15 @@ class Clock:
         self._latest = max(self._latest, int(self._market_ns + passed) // _TICK_NS * _TICK_NS)
         return self._latest
 
+    def sent(self, ns: int) -> None:
+        """Whom we listen to has stamped something at `ns`: a replay's clock is set forward, so that it is not behind.
+
+        It was set by a header that took a while to come, and that while counts `speed` times. To the exchange's own
+        stamps ours is not set: how the two clocks differ is shown.
+        """
+        if self.until_ns is not None:
+            self._market_ns += max(ns - self.now(), 0)
+
     def header(self) -> str:
         """What a replay says of this clock."""
         return f"{self.now()} {self.speed!r} {self.until_ns}"

@@ -26,7 +26,8 @@ class Faults:
     that (on the wall) no connection is taken. `silent_s`: periods in which connections are taken and nothing is sent.
     `slow_s`: periods in which a book comes every 5 s only. `garbage_every`, `repeat_every`, `swap_every`: each so many
     messages nonsense is sent, a message sent again, or sent after the next; 0: never. `second_book`: each whole book is
-    followed by one of 5 levels a side, as a second subscription under the same name brings it.
+    followed by one of 5 levels a side, as a second subscription under the same name brings it; `unmarked`: it does not
+    say that it is another.
     """
 
     drop_at_s: tuple[float, ...] = ()
@@ -38,6 +39,7 @@ class Faults:
     repeat_every: int = 0
     swap_every: int = 0
     second_book: bool = False
+    unmarked: bool = False
 
 
 class Mischief:
@@ -78,7 +80,7 @@ class Mischief:
         if faults.repeat_every and self._sent % faults.repeat_every == 0:
             yield channel, coin, text
         if channel == "l2Book" and faults.second_book:
-            yield channel, coin, _five_levels(text)
+            yield channel, coin, _five_levels(text, self._faults.unmarked)
         yield from self._held
         self._held.clear()
 
@@ -86,9 +88,9 @@ class Mischief:
         return self._begins_ns + round(seconds * SECOND_NS)
 
 
-def _five_levels(text: bytes) -> bytes:
-    """The same book, cut to 5 levels a side and said to be a fast one."""
+def _five_levels(text: bytes, unmarked: bool) -> bytes:
+    """The same book, cut to 5 levels a side; it says that it is a fast one, or not."""
     message = msgspec.json.decode(text)
-    message["data"]["levels"] = [side[:FAST_LEVELS] for side in message["data"]["levels"]]
-    message["data"]["fast"] = True
-    return msgspec.json.encode(message)
+    data = message["data"]
+    data["levels"] = [side[:FAST_LEVELS] for side in data["levels"]]
+    return msgspec.json.encode(message if unmarked else message | {"data": data | {"fast": True}})
