@@ -33,6 +33,8 @@ from hyperdapo.times import DAY_NS, HOUR_NS, SECOND_NS, Span, date_of
 
 _FUNDING_CAP = 0.04  # a share per hour
 _AHEAD_NS, _LATE_NS = 2 * SECOND_NS, 60 * SECOND_NS  # a message comes after its stamp, but for the clocks' difference
+REPEATED_WITHIN_NS = _AHEAD_NS + _LATE_NS
+"""Of two messages of one stamp the later comes within this time after the other, or too late."""
 
 
 def preprocess(parameters: Parameters, asset: str, paths: Paths) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from hyperdapo.market.columns import (
 from hyperdapo.market.native import (
     BookData,
     BookMessage,
+    Context,
     ContextMessage,
     Level,
     Message,
@@ -230,13 +231,10 @@ class Decoder:
         lines, ms = received.scan.book[kept].T
         self.messages["l2Book"] += len(lines) + len(data)
         levels = (received.scan.levels[kept, column] for column in range(4))
-        sides = (column for side in (0, 1) for column in _grid([book.levels[side] for book in data]))
         regular = BookSnapshots(ms * MS_NS, received.local_ns[lines], *levels)
-        book, lines = _merged(lines, regular, odd, BookSnapshots(_exchange_ns(data), received.local_ns[odd], *sides))
+        book, lines = _merged(lines, regular, odd, book_rows(data, received.local_ns[odd]))
         stream = np.full(len(lines), WHOLE, dtype=np.int8)
-        stream[np.searchsorted(lines, odd)] = [
-            FAST if one.fast else WHOLE if one.spread is None else AGGREGATED for one in data
-        ]
+        stream[np.searchsorted(lines, odd)] = [stream_of(one) for one in data]
         return book, received.connection[lines], stream
 
     def _quotes(self, received: _Received) -> TopOfBook:
@@ -247,9 +245,8 @@ class Decoder:
         kept = received.counts[received.scan.quote[:, 0]]
         lines, ms = received.scan.quote[kept].T
         self.messages["bbo"] += len(lines) + len(messages)
-        values = _sent([value for quote in data for side in quote.bbo if side for value in (side.px, side.sz)])
         regular = TopOfBook(ms * MS_NS, received.local_ns[lines], *received.scan.top[kept].T.copy())
-        others = TopOfBook(_exchange_ns(data), received.local_ns[odd], *values.reshape(-1, 4).T.copy())
+        others = quote_rows(data, received.local_ns[odd])
         return _merged(lines, regular, odd, others)[0]
 
     def _trades(self, received: _Received) -> tuple[Trades, Mask]:
@@ -265,14 +262,7 @@ class Decoder:
         price, size = received.scan.traded[kept].T
         regular = Trades(ms * MS_NS, received.local_ns[lines], price, size, side.astype(np.int8), tid)
         odd = np.array(rows, dtype=np.int64)
-        others = Trades(
-            exchange_ns=_exchange_ns(data),
-            local_ns=received.local_ns[odd],
-            price=np.array([one.px for one in data], dtype=float),
-            size=np.array([one.sz for one in data], dtype=float),
-            side=np.array([1 if one.side == "B" else -1 for one in data], dtype=np.int8),
-            tid=np.array([one.tid for one in data], dtype=np.int64),
-        )
+        others = print_rows(data, received.local_ns[odd])
         trades, lines = _merged(lines, regular, odd, others)
         return trades, self._opening(lines, received.session)
 
@@ -289,9 +279,42 @@ class Decoder:
     def _contexts(self, received: _Received) -> Contexts:
         rows, messages = self._ours(received, ContextMessage)
         self.messages["activeAssetCtx"] += len(messages)
-        contexts = [message.data.ctx for message in messages]
-        values = [(context.markPx, context.oraclePx, context.funding, context.openInterest) for context in contexts]
-        return Contexts(received.local_ns[rows], *np.array(values, dtype=float).reshape(-1, 4).T.copy())
+        return context_rows([message.data.ctx for message in messages], received.local_ns[rows])
+
+
+def stream_of(book: BookData) -> int:
+    """Which of the exchange's books one calls itself: `WHOLE`, `FAST` or `AGGREGATED`."""
+    return FAST if book.fast else WHOLE if book.spread is None else AGGREGATED
+
+
+def book_rows(data: Sequence[BookData], local_ns: Nanoseconds) -> BookSnapshots:
+    """n books of at most 20 levels a side, received at `local_ns` (n,)."""
+    sides = (column for side in (0, 1) for column in _grid([book.levels[side] for book in data]))
+    return BookSnapshots(_exchange_ns(data), local_ns, *sides)
+
+
+def quote_rows(data: Sequence[QuoteData], local_ns: Nanoseconds) -> TopOfBook:
+    """n best quotes of two sides, received at `local_ns` (n,)."""
+    values = _sent([value for quote in data for side in quote.bbo if side for value in (side.px, side.sz)])
+    return TopOfBook(_exchange_ns(data), local_ns, *values.reshape(-1, 4).T.copy())
+
+
+def print_rows(data: Sequence[Print], local_ns: Nanoseconds) -> Trades:
+    """n prints, received at `local_ns` (n,)."""
+    return Trades(
+        exchange_ns=_exchange_ns(data),
+        local_ns=local_ns,
+        price=np.array([one.px for one in data], dtype=float),
+        size=np.array([one.sz for one in data], dtype=float),
+        side=np.array([1 if one.side == "B" else -1 for one in data], dtype=np.int8),
+        tid=np.array([one.tid for one in data], dtype=np.int64),
+    )
+
+
+def context_rows(data: Sequence[Context], local_ns: Nanoseconds) -> Contexts:
+    """n updates of the perpetual, received at `local_ns` (n,)."""
+    values = [(context.markPx, context.oraclePx, context.funding, context.openInterest) for context in data]
+    return Contexts(local_ns, *np.array(values, dtype=float).reshape(-1, 4).T.copy())
 
 
 def scanned(content: bytes, coin: str) -> list[tuple[bytes, Scan]]:

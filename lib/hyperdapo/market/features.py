@@ -39,8 +39,9 @@ NAMES = (
     "volume_profile",
     "trade_size_ratio",
 )
-_MOMENTUM_S = 60
-_LARGE_QUANTILE = 0.9
+SCALED = tuple(f"{name}_z" for name in NAMES)
+MOMENTUM_S = 60
+LARGE_QUANTILE = 0.9
 _EPSILON = 1e-9  # of eq. 3.2
 
 VOLUME, NOTIONAL, FLOW, LARGE, LARGE_VOLUME, VOLUME_ABOVE = range(6)
@@ -60,7 +61,7 @@ def features_in_parts(folder: Path, parameters: Parameters, split: Mapping[str, 
     The frames are those of `compute_features` over the whole span. Raises as `Market.load`.
     """
     settings = parameters.features
-    reach_s = max(settings.window_s, settings.large_trade_window_s, _MOMENTUM_S, parameters.clean.max_gap_s)
+    reach_s = max(settings.window_s, settings.large_trade_window_s, MOMENTUM_S, parameters.clean.max_gap_s)
     normaliser = Normaliser(settings.normalisation_s)
     for part, market in Market.in_parts(folder, before_s=reach_s):
         grid = decision_grid(market, settings.decision_interval_s, part)
@@ -102,21 +103,43 @@ def compute_features(
     book_ns = np.concatenate([[0], market.book.local_ns])[market.book_at(decision_ns) + 1]
     defined = np.isfinite(raw[["mid", *NAMES]].to_numpy()).all(axis=1)
     whole = market.uninterrupted_since(decision_ns)  # not even a short hole
-    causes = {
-        "no book, or an old one": decision_ns - book_ns > max_gap_s * SECOND_NS,
-        "warm-up": decision_ns - since < features.warmup_s * SECOND_NS,
-        "trade window reaches into a hole": (whole > since) & (decision_ns - whole < features.window_s * SECOND_NS),
-        "no print in the trade window": raw["trade_volume_5m"].to_numpy() == 0,
-        "a feature is not defined": ~defined,
-    }
-    cold = np.select(list(causes.values()), list(causes), default="").astype(object)
+    volume = raw["trade_volume_5m"].to_numpy()
+    cold = cold_because(decision_ns, book_ns, since, whole, volume, defined, features, max_gap_s)
     warm = cold == ""
     normaliser = normaliser or Normaliser(features.normalisation_s)
     normalised = normaliser.scores(raw[list(NAMES)].to_numpy(), decision_ns, since)
     state = pd.DataFrame({"asset": market.asset, "decision_ns": decision_ns})
     rest = pd.DataFrame({"warm": warm, "cold_because": cold, "split": _split_names(decision_ns, warm, split or {})})
-    scaled = pd.DataFrame(normalised, columns=[f"{name}_z" for name in NAMES])
+    scaled = pd.DataFrame(normalised, columns=list(SCALED))
     return pd.concat([state, raw.drop(columns=list(NAMES)), rest, raw[list(NAMES)], scaled], axis=1)
+
+
+def cold_because(
+    ns: Nanoseconds,
+    book_ns: Nanoseconds,
+    since: Nanoseconds,
+    whole: Nanoseconds,
+    volume: Floats,
+    defined: Mask,
+    features: sections.Features,
+    max_gap_s: float,
+) -> NDArray[np.object_]:
+    """The first cause for which each row (n,) is not warm, "" where it is; see `compute_features`.
+
+    Parameters
+    ----------
+    ns, book_ns : of the row, and when its newest book was received
+    since, whole : since when data have come without a gap longer than `max_gap_s`, and without any
+    volume, defined : `trade_volume_5m`, and whether every feature is finite
+    """
+    causes = {
+        "no book, or an old one": ns - book_ns > max_gap_s * SECOND_NS,
+        "warm-up": ns - since < features.warmup_s * SECOND_NS,
+        "trade window reaches into a hole": (whole > since) & (ns - whole < features.window_s * SECOND_NS),
+        "no print in the trade window": volume == 0,
+        "a feature is not defined": ~defined,
+    }
+    return np.select(list(causes.values()), list(causes), default="").astype(object)
 
 
 def decisions(features: pd.DataFrame, asset: str) -> pd.DataFrame:
@@ -199,10 +222,14 @@ def imbalance_at(market: Market, ns: Nanoseconds) -> Floats:
 
 
 def _book_features(market: Market, ns: Nanoseconds, mid: Floats) -> dict[str, Floats]:
-    """Sums over the visible levels of the newest `l2Book`; its arrays are (n, 20)."""
+    """`book_sums` of the newest `l2Book`."""
     row = market.book_at(ns)
-    book = select(market.book, np.maximum(row, 0))
-    mid = np.where(row >= 0, mid, np.nan)[:, None]
+    return book_sums(select(market.book, np.maximum(row, 0)), np.where(row >= 0, mid, np.nan))
+
+
+def book_sums(book: BookSnapshots, mid: Floats) -> dict[str, Floats]:
+    """The features of the visible levels of n books with these mids (n,); NaN where the mid is."""
+    mid = mid[:, None]
     bid_off, ask_off = np.abs(book.bid_price - mid) / mid * BPS, np.abs(book.ask_price - mid) / mid * BPS
     bid, ask = _within(book, bid_off, ask_off, np.inf)
     near_bid, near_ask = _within(book, bid_off, ask_off, 10.0)
@@ -232,7 +259,12 @@ def _trade_features(market: Market, ns: Nanoseconds, mid: Floats, features: sect
     end = np.searchsorted(trades.local_ns, ns, side="right")
     begin = np.searchsorted(trades.local_ns, ns - round(features.window_s * SECOND_NS), side="right")
     oldest = np.searchsorted(trades.local_ns, ns - round(features.large_trade_window_s * SECOND_NS), side="right")
-    sums = print_sums(begin, end, oldest, trades.price, trades.size, trades.side, mid, _LARGE_QUANTILE)
+    sums = print_sums(begin, end, oldest, trades.price, trades.size, trades.side, mid, LARGE_QUANTILE)
+    return trade_ratios(sums, end - begin, mid, features.window_s)
+
+
+def trade_ratios(sums: Floats, prints: Integers, mid: Floats, window_s: float) -> dict[str, Floats]:
+    """The features of the window's prints from their sums (n, 6), their number and the mid, (n,) each."""
     volume, large_volume = sums[:, VOLUME], sums[:, LARGE_VOLUME]
     with np.errstate(divide="ignore", invalid="ignore"):
         vwap = sums[:, NOTIONAL] / volume
@@ -240,8 +272,8 @@ def _trade_features(market: Market, ns: Nanoseconds, mid: Floats, features: sect
             "trade_volume_5m": volume,
             "vwap_distance_bps": (mid - vwap) / vwap * BPS,
             "trade_flow_5m": sums[:, FLOW],
-            "order_intensity_per_min": (end - begin) / (features.window_s / 60),
-            "large_trade_ratio": sums[:, LARGE] / (end - begin),
+            "order_intensity_per_min": prints / (window_s / 60),
+            "large_trade_ratio": sums[:, LARGE] / prints,
             "volume_profile": sums[:, VOLUME_ABOVE] / volume,
             "trade_size_ratio": large_volume / (volume - large_volume),
         }
@@ -254,7 +286,7 @@ def _price_features(market: Market, ns: Nanoseconds, mid: Floats, window_s: floa
     deviation = return_deviation(newest, ns, top.local_ns, np.log(top.mid), int(window_s), SECOND_NS)
     return {
         "volatility_5m_bps": deviation * BPS,
-        "momentum_1m_bps": (mid / market.mid_at(ns - _MOMENTUM_S * SECOND_NS) - 1) * BPS,
+        "momentum_1m_bps": (mid / market.mid_at(ns - MOMENTUM_S * SECOND_NS) - 1) * BPS,
         "momentum_5m_bps": (mid / market.mid_at(ns - round(window_s * SECOND_NS)) - 1) * BPS,
     }
 
@@ -293,18 +325,38 @@ def print_sums(
         below = int(place)
         low = ordered[_order_statistic(tree, below)]
         high = ordered[_order_statistic(tree, min(below + 1, entered - left - 1))]
-        part = place - below
-        threshold = low + (high - low) * part if part < 0.5 else high - (high - low) * (1 - part)
-        for index in range(begin[row], end[row]):
-            sums[row, VOLUME] += size[index]
-            sums[row, NOTIONAL] += size[index] * price[index]
-            sums[row, FLOW] += size[index] * side[index]
-            if size[index] > threshold:
-                sums[row, LARGE] += 1
-                sums[row, LARGE_VOLUME] += size[index]
-            if price[index] > mid[row]:
-                sums[row, VOLUME_ABOVE] += size[index]
+        threshold = between(low, high, place - below)
+        sum_prints(begin[row], end[row], price, size, side, mid[row], threshold, sums[row])
     return sums
+
+
+@njit(cache=True)
+def between(low: float, high: float, part: float) -> float:
+    """The quantile that lies so far between two order statistics, rounded as numpy does it."""
+    return low + (high - low) * part if part < 0.5 else high - (high - low) * (1 - part)
+
+
+@njit(cache=True)
+def sum_prints(
+    begin: int,
+    end: int,
+    price: Floats,
+    size: Floats,
+    side: NDArray[np.int8],
+    mid: float,
+    threshold: float,
+    sums: Floats,
+) -> None:
+    """Add the prints [begin, end) to `sums` (6,); a print above the threshold is large."""
+    for index in range(begin, end):
+        sums[VOLUME] += size[index]
+        sums[NOTIONAL] += size[index] * price[index]
+        sums[FLOW] += size[index] * side[index]
+        if size[index] > threshold:
+            sums[LARGE] += 1
+            sums[LARGE_VOLUME] += size[index]
+        if price[index] > mid:
+            sums[VOLUME_ABOVE] += size[index]
 
 
 @njit(cache=True)
