@@ -2,7 +2,10 @@
 
 import json
 import logging
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -22,7 +25,7 @@ from hyperdapo.market.book import Market
 from hyperdapo.market.columns import BookSnapshots, TopOfBook, Trades, empty, select
 from hyperdapo.market.features import compute_features, decision_grid
 from hyperdapo.market.grid import on_grid
-from hyperdapo.params import Parameters, load
+from hyperdapo.params import Parameters, load, remember
 from hyperdapo.policy.path import DecisionPath
 from hyperdapo.policy.prompts import FEATURES
 from hyperdapo.serving import server
@@ -459,6 +462,49 @@ def test_models_and_health_say_what_there_is(client: httpx.Client) -> None:
         ("BTC", "hyperdapo", "tiny-qwen2"),
         ("ETH", "hyperdapo", "tiny-qwen2"),
     ]
+
+
+@pytest.mark.slow
+def test_the_command_serves_until_it_is_stopped(parameters: Parameters) -> None:
+    remember(parameters)
+    with server.listen("127.0.0.1", 0) as one:
+        port = one.getsockname()[1]
+    command = [
+        sys.executable,
+        "-m",
+        "hyperdapo.cli",
+        "serve",
+        "--run",
+        parameters.name,
+        "--asset",
+        "ETH",
+        "--port",
+        str(port),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"serving http://127.0.0.1:{port} for ETH until Ctrl-C\n"
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client:
+            waited_for(lambda: answers(client))
+            assert client.post("/decide", json=asked()).status_code == 200
+            assert client.post("/decide", json=asked(asset="BTC")).status_code == 422
+            process.send_signal(signal.SIGINT)
+            told, logged = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+    assert told == "stopped\n" and process.returncode == 0
+    lines = [json.loads(line) for line in logged.splitlines() if line.startswith("{")]
+    requests = [(line["path"], line["status"]) for line in lines if line["event"] == "request"]
+    assert ("/decide", 200) in requests and ("/decide", 422) in requests and "Traceback" not in logged
+
+
+def answers(client: httpx.Client) -> bool:
+    try:
+        return client.get("/healthz").status_code == 200
+    except httpx.ConnectError:
+        return False
 
 
 # --- batches

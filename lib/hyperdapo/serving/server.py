@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import h11
@@ -49,7 +50,9 @@ def serve(
     chosen = assets or parameters.assets
     app = application(service_of(parameters, chosen, addresses), token)
     print(f"serving http://{host}:{port} for {', '.join(chosen)} until Ctrl-C", flush=True)
-    server(app, parameters).run([listening])
+    with suppress(KeyboardInterrupt):  # raised again when what was asked has been answered
+        server(app, parameters).run([listening])
+    print("stopped", flush=True)
 
 
 def service_of(parameters: Parameters, assets: Sequence[str], addresses: Sequence[str] = ()) -> Service:

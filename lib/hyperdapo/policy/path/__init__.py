@@ -21,6 +21,7 @@ from hyperdapo.policy.models import load_adapter, load_base
 from hyperdapo.policy.path.packed import pack
 from hyperdapo.policy.path.remembering import make_remembering
 from hyperdapo.policy.prompts import encode_states, instruction
+from hyperdapo.policy.scoring import Scorer
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class DecisionPath:
         self._policy = parameters.policy
         self.instruction = instruction(parameters.policy.actions, parameters.policy.prompt_style)
         base, self.tokenizer = load_base(parameters.policy)
-        scorer = make_remembering(base, self.tokenizer, parameters)
+        scorer: Scorer = make_remembering(base, self.tokenizer, parameters)
         self.temperature = 1.0
         if adapter is not None:
             scorer = scorer.through(load_adapter(base, parameters, adapter))
