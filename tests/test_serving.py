@@ -306,8 +306,10 @@ def test_a_large_body_is_refused(client: httpx.Client) -> None:
         for _ in range(30):
             yield large[:100_000]
 
-    with suppress(httpx.WriteError):  # hung up on while it was still sending
-        assert client.post("/decide", content=parts()).status_code == 413
+    assert client.post("/decide", content=parts()).status_code == 413
+    endless = (large[:1_000_000] for _ in range(100))
+    with suppress(httpx.WriteError, httpx.ReadError):  # hung up on while it is still sending
+        assert client.post("/decide", content=endless).status_code == 413
 
 
 def connected(client: httpx.Client) -> socket.socket:
@@ -362,6 +364,20 @@ def test_a_full_queue_says_when_to_come_again(parameters: Parameters, monkeypatc
         )
         held.set()
         assert [each.result().status_code for each in first] == [200] * 3
+
+
+def test_a_fault_of_its_own_is_told_without_its_cause(parameters: Parameters, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("out of memory at 0xdeadbeef")
+
+    with served(parameters) as (client, _):
+        with monkeypatch.context() as patch:
+            patch.setattr(DecisionPath, "decide", broken)
+            answer = client.post("/decide", json=asked())
+            assert (
+                answer.status_code == 500 and answer.json()["error"]["message"] == "a fault of the service: see its log"
+            )
+        assert client.post("/decide", json=asked()).status_code == 200
 
 
 # --- who may ask
@@ -469,18 +485,8 @@ def test_the_command_serves_until_it_is_stopped(parameters: Parameters) -> None:
     remember(parameters)
     with server.listen("127.0.0.1", 0) as one:
         port = one.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "hyperdapo.cli",
-        "serve",
-        "--run",
-        parameters.name,
-        "--asset",
-        "ETH",
-        "--port",
-        str(port),
-    ]
+    options = ["--run", parameters.name, "--asset", "ETH", "--port", str(port)]
+    command = [sys.executable, "-m", "hyperdapo.cli", "serve", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

@@ -21,6 +21,7 @@ from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths
 from hyperdapo.serving.app import Service, application
 from hyperdapo.serving.metrics import Metrics
+from hyperdapo.serving.states import warm_up
 from hyperdapo.serving.upstream import ServedPath, Upstream
 
 _TOKEN, _UPSTREAM_TOKEN = "HYPERDAPO_TOKEN", "HYPERDAPO_UPSTREAM_TOKEN"
@@ -49,6 +50,7 @@ def serve(
     _log_as_json()
     chosen = assets or parameters.assets
     app = application(service_of(parameters, chosen, addresses), token)
+    warm_up(parameters, chosen[0])
     print(f"serving http://{host}:{port} for {', '.join(chosen)} until Ctrl-C", flush=True)
     with suppress(KeyboardInterrupt):  # raised again when what was asked has been answered
         server(app, parameters).run([listening])
