@@ -195,7 +195,7 @@ async def _refused(_: Request, error: Exception) -> Response:
 
 async def _failed(_: Request, __: Exception) -> Response:
     """What nobody thought of; the server logs it."""
-    return _answer("a fault of the service: see its log", 500)
+    return _answer("a fault of the service: see its log", 500, headers={"Connection": "close"})
 
 
 def _answer(message: str, status: int, param: str | None = None, headers: Mapping[str, str] | None = None) -> Response:
