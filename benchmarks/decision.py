@@ -1,4 +1,4 @@
-"""A decision of SmolLM2-135M in float32 on one core, from a stream's features to an action, against text (Listing 4.10).
+"""A decision of SmolLM2-135M in float32 on one core, from a stream to an action, against text (Listing 4.10).
 
 Ours is what a live session does at a decision time: the row of features, its prompt, one forward pass over the K
 letters with a LoRA adapter, and the most probable. The peers are the base without an adapter as transformers generates

@@ -153,7 +153,8 @@ def _resolves(name: str) -> bool:
     if PACKAGE.joinpath(*parts).is_dir():
         return True
     for depth in range(len(parts), 0, -1):
-        module = PACKAGE.joinpath(*parts[:depth]).with_suffix(".py")
+        place = PACKAGE.joinpath(*parts[:depth])
+        module = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
         if module.is_file():
             return depth == len(parts) or (depth == len(parts) - 1 and parts[-1] in _defined(module))
     return False

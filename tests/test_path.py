@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from transformers import DynamicCache, LlamaConfig, LlamaModel
 
 from hyperdapo.errors import DataError, MissingInputError, ModelError
 from hyperdapo.params import Parameters, load
@@ -12,7 +14,9 @@ from hyperdapo.policy.decisions import Decider
 from hyperdapo.policy.language import calibration
 from hyperdapo.policy.models import save_adapter
 from hyperdapo.policy.path import Decision, DecisionPath, calibrated
-from hyperdapo.policy.prompts import FEATURES, encode_states
+from hyperdapo.policy.path.packed import pack
+from hyperdapo.policy.path.reading import Reader
+from hyperdapo.policy.prompts import CUE, FEATURES, encode_states, instruction
 from hyperdapo.policy.states import States
 from test_models import with_an_adapter
 
@@ -107,3 +111,42 @@ def test_a_state_or_prompt_that_cannot_be_read_is_refused() -> None:
         path.decide(features, parents)
     with pytest.raises(ModelError, match="must begin with the instruction"):
         path.probabilities_of(["sell everything ->"])
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_pass_over_a_state_is_that_of_transformers(bias: bool) -> None:
+    """Of a Llama, as SmolLM2 is one; tiny-qwen2 is held to it by what it decides. Two states, behind what was read."""
+    shape = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 3, "vocab_size": 50}
+    heads = {"num_attention_heads": 6, "num_key_value_heads": 2, "attention_bias": bias}
+    with torch.random.fork_rng(), torch.inference_mode():
+        torch.manual_seed(0)
+        model = LlamaModel(LlamaConfig(**shape, **heads)).eval()
+        tokens, theirs, ours = torch.randint(0, 50, (2, 17)), DynamicCache(), DynamicCache()
+        for cache in (theirs, ours):
+            model(input_ids=tokens[:, :6], past_key_values=cache)
+        expected = model(input_ids=tokens[:, 6:], past_key_values=theirs, output_hidden_states=True)
+        assert not Reader.fits(model)
+        pack(model)
+        assert Reader.fits(model)
+        reader = Reader(model)
+        entering = reader.read(tokens[:, 6:], ours, first=2)
+    torch.testing.assert_close(entering, expected.hidden_states[2], atol=1e-5, rtol=1e-5)
+    for layer, other in zip(ours.layers, theirs.layers, strict=True):
+        for name in ("keys", "values"):
+            torch.testing.assert_close(getattr(layer, name), getattr(other, name), atol=1e-5, rtol=1e-5)
+
+
+def test_what_the_last_prompts_began_with_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    parameters = load("smoke")
+    path, tokens = DecisionPath(parameters), list[int]()
+    read = path._scorer._reader.read
+    monkeypatch.setattr(
+        path._scorer._reader, "read", lambda new, *rest: tokens.append(new.shape[1]) or read(new, *rest)
+    )
+    opening = instruction(parameters.policy.actions, parameters.policy.prompt_style)
+    texts = ["balanced buy ETH at 4000.1: imbalance1 depth5", "balanced buy ETH at 4000.1: imbalance1 depth6"]
+    texts += ["balanced sell ETH at 3999.9: imbalance1 depth5", texts[0], "balanced buy ETH at 4000.1:", texts[1]]
+    prompts = [opening + text + CUE for text in texts]
+    one_by_one = np.concatenate([path.probabilities_of([prompt]) for prompt in prompts])
+    assert tokens[0] > tokens[2] > tokens[1] > tokens[3] == tokens[4] == tokens[5]
+    np.testing.assert_allclose(one_by_one, path.probabilities_of(prompts), atol=1e-5)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from feeds import START_MS, book, levels, line, prints, quiet, quote, stamped
@@ -261,7 +261,7 @@ def feeds(draw: st.DrawFn) -> list[bytes]:
     return [text.encode() for text in feed.lines]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(feeds(), st.booleans())
 def test_a_stream_knows_what_the_batch_knows(lines: list[bytes], ask: bool) -> None:
     parameters = load("smoke", SHORT)

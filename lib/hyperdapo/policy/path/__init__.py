@@ -21,7 +21,6 @@ from hyperdapo.policy.models import load_adapter, load_base
 from hyperdapo.policy.path.packed import pack
 from hyperdapo.policy.path.remembering import make_remembering
 from hyperdapo.policy.prompts import encode_states, instruction
-from hyperdapo.policy.scoring import Scorer
 
 
 @dataclass(frozen=True)
@@ -57,13 +56,10 @@ class DecisionPath:
         self._policy = parameters.policy
         self.instruction = instruction(parameters.policy.actions, parameters.policy.prompt_style)
         base, self.tokenizer = load_base(parameters.policy)
-        scorer: Scorer = make_remembering(base, self.tokenizer, parameters)
-        self.temperature = 1.0
-        if adapter is not None:
-            scorer = scorer.through(load_adapter(base, parameters, adapter))
-            self.temperature = calibration.read(adapter)
+        adapted = base if adapter is None else load_adapter(base, parameters, adapter)
+        self.temperature = 1.0 if adapter is None else calibration.read(adapter)
         pack(base.model)
-        self._scorer = scorer
+        self._scorer = make_remembering(adapted, self.tokenizer, parameters)
 
     def decide(self, features: pd.DataFrame, parents: pd.DataFrame, distinct: Mask | None = None) -> list[Decision]:
         """The decision of each parent order, n of them together.
@@ -105,7 +101,7 @@ class DecisionPath:
         ModelError
             If a prompt does not begin with the instruction or does not end with the cue.
         """
-        log_probabilities = self._scorer.evaluate(self._scorer.encode(prompts, distinct))
+        log_probabilities = self._scorer.log_probabilities(self._scorer.encode(prompts, distinct))
         return log_probabilities.double().exp().cpu().numpy()
 
 

@@ -14,7 +14,7 @@ from transformers.activations import SiLUActivation
 _USUAL = 48  # tokens of a state: the layout is chosen for so many rows, and right for any
 
 
-class _Packed(nn.Module):
+class Packed(nn.Module):
     """A linear layer for inference."""
 
     def __init__(self, layer: nn.Linear) -> None:
@@ -33,10 +33,10 @@ class _Packed(nn.Module):
         return leaving
 
 
-class _Gated(nn.Module):
+class Gated(nn.Module):
     """The feed-forward block of Llama and Qwen2: down(silu(gate(x)) up(x)), without a pass over memory in between."""
 
-    def __init__(self, gate: _Packed, up: _Packed, down: _Packed) -> None:
+    def __init__(self, gate: Packed, up: Packed, down: Packed) -> None:
         super().__init__()
         self._gate, self._up, self._down = gate, up, down
 
@@ -57,14 +57,14 @@ def pack(layers: nn.Module) -> None:
         if not isinstance(module, nn.ModuleDict):  # in which PEFT keeps its factors: small, and asked for their dtype
             for name, layer in list(module.named_children()):
                 if type(layer) is nn.Linear and layer.weight.dtype == torch.float32 and layer.weight.is_cpu:
-                    setattr(module, name, _Packed(layer))
+                    setattr(module, name, Packed(layer))
     for module in list(layers.modules()):
         if isinstance(block := getattr(module, "mlp", None), nn.Module) and (parts := _gated(block)):
-            module.mlp = _Gated(*parts)
+            module.mlp = Gated(*parts)
 
 
-def _gated(block: Any) -> tuple[_Packed, _Packed, _Packed] | None:
+def _gated(block: Any) -> tuple[Packed, Packed, Packed] | None:
     """Gate, up and down of a block that is only these, packed and without an adapter; None of another."""
     parts = tuple(getattr(block, f"{name}_proj", None) for name in ("gate", "up", "down"))
     whole = len(list(block.children())) == 4 and isinstance(getattr(block, "act_fn", None), SiLUActivation)
-    return parts if whole and all(isinstance(part, _Packed) for part in parts) else None  # type: ignore[return-value]
+    return parts if whole and all(isinstance(part, Packed) for part in parts) else None  # type: ignore[return-value]

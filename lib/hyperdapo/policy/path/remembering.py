@@ -17,6 +17,7 @@ from transformers import DynamicCache
 
 from hyperdapo.market.columns import Mask
 from hyperdapo.params import Parameters
+from hyperdapo.policy.path.reading import Reader
 from hyperdapo.policy.prompts import CUE, instruction, letters
 from hyperdapo.policy.scoring import Encoded, Scorer, WholePromptScorer
 
@@ -39,9 +40,12 @@ class _Read:
 class Remembering(Scorer):
     """A `Scorer` that remembers the last prompts that it read one at a time; several are read together, as before."""
 
+    _reader: Reader | None = None
+
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._remembered = deque[_Read](maxlen=_KEPT)
+        self._reader = Reader(self._base.model) if Reader.fits(self._base.model) else None
 
     def encode(self, prompts: Sequence[str], distinct: Mask | None = None) -> Encoded:
         if len(prompts) != 1 or not (prompts[0].startswith(self._instruction) and prompts[0].endswith(CUE)):
@@ -56,6 +60,15 @@ class Remembering(Scorer):
         entering = torch.cat([known.entering[:, :count], fresh], dim=1)
         self._remembered.append(_Read(tokens, cache, entering))
         return self._encoded(cache, entering, torch.tensor([len(tokens)], device=entering.device), distinct)
+
+    @torch.no_grad()
+    def _read(self, tokens: Tensor, cache: Any) -> Tensor:
+        return self._reader.read(tokens, cache, self._first) if self._reader else super()._read(tokens, cache)
+
+    def _forward(self, entering: Tensor, places: Tensor, cache: Any, mask: Tensor) -> Tensor:
+        if not self._reader:
+            return super()._forward(entering, places, cache, mask)
+        return self._reader.ascend(entering, places, cache, mask, self._first)[:, -1]
 
     def _nothing(self) -> _Read:
         return _Read([], self._opening, self._entering_opening[:, :0])
