@@ -51,7 +51,8 @@ def serve(
     chosen = assets or parameters.assets
     app = application(service_of(parameters, chosen, addresses), token)
     warm_up(parameters, chosen[0])
-    print(f"serving http://{host}:{port} for {', '.join(chosen)} until Ctrl-C", flush=True)
+    place = f"[{host}]" if ":" in host else host
+    print(f"serving http://{place}:{port} for {', '.join(chosen)} until Ctrl-C", flush=True)
     with suppress(KeyboardInterrupt):  # raised again when what was asked has been answered
         server(app, parameters).run([listening])
     print("stopped", flush=True)
