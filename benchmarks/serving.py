@@ -2,7 +2,8 @@
 
 `serving_load_without_error`: 16 clients of locust ask a service in a process of its own for 60 seconds (or so many as
 are given), each without pause: the share of answers that are decisions. How long they took, and how many a second there
-were, is told beside it. `serving_batch_16`: seconds of a decision among 16 against those of one alone, on one core, by turns.
+were, is told beside it. `serving_batch_16`: seconds of a decision among 16 against those of one alone, on one core, by
+turns.
 """
 
 import json

@@ -2,7 +2,10 @@
 
 import json
 import logging
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,13 +19,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hyperdapo.errors import BusyError, EndpointError, MissingInputError, ParameterError
+from hyperdapo.errors import BusyError, EndpointError, MissingInputError, ParameterError, RequestError
 from hyperdapo.execution.parents import action_orders
 from hyperdapo.market.book import Market
 from hyperdapo.market.columns import BookSnapshots, TopOfBook, Trades, empty, select
 from hyperdapo.market.features import compute_features, decision_grid
 from hyperdapo.market.grid import on_grid
-from hyperdapo.params import Parameters, load
+from hyperdapo.params import Parameters, load, remember
 from hyperdapo.policy.path import DecisionPath
 from hyperdapo.policy.prompts import FEATURES
 from hyperdapo.serving import server
@@ -303,8 +306,10 @@ def test_a_large_body_is_refused(client: httpx.Client) -> None:
         for _ in range(30):
             yield large[:100_000]
 
-    with suppress(httpx.WriteError):  # hung up on while it was still sending
-        assert client.post("/decide", content=parts()).status_code == 413
+    assert client.post("/decide", content=parts()).status_code == 413
+    endless = (large[:1_000_000] for _ in range(100))
+    with suppress(httpx.WriteError, httpx.ReadError):  # hung up on while it is still sending
+        assert client.post("/decide", content=endless).status_code == 413
 
 
 def connected(client: httpx.Client) -> socket.socket:
@@ -359,6 +364,19 @@ def test_a_full_queue_says_when_to_come_again(parameters: Parameters, monkeypatc
         )
         held.set()
         assert [each.result().status_code for each in first] == [200] * 3
+
+
+def test_a_fault_of_its_own_is_told_without_its_cause(parameters: Parameters, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("out of memory at 0xdeadbeef")
+
+    with served(parameters) as (client, _):
+        with monkeypatch.context() as patch:
+            patch.setattr(DecisionPath, "decide", broken)
+            answer = client.post("/decide", json=asked())
+            assert answer.status_code == answer.json()["error"]["code"] == 500
+            assert answer.json()["error"]["message"] == "a fault of the service: see its log"
+        assert client.post("/decide", json=asked()).status_code == 200
 
 
 # --- who may ask
@@ -461,6 +479,39 @@ def test_models_and_health_say_what_there_is(client: httpx.Client) -> None:
     ]
 
 
+@pytest.mark.slow
+def test_the_command_serves_until_it_is_stopped(parameters: Parameters) -> None:
+    remember(parameters)
+    with server.listen("127.0.0.1", 0) as one:
+        port = one.getsockname()[1]
+    options = ["--run", parameters.name, "--asset", "ETH", "--port", str(port)]
+    command = [sys.executable, "-m", "hyperdapo.cli", "serve", *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"serving http://127.0.0.1:{port} for ETH until Ctrl-C\n"
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client:
+            waited_for(lambda: answers(client))
+            assert client.post("/decide", json=asked()).status_code == 200
+            assert client.post("/decide", json=asked(asset="BTC")).status_code == 422
+            process.send_signal(signal.SIGINT)
+            told, logged = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+    assert told == "stopped\n" and process.returncode == 0
+    lines = [json.loads(line) for line in logged.splitlines() if line.startswith("{")]
+    requests = [(line["path"], line["status"]) for line in lines if line["event"] == "request"]
+    assert ("/decide", 200) in requests and ("/decide", 422) in requests and "Traceback" not in logged
+
+
+def answers(client: httpx.Client) -> bool:
+    try:
+        return client.get("/healthz").status_code == 200
+    except httpx.ConnectError:
+        return False
+
+
 # --- batches
 
 
@@ -486,7 +537,7 @@ def test_a_batch_is_what_came_in_time(parameters: Parameters) -> None:
             batcher.submit(7)
     begin.set()
     assert [first.result(10), rest[0].result(10), rest[3].result(10)] == [1, 4, 25]
-    with pytest.raises(ValueError, match="thirteen"):
+    with pytest.raises(RequestError, match="a fault of the service"):
         rest[5].result(10)
     batcher.close()
     assert seen == [[1], [2, 3, 5], [6, 13, 7, 7]]

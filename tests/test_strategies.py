@@ -11,6 +11,7 @@ from hyperdapo.evidence.metrics import in_blocks, summarise
 from hyperdapo.execution import strategies
 from hyperdapo.execution.children import quote_slices, requote, slice_sizes, take_slices
 from hyperdapo.execution.parents import (
+    Candidates,
     Threshold,
     action_orders,
     best_fixed_action,
@@ -213,6 +214,17 @@ class TestCandidates:
         words = ["join", "mid", "improve 1", "behind 2", "-1 bps", "-1.1 bps", "take", "wait"]
         orders = candidate_orders(one_parent(arrival_mid=[2000.05]), narrow, actions_of(*words)).set_index("kind")
         assert orders.loc[~orders["distinct"]].index.tolist() == ["mid", "improve 1", "-1.1 bps"]
+
+    def test_a_few_by_themselves_are_those_of_the_table(self, parents: pd.DataFrame, tape: Market) -> None:
+        words = ["take", "mid", "join", "improve 1", "improve 9", "behind 2", "-1 bps", "5 bps", "wait", "-1.001 bps"]
+        table, best = candidate_orders(parents, tape, actions_of(*words)), tape.top_at(parents["decision_ns"])
+        side, mid = parents["side"].to_numpy(float), parents["arrival_mid"].to_numpy(float)
+        alone = Candidates.of(actions_of(*words), side, mid, best.bid_price, best.ask_price, 4)
+        for name in ("limit_price", "distinct"):
+            np.testing.assert_array_equal(getattr(alone, name).ravel(), table[name])
+        for name in ("post_only", "waits"):
+            np.testing.assert_array_equal(np.tile(getattr(alone, name), len(parents)), table[name])
+        assert not alone.distinct.all()
 
     def test_who_waits_trades_the_whole_at_the_horizon(
         self, tape: Market, parents: pd.DataFrame, outcomes: pd.DataFrame

@@ -310,16 +310,16 @@ def test_no_request_fails_while_an_upstream_is_killed_and_comes_back(kind: str, 
     with (
         other(kind, port, parameters) as first,
         served(parameters, [address]) as (client, service),
-        Load(client, 6) as load,
+        Load(client, 4) as load,
     ):
         assert client.get("/healthz").json()["upstreams"] == {name: True}
-        load.more(40)
-        assert counted(client, scored) >= 40 and counted(client, here) == 0, "the upstream reads all there is"
+        load.more(15)
+        assert counted(client, scored) >= 15 and counted(client, here) == 0, "the upstream reads all there is"
         remote = client.post("/decide", json=asked()).json()["probabilities"]
         first.kill()
         waited_for(lambda: not service.upstreams[0].well)
-        load.more(40)
-        assert counted(client, "hyperdapo_failovers_total") >= 1 and counted(client, here) >= 40
+        load.more(15)
+        assert counted(client, "hyperdapo_failovers_total") >= 1 and counted(client, here) >= 15
         assert client.get("/healthz").json() | {"waiting": 0} == {
             "status": "ok",
             "assets": ["BTC", "ETH"],
@@ -331,10 +331,10 @@ def test_no_request_fails_while_an_upstream_is_killed_and_comes_back(kind: str, 
         with other(kind, port, parameters):
             waited_for(lambda: service.upstreams[0].well)
             before = counted(client, scored)
-            load.more(40)
+            load.more(15)
             assert counted(client, scored) > before, "it is used again"
             load.__exit__()
-    assert set(load.statuses) == {200} and len(load.statuses) > 120
+    assert set(load.statuses) == {200} and len(load.statuses) >= 45
 
 
 def test_one_service_reads_for_another(parameters: Parameters, monkeypatch: pytest.MonkeyPatch) -> None:

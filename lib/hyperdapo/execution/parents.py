@@ -13,7 +13,7 @@ from hyperdapo.errors import DataError
 from hyperdapo.execution.orders import uniform
 from hyperdapo.execution.simulator import replay_orders
 from hyperdapo.market.book import Market
-from hyperdapo.market.columns import BPS, Floats, Integers, Nanoseconds
+from hyperdapo.market.columns import BPS, Floats, Integers, Mask, Nanoseconds
 from hyperdapo.market.grid import move_price, snap_price, snap_size
 from hyperdapo.params import Parameters
 from hyperdapo.sections import Orders
@@ -152,12 +152,21 @@ def action_orders(
 def _limit_price(action: Action, market: Market, parents: pd.DataFrame) -> Floats:
     """(n,) USD, on the grid; counted from the touch as known at the decision, unless it is in bps from the mid."""
     side, mid = parents["side"].to_numpy(float), parents["arrival_mid"].to_numpy(float)
+    best = market.top_at(parents["decision_ns"].to_numpy())
+    return limit_price(action, side, mid, best.bid_price, best.ask_price, market.sz_decimals)
+
+
+def limit_price(action: Action, side: Floats, mid: Floats, bid: Floats, ask: Floats, sz_decimals: int) -> Floats:
+    """The same by side (+1, -1), arrival mid and best quotes (n,) of each order; NaN: at any price."""
+    if action.kind in AT_ANY_PRICE:
+        return np.full(len(side), np.nan)
     if action.kind == "bps":
-        return snap_price(mid * (1 + side * action.amount / BPS), side, market.sz_decimals)
-    if action.kind == "mid":
-        return before_the_other_side(market, parents, snap_price(mid, side, market.sz_decimals))
+        return snap_price(mid * (1 + side * action.amount / BPS), side, sz_decimals)
     ticks = action.amount if action.kind == "improve" else -action.amount
-    return before_the_other_side(market, parents, move_price(touch(market, parents), side * ticks, market.sz_decimals))
+    own, other = np.where(side > 0, bid, ask), np.where(side > 0, ask, bid)
+    middle = action.kind == "mid"
+    price = snap_price(mid, side, sz_decimals) if middle else move_price(own, side * ticks, sz_decimals)
+    return _before(price, other, side, sz_decimals)
 
 
 def touch(market: Market, orders: pd.DataFrame) -> Floats:
@@ -169,8 +178,39 @@ def touch(market: Market, orders: pd.DataFrame) -> Floats:
 def before_the_other_side(market: Market, orders: pd.DataFrame, price: Floats) -> Floats:
     """Prices (n,) a tick before the other side's best at most, as known at the decision: post-only orders rest."""
     best, side = market.top_at(orders["decision_ns"].to_numpy()), orders["side"].to_numpy(float)
-    nearest = move_price(np.where(side > 0, best.ask_price, best.bid_price), -side, market.sz_decimals)
+    return _before(price, np.where(side > 0, best.ask_price, best.bid_price), side, market.sz_decimals)
+
+
+def _before(price: Floats, other: Floats, side: Floats, sz_decimals: int) -> Floats:
+    """Prices (n,) a tick before the best of the other side (n,) at most."""
+    nearest = move_price(other, -side, sz_decimals)
     return np.where(side * (price - nearest) > 0, nearest, price)
+
+
+class Candidates(NamedTuple):
+    """The K orders of n parents by themselves.
+
+    `limit_price` (n, K) USD, NaN at any price; `post_only` and `waits` (K,); `distinct` (n, K), False for one that an
+    earlier action is too.
+    """
+
+    limit_price: Floats
+    post_only: Mask
+    waits: Mask
+    distinct: Mask
+
+    @staticmethod
+    def of(
+        actions: Sequence[Action], side: Floats, mid: Floats, bid: Floats, ask: Floats, sz_decimals: int
+    ) -> "Candidates":
+        """What `candidate_orders` says of them, by side, arrival mid and best quotes (n,): for a few orders at once."""
+        prices = [limit_price(action, side, mid, bid, ask, sz_decimals) for action in actions]
+        post_only = np.array([action.kind not in (*AT_ANY_PRICE, "bps") for action in actions])
+        waits = np.array([action.kind == "wait" for action in actions])
+        price = np.column_stack([np.nan_to_num(each, nan=-1.0) for each in prices])
+        like = (post_only[:, None] == post_only) & (waits[:, None] == waits)
+        same = (price[:, :, None] == price[:, None, :]) & np.tril(like, -1)
+        return Candidates(np.column_stack(prices), post_only, waits, ~same.any(axis=2))
 
 
 def candidate_orders(parents: pd.DataFrame, market: Market, actions: Sequence[Action]) -> pd.DataFrame:

@@ -128,6 +128,7 @@ def application(service: Service, token: str | None = None) -> Guard:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HyperdapoError, _refused)
     app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(Exception, _failed)
     serving, known = service.parameters.serving, frozenset(_document(app, service)["paths"])
     return Guard(app, token, round(serving.max_body_mb * 1e6), serving.request_s, service.metrics, known)
 
@@ -190,6 +191,11 @@ async def _refused(_: Request, error: Exception) -> Response:
         return _answer(str(error.detail), error.status_code, headers=error.headers)
     status = error.status if isinstance(error, RequestError) else 500
     return _answer(str(error), status, headers={"Retry-After": _RETRY_S} if status == 503 else None)
+
+
+async def _failed(_: Request, __: Exception) -> Response:
+    """What nobody thought of; the server logs it."""
+    return _answer("a fault of the service: see its log", 500, headers={"Connection": "close"})
 
 
 def _answer(message: str, status: int, param: str | None = None, headers: Mapping[str, str] | None = None) -> Response:

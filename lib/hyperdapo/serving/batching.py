@@ -1,5 +1,6 @@
 """Micro-batches: what comes within a few milliseconds is decided together, and no more waits than is soon answered."""
 
+import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -8,9 +9,10 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Generic, TypeVar
 
-from hyperdapo.errors import BusyError
+from hyperdapo.errors import BusyError, HyperdapoError, RequestError
 from hyperdapo.sections import Serving
 
+_LOG = logging.getLogger("hyperdapo.serving")
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
 
@@ -29,7 +31,8 @@ class Batcher(Generic[Asked, Answer]):
 
     Parameters
     ----------
-    answer : of n that were asked, and how long each has waited (s); what it raises is raised for each of them
+    answer : of n that were asked, and how long each has waited (s); an error of this package is raised for each of
+        them, any other is logged, and each is told that there was one (`RequestError`, 500)
     workers : how many batches may be under way at once: one in this process, more where others compute
     """
 
@@ -95,9 +98,14 @@ class Batcher(Generic[Asked, Answer]):
     def _settle(self, batch: Sequence[Waiting[Asked, Answer]], waited_s: Sequence[float]) -> None:
         try:
             answers = self._answer([each.asked for each in batch], waited_s)
-        except BaseException as error:  # whatever it is, those who wait must hear of it
-            for each in batch:
-                each.future.set_exception(error)
-            return
+        except HyperdapoError as error:
+            return self._fail(batch, error)
+        except BaseException:  # whatever it is, those who wait must hear of it
+            _LOG.exception("fault")
+            return self._fail(batch, RequestError("a fault of the service: see its log", 500))
         for each, answer in zip(batch, answers, strict=True):
             each.future.set_result(answer)
+
+    def _fail(self, batch: Sequence[Waiting[Asked, Answer]], error: HyperdapoError) -> None:
+        for each in batch:
+            each.future.set_exception(error)

@@ -6,9 +6,7 @@ from time import perf_counter
 import numpy as np
 import pandas as pd
 
-from hyperdapo.execution.parents import candidate_orders
-from hyperdapo.market.book import Market
-from hyperdapo.market.columns import BookSnapshots, TopOfBook, Trades, empty
+from hyperdapo.execution.parents import Candidates
 from hyperdapo.params import Parameters
 from hyperdapo.policy.path import Decision, DecisionPath
 from hyperdapo.serving.models import Decided, Order
@@ -40,22 +38,15 @@ class Desk:
 
     def _decide(self, asset: str, states: Sequence[State], waited_s: Sequence[float]) -> list[Decided]:
         begun = perf_counter()
-        parents, features = self._parents(states), _features(asset, states)
-        candidates = candidate_orders(parents, self._market(asset, states), self._actions)
-        limits, post_only, waits, distinct = (
-            np.array(candidates[name]).reshape(len(states), -1)
-            for name in ("limit_price", "post_only", "waits", "distinct")
-        )
+        parents, candidates = self._parents(states), self._candidates(asset, states)
+        features = _features(asset, states)
         prepared_s = perf_counter() - begun
-        objectives = [state.request.objective for state in states]
-        decisions = self._paths[asset].decide(features, parents.assign(objective=objectives), distinct)
+        decisions = self._paths[asset].decide(features, parents, candidates.distinct)
         taken_s, answers = perf_counter() - begun, []
         for place, (state, decision) in enumerate(zip(states, decisions, strict=True)):
             timing = {"queue": 1e3 * waited_s[place], "features": 1e3 * (state.seconds + prepared_s)}
             timing |= decision.timing_ms | {"total": 1e3 * (waited_s[place] + state.seconds + taken_s)}
-            chosen = place, decision.action
-            order = _order(state, float(limits[chosen]), bool(post_only[chosen]), bool(waits[chosen]))
-            answers.append(self._answer(state, decision, order, timing))
+            answers.append(self._answer(state, decision, _order(state, candidates, place, decision.action), timing))
         return answers
 
     def _answer(self, state: State, decision: Decision, order: Order, timing_ms: dict[str, float]) -> Decided:
@@ -74,35 +65,29 @@ class Desk:
         )
 
     def _parents(self, states: Sequence[State]) -> pd.DataFrame:
-        """The states as parent orders, each at an instant of its own."""
-        rules = self._parameters.orders.rules
-        return pd.DataFrame(
-            {
-                "order_id": np.arange(len(states)),
-                "decision_ns": np.arange(len(states)) + 1,
-                "side": [state.side for state in states],
-                "horizon_s": [rules[state.request.objective].horizon_s for state in states],
-                "arrival_mid": [state.mid for state in states],
-            }
-        )
+        """The states as parent orders: what `prompts.encode_states` reads of them."""
+        objectives, rules = [state.request.objective for state in states], self._parameters.orders.rules
+        horizons = [rules[objective].horizon_s for objective in objectives]
+        sides = [state.side for state in states]
+        columns = {"side": sides, "objective": objectives, "horizon_s": horizons}
+        return pd.DataFrame({"order_id": np.arange(len(states))} | columns)
 
-    def _market(self, asset: str, states: Sequence[State]) -> Market:
-        """The best quotes of the states, each at the instant of its parent order."""
-        instants, unknown = np.arange(len(states)) + 1, np.full(len(states), np.nan)
-        bid, ask = (np.array([getattr(state, name) for state in states]) for name in ("best_bid", "best_ask"))
-        top = TopOfBook(instants, instants, bid, unknown, ask, unknown)
-        decimals = self._parameters.contracts[asset].sz_decimals
-        return Market(asset, decimals, empty(BookSnapshots), top, empty(Trades), np.zeros((0, 2), np.int64))
+    def _candidates(self, asset: str, states: Sequence[State]) -> Candidates:
+        """The orders of all K actions in each of n states."""
+        names = ("side", "mid", "best_bid", "best_ask")
+        side, mid, bid, ask = np.array([[getattr(state, name) for state in states] for name in names], dtype=float)
+        return Candidates.of(self._actions, side, mid, bid, ask, self._parameters.contracts[asset].sz_decimals)
 
 
-def _order(state: State, limit: float, post_only: bool, waits: bool) -> Order:
+def _order(state: State, candidates: Candidates, place: int, action: int) -> Order:
     request, own = state.request, state.request.own_order
+    limit, post_only = float(candidates.limit_price[place, action]), bool(candidates.post_only[action])
     return Order(
         side=request.side,
         size=request.size,
         limit_price=None if np.isnan(limit) else limit,
         post_only=post_only,
-        waits=waits,
+        waits=bool(candidates.waits[action]),
         keep=own is not None and post_only and own.limit_price == limit,
     )
 

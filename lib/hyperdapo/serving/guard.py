@@ -17,6 +17,7 @@ Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+_READ_ON = 8  # times as much as is allowed
 _OPEN = "/healthz"  # is told without a token
 _KINDS = {401: "Unauthorized", 404: "NotFoundError", 408: "Timeout", 413: "TooLarge", 503: "Overloaded"}
 _LOG = logging.getLogger("hyperdapo.serving")
@@ -78,26 +79,25 @@ class Guard:
 
     async def _admitted(self, scope: Scope, receive: Receive) -> bytes:
         """The whole body. Raises Refused: 401, 408 or 413."""
-        headers = dict(scope["headers"])
-        given = headers.get(b"authorization", b"")
+        given = dict(scope["headers"]).get(b"authorization", b"")
         if self._bearer and scope["path"] != _OPEN and not hmac.compare_digest(given, self._bearer):
             raise Refused(
                 "give the token of this service: Authorization: Bearer ...", 401, {"www-authenticate": "Bearer"}
             )
         try:
-            return await asyncio.wait_for(self._body(headers, receive), self._most_s)
+            return await asyncio.wait_for(self._body(receive), self._most_s)
         except TimeoutError:
             raise Refused(f"the body had not come whole after {self._most_s:g} s", 408) from None
 
-    async def _body(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
-        told = headers.get(b"content-length", b"0")
-        parts, size = [], int(told) if told.isdigit() else 0
-        if size <= self._most_bytes:
-            size, more = 0, True
-            while more and size <= self._most_bytes:
-                event = await receive()
-                parts.append(event.get("body", b""))
-                size, more = size + len(parts[-1]), event.get("more_body", False)
+    async def _body(self, receive: Receive) -> bytes:
+        """The body; one that is somewhat too large is read on without being kept, so that the client hears why."""
+        parts, size, more = list[bytes](), 0, True
+        while more and size <= _READ_ON * self._most_bytes:
+            event = await receive()
+            part, more = event.get("body", b""), event.get("more_body", False)
+            size += len(part)
+            if size <= self._most_bytes:
+                parts.append(part)
         if size > self._most_bytes:
             raise Refused(f"the body is larger than {self._most_bytes} bytes", 413)
         return b"".join(parts)

@@ -9,7 +9,6 @@ from hyperdapo.errors import nearest
 from hyperdapo.policy.prompts import FEATURES
 from hyperdapo.sections import Objective
 
-MOST_MESSAGES = 20_000
 _MOST = 1e9  # of a feature
 _COLUMNS = [feature.column for feature in FEATURES]
 _EXAMPLE = {"time": 1754006400000, "levels": [[{"px": "4299.9", "sz": "3.5"}], [{"px": "4300.0", "sz": "1.25"}]]}
@@ -88,10 +87,12 @@ class OwnOrder(Body):
     size: Size
 
 
-_EITHER = [
-    {"required": [one], "properties": {one: {"type": kind}, other: {"type": "null"}}}
-    for one, kind, other in (("features", "object", "messages"), ("messages", "array", "features"))
-]
+def _either(schema: dict[str, Any]) -> None:
+    """Features or messages, not both."""
+    kinds = (("features", "object", "messages"), ("messages", "array", "features"))
+    schema["oneOf"] = [
+        {"required": [one], "properties": {one: {"type": kind}, other: {"type": "null"}}} for one, kind, other in kinds
+    ]
 
 
 class DecideRequest(Body):
@@ -100,7 +101,7 @@ class DecideRequest(Body):
     `size` is in coin. The age of what is known is measured against `now_ns` (UTC; left out: the clock of the service).
     """
 
-    model_config = ConfigDict(json_schema_extra={"oneOf": _EITHER})
+    model_config = ConfigDict(json_schema_extra=_either)
 
     asset: Asset
     side: Literal["buy", "sell"]
@@ -108,7 +109,7 @@ class DecideRequest(Body):
     objective: Objective
     now_ns: Nanoseconds | None = None
     features: Features | None = None
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_MESSAGES)] | None = None
+    messages: Annotated[list[Message], Field(min_length=1)] | None = None
     own_order: OwnOrder | None = None
 
     @model_validator(mode="after")

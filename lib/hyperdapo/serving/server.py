@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import h11
@@ -20,6 +21,7 @@ from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths
 from hyperdapo.serving.app import Service, application
 from hyperdapo.serving.metrics import Metrics
+from hyperdapo.serving.states import warm_up
 from hyperdapo.serving.upstream import ServedPath, Upstream
 
 _TOKEN, _UPSTREAM_TOKEN = "HYPERDAPO_TOKEN", "HYPERDAPO_UPSTREAM_TOKEN"
@@ -48,8 +50,12 @@ def serve(
     _log_as_json()
     chosen = assets or parameters.assets
     app = application(service_of(parameters, chosen, addresses), token)
-    print(f"serving http://{host}:{port} for {', '.join(chosen)} until Ctrl-C", flush=True)
-    server(app, parameters).run([listening])
+    warm_up(parameters, chosen[0])
+    place = f"[{host}]" if ":" in host else host
+    print(f"serving http://{place}:{port} for {', '.join(chosen)} until Ctrl-C", flush=True)
+    with suppress(KeyboardInterrupt):  # raised again when what was asked has been answered
+        server(app, parameters).run([listening])
+    print("stopped", flush=True)
 
 
 def service_of(parameters: Parameters, assets: Sequence[str], addresses: Sequence[str] = ()) -> Service:

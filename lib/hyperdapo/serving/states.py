@@ -5,6 +5,7 @@ is refused, never mended.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -82,6 +83,16 @@ def read_state(request: DecideRequest, parameters: Parameters, assets: Sequence[
         state = _of_messages(request, now_ns, parameters)
     _check_order(state, parameters.contracts[request.asset].sz_decimals)
     return state
+
+
+def warm_up(parameters: Parameters, asset: str) -> None:
+    """Read a book of two levels, so that what is compiled when it is first called is compiled now."""
+    levels = [[{"px": price, "sz": 1.0}] for price in (1000.0, 1001.0)]
+    book = {"channel": "l2Book", "data": {"coin": asset, "time": 0, "levels": levels}}
+    objective = parameters.orders.objectives[0]
+    asked = DecideRequest(asset=asset, side="buy", size=1.0, objective=objective, now_ns=0, messages=[book])
+    with suppress(RequestError):  # a single book tells too little
+        read_state(asked, parameters, [asset], 0)
 
 
 def _of_features(request: DecideRequest, features: Features, now_ns: int, parameters: Parameters) -> State:
