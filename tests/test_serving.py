@@ -419,6 +419,7 @@ def test_what_cannot_be_served_is_said_before(parameters: Parameters, tmp_path, 
         ("ftp://x", "such as http"),
         ("http://u:p@x", "HYPERDAPO_UPSTREAM_TOKEN"),
         ("x:80", "such as"),
+        ("http://x:99999", "such as"),
     ):
         with pytest.raises(ParameterError, match=says):
             server.service_of(parameters, ["ETH"], [address])

@@ -227,11 +227,26 @@ def test_it_asks_as_they_want_to_be_asked(kind: str, request: pytest.FixtureRequ
     np.testing.assert_allclose(found, expected / expected.sum(axis=1, keepdims=True))
 
 
+def test_answers_of_vllm_that_do_not_fit_each_other_are_refused() -> None:
+    upstream = Upstream("http://model.test", None, 5)
+    lengths = iter([2, 1, 2])
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json={"data": [{"index": place, "score": 0.3} for place in range(next(lengths))]})
+
+    upstream._client = httpx.Client(transport=httpx.MockTransport(answer), base_url="http://model.test")
+    upstream._kind = "vllm"
+    with pytest.raises(EndpointError, match="other than 3 x 2"):
+        upstream.probabilities("ETH", [1], [[2], [3]], [4, 5, 6])
+
+
 @pytest.mark.parametrize(
     ("body", "error"),
     [
         ({"scores": [[0.5, 0.5]]}, EndpointError),
         ({"scores": [[0.2, 0.2, 0.2], [0.2, 0.2, 0.6]]}, EndpointError),
+        ({"scores": [[0.2, 0.2, 0.6], [0.5, 0.5]]}, EndpointError),
+        ({"scores": [[0.2, 0.2, 0.6], [-0.5, 0.5, 1.0]]}, EndpointError),
         ({"scores": [["x", 0.2, 0.2]]}, pydantic.ValidationError),
         ({"score": 1}, pydantic.ValidationError),
         (None, httpx.HTTPStatusError),

@@ -58,7 +58,11 @@ class Upstream:
 
     def __init__(self, address: str, token: str | None, timeout_s: float) -> None:
         parts = urlsplit(address)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            known = parts.scheme in ("http", "https") and bool(httpx.URL(address).host) and parts.port != 0
+        except (httpx.InvalidURL, ValueError):
+            known = False
+        if not known:
             raise ParameterError(f"--upstream {address}: give an address such as http://127.0.0.1:8001")
         if parts.username or parts.password:
             raise ParameterError("--upstream: an address with a password would be logged; set HYPERDAPO_UPSTREAM_TOKEN")
@@ -96,19 +100,32 @@ class Upstream:
         return self._models
 
     def probabilities(self, asset: str, query: Sequence[int], items: Sequence[list[int]], labels: list[int]) -> Floats:
-        """(n, K) of the labels after the query and each of n items, all as tokens. Raises `_FAULTS`."""
+        """(n, K) of the labels after the query and each of n items, all as tokens; rows sum to 1. Raises `_FAULTS`."""
+        found = self._told(asset, query, items, labels)
+        sums = found.sum(axis=1, keepdims=True)
+        if not np.allclose(sums, 1, atol=1e-2):
+            raise EndpointError(f"{self.name} answered with probabilities that do not sum to 1")
+        shares: Floats = found / sums
+        return shares
+
+    def _told(self, asset: str, query: Sequence[int], items: Sequence[list[int]], labels: list[int]) -> Floats:
+        """The same as it was told."""
         asked = {"model": asset, "query": list(query), "items": list(items), "apply_softmax": True}
         if self._kind == "vllm":  # which tells of the first label alone
             turns = [{**asked, "label_token_ids": labels[k:] + labels[:k]} for k in range(len(labels))]
             answers = [_Data.model_validate_json(content).data for content in self._post(protocols.VLLM, turns)]
-            found = [[each.score for each in sorted(data, key=lambda one: one.index)] for data in answers]
-            rows = np.array(list(zip(*found, strict=True)))
-        else:
-            (content,) = self._post(protocols.SGLANG, [{**asked, "label_token_ids": labels}])
-            rows = np.array(_Scores.model_validate_json(content).scores)
-        if rows.shape != (len(items), len(labels)) or not np.allclose(rows.sum(axis=1), 1, atol=1e-2):
-            raise EndpointError(f"{self.name} answered with other than probabilities of {len(labels)} labels")
-        shares: Floats = rows / rows.sum(axis=1, keepdims=True)
+            each = [[one.score for one in sorted(data, key=lambda one: one.index)] for data in answers]
+            return self._shares(each, len(labels), len(items)).T
+        (content,) = self._post(protocols.SGLANG, [{**asked, "label_token_ids": labels}])
+        return self._shares(_Scores.model_validate_json(content).scores, len(items), len(labels))
+
+    def _shares(self, answer: Sequence[Sequence[float]], rows: int, columns: int) -> Floats:
+        """An answer of so many rows and columns. Raises EndpointError where it is not one of numbers from 0 to 1."""
+        if len(answer) != rows or any(len(row) != columns for row in answer):
+            raise EndpointError(f"{self.name} answered of other than {rows} x {columns}")
+        shares = np.array(answer, dtype=float)
+        if not ((shares >= 0) & (shares <= 1)).all():
+            raise EndpointError(f"{self.name} answered with other than probabilities")
         return shares
 
     def close(self) -> None:
