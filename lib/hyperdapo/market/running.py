@@ -138,17 +138,15 @@ class Running:
         top, mid = self.top, np.array([self.top.mid])
         raw = book_sums(self.book, mid) | self._trade_features(ns, mid) | self._price_features(ns, mid)
         raw["bid_ask_spread_bps"] = (top.ask_price - top.bid_price) / mid * BPS
-        state = {"mid": top.mid, "best_bid": top.bid_price, "best_ask": top.ask_price}
+        state: dict[str, Any] = {"mid": top.mid, "best_bid": top.bid_price, "best_ask": top.ask_price}
         state |= {"bid_size": top.bid_size, "ask_size": top.ask_size}
         state["visible_depth_bps"] = raw["visible_depth_bps"].item()
         values, since = np.array([[raw[name][0] for name in NAMES]]), np.array([self._since_ns or self._begins_ns])
         cold = self._cold_because(ns, since, raw["trade_volume_5m"], bool(np.isfinite([*mid, *values[0]]).all()))
         scores = self._normaliser.scores(values, np.array([ns]), since)
-        known = (
-            {"asset": self._asset, "decision_ns": ns} | state | {"warm": not cold, "cold_because": cold, "split": ""}
-        )
-        features = dict(zip((*NAMES, *SCALED), [*values[0].tolist(), *scores[0].tolist()], strict=True))
-        return known | features
+        state = {"asset": self._asset, "decision_ns": ns} | state
+        state |= {"warm": not cold, "cold_because": cold, "split": ""}
+        return state | dict(zip((*NAMES, *SCALED), [*values[0].tolist(), *scores[0].tolist()], strict=True))
 
     def market(self, since_ns: int | None, open_gap: Span | None = None) -> Market:
         """Messages from an instant on, at least one of each channel before it; `open_gap` has not ended yet."""
@@ -192,8 +190,7 @@ class Running:
         self._trades.forget(ns - max(self._keep_ns, self._window_ns))
         while self._hour and self._hour[0][0] <= ns - self._large_window_ns:
             del self._sizes[bisect_left(self._sizes, self._hour.popleft()[1])]
-        kept_ns = min(ns - self._keep_ns, self._since_ns)
-        self.gaps = [gap for gap in self.gaps if gap[1] >= kept_ns]
+        self.gaps = [gap for gap in self.gaps if gap[1] >= ns - self._keep_ns or gap[1] == self._since_ns]
 
     def _cold_because(self, ns: int, since: Nanoseconds, volume: Floats, defined: bool) -> str:
         whole, book_ns = np.array([self._whole_ns or self._begins_ns]), self.book.local_ns
