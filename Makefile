@@ -3,7 +3,7 @@ PYTHON ?= python3
 PROFILE ?= sample
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test test-fast lint lab verify report bench lock clean
+.PHONY: help setup reproduce test test-fast lint lab verify report demo bench lock clean
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 help:  ## list the targets
@@ -44,6 +44,9 @@ verify: setup  ## say, number by number, what came back the same as the committe
 
 report: setup  ## make a site of a finished run, to read in a browser: build/report/sample/
 	@$(BIN)/hyperdapo report --profile $(PROFILE)
+
+demo: setup  ## trade on paper on the synthetic exchange for two minutes, hold it against its record, draw it
+	@$(BIN)/hyperdapo demo
 
 bench: setup  ## side-by-side timings; ONLY=a,b picks some
 	@$(BIN)/python benchmarks $(if $(ONLY),--only $(ONLY))

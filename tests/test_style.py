@@ -31,6 +31,7 @@ REACHES = {
     "sequential": {"market", "execution", "policy"},
     "stages": {"market", "feed", "synthetic", "execution", "policy", "sequential", "evidence"},
     "studies": {"market", "feed", "synthetic", "execution", "policy", "sequential", "evidence", "stages"},
+    "live": {"market", "feed", "synthetic", "execution", "policy", "evidence"},
     "report": {"evidence"},
     "serving": {"market", "feed", "execution", "policy"},
     "workflow": {"market", "feed", "policy", "evidence", "stages"},
@@ -133,7 +134,9 @@ def test_public_functions_say_what_they_do(path: Path) -> None:
             assert ast.get_docstring(node), f"{node.name} has no docstring"
 
 
-@pytest.mark.parametrize("room", [*REACHES, "evidence/figures", "evidence/hypotheses", "evidence/chapter"])
+@pytest.mark.parametrize(
+    "room", [*REACHES, "evidence/figures", "evidence/hypotheses", "evidence/chapter", "live/connection", "live/replay"]
+)
 def test_a_room_has_at_most_twelve_modules(room: str) -> None:
     names = [path.stem for path in (PACKAGE / room).glob("*.py") if path.name != "__init__.py"]
     assert len(names) <= 12, sorted(names)

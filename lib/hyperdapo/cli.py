@@ -12,6 +12,7 @@ from time import monotonic
 from typing import Any
 
 from hyperdapo.errors import HyperdapoError, ParameterError
+from hyperdapo.live import arguments
 from hyperdapo.params import Parameters, load, overrides_of, portable, read, recall
 
 # jsonschema, with which papermill comes, would build a grammar of web addresses at each start: a second of every job,
@@ -290,6 +291,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_judge(commands)
     _add_serve_recordings(commands)
     _add_serve(commands)
+    arguments.add(commands, DEFAULT)
     _add_remote(commands, chosen)
     _add_report(commands)
     _add_verify(commands)

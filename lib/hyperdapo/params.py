@@ -24,6 +24,7 @@ from hyperdapo.sections import (
     Hypotheses,
     Inference,
     Laws,
+    Live,
     Orders,
     Policy,
     Section,
@@ -67,6 +68,7 @@ class Parameters(Section):
     training: Training
     inference: Inference
     serving: Serving
+    live: Live
     evidence: Evidence
     hypotheses: Hypotheses
 
@@ -87,6 +89,11 @@ class Parameters(Section):
             raise ValueError(
                 f"policy.decide_again_s ({every_s:g}) must be a multiple of features.decision_interval_s ({grid_s:g}): "
                 "decisions need features"
+            )
+        if round(self.live.order_every_s * SECOND_NS) % round(grid_s * SECOND_NS):
+            raise ValueError(
+                f"live.order_every_s ({self.live.order_every_s:g}) must be a multiple of features.decision_interval_s "
+                f"({grid_s:g}): decisions need features"
             )
         return self
 

@@ -35,6 +35,12 @@ def _perpetual(name: str) -> str:
     return name
 
 
+def _websocket(address: str) -> str:
+    if not re.fullmatch(r"wss?://[^\s/@]+(/\S*)?", address):
+        raise ValueError(f"{address!r} is no address of a WebSocket, such as wss://api.hyperliquid.xyz/ws")
+    return address
+
+
 Share = Annotated[float, Field(ge=0.0, le=1.0, strict=True)]
 Positive = Annotated[float, Field(gt=0.0, strict=True)]
 NonNegative = Annotated[float, Field(ge=0.0, strict=True)]
@@ -301,6 +307,18 @@ class Serving(Section):
     upstream_s: Positive
     upstream_within: Share
     health_every_s: Positive
+
+
+class Live(Section):
+    """Paper trading: the exchange's messages as they come, and on which of them nothing is decided."""
+
+    endpoint: Annotated[str, AfterValidator(_websocket)]
+    order_every_s: Positive
+    max_book_age_s: Positive
+    settle_s: NonNegative
+    ping_s: Positive
+    silent_s: Positive
+    longest_wait_s: Positive
 
 
 class Evidence(Section):

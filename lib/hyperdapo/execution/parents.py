@@ -13,7 +13,7 @@ from hyperdapo.errors import DataError
 from hyperdapo.execution.orders import uniform
 from hyperdapo.execution.simulator import replay_orders
 from hyperdapo.market.book import Market
-from hyperdapo.market.columns import BPS, Floats, Integers, Mask
+from hyperdapo.market.columns import BPS, Floats, Integers, Mask, Nanoseconds
 from hyperdapo.market.grid import move_price, snap_price, snap_size
 from hyperdapo.params import Parameters
 from hyperdapo.sections import Orders
@@ -71,18 +71,37 @@ def parent_orders(features: pd.DataFrame, parameters: Parameters, market: Market
 
     Returns
     -------
-    (m, 13): order_id (the row's index in `features`), asset, objective, decision_ns, side, size (coin), horizon_s,
+    (m, 13): what `wanted` gives.
+    """
+    usable = features["warm"].to_numpy(bool) & (features["split"] != "").to_numpy()
+    parents = wanted(features, parameters, market)
+    decision_ns = parents["decision_ns"].to_numpy(np.int64)
+    usable &= ~market.interrupted(decision_ns, decision_ns + life_ns(parents, parameters.orders))
+    return parents[usable].reset_index(drop=True)
+
+
+def life_ns(parents: pd.DataFrame, orders: Orders) -> Nanoseconds:
+    """(n,) how long after its decision the market of each order must be known: `life_s` of its own horizon."""
+    known_s = parents["horizon_s"].to_numpy(float) + max(orders.markouts_s) + LATENCY_S
+    return np.asarray(np.rint(known_s * SECOND_NS), dtype=np.int64)
+
+
+def wanted(features: pd.DataFrame, parameters: Parameters, market: Market) -> pd.DataFrame:
+    """The order that is to be executed from each row of features on, whatever the market does then.
+
+    Returns
+    -------
+    (n, 13): order_id (the row's index in `features`), asset, objective, decision_ns, side, size (coin), horizon_s,
     arrival_mid (USD), split, block, and of the features `STATE`. Side and objective
     depend only on the seed, the asset and `decision_ns`.
     """
     rules = parameters.orders
-    usable = features["warm"].to_numpy(bool) & (features["split"] != "").to_numpy()
     decision_ns = features["decision_ns"].to_numpy(np.int64)
     mood = uniform(parameters.seed, f"{market.asset} objective", decision_ns)
     objective = np.array(rules.objectives, dtype=object)[(mood * len(rules.objectives)).astype(int)]
     horizon_s = np.array([rules.rules[name].horizon_s for name in objective], dtype=float)
     buys = uniform(parameters.seed, f"{market.asset} side", decision_ns) < rules.buy_share
-    parents = pd.DataFrame(
+    return pd.DataFrame(
         {
             "order_id": features.index.to_numpy(np.int64),
             "asset": market.asset,
@@ -96,9 +115,6 @@ def parent_orders(features: pd.DataFrame, parameters: Parameters, market: Market
             **{name: features[name].to_numpy(float) for name in STATE},
         }
     )
-    life_ns = np.rint((horizon_s + max(rules.markouts_s) + LATENCY_S) * SECOND_NS).astype(np.int64)
-    usable &= ~market.interrupted(decision_ns, decision_ns + life_ns)
-    return parents[usable].reset_index(drop=True)
 
 
 def action_orders(

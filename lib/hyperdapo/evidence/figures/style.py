@@ -170,19 +170,24 @@ def save(figure: Figure, paths: Paths, name: str) -> Image:
 
     A figure of the thesis gets its caption, `NAME.tex`, too.
     """
-    style()
-    with atomic(paths.figures / f"{name}.pdf") as temporary:
-        figure.savefig(temporary, format="pdf", metadata={"CreationDate": None})
-    image = preview(figure)
-    with atomic(paths.figures / f"{name}.png") as temporary:
-        temporary.write_bytes(image.data)
-    endings = ["pdf", "png"]
+    image, endings = keep(figure, paths.figures, name), ["pdf", "png"]
     if text := caption(name, paths.asset):
         endings.append("tex")
         with atomic(paths.figures / f"{name}.tex") as temporary:
             temporary.write_text(text, encoding="utf-8")
     for ending in endings:
         provenance.note(paths.figures / f"{name}.{ending}")
+    return image
+
+
+def keep(figure: Figure, folder: Path, name: str) -> Image:
+    """Write `NAME.pdf` and `NAME.png` into a folder; return the image."""
+    style()
+    with atomic(folder / f"{name}.pdf") as temporary:
+        figure.savefig(temporary, format="pdf", metadata={"CreationDate": None})
+    image = preview(figure)
+    with atomic(folder / f"{name}.png") as temporary:
+        temporary.write_bytes(image.data)
     return image
 
 

@@ -1,0 +1,1 @@
+"""What does the exchange send, when did it come, and how is it kept?"""
