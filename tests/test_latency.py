@@ -16,9 +16,9 @@ from hyperdapo.policy.models import load_base, seeded
 from hyperdapo.policy.path import backends, latency
 from hyperdapo.policy.prompts import encode_states, instruction
 from hyperdapo.policy.states import States
-from test_path import adapter, states
+from test_path import COUNT, adapter, states
 
-PARAMETERS = load("smoke", {"inference": {"latency_decisions": 8, "latency_s": 60}})
+PARAMETERS = load("smoke", {"inference": {"latency_decisions": 20, "latency_s": 60}})
 
 
 def to_decide(parameters: Parameters) -> tuple[pd.DataFrame, States]:
@@ -39,7 +39,7 @@ def test_every_backend_is_timed_part_by_part(measured: latency.Measured) -> None
     table = latency_quantiles(measured.latency)
     scored = table[table["mode"] == latency.SCORE]
     assert scored["backend"].unique().tolist() == backends.available(PARAMETERS)
-    assert (scored.groupby("backend").size() == 4).all() and (scored["decisions"] == 8).all()
+    assert (scored.groupby("backend").size() == 4).all() and (scored["decisions"] == 20).all()
     assert (table["p50_ms"] <= table["p90_ms"]).all() and (table["p90_ms"] <= table["p99_ms"]).all()
     times = measured.latency[measured.latency["backend"] == backends.INT8].groupby("part")["ms"].sum()
     assert times.drop(latency.TOTAL).sum() == pytest.approx(times[latency.TOTAL])
@@ -50,7 +50,7 @@ def test_coarser_weights_are_smaller(measured: latency.Measured) -> None:
     table = measured.precisions.set_index("backend")
     assert table.loc[backends.FLOAT32, ["agreement", "minus_own_bps"]].tolist() == [1.0, 0.0]
     assert table.loc[backends.NF4, "size_mb"] < table.loc[backends.INT8, "size_mb"] < table.loc["float32", "size_mb"]
-    assert table["agreement"].between(0, 1).all() and (table["decisions"] == 8).all()
+    assert table["agreement"].between(0, 1).all() and (table["decisions"] == COUNT).all()
     assert (table["minus_own_bps"][table["agreement"] == 1.0] == 0.0).all()
 
 
@@ -80,7 +80,7 @@ def test_the_finer_the_weights_the_nearer_the_probabilities(tmp_path: Path) -> N
 
 
 def test_the_time_ends_it(tmp_path: Path) -> None:
-    hurried = load("smoke", {"inference": {"latency_decisions": 8, "latency_s": 1e-6}})
+    hurried = load("smoke", {"inference": {"latency_decisions": 20, "latency_s": 1e-6}})
     table = latency_quantiles(latency.measure(hurried, None, *to_decide(hurried)).latency)
     assert (table["decisions"] == 1).all()
 

@@ -367,7 +367,7 @@ class TestReconcile:
     ) -> None:
         span = {"from": "2025-08-01T00:00:00Z", "to": "2025-08-01T00:06:00Z"}
         source = {"kind": "recordings", "endpoint": str(session.folder)} | span
-        changed = {"assets": ["ETH"], "source": source, "split": {"train": 0.4, "validation": 0.1}}
+        changed = {"assets": ["ETH"], "source": source, "split": {"train": 0.4, "validation": 0.3}}
         parameters, live = load("smoke", QUICK | changed), session.orders().set_index("decision_ns")
         for stage in ("01_download", "02_preprocess"):
             stages.compute(stage, parameters, "ETH")

@@ -1,6 +1,7 @@
 """How long a decision takes on this machine, part by part, and what a coarser precision changes (§4.5, §4.8.4).
 
-Each way of deciding is timed for so many decisions one after the other as are asked for, or as fit into a time.
+Each way of deciding is timed for so many decisions one after the other as are asked for, or as fit into a time; where
+there are fewer states, they come again.
 """
 
 from collections.abc import Callable, Iterator
@@ -93,14 +94,14 @@ class _Desk:
     """States, one after the other, for whoever decides on them."""
 
     def __init__(self, parameters: Parameters, features: pd.DataFrame, states: States) -> None:
-        self._parameters, self._features = parameters, features
-        self._states = states.spread(parameters.inference.latency_decisions)
+        self._parameters, self._features, self._states = parameters, features, states
+        self._most = parameters.inference.latency_decisions
 
     def one_by_one(self, path: DecisionPath) -> list[Decision]:
         """A decision on each state, as far as the time goes."""
 
         def decide(row: int) -> Decision:
-            return self._decide(path, [row])[0]
+            return self._decide(path, [row % len(self._states)])[0]
 
         for row in range(min(_WARM_UP, len(self._states))):
             decide(row)
@@ -108,7 +109,7 @@ class _Desk:
 
     def compared(self, actions: Integers, reference: Integers) -> tuple[int, float, float]:
         """On how many states both decided, how often alike, and what the first earn more there, bps."""
-        both = min(len(actions), len(reference))
+        both = min(len(actions), len(reference), len(self._states))
         first, second, rewards = actions[:both], reference[:both], self._states.rewards[:both]
         earned = rewards[np.arange(both), first] - rewards[np.arange(both), second]
         return both, float((first == second).mean()), float(earned.mean())
@@ -132,7 +133,7 @@ class _Desk:
         for mode, tokens in GENERATED.items():
 
             def write(row: int, tokens: int = tokens) -> None:
-                writer.write(self._states.prompts[row], tokens)
+                writer.write(self._states.prompts[row % len(self._states)], tokens)
 
             write(0)
             rows += [(backend, mode, TOTAL, 1e3 * taken) for taken, _ in self._timed(write)]
@@ -144,7 +145,7 @@ class _Desk:
     def _timed(self, decide: Callable[[int], Any], step: int = 1, share: float = 1.0) -> Iterator[tuple[float, Any]]:
         """Seconds and result of each call, until all states have had theirs or a share of the time is over."""
         left_s = share * self._parameters.inference.latency_s
-        for row in range(0, len(self._states), step):
+        for row in range(0, self._most, step):
             begun = perf_counter()
             result = decide(row)
             taken = perf_counter() - begun
