@@ -294,6 +294,12 @@ class TestSession:
             show(paper)
         assert "messages/s" in capsys.readouterr().out
 
+    def test_orders_come_at_decision_times(self, data: Path) -> None:
+        between = load("smoke", {"live": {"order_every_s": 15}})
+        with pytest.raises(ParameterError, match=r"live\.order_every_s \(15\) must be a multiple of"):
+            Session.begin(between, ["ETH"], None, action="join")
+        assert not list(data.glob("**/session.json"))
+
     def test_what_it_was_begun_for_stays(self, data: Path) -> None:
         parameters = load("smoke")
         Session.begin(parameters, ["ETH"], "one", action="join")

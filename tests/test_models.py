@@ -81,7 +81,7 @@ def test_scorer_has_the_gradient_of_the_forward_pass_of_peft(layered) -> None:
     loss, expected = scorer.log_probabilities(scorer.encode(PROMPTS[:1]))[0, 0], plain(others, tokenizer, PROMPTS[0])[0]
     ours = torch.autograd.grad(loss, list(weights.values()))
     for one, other in zip(ours, torch.autograd.grad(expected, list(theirs.values())), strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+        assert (one - other).norm() <= 3e-5 * other.norm() + 1e-7, "beyond the rounding of float32"
 
 
 def test_a_base_reads_the_same_whether_an_adapter_lies_in_it_or_not(adapted) -> None:

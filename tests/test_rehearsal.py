@@ -23,7 +23,8 @@ SCALED = {
     *("profile", "name", "assets", "source.kind", "source.endpoint", "source.start", "source.end"),
     *("orders.most", "orders.weight_trials", "truth.hours", "policy.base_model", "evidence.block_s"),
     *("training.seeds", "training.steps", "training.checkpoint_every", "training.evaluate_every"),
-    *("training.evaluation_states", "training.memory_gb", "inference.latency_decisions", "inference.states_across"),
+    *("training.evaluation_states", "training.memory_gb", "inference.states_across"),
+    *("inference.latency_decisions", "inference.latency_s"),
 }
 """What may differ: source and span, the base, and counts; blocks of time are as long as the span allows."""
 

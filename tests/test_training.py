@@ -12,11 +12,10 @@ from hyperdapo.errors import DataError
 from hyperdapo.files import write_table
 from hyperdapo.params import Parameters, load
 from hyperdapo.paths import Paths
-from hyperdapo.policy.decisions import Decider, decide_all, measure_latency
+from hyperdapo.policy.decisions import Decider, decide_all
 from hyperdapo.policy.losses import ALGORITHMS
-from hyperdapo.policy.models import add_adapter, load_base
+from hyperdapo.policy.models import add_adapter
 from hyperdapo.policy.rivals import RIVALS
-from hyperdapo.policy.scoring import make_scorer
 from hyperdapo.policy.states import States, read_states
 from hyperdapo.policy.trainer import annealed, plan_by_advantage, plan_updates
 from hyperdapo.policy.training import Workbench
@@ -168,13 +167,6 @@ def test_decisions_of_every_policy(trained, world, splits, parameters: Parameter
     assert min(earned[rival] for rival in RIVALS) > 0.8 * rewards.max(axis=1).mean()
     assert write_table(decisions, tmp_path, "decisions").name == "decisions.parquet"
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "decisions.parquet"), decisions)
-
-
-def test_latency_is_measured_for_scoring_and_generating(splits, parameters: Parameters) -> None:
-    model, tokenizer = load_base(parameters.policy)
-    scorer = make_scorer(model, tokenizer, parameters)
-    latency = measure_latency(scorer, model, tokenizer, splits["test"].prompts[:2], tokens=3)
-    assert latency["way"].str.startswith(("score", "generate")).all() and (latency["median_measured_ms"] > 0).all()
 
 
 def test_training_leaves_the_generator_of_torch_alone(splits, tmp_path, monkeypatch) -> None:

@@ -90,11 +90,6 @@ class Parameters(Section):
                 f"policy.decide_again_s ({every_s:g}) must be a multiple of features.decision_interval_s ({grid_s:g}): "
                 "decisions need features"
             )
-        if round(self.live.order_every_s * SECOND_NS) % round(grid_s * SECOND_NS):
-            raise ValueError(
-                f"live.order_every_s ({self.live.order_every_s:g}) must be a multiple of features.decision_interval_s "
-                f"({grid_s:g}): decisions need features"
-            )
         return self
 
     def fingerprint(self) -> str:

@@ -20,6 +20,7 @@ from hyperdapo.execution.laws import EVENLY, as_measured
 from hyperdapo.files import atomic, read_json, read_table, writing_into
 from hyperdapo.params import Parameters, load, merge, overrides_of
 from hyperdapo.paths import Paths, data_root
+from hyperdapo.times import SECOND_NS
 
 _UNMEASURED = {"lambda_bps": 100.0, "queue_exponent": EVENLY}
 """Where 03 has not run: cancels spread over the queue, and eq. 2.4 is above what it was measured to be anywhere."""
@@ -79,10 +80,17 @@ class Session:
         Raises
         ------
         ParameterError
-            If the run does not cover an asset, or a session of this name was begun with something else in mind.
+            If the run does not cover an asset, orders would come between decision times, or a session of this name was
+            begun with something else in mind.
         """
         for asset in assets:
             parameters.for_asset(asset)
+        every_s, grid_s = parameters.live.order_every_s, parameters.features.decision_interval_s
+        if round(every_s * SECOND_NS) % round(grid_s * SECOND_NS):
+            raise ParameterError(
+                f"live.order_every_s ({every_s:g}) must be a multiple of features.decision_interval_s ({grid_s:g}): "
+                "decisions need features"
+            )
         folder = sessions(parameters.name) / (name or f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%S}")
         asked = Asked(parameters.name, parameters.profile, overrides_of(parameters), list(assets), **who)
         asked.measured = {asset: _measured(Paths(parameters.name, asset)) for asset in assets}
