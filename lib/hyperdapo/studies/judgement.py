@@ -93,7 +93,8 @@ def _execute(parameters: Parameters, paths: Paths, of: Paths) -> None:
     _, outcomes = preference_pairs.replay(measured, paths, here)
     write_table(pd.concat([known, here]), paths.data, "features")
     write_table(pd.concat([earlier[earlier["split"] == "train"], outcomes], ignore_index=True), paths.data, "outcomes")
-    inference.compute(parameters, paths)
+    untimed = parameters.inference.model_copy(update={"timed": []})  # how fast it decides is no question of the span
+    inference.compute(parameters.model_copy(update={"inference": untimed}), paths)
     backtest.compute(parameters, paths, trained_on=of)
 
 
