@@ -25,13 +25,13 @@ import pandas as pd
 import torch
 from _synthetic import ASSET, CHANNELS, PARAMETERS, tape
 from _timing import one_core
-from transformers import DynamicCache
 
 from hyperdapo.feed.stream import Stream
 from hyperdapo.market.native import local_times, native, stamp_length
 from hyperdapo.policy.language import calibration
 from hyperdapo.policy.models import add_adapter, load_base, save_adapter
 from hyperdapo.policy.path import DecisionPath
+from hyperdapo.policy.path.latency import Writer
 from hyperdapo.policy.prompts import encode_states, instruction
 from hyperdapo.times import SECOND_NS
 
@@ -46,27 +46,14 @@ one_core()
 torch.set_num_threads(1)
 base, tokenizer = load_base(PARAMETERS.policy)
 opening = instruction(PARAMETERS.policy.actions, PARAMETERS.policy.prompt_style)
-read = DynamicCache()
-known = len(tokenizer(opening)["input_ids"])
-with torch.inference_mode():
-    base(input_ids=tokenizer(opening, return_tensors="pt")["input_ids"], past_key_values=read)
+writer = Writer(base, tokenizer, opening)
 
 
 def generate(prompt: str, tokens: int) -> float:
     """Seconds of a text behind the instruction."""
     begun = perf_counter()
-    with torch.inference_mode():
-        base.generate(
-            **tokenizer([prompt], return_tensors="pt"),
-            past_key_values=read,
-            max_new_tokens=tokens,
-            min_new_tokens=tokens,
-            do_sample=False,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    taken = perf_counter() - begun
-    read.crop(known - read.get_seq_length())
-    return taken
+    writer.write(prompt, tokens)
+    return perf_counter() - begun
 
 
 def with_adapter() -> DecisionPath:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -66,7 +67,7 @@ def test_a_coarser_layer_is_nearly_the_layer() -> None:
     exact = layer(entering)
     for backend, (least, most) in {backends.INT8: (1e-3, 0.03), backends.NF4: (0.05, 0.15)}.items():
         layers = nn.Sequential(deepcopy(layer))
-        backends._CONVERSIONS[backend](layers)
+        backends._CONVERSIONS[backend](SimpleNamespace(model=layers))
         with torch.inference_mode():
             assert least < ((layers(entering) - exact).norm() / exact.norm()).item() < most, backend
 

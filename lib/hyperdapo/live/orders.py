@@ -11,7 +11,7 @@ import pandas as pd
 
 from hyperdapo.actions import Action
 from hyperdapo.execution.events import stream
-from hyperdapo.execution.parents import action_orders, candidate_orders, life_ns, replay, wanted
+from hyperdapo.execution.parents import Candidates, action_orders, life_ns, replay, wanted
 from hyperdapo.execution.simulator import admit, fill, lives
 from hyperdapo.execution.strategies import BOUNDS, ORDERS_COLUMNS
 from hyperdapo.market.book import Market
@@ -43,9 +43,9 @@ def parents_at(features: pd.DataFrame, parameters: Parameters, market: Market) -
 
 def distinct_actions(parents: pd.DataFrame, market: Market, actions: Sequence[Action]) -> Mask:
     """(n, K) False where an action is the same order as an earlier one."""
-    candidates = candidate_orders(parents, market, actions)
-    distinct: Mask = candidates["distinct"].to_numpy(bool).reshape(len(parents), len(actions))
-    return distinct
+    side, mid = parents["side"].to_numpy(float), parents["arrival_mid"].to_numpy(float)
+    best = market.top_at(parents["decision_ns"].to_numpy())
+    return Candidates.of(actions, side, mid, best.bid_price, best.ask_price, market.sz_decimals).distinct
 
 
 def orders_of(parents: pd.DataFrame, market: Market, parameters: Parameters, actions: Sequence[int]) -> pd.DataFrame:

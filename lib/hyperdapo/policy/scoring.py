@@ -273,10 +273,19 @@ class WholePromptScorer(Scorer):
         return self._forward(torch.cat([encoded.memory, encoded.cue], dim=1), positions, cache, mask)
 
 
-def make_scorer(model: Any, tokenizer: Any, parameters: Parameters) -> Scorer:
-    """The scorer of a base model, with or without an adapter, for the action set of `parameters`."""
+def make_scorer(
+    model: Any,
+    tokenizer: Any,
+    parameters: Parameters,
+    activated: type[Scorer] = Scorer,
+    plain: type[Scorer] = WholePromptScorer,
+) -> Scorer:
+    """The scorer of a base model, with or without an adapter, for the action set of `parameters`.
+
+    Of one kind for an activated LoRA, of another for a plain one.
+    """
     policy = parameters.policy
-    kind = Scorer if policy.lora.activated else WholePromptScorer
+    kind = activated if policy.lora.activated else plain
     opening = instruction(policy.actions, policy.prompt_style)
     return kind(model, tokenizer, opening, letters(policy.actions), policy.lora.layers)
 

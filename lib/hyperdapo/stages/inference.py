@@ -25,8 +25,7 @@ def compute(parameters: Parameters, paths: Paths) -> list[Path]:
     """
     features, outcomes = read_table(paths.data, "features"), read_table(paths.data, "outcomes")
     training, tested = (read_states(features, outcomes, parameters, split) for split in ("train", "test"))
-    decider = Decider(parameters, tested)
-    decisions = decide_all(parameters, paths, features, training, tested, decider)
+    decisions = decide_all(parameters, paths, features, training, tested, Decider(parameters, tested))
     tables = {"decisions": decisions} | vars(time_decisions(parameters, paths, features, tested))
     tables["again"] = decide_again(parameters, paths, last_known(features), outcomes, tested)
     return [write_table(table, paths.data, name) for name, table in tables.items()]

@@ -5,7 +5,7 @@ K letters, and the most probable of them; n decisions are taken together as each
 decides the same of whole tables.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -19,10 +19,10 @@ from hyperdapo.market.columns import Floats, Mask
 from hyperdapo.params import Parameters
 from hyperdapo.policy.language import calibration
 from hyperdapo.policy.models import load_adapter, load_base
-from hyperdapo.policy.path.packed import pack
-from hyperdapo.policy.path.remembering import make_remembering
+from hyperdapo.policy.path.packed import pack_layers
+from hyperdapo.policy.path.remembering import Remembering, RememberingWhole
 from hyperdapo.policy.prompts import encode_states, instruction
-from hyperdapo.policy.scoring import Scorer
+from hyperdapo.policy.scoring import make_scorer
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class DecisionPath:
     Parameters
     ----------
     adapter : the folder of a trained adapter, None for the untrained base
+    prepare : what is done to the base, the adapter in its layers, before it reads
 
     Raises
     ------
@@ -54,24 +55,16 @@ class DecisionPath:
         If the base cannot be had, or the adapter was trained for something else, see `models.load_adapter`.
     """
 
-    def __init__(self, parameters: Parameters, adapter: Path | None = None) -> None:
-        base, tokenizer = load_base(parameters.policy)
+    def __init__(
+        self, parameters: Parameters, adapter: Path | None = None, prepare: Callable[[Any], None] = pack_layers
+    ) -> None:
+        base, self.tokenizer = load_base(parameters.policy)
         adapted = base if adapter is None else load_adapter(base, parameters, adapter)
-        temperature = 1.0 if adapter is None else calibration.read(adapter)
-        pack(base.model)
-        self._take(parameters, tokenizer, make_remembering(adapted, tokenizer, parameters), temperature)
-
-    @classmethod
-    def over(cls, parameters: Parameters, tokenizer: Any, scorer: Scorer, temperature: float) -> "DecisionPath":
-        """The path of a policy that is loaded already, whatever its precision."""
-        path = cls.__new__(cls)
-        path._take(parameters, tokenizer, scorer, temperature)
-        return path
-
-    def _take(self, parameters: Parameters, tokenizer: Any, scorer: Scorer, temperature: float) -> None:
+        self.temperature = 1.0 if adapter is None else calibration.read(adapter)
+        prepare(base)
         self._policy = parameters.policy
         self.instruction = instruction(parameters.policy.actions, parameters.policy.prompt_style)
-        self.tokenizer, self._scorer, self.temperature = tokenizer, scorer, temperature
+        self._scorer = make_scorer(adapted, self.tokenizer, parameters, Remembering, RememberingWhole)
 
     def decide(self, features: pd.DataFrame, parents: pd.DataFrame, distinct: Mask | None = None) -> list[Decision]:
         """The decision of each parent order, n of them together.

@@ -13,11 +13,8 @@ import torch
 from torch import nn
 
 from hyperdapo.params import Parameters
-from hyperdapo.policy.language import calibration
-from hyperdapo.policy.models import load_adapter, load_base
 from hyperdapo.policy.path import DecisionPath
-from hyperdapo.policy.path.packed import pack
-from hyperdapo.policy.path.remembering import make_remembering
+from hyperdapo.policy.path.packed import pack_layers
 
 FLOAT32, BFLOAT16, INT8, NF4 = "float32", "bfloat16", "int8", "nf4"
 
@@ -51,44 +48,56 @@ def open_path(backend: str, parameters: Parameters, adapter: Path | None) -> tup
     ModelError
         As `DecisionPath`.
     """
-    base, tokenizer = load_base(parameters.policy)
-    adapted = base if adapter is None else load_adapter(base, parameters, adapter)
-    temperature = 1.0 if adapter is None else calibration.read(adapter)
-    _CONVERSIONS[backend](base.model)
-    if backend == BFLOAT16 and own(parameters) != BFLOAT16:
-        nn.Module.to(base, torch.bfloat16)
-    size_mb = serialised_mb(base)
-    if backend == FLOAT32:
-        pack(base.model)
-    scorer = make_remembering(adapted, tokenizer, parameters)
-    return DecisionPath.over(parameters, tokenizer, scorer, temperature), size_mb
+    sizes_mb = []
+
+    def prepare(base: Any) -> None:
+        _CONVERSIONS[backend](base)
+        sizes_mb.append(serialised_mb(base))
+        if backend == FLOAT32:
+            pack_layers(base)
+
+    return DecisionPath(parameters, adapter, prepare), sizes_mb[0]
 
 
 def serialised_mb(model: nn.Module) -> float:
     """Size of a model's weights as they are saved, MB (1e6 bytes)."""
-    file = io.BytesIO()
+    file = _Counted()
     torch.save(model.state_dict(), file)
-    return file.tell() / 1e6
+    return file.written / 1e6
 
 
-def _as_it_is(layers: nn.Module) -> None:
+class _Counted(io.BytesIO):
+    """A file that keeps nothing but its length: the weights may be larger than what memory is left."""
+
+    written = 0
+
+    def write(self, data: Any) -> int:
+        self.written += len(data)
+        return len(data)
+
+
+def _as_it_is(base: Any) -> None:
     pass
 
 
-def _to_int8(layers: nn.Module) -> None:
+def _to_bfloat16(base: Any) -> None:
+    nn.Module.to(base, torch.bfloat16)
+
+
+def _to_int8(base: Any) -> None:
     """Weights in 8 bits by output row, activations in 8 bits as they come."""
     config = torch.ao.quantization.per_channel_dynamic_qconfig
-    chosen = {name: config for name, module in layers.named_modules() if _is_linear(name, module)}
+    chosen = {name: config for name, module in base.model.named_modules() if _is_linear(name, module)}
     with catch_warnings():
         simplefilter("ignore")  # deprecations: the successor is a package of its own
-        torch.ao.quantization.quantize_dynamic(layers, chosen, inplace=True)  # type: ignore[no-untyped-call]
+        torch.ao.quantization.quantize_dynamic(base.model, chosen, inplace=True)  # type: ignore[no-untyped-call]
 
 
-def _to_nf4(layers: nn.Module) -> None:
+def _to_nf4(base: Any) -> None:
     """Weights in 4 bits with double quantisation (Listing 4.9)."""
     from bitsandbytes.nn.modules import Linear4bit, Params4bit
 
-    for name, layer in list(layers.named_modules()):
+    for name, layer in list(base.model.named_modules()):
         if _is_linear(name, layer):
             linear: Any = layer
             four_bit = Linear4bit(
@@ -100,12 +109,12 @@ def _to_nf4(layers: nn.Module) -> None:
             )
             four_bit.weight = Params4bit(linear.weight.data, requires_grad=False, quant_type="nf4")
             four_bit.bias = linear.bias
-            layers.set_submodule(name, four_bit.to(linear.weight.device))
+            base.model.set_submodule(name, four_bit.to(linear.weight.device))
 
 
-_CONVERSIONS: dict[str, Callable[[nn.Module], None]] = {
+_CONVERSIONS: dict[str, Callable[[Any], None]] = {
     FLOAT32: _as_it_is,
-    BFLOAT16: _as_it_is,
+    BFLOAT16: _to_bfloat16,
     INT8: _to_int8,
     NF4: _to_nf4,
 }

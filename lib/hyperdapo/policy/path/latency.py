@@ -5,7 +5,6 @@ there are fewer states, they come again.
 """
 
 from collections.abc import Callable, Iterator
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -160,10 +159,11 @@ class Writer:
 
     def __init__(self, base: Any, tokenizer: Any, opening: str) -> None:
         self._base, self._tokenizer = base, tokenizer
-        self._opening: Any = DynamicCache()
+        self._read: Any = DynamicCache()
         ids = torch.tensor([tokenizer(opening)["input_ids"]], device=base.device)
         with torch.inference_mode():
-            base(input_ids=ids, past_key_values=self._opening, use_cache=True)
+            base(input_ids=ids, past_key_values=self._read, use_cache=True)
+        self._known = ids.shape[1]
 
     @torch.inference_mode()
     def write(self, prompt: str, tokens: int) -> str:
@@ -171,11 +171,12 @@ class Writer:
         encoded = self._tokenizer([prompt], return_tensors="pt").to(self._base.device)
         answer = self._base.generate(
             **encoded,
-            past_key_values=deepcopy(self._opening),
+            past_key_values=self._read,
             max_new_tokens=tokens,
             min_new_tokens=tokens,
             do_sample=False,
             pad_token_id=self._tokenizer.pad_token_id,
         )
+        self._read.crop(self._known - self._read.get_seq_length())  # less than 0: so many are forgotten
         text: str = self._tokenizer.decode(answer[0, encoded["input_ids"].shape[1] :])
         return text

@@ -63,6 +63,11 @@ def pack(layers: nn.Module) -> None:
             module.mlp = Gated(*parts)
 
 
+def pack_layers(base: Any) -> None:
+    """`pack` all of a base but its output layer, of which a policy reads K rows."""
+    pack(base.model)
+
+
 def _gated(block: Any) -> tuple[Packed, Packed, Packed] | None:
     """Gate, up and down of a block that is only these, packed and without an adapter; None of another."""
     parts = tuple(getattr(block, f"{name}_proj", None) for name in ("gate", "up", "down"))

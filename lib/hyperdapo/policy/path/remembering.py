@@ -16,9 +16,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from hyperdapo.market.columns import Mask
-from hyperdapo.params import Parameters
 from hyperdapo.policy.path.reading import Reader
-from hyperdapo.policy.prompts import CUE, instruction, letters
+from hyperdapo.policy.prompts import CUE
 from hyperdapo.policy.scoring import Encoded, Scorer, WholePromptScorer
 
 _KEPT = 8  # prompts; of SmolLM2-135M 5 MB each
@@ -76,11 +75,3 @@ class Remembering(Scorer):
 
 class RememberingWhole(Remembering, WholePromptScorer):
     """The same of a plain LoRA, for which what enters its lowest layer is kept."""
-
-
-def make_remembering(model: Any, tokenizer: Any, parameters: Parameters) -> Remembering:
-    """As `scoring.make_scorer`."""
-    policy = parameters.policy
-    kind = Remembering if policy.lora.activated else RememberingWhole
-    opening = instruction(policy.actions, policy.prompt_style)
-    return kind(model, tokenizer, opening, letters(policy.actions), policy.lora.layers)
