@@ -55,7 +55,9 @@ def test_side_by_side_adds_up() -> None:
     cost, blocks = np.array([1.0, 3.0, 5.0, 7.0]), np.array([0, 0, 1, 1])
     parts = [orders_frame("touch_requoted", cost, blocks), orders_frame("again", cost + 1, blocks, fees=0.5)]
     orders = pd.concat(parts).assign(maker_share=0.5, spread_bps=lambda rows: rows["implementation_shortfall_bps"])
-    table = metrics.side_by_side(orders, "touch_requoted", EVIDENCE, 0).set_index("strategy")
+    table = metrics.side_by_side(orders, ["touch_requoted", "again"], EVIDENCE, 0).set_index(["reference", "strategy"])
+    assert table.loc[("again", "touch_requoted"), "difference_bps"] == -1.0 and len(table) == 4
+    table = table.loc["touch_requoted"]
     again = table.loc["again"]
     assert again["difference_bps"] == again["of_fees_bps"] + again["of_spread_bps"] == 1.0
     assert again["of_fees_bps"] == -1.0 and again["total_cost_bps"] == 5.0 and again["blocks"] == 2

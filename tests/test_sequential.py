@@ -10,9 +10,9 @@ import torch
 from hand_built import at, market
 from hyperdapo.actions import Action
 from hyperdapo.errors import DataError, ModelError, OrderError
-from hyperdapo.execution import strategies
 from hyperdapo.execution.children import Known, decide_again, requote
 from hyperdapo.execution.parents import action_orders, parent_orders, replay, touch
+from hyperdapo.execution.strategies import Requoting, requoted
 from hyperdapo.market.book import Market
 from hyperdapo.market.features import imbalance_at
 from hyperdapo.params import Parameters, load
@@ -261,9 +261,10 @@ class TestTheRule:
         bids = ((999.9, 285.0), (999.8, 10.0), (999.7, 20.0))
         tape = market(books=[(25.0, bids, ((1000.1, 4.0), (1000.2, 8.0), (1000.3, 16.0)))])
         assert imbalance_at(tape, np.array([at(20), at(30)])) == pytest.approx([7 / 63, 287 / 343])
-        row = strategies.requoted_unless_against(tape, one_parent(), without_latency(parameters)).iloc[0]
+        rule = Requoting(Action("join"), 0.8)
+        row = requoted(tape, one_parent(), rule, without_latency(parameters)).iloc[0]
         assert row.fill_ns == at(30) and row.exec_price == pytest.approx(1000.1)
-        other = strategies.requoted_unless_against(tape, one_parent(side=-1), without_latency(parameters)).iloc[0]
+        other = requoted(tape, one_parent(side=-1), rule, without_latency(parameters)).iloc[0]
         assert other.filled_passive == 0 and other.status == "completed"
 
 

@@ -23,7 +23,16 @@ from hyperdapo.execution.parents import (
     starts,
 )
 from hyperdapo.execution.simulator import replay_orders
-from hyperdapo.execution.strategies import ORDERS_COLUMNS, STRATEGIES, UNTRAINED, Trained, backtest
+from hyperdapo.execution.strategies import (
+    AS_TIMED,
+    ORDERS_COLUMNS,
+    STRATEGIES,
+    UNTRAINED,
+    Requoting,
+    Trained,
+    backtest,
+    requoted,
+)
 from hyperdapo.files import write_table
 from hyperdapo.market.book import Market
 from hyperdapo.market.grid import MINIMUM_NOTIONAL_USD, on_grid, snap_size
@@ -32,6 +41,7 @@ from markets import random_market
 
 SECOND = 10**9
 EVER = (0, np.iinfo(np.int64).max)
+JOINING = Requoting(Action("join"), np.inf)
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +87,13 @@ def tested(parents: pd.DataFrame) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def trained(tape: Market, outcomes: pd.DataFrame) -> Trained:
-    return strategies.train([(EVER, tape)], outcomes)
+def tried(tape: Market, outcomes: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
+    return strategies.try_requoting([(EVER, tape)], outcomes, parameters)
+
+
+@pytest.fixture(scope="module")
+def trained(tape: Market, outcomes: pd.DataFrame, tried: pd.DataFrame, parameters: Parameters) -> Trained:
+    return strategies.train([(EVER, tape)], outcomes, Requoting.cheapest(tried, parameters.policy.actions))
 
 
 @pytest.fixture(scope="module")
@@ -339,6 +354,32 @@ class TestBacktest:
         )
         assert best_fixed_action(poisoned) == best_fixed_action(outcomes)
 
+    def test_the_way_to_quote_anew_comes_from_the_training_split(
+        self, tape: Market, outcomes: pd.DataFrame, parents: pd.DataFrame, tried: pd.DataFrame, parameters: Parameters
+    ) -> None:
+        actions, learned = parameters.policy.actions, parents[parents["split"] == "train"].reset_index(drop=True)
+        assert len(tried) == 9 * (len(actions) - 1) and set(tried["orders"]) == {len(learned)}
+        rule = Requoting.cheapest(tried, actions)
+        costs = requoted(tape, learned, rule, parameters)["total_cost_bps"]
+        assert costs.mean() == pytest.approx(tried["total_cost_bps"].min())
+        never = tried[(tried["kind"] == "join") & np.isinf(tried["bound"])]["total_cost_bps"]
+        joined = requoted(tape, learned, JOINING, parameters)["total_cost_bps"]
+        assert never.item() == pytest.approx(joined.mean()) and tried["total_cost_bps"].nunique() > len(actions)
+        dearest = tried.assign(total_cost_bps=-tried["total_cost_bps"])
+        assert Requoting.cheapest(dearest, actions) != rule
+        middle = int(learned["decision_ns"].median())
+        halves = [((0, middle), tape), ((middle, EVER[1]), tape)]
+        pd.testing.assert_frame_equal(strategies.try_requoting(halves, outcomes, parameters), tried)
+        changed = outcomes.assign(size=outcomes["size"].where(outcomes["split"] == "train", 1e6))
+        pd.testing.assert_frame_equal(strategies.try_requoting([(EVER, tape)], changed, parameters), tried)
+
+    def test_who_quotes_anew_for_ever_is_the_touch_requoted(
+        self, orders: pd.DataFrame, tape: Market, tested: pd.DataFrame, parameters: Parameters
+    ) -> None:
+        joined = requoted(tape, tested.reset_index(drop=True), JOINING, parameters)
+        touch = orders[orders["strategy"] == "touch_requoted"]
+        np.testing.assert_allclose(joined["total_cost_bps"], touch["total_cost_bps"], atol=1e-9)
+
     def test_every_training_seed_is_traded(self, orders: pd.DataFrame, parameters: Parameters) -> None:
         traded = orders[orders["strategy"] == "boosting"].groupby("seed")["kind"].unique()
         actions = parameters.policy.actions
@@ -383,7 +424,8 @@ class TestBacktest:
         few = parameters.model_copy(update={"execution": parameters.execution.model_copy(update=rounds)})
         halves = tested.iloc[::2], tested.iloc[1::2]
         given = trained, outcomes, decisions, few
-        parts = [strategies.sensitivity(tape, half, *given, backtest(tape, half, *given)) for half in halves]
+        timed = {"timed_ms": [2000.0]}
+        parts = [strategies.sensitivity(tape, half, *given, backtest(tape, half, *given), **timed) for half in halves]
         table = strategies.mean_costs(parts)
         orders = backtest(tape, tested, *given)
         dearest = few.execution.fees.model_copy(update={"tier": 3})
@@ -392,10 +434,14 @@ class TestBacktest:
         pd.testing.assert_series_equal(table.loc["fees", "tier 3"], replayed[table.columns], check_names=False)
         as_it_is = orders.groupby("strategy")["total_cost_bps"].mean()
         pd.testing.assert_series_equal(table.loc["queue", "fitted"], as_it_is[table.columns], check_names=False)
+        slow = few.execution.latency.model_copy(update={"policy_ms": 2000.0})
+        late = backtest(tape, tested, trained, outcomes, decisions, with_execution(few, latency=slow))
+        late = late.groupby("strategy")["total_cost_bps"].mean()
+        pd.testing.assert_series_equal(table.loc["latency", AS_TIMED], late[table.columns], check_names=False)
         assert table.loc[("fees", "tier 0"), "market"] - table.loc[("fees", "tier 6"), "market"] == pytest.approx(
             2.1, abs=0.01
         )
-        assert len(table) == 16 and np.isfinite(table).all().all()
+        assert len(table) == 17 and np.isfinite(table).all().all()
 
     def test_parts_give_what_the_whole_gives(
         self,
@@ -428,7 +474,7 @@ class TestBacktest:
         with pytest.raises(DataError, match="no order to execute"):
             backtest(tape, tested.iloc[:0], trained, outcomes, decisions, parameters)
         with pytest.raises(DataError, match="training split"):
-            strategies.train([(EVER, tape)], outcomes[outcomes["split"] == "test"])
+            strategies.train([(EVER, tape)], outcomes[outcomes["split"] == "test"], JOINING)
 
 
 def with_execution(parameters: Parameters, **changes: object) -> Parameters:
@@ -483,7 +529,7 @@ class TestQuotes:
     def test_a_peg_follows_the_mid(self, parameters: Parameters) -> None:
         """The mid is 1000.1 at first and 1000.3 after 29.5 s: a sale at 1000.2 meets the third quote, not the first."""
         tape = self.moving([(12.0, 1000.2, 5.0, -1), (32.0, 1000.3, 5.0, -1)])
-        trained = Trained(0, Threshold(0.0, 0, 0), np.ones(96), 1.0)
+        trained = Trained(0, Threshold(0.0, 0, 0), JOINING, np.ones(96), 1.0)
         orders = strategies._by_children(tape, one_parent(), trained, self.fast(parameters))
         row = orders["mid_peg"].iloc[0]
         assert row.filled and row.exec_price == pytest.approx(1000.3) and at(32) <= row.fill_ns < at(32.1)
@@ -666,7 +712,7 @@ class TestSlices:
         tape = market(prints=[*prints, (250.0, 1000.1, 5000.0, 1)])
         cost = {"order_id": [0, 1], "action": 0, "side": 1, "book_imbalance": 0.5, "total_cost_bps": 1.0}
         outcomes = pd.DataFrame({"split": "train", "decision_ns": [at(0.0), at(180.0)], **cost})
-        trained = strategies.train([(EVER, tape)], outcomes)
+        trained = strategies.train([(EVER, tape)], outcomes, JOINING)
         assert trained.usual_volume == pytest.approx(2.0) and len(trained.usual_volume) == 96
         assert trained.print_depth_bps == pytest.approx(1.0) and trained.best_fixed == 0
 

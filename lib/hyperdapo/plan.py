@@ -33,7 +33,8 @@ WRITES = {
         *("latency.parquet", "precisions.parquet", "throughput.parquet"),
     ),
     "08_backtest": (
-        *("orders.parquet", "sequential.parquet", "sensitivity.parquet", "probes.parquet", "order_life.parquet"),
+        *("requoting.parquet", "orders.parquet", "sequential.parquet", "sensitivity.parquet", "probes.parquet"),
+        "order_life.parquet",
         *("own_fills.parquet", "fees.parquet"),  # where `truth` names records of real executions
         *("level3_fills.parquet", "cancel_splits.parquet"),  # where it names every order by its id
     ),
@@ -55,7 +56,7 @@ READS = {
     "05_train": (*STATES, "action_values.parquet"),
     "06_convergence": (*STATES, MODELS),
     "07_inference": (*STATES, "action_values.parquet", MODELS),
-    "08_backtest": (*MARKET, *STATES, "laws.parquet", "decisions.parquet", "again.parquet"),
+    "08_backtest": (*MARKET, *STATES, "laws.parquet", "decisions.parquet", "again.parquet", "latency.parquet"),
     "09_significance": (
         *("orders.parquet", "sequential.parquet", "probes.parquet", "outcomes.parquet", "decisions.parquet"),
         *("convergence.parquet", "specialists.parquet", "cleaning.json", "quality.parquet"),

@@ -17,9 +17,9 @@ from hyperdapo.paths import Paths
 SAME = ["asset", "order_id", "decision_ns", "side", "size", "horizon_s"]
 """What makes two rows of `orders.parquet` the same parent order."""
 SHOWN = [
-    *("market", "twap", "vwap", "join_best", "touch_requoted", "requote_unless_against", "mid_peg", "sign_imbalance"),
-    *("sign_momentum_10s", "threshold", "best_fixed", "linear", "mlp", "boosting", "boosting_sequential", "dpo"),
-    *("dpo_one_pair", "dapo", "oracle"),
+    *("market", "twap", "vwap", "join_best", "touch_requoted", "requote_unless_against", "threshold_requoted"),
+    *("mid_peg", "sign_imbalance", "sign_momentum_10s", "threshold", "best_fixed", "linear", "mlp", "boosting"),
+    *("boosting_sequential", "dpo", "dpo_one_pair", "dapo", "oracle"),
 ]
 """Strategies that README.md compares between worlds."""
 

@@ -4,7 +4,7 @@ Orders of one block share the market's fate, so a block, not an order, is what a
 bps of the arrival mid, positive when worse for the trader (docs/design.md, Evidence).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -228,26 +228,34 @@ def decompose(orders: pd.DataFrame, reference: str, evidence: sections.Evidence,
     return pd.DataFrame(rows)
 
 
-def side_by_side(orders: pd.DataFrame, reference: str, evidence: sections.Evidence, seed: int) -> pd.DataFrame:
+def side_by_side(
+    orders: pd.DataFrame, references: Sequence[str], evidence: sections.Evidence, seed: int
+) -> pd.DataFrame:
     """What each strategy costs on the same parent orders, how much it makes, and where a difference comes from.
 
     Returns
     -------
-    One row per asset and strategy: `orders`, the means `total_cost_bps` and `maker_share`, then less those of the
-    reference the total, `difference_bps`, with its interval and `blocks`, and each of `PARTS` that `orders` has.
+    One row per reference, asset and strategy: `orders`, the means `total_cost_bps` and `maker_share`, then less those
+    of the reference the total, `difference_bps`, with its interval and `blocks`, and each of `PARTS` that `orders` has.
     """
+    rows = [row for reference in references for row in _beside(orders, reference, evidence, seed)]
+    return pd.DataFrame(rows).astype({"blocks": "Int64"})
+
+
+def _beside(
+    orders: pd.DataFrame, reference: str, evidence: sections.Evidence, seed: int
+) -> Iterator[dict[str, object]]:
+    """The rows of `side_by_side` against one reference."""
     parts = [part for part in PARTS if part in orders and part not in (PRICE, TOTAL)]
     apart = paired_differences(orders, reference, [TOTAL, *parts]).groupby(["asset", "strategy"], sort=False)
-    rows = []
     for (asset, strategy), group in orders.groupby(["asset", "strategy"], sort=False):
-        row = {"asset": asset, "strategy": strategy, "orders": _orders(group)}
+        row = {"reference": reference, "asset": asset, "strategy": strategy, "orders": _orders(group)}
         row |= {name: float(group[name].mean()) for name in (TOTAL, "maker_share")}
         if strategy != reference:
             paired = apart.get_group((asset, strategy))
             row |= cost_bootstrap(paired[TOTAL], paired["block"], evidence, seed).columns("difference_bps")
             row |= {f"of_{part}": float(paired[part].mean()) for part in parts}
-        rows.append(row)
-    return pd.DataFrame(rows).astype({"blocks": "Int64"})
+        yield row
 
 
 def queue_differences(orders: pd.DataFrame, reference: str, evidence: sections.Evidence, seed: int) -> pd.DataFrame:

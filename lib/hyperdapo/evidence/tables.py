@@ -25,6 +25,7 @@ _NAMES = {
     "join_best": "Join once",
     "touch_requoted": "Touch, requoted",
     "requote_unless_against": "Requoted unless against",
+    "threshold_requoted": "One threshold, requoted",
     "mid_peg": "Mid peg",
     "sign_imbalance": "Sign of imbalance",
     "sign_momentum_10s": "Sign of momentum, 10 s",

@@ -21,6 +21,11 @@ from hyperdapo.times import SECOND_NS
 
 STATE = ("volatility_5m_bps", "bid_ask_spread_bps", "book_imbalance")
 """Features that a parent remembers, for strategies and regimes."""
+PARENT = (
+    *("order_id", "asset", "objective", "decision_ns", "side", "size", "horizon_s", "arrival_mid", "split"),
+    *STATE,
+)
+"""Columns of a parent order."""
 AT_ANY_PRICE = ("take", "wait")
 """Kinds of action without a limit price: taken whole, now or at the deadline."""
 LATENCY_S = 10.0  # what latencies may add to an order's life: a parent needs so much uninterrupted market more
@@ -71,7 +76,7 @@ def parent_orders(features: pd.DataFrame, parameters: Parameters, market: Market
 
     Returns
     -------
-    (m, 13): what `wanted` gives.
+    (m, 12): what `wanted` gives.
     """
     usable = features["warm"].to_numpy(bool) & (features["split"] != "").to_numpy()
     parents = wanted(features, parameters, market)
@@ -91,9 +96,9 @@ def wanted(features: pd.DataFrame, parameters: Parameters, market: Market) -> pd
 
     Returns
     -------
-    (n, 13): order_id (the row's index in `features`), asset, objective, decision_ns, side, size (coin), horizon_s,
-    arrival_mid (USD), split, block, and of the features `STATE`. Side and objective
-    depend only on the seed, the asset and `decision_ns`.
+    (n, 12): order_id (the row's index in `features`), asset, objective, decision_ns, side, size (coin), horizon_s,
+    arrival_mid (USD), split, and of the features `STATE`. Side and objective depend only on the seed, the asset and
+    `decision_ns`.
     """
     rules = parameters.orders
     decision_ns = features["decision_ns"].to_numpy(np.int64)

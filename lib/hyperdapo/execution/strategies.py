@@ -14,6 +14,7 @@ from hyperdapo.execution.children import Known, decide_again, quote_slices, requ
 from hyperdapo.execution.costs import HIGHEST_TIER, fee_rates
 from hyperdapo.execution.orders import OPTIONAL_COLUMNS, ORDER_COLUMNS
 from hyperdapo.execution.parents import (
+    PARENT,
     STATE,
     Threshold,
     action_orders,
@@ -42,6 +43,7 @@ STRATEGIES = {
     "join_best": "post-only at the best quote, once",
     "touch_requoted": "post-only at the best quote, quoted anew",
     "requote_unless_against": "touch_requoted, but takes the rest once the book leans with the order by more than 0.8",
+    "threshold_requoted": "an action anew, the rest taken beyond a bound of the lean, cheapest on the training split",
     "mid_peg": "post-only at the mid, quoted anew",
     "avellaneda_stoikov": "post-only at the price of Avellaneda and Stoikov (2008), quoted anew",
     "sign_imbalance": "takes where the book leans with the order, joins the best quote where not",
@@ -70,14 +72,17 @@ BOUNDS: dict[str, dict[str, Any]] = {
 """The most and the least favourable rules: where all that is cancelled stood, and whether a quote of the other side
 fills us that comes to our price. A claim has to hold under both."""
 
+AS_TIMED = "as timed"
+"""The assumption that each decision takes one of the times that 07 measured, in place of `latency.policy_ms`."""
+
 UNTRAINED = -1
 """The seed of what no training made."""
 
 LOOKS_BACK_S = 60
 """How long before a decision strategies ask for the market."""
 _MOMENTA_S = (10, LOOKS_BACK_S)
-_TAKE_JOIN = (Action("take"), Action("join"))
-_AGAINST = 0.8  # how far the book leans with an order that had better take
+_TAKE, _JOIN = _TAKE_JOIN = (Action("take"), Action("join"))
+_BOUNDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, np.inf)  # of the lean, tried on the training split; inf never takes
 _SHALLOWEST_BPS = 0.01  # prints that hug the mid: k stays finite
 _DECIMALS = 10  # of columns in bps: equal orders have equal costs, however they were summed
 _QUARTER_S, _QUARTERS = 900, 96  # the usual volume is by quarter of an hour of the day
@@ -91,29 +96,74 @@ Play = Callable[[Market, pd.DataFrame, Parameters], pd.DataFrame]
 """Executes parent orders by a policy that decides on them again: rows as of `children.decide_again`."""
 
 
+class Requoting(NamedTuple):
+    """An action anew at every decision, until the book leans with the order by more than `bound`: the rest is taken."""
+
+    action: Action
+    bound: float
+
+    @staticmethod
+    def cheapest(tried: pd.DataFrame, actions: Sequence[Action]) -> "Requoting":
+        """The one that cost least of what `try_requoting` tried, with one of the actions."""
+        best = tried.loc[tried["total_cost_bps"].idxmin()]
+        return Requoting(next(action for action in actions if str(action) == best["kind"]), float(best["bound"]))
+
+
+_UNLESS_AGAINST = Requoting(_JOIN, 0.8)
+
+
 class Trained(NamedTuple):
     """What strategies know from the training split.
 
-    The best fixed action (its position), the best threshold of the book's lean, the usual volume by quarter of an hour
-    of the day (96,) in coin per second, and how far from the mid prints are on average (bps): the decay of intensity
-    with distance, k of Avellaneda and Stoikov, is its inverse.
+    The best fixed action (its position), the best threshold of the book's lean, the best way to quote anew, the usual
+    volume by quarter of an hour of the day (96,) in coin per second, and how far from the mid prints are on average
+    (bps): the decay of intensity with distance, k of Avellaneda and Stoikov, is its inverse.
     """
 
     best_fixed: int
     threshold: Threshold
+    requoting: Requoting
     usual_volume: Floats
     print_depth_bps: float
 
 
-def train(parts: Iterable[tuple[Span, Market]], outcomes: pd.DataFrame) -> Trained:
+def try_requoting(parts: Iterable[tuple[Span, Market]], outcomes: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
+    """What the orders of the training split cost by every action anew, with every bound of the book's lean.
+
+    Parameters
+    ----------
+    parts : of the training split's market, each with what its orders live through (`parents.life_s`)
+
+    Returns
+    -------
+    A row per rule: `kind` (of the action), `bound`, `orders`, `total_cost_bps` (mean)
+    """
+    parents = outcomes.loc[outcomes["split"] == "train", [*PARENT]].drop_duplicates("order_id")
+    actions = [action for action in parameters.policy.actions if action != _TAKE]
+    rules = [Requoting(action, bound) for action in actions for bound in _BOUNDS]
+    costs, orders = np.zeros(len(rules)), 0
+    for (from_ns, to_ns), market in parts:
+        here = parents[parents["decision_ns"].between(from_ns, to_ns, inclusive="left")].reset_index(drop=True)
+        if len(here):
+            costs += [requoted(market, here, rule, parameters)["total_cost_bps"].sum() for rule in rules]
+            orders += len(here)
+    table = pd.DataFrame(rules).astype({"action": str}).rename(columns={"action": "kind"})
+    return table.assign(orders=orders, total_cost_bps=costs / max(orders, 1))
+
+
+def train(parts: Iterable[tuple[Span, Market]], outcomes: pd.DataFrame, requoting: Requoting) -> Trained:
     """Learn from the training split: its outcomes, and the prints of its span in the parts of a market.
+
+    Parameters
+    ----------
+    requoting : `Requoting.cheapest` of what was tried there
 
     Raises
     ------
     DataError
         If no outcome belongs to the training split.
     """
-    chosen = best_fixed_action(outcomes), best_threshold(outcomes)
+    chosen = best_fixed_action(outcomes), best_threshold(outcomes), requoting
     ns = outcomes.loc[outcomes["split"] == "train", "decision_ns"]
     volumes, depth_bps, prints = [], 0.0, 0
     first_ns, last_ns = int(ns.min()), int(ns.max())
@@ -194,12 +244,14 @@ def sensitivity(
     parameters: Parameters,
     orders: pd.DataFrame,
     again: Mapping[str, Play] = MappingProxyType({}),
+    timed_ms: Sequence[float] | Floats = (),
 ) -> pd.DataFrame:
     """The backtest once more under other assumptions, one at a time; what was decided stays.
 
     Parameters
     ----------
     orders : what `backtest` has made of the same: other fees and the bounds of the queue are read from it
+    timed_ms : how long decisions took where they were timed; charged under `AS_TIMED`
 
     Returns
     -------
@@ -208,7 +260,7 @@ def sensitivity(
     parents = parents.reset_index(drop=True)
     whole = _whole(market, parents, trained, outcomes, decisions, parameters.policy.actions)
     base, rows = parameters.execution, []
-    for (of, assumption), execution in assumptions(base).items():
+    for (of, assumption), execution in assumptions(base, timed_ms).items():
         if execution == base:
             costs = orders["total_cost_bps"]
         elif assumption in BOUNDS:
@@ -237,14 +289,17 @@ def _at_tier(orders: pd.DataFrame, tier: int, other: int) -> pd.Series:
     return orders["total_cost_bps"] - orders["fees_bps"] + fees
 
 
-def assumptions(execution: Execution) -> dict[tuple[str, str], Execution]:
-    """Latencies of 0 to 2 s and the two presets, queue models and fee tiers, each with all else as it is."""
+def assumptions(execution: Execution, timed_ms: Sequence[float] | Floats = ()) -> dict[tuple[str, str], Execution]:
+    """Latencies of 0 to 2 s, the two presets and decision times as measured, queue models and fee tiers, each with all
+    else as it is."""
     latency = execution.latency
     constant = {
         f"{seconds:g} s": _changed(latency, preset="empirical", policy_ms=0.0, empirical_ms=[seconds * 1000])
         for seconds in (0.0, 0.2, 0.5, 1.0, 2.0)
     }
     latencies = constant | {preset: _changed(latency, preset=preset) for preset in ("thesis", "measured")}
+    if len(timed_ms):
+        latencies[AS_TIMED] = _changed(latency, policy_ms=list(timed_ms))
     queues: dict[str, dict[str, Any]] = {
         "fitted": {},
         "evenly": {"queue": "power", "queue_exponent": 1.0},
@@ -379,20 +434,21 @@ def _by_children(
         "twap_post_only": quote_slices(market, parents, even, at_touch, parameters),
         "vwap_post_only": quote_slices(market, parents, usual, at_touch, parameters),
         "touch_requoted": requote(market, parents, at_touch, parameters),
-        "requote_unless_against": requoted_unless_against(market, parents, parameters),
+        "requote_unless_against": requoted(market, parents, _UNLESS_AGAINST, parameters),
+        "threshold_requoted": requoted(market, parents, trained.requoting, parameters),
         "mid_peg": requote(market, parents, at_mid, parameters),
         "avellaneda_stoikov": requote(market, parents, at_reservation, parameters),
     }
 
 
-def requoted_unless_against(market: Market, parents: pd.DataFrame, parameters: Parameters) -> pd.DataFrame:
-    """The touch requoted, but the rest is taken at the first decision at which the book leans far with the order."""
+def requoted(market: Market, parents: pd.DataFrame, rule: Requoting, parameters: Parameters) -> pd.DataFrame:
+    """Parents executed by such a rule, every `execution.requote_s`: rows as of `children.decide_again`."""
 
     def choose(children: pd.DataFrame, known: Known) -> Integers:
         leans = children["side"].to_numpy(float) * imbalance_at(market, children["decision_ns"].to_numpy(np.int64))
-        return np.where(leans > _AGAINST, 0, 1)
+        return np.where(leans > rule.bound, 0, 1)
 
-    return decide_again(market, parents, choose, _TAKE_JOIN, parameters.execution.requote_s, parameters)
+    return decide_again(market, parents, choose, (_TAKE, rule.action), parameters.execution.requote_s, parameters)
 
 
 def reservation_distance_bps(

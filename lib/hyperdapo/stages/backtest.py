@@ -1,5 +1,6 @@
 """08: every strategy on the test orders of one asset, how true their fills are, and what they cost otherwise."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from hyperdapo.execution.queue_fit import fit_queue, observe_makers
 from hyperdapo.execution.simulator import replay_orders, trace_order
 from hyperdapo.files import read_table, write_table
 from hyperdapo.market.book import Market
+from hyperdapo.market.columns import Floats
 from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths
 from hyperdapo.sequential.iteration import BOOSTING, policies
@@ -23,7 +25,7 @@ from hyperdapo.sequential.rollouts import execute as execute_again
 from hyperdapo.stages.truth import judge_level3
 from hyperdapo.synthetic.exchange import World
 from hyperdapo.synthetic.probes import play_probes
-from hyperdapo.times import HOUR_NS, SECOND_NS
+from hyperdapo.times import HOUR_NS, SECOND_NS, Span
 
 _SEARCHED = 500  # test orders among which one is looked for whose life can be shown
 _ORDER = ["decision_ns", "arrival_ns", "side", "size", "limit_price", "arrival_mid"]
@@ -52,8 +54,8 @@ def compute(parameters: Parameters, paths: Paths, trained_on: Paths | None = Non
 def execute(
     parameters: Parameters, paths: Paths, states: pd.DataFrame, outcomes: pd.DataFrame, trained_on: Paths
 ) -> dict[str, pd.DataFrame]:
-    """`orders.parquet` and `sensitivity.parquet`: every strategy; and `sequential.parquet`: on those orders on which
-    the language model decides again, where it does, it too.
+    """`requoting.parquet`: what was tried on the training split. `orders.parquet` and `sensitivity.parquet`: every
+    strategy. `sequential.parquet`: on those orders on which the language model decides again, where it does, it too.
 
     `states` are rows of features, one a test order; the market is read a part of the span at a time.
     """
@@ -62,20 +64,36 @@ def execute(
         name: partial(execute_again, policy) for name, policy in policies(table).items()
     }
     always, some = {BOOSTING: plays[BOOSTING]}, table.loc[table["policy"] != BOOSTING, "order_id"].unique()
-    trained = strategies.train(Market.in_parts(trained_on.data), outcomes)
+    tried = strategies.try_requoting(_parts(trained_on, parameters), outcomes, parameters)
+    quoted_anew = strategies.Requoting.cheapest(tried, parameters.policy.actions)
+    trained, timed_ms = strategies.train(Market.in_parts(trained_on.data), outcomes, quoted_anew), _timed_ms(paths)
     executed, scenarios, sequential = [], [], []
-    for part, market in Market.in_parts(paths.data, strategies.LOOKS_BACK_S, life_s(parameters.orders)):
+    for part, market in _parts(paths, parameters):
         here = states[states["decision_ns"].between(*part, inclusive="left")]
         if len(here):
             parents = parent_orders(here, parameters, market)
             known = trained, outcomes, decisions, parameters
             executed.append(strategies.backtest(market, parents, *known, always))
-            scenarios.append(strategies.sensitivity(market, parents, *known, executed[-1], always))
+            scenarios.append(strategies.sensitivity(market, parents, *known, executed[-1], always, timed_ms))
             if len(few := parents[parents["order_id"].isin(some)]):
                 sequential.append(strategies.backtest(market, few, *known, plays))
-    tables = {"orders": pd.concat(executed, ignore_index=True)}
+    tables = {"requoting": tried, "orders": pd.concat(executed, ignore_index=True)}
     tables["sensitivity"] = strategies.mean_costs(scenarios).reset_index()
     return tables | {"sequential": pd.concat(sequential or executed, ignore_index=True)}
+
+
+def _parts(paths: Paths, parameters: Parameters) -> Iterator[tuple[Span, Market]]:
+    """The parts of a market, each with what strategies look back on and what its orders live through."""
+    return Market.in_parts(paths.data, strategies.LOOKS_BACK_S, life_s(parameters.orders))
+
+
+def _timed_ms(paths: Paths) -> Floats:
+    """How long the decisions took that 07 timed first, those of the policy as it is; none of an asset without."""
+    times = read_table(paths.data, "latency")
+    whole = times[times["part"] == "all"]
+    first = (whole[["backend", "mode"]] == whole[["backend", "mode"]].head(1).squeeze()).all(axis=1)
+    times_ms: Floats = whole.loc[first, "ms"].to_numpy(float)
+    return times_ms
 
 
 def one_life(parameters: Parameters, paths: Paths, states: pd.DataFrame) -> pd.DataFrame:

@@ -20,6 +20,8 @@ from hyperdapo.paths import Paths
 
 REFERENCES = ("best_fixed", "market")
 """What differences are taken to; the secondary tests take the first."""
+QUOTED_ANEW = ("touch_requoted", "threshold_requoted")
+"""The rules beside which policies that decide again stand: the plain one, and the best of the training split."""
 
 
 def compute(parameters: Parameters, paths: Paths) -> list[Path]:
@@ -71,7 +73,7 @@ def _described(parameters: Parameters, paths: Paths, orders: pd.DataFrame) -> di
         "specialist_gaps": crossed,
         "cheapest": significance.against_the_cheapest(orders, algorithms, evidence, seed),
         "decomposition": pd.concat(parts, ignore_index=True),
-        "decided_again": metrics.side_by_side(sequential, "touch_requoted", evidence, seed),
+        "decided_again": metrics.side_by_side(sequential, QUOTED_ANEW, evidence, seed),
         "claims": claims_table(orders, convergence, gaps, crossed, evidence, seed),
         "dataset": _dataset(parameters, paths, outcomes),
     }

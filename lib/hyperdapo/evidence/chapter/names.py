@@ -11,6 +11,7 @@ _WITHIN = {
     "twap_post_only": "post-only TWAP",
     "vwap_post_only": "post-only VWAP",
     "touch_requoted": "the requoted touch",
+    "threshold_requoted": "the requoted threshold",
     "mid_peg": "the mid peg",
     "avellaneda_stoikov": "Avellaneda-Stoikov",
     "best_fixed": "the best fixed action",

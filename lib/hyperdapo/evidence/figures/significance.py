@@ -87,6 +87,31 @@ def plot_forest(tests: pd.DataFrame, strategies: list[str], reference: str) -> F
     return figure
 
 
+def plot_decided_again(table: pd.DataFrame, strategies: list[str]) -> Figure:
+    """What strategies cost less each reference on the same orders, with their intervals: left is cheaper.
+
+    `table` is `decided_again.parquet`; a panel for each reference, a colour for each asset.
+    """
+    references, assets = list(table["reference"].unique()), list(table["asset"].unique())
+    figure, axes = style.new(
+        1, len(references), height=0.14 + 0.04 * len(strategies), sharex=True, sharey=True, squeeze=False
+    )
+    for axis, reference in zip(axes[0], references, strict=True):
+        for shift, asset in zip(0.18 * (np.arange(len(assets)) - (len(assets) - 1) / 2), assets, strict=True):
+            rows = table[(table["reference"] == reference) & (table["asset"] == asset)].set_index("strategy")
+            rows, place = rows.reindex(strategies), np.arange(len(strategies)) + shift
+            colour, marker = style.ASSET_COLOURS[asset], style.ASSET_MARKERS.get(asset, "o")
+            axis.hlines(place, rows["ci_low"], rows["ci_high"], color=colour)
+            axis.plot(rows["difference_bps"], place, marker, color=colour, markersize=4, label=asset)
+        axis.axvline(0, color="black", linewidth=0.8)
+        axis.set_title(f"less {heading(reference).lower()}")
+    axes[0, 0].set_yticks(range(len(strategies)), [heading(name) for name in strategies])
+    axes[0, 0].set_ylim(len(strategies) - 0.5, -0.5)
+    figure.supxlabel("difference of the mean total cost (bps)", fontsize=9)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(assets))
+    return figure
+
+
 def plot_hypotheses(judged: pd.DataFrame) -> Figure:
     """Each registered hypothesis with its simultaneous interval, per asset; below it, grey, of the extreme queues.
 

@@ -55,6 +55,7 @@ STRATEGY_COLOURS = Colours(
     join_best="#8C6D31",
     touch_requoted="#9A8F00",
     requote_unless_against="#B15928",
+    threshold_requoted="#2C7FB8",
     mid_peg="#661144",
     avellaneda_stoikov="#44AA99",
     sign_imbalance="#5B3A1E",
@@ -78,7 +79,7 @@ STRATEGY_COLOURS = Colours(
     oracle="#CC79A7",
 )
 
-MARKERS = dict(zip(STRATEGY_COLOURS, "oD^X<>P^Dv<X<Xo^sDspo>vp>pPvP", strict=True))
+MARKERS = dict(zip(STRATEGY_COLOURS, "oD^X<>P^sDv<X<Xo^sDspo>vp>pPvP", strict=True))
 """Two strategies of one marker have colours that the colour blind can tell apart."""
 
 
