@@ -21,11 +21,6 @@ from hyperdapo.times import SECOND_NS
 
 STATE = ("volatility_5m_bps", "bid_ask_spread_bps", "book_imbalance")
 """Features that a parent remembers, for strategies and regimes."""
-PARENT = (
-    *("order_id", "asset", "objective", "decision_ns", "side", "size", "horizon_s", "arrival_mid", "split"),
-    *STATE,
-)
-"""Columns of a parent order."""
 AT_ANY_PRICE = ("take", "wait")
 """Kinds of action without a limit price: taken whole, now or at the deadline."""
 LATENCY_S = 10.0  # what latencies may add to an order's life: a parent needs so much uninterrupted market more

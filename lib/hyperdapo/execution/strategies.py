@@ -14,7 +14,6 @@ from hyperdapo.execution.children import Known, decide_again, quote_slices, requ
 from hyperdapo.execution.costs import HIGHEST_TIER, fee_rates
 from hyperdapo.execution.orders import OPTIONAL_COLUMNS, ORDER_COLUMNS
 from hyperdapo.execution.parents import (
-    PARENT,
     STATE,
     Threshold,
     action_orders,
@@ -55,6 +54,10 @@ STRATEGIES = {
 }
 """Beside the policies of 07."""
 
+_PARENT = (
+    *("order_id", "asset", "objective", "decision_ns", "side", "size", "horizon_s", "arrival_mid", "split"),
+    *STATE,
+)
 ORDERS_COLUMNS = (
     *("order_id", "asset", "strategy", "seed", "objective", "decision_ns", "side", "size", "horizon_s", "arrival_mid"),
     *("kind", "offset_bps", "target_price", "exec_price", "filled_passive", "maker_share"),
@@ -138,7 +141,7 @@ def try_requoting(parts: Iterable[tuple[Span, Market]], outcomes: pd.DataFrame, 
     -------
     A row per rule: `kind` (of the action), `bound`, `orders`, `total_cost_bps` (mean)
     """
-    parents = outcomes.loc[outcomes["split"] == "train", [*PARENT]].drop_duplicates("order_id")
+    parents = outcomes.loc[outcomes["split"] == "train", [*_PARENT]].drop_duplicates("order_id")
     actions = [action for action in parameters.policy.actions if action != _TAKE]
     rules = [Requoting(action, bound) for action in actions for bound in _BOUNDS]
     costs, orders = np.zeros(len(rules)), 0
