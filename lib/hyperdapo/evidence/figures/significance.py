@@ -156,7 +156,7 @@ def plot_size_power(rates: pd.DataFrame, alpha: float) -> Figure:
         if len(rows) > 1:
             power.plot(rows["edge_bps"], 100 * rows["rate"], ".-", color=colours[str(name)])
     edges = sorted(rates["edge_bps"].unique())
-    power.set_xscale("symlog", linthresh=0.02)
+    power.set_xscale("symlog", linthresh=0.02, linscale=0.4)
     power.set_xticks(edges, [f"{edge:g}" for edge in edges], minor=False)
     power.minorticks_off()
     power.set_xlabel("planted edge (bps)")
