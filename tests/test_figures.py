@@ -127,6 +127,15 @@ def test_results_are_drawn(paths: Paths, orders: pd.DataFrame) -> None:
         assert style.save(figure, paths, name).data
 
 
+def test_what_decides_again_stands_beside_two_rules() -> None:
+    given = {"asset": "BTC", "strategy": ["dapo", "mid_peg"], "ci_low": [-0.2, 0.0], "ci_high": [0.1, 0.4]}
+    each = [pd.DataFrame(given | {"reference": name, "difference_bps": [-0.1, 0.2]}) for name in ("market", "dpo")]
+    left, right = results_figures.plot_decided_again(pd.concat(each), ["mid_peg", "dapo", "untrained"]).axes
+    assert (left.get_title("left"), right.get_title("left")) == ("less Market order", "less DPO")
+    drawn = left.lines[0].get_xdata()
+    assert drawn[:2].tolist() == [0.2, -0.1] and np.isnan(drawn[2])
+
+
 def test_the_learning_gap_shows_its_intervals(paths: Paths) -> None:
     gaps = pd.DataFrame({"asset": ["BTC", "BTC", "ETH"], "algorithm": ["dapo", "dpo", "dapo"], "seed": 0})
     levels = {

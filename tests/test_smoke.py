@@ -9,7 +9,7 @@ import pytest
 
 from hyperdapo.evidence.calibration import SCORES
 from hyperdapo.evidence.gaps import COLUMNS, MEANS
-from hyperdapo.execution.strategies import STRATEGIES
+from hyperdapo.execution.strategies import AS_TIMED, STRATEGIES
 from hyperdapo.params import load
 from hyperdapo.policy.rivals import RIVALS
 from hyperdapo.sequential.iteration import BOOSTING
@@ -32,6 +32,9 @@ def test_tables_have_the_columns_that_others_read(smoke: Run) -> None:
     assert tuple(fills.columns[:7]) == SCORES and set(fills.asset) == set(load("smoke").assets)
     laws = pd.read_parquet(smoke.data / "smoke" / "BTC" / "laws.parquet").set_index("parameter")
     assert {"lambda_bps", "beta", "alpha", "queue_exponent"} <= set(laws.index)
+    for asset in load("smoke").assets:
+        assumed = pd.read_parquet(smoke.data / "smoke" / asset / "sensitivity.parquet")["assumption"]
+        assert (AS_TIMED in set(assumed)) == (asset in load("smoke").inference.timed)
     gaps = pd.read_csv(smoke.outputs / "smoke/tables/learning_gap.csv")
     assert list(gaps.columns) == COLUMNS
     means = pd.read_csv(smoke.outputs / "smoke/tables/learning_gap_over_seeds.csv")

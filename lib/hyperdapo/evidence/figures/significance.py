@@ -104,7 +104,7 @@ def plot_decided_again(table: pd.DataFrame, strategies: list[str]) -> Figure:
             axis.hlines(place, rows["ci_low"], rows["ci_high"], color=colour)
             axis.plot(rows["difference_bps"], place, marker, color=colour, markersize=4, label=asset)
         axis.axvline(0, color="black", linewidth=0.8)
-        axis.set_title(f"less {heading(reference).lower()}")
+        axis.set_title(f"less {heading(reference)}")
     axes[0, 0].set_yticks(range(len(strategies)), [heading(name) for name in strategies])
     axes[0, 0].set_ylim(len(strategies) - 0.5, -0.5)
     figure.supxlabel("difference of the mean total cost (bps)", fontsize=9)
