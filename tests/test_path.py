@@ -12,9 +12,9 @@ from hyperdapo.errors import DataError, MissingInputError, ModelError
 from hyperdapo.params import Parameters, load
 from hyperdapo.policy.decisions import Decider
 from hyperdapo.policy.language import calibration
-from hyperdapo.policy.models import save_adapter
+from hyperdapo.policy.models import load_base, save_adapter
 from hyperdapo.policy.path import Decision, DecisionPath, calibrated
-from hyperdapo.policy.path.packed import pack
+from hyperdapo.policy.path.packed import Packed, pack
 from hyperdapo.policy.path.reading import Reader
 from hyperdapo.policy.prompts import CUE, FEATURES, encode_states, instruction
 from hyperdapo.policy.states import States
@@ -58,6 +58,27 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 def probabilities(decisions: list[Decision]) -> np.ndarray:
     return np.array([decision.probabilities for decision in decisions])
+
+
+def test_paths_share_a_base_and_decide_as_alone(trained: tuple[Parameters, Path]) -> None:
+    parameters, folder = trained
+    features, parents, distinct = states(parameters)
+    base = load_base(parameters.policy)
+    kept = {name: weight.data_ptr() for name, weight in base[0].named_parameters()}
+    shared = [DecisionPath(parameters, place, loaded=base) for place in (folder, None, folder)]
+    alone = [DecisionPath(parameters, place) for place in (folder, None)]
+    decided = [probabilities(path.decide(features, parents, distinct)) for path in (*shared, *alone)]
+    np.testing.assert_array_equal(decided[0], decided[3])
+    np.testing.assert_array_equal(decided[1], decided[4])
+    np.testing.assert_array_equal(decided[2], decided[0])
+    assert not np.allclose(decided[0], decided[1])
+    assert {name: weight.data_ptr() for name, weight in base[0].named_parameters()} == kept
+    packed = [[part._weight for part in modules_of(path) if isinstance(part, Packed)] for path in shared]
+    assert packed[0] and all(one is other for one, other in zip(packed[0], packed[1], strict=True))
+
+
+def modules_of(path: DecisionPath) -> list[torch.nn.Module]:
+    return list(path._scorer._base.modules())
 
 
 def test_one_decides_as_many_and_as_the_tables_do(trained: tuple[Parameters, Path]) -> None:

@@ -27,7 +27,7 @@ class Choice(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What is known at a decision time: a row of features, the market of late, and the order that is wanted (1, 13)."""
+    """What is known at a decision time: a row of features, the market of late, and the order that is wanted (1, 12)."""
 
     features: dict[str, Any]
     market: Market
@@ -62,20 +62,22 @@ class Fixed:
 
 
 class Policy:
-    """A language model, one adapter for each asset; the base is read once for each."""
+    """A language model, one adapter for each asset."""
 
     at_once = False
 
     def __init__(self, parameters: Parameters, assets: Sequence[str], algorithm: str, seed: int) -> None:
         """Raises as `policy.path.DecisionPath`."""
+        from hyperdapo.policy.models import load_base
         from hyperdapo.policy.path import DecisionPath
 
         self._policy = parameters.policy
         folders = {asset: Paths(parameters.name, asset).adapter(algorithm, seed) for asset in assets}
-        trained = algorithm != "untrained"
-        if not trained:
-            one = DecisionPath(parameters, None)
-        self._paths = {asset: DecisionPath(parameters, folder) if trained else one for asset, folder in folders.items()}
+        base, trained = load_base(parameters.policy), algorithm != "untrained"
+        self._paths = {
+            asset: DecisionPath(parameters, folder if trained else None, loaded=base)
+            for asset, folder in folders.items()
+        }
 
     def choose(self, features: pd.DataFrame, parents: pd.DataFrame, distinct: Mask) -> list[Choice]:
         """See `Decider.choose`; orders of one asset are decided on together."""

@@ -19,6 +19,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from hyperdapo.errors import EndpointError, ParameterError
 from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths
+from hyperdapo.policy.models import load_base
 from hyperdapo.serving.app import Service, application
 from hyperdapo.serving.metrics import Metrics
 from hyperdapo.serving.states import warm_up
@@ -65,9 +66,10 @@ def service_of(parameters: Parameters, assets: Sequence[str], addresses: Sequenc
     metrics, timeout_s = Metrics(), parameters.serving.upstream_s
     upstreams = [Upstream(address, os.environ.get(_UPSTREAM_TOKEN), timeout_s) for address in addresses]
     policy, seed = parameters.hypotheses.policy, parameters.training.seeds[0]
+    adapters = {asset: Paths(parameters.name, asset).adapter(policy, seed) for asset in assets}
+    base = load_base(parameters.policy)
     paths = {
-        asset: ServedPath(parameters, Paths(parameters.name, asset).adapter(policy, seed), asset, upstreams, metrics)
-        for asset in assets
+        asset: ServedPath(parameters, adapter, asset, upstreams, metrics, base) for asset, adapter in adapters.items()
     }
     return Service(parameters, paths, upstreams, metrics)
 

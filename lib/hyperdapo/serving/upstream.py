@@ -147,9 +147,15 @@ class ServedPath(DecisionPath):
     """A decision path whose prompts upstreams read, and the model here where none of them can."""
 
     def __init__(
-        self, parameters: Parameters, adapter: Path, asset: str, upstreams: Sequence[Upstream], metrics: Metrics
+        self,
+        parameters: Parameters,
+        adapter: Path,
+        asset: str,
+        upstreams: Sequence[Upstream],
+        metrics: Metrics,
+        loaded: tuple[Any, Any] | None = None,
     ) -> None:
-        super().__init__(parameters, adapter)
+        super().__init__(parameters, adapter, loaded=loaded)
         self._asset, self._upstreams, self._metrics = asset, upstreams, metrics
         self._here = threading.Lock()  # a model is read by one thread at a time
         self._query = self.tokenizer(self.instruction)["input_ids"]

@@ -19,7 +19,7 @@ from hyperdapo.market.columns import Floats, Mask
 from hyperdapo.params import Parameters
 from hyperdapo.policy.language import calibration
 from hyperdapo.policy.models import load_adapter, load_base
-from hyperdapo.policy.path.packed import pack_layers
+from hyperdapo.policy.path.packed import pack_layers, sharing
 from hyperdapo.policy.path.remembering import Remembering, RememberingWhole
 from hyperdapo.policy.prompts import encode_states, instruction
 from hyperdapo.policy.scoring import make_scorer
@@ -46,6 +46,7 @@ class DecisionPath:
     ----------
     adapter : the folder of a trained adapter, None for the untrained base
     prepare : what is done to the base, the adapter in its layers, before it reads
+    loaded : of `load_base`, for several paths: they share its weights, and it stays as it is
 
     Raises
     ------
@@ -56,9 +57,14 @@ class DecisionPath:
     """
 
     def __init__(
-        self, parameters: Parameters, adapter: Path | None = None, prepare: Callable[[Any], None] = pack_layers
+        self,
+        parameters: Parameters,
+        adapter: Path | None = None,
+        prepare: Callable[[Any], None] = pack_layers,
+        loaded: tuple[Any, Any] | None = None,
     ) -> None:
-        base, self.tokenizer = load_base(parameters.policy)
+        base, tokenizer = (sharing(loaded[0]), loaded[1]) if loaded else load_base(parameters.policy)
+        self.tokenizer: Any = tokenizer
         adapted = base if adapter is None else load_adapter(base, parameters, adapter)
         self.temperature = 1.0 if adapter is None else calibration.read(adapter)
         prepare(base)

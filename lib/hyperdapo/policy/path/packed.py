@@ -5,12 +5,16 @@ vendor only. Packed once they are read two to three times as fast (`benchmarks/d
 before, in another order.
 """
 
+from copy import deepcopy
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 from transformers.activations import SiLUActivation
 
+_PACKED = WeakTensorKeyDictionary()  # of weights that several models share: packed once, while any model has them
 _USUAL = 48  # tokens of a state: the layout is chosen for so many rows, and right for any
 
 
@@ -19,7 +23,9 @@ class Packed(nn.Module):
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), _USUAL)
+        if layer.weight not in _PACKED:
+            _PACKED[layer.weight] = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), _USUAL)
+        self._weight = _PACKED[layer.weight]
         self._bias = None if layer.bias is None else layer.bias.detach()
 
     def forward(self, entering: Tensor, then: str = "none") -> Tensor:
@@ -61,6 +67,11 @@ def pack(layers: nn.Module) -> None:
     for module in list(layers.modules()):
         if isinstance(block := getattr(module, "mlp", None), nn.Module) and (parts := _gated(block)):
             module.mlp = Gated(*parts)
+
+
+def sharing(base: Any) -> Any:
+    """A model whose weights are those of `base` in memory; an adapter that is put into it is not put into `base`."""
+    return deepcopy(base, {id(weight): weight for weight in chain(base.parameters(), base.buffers())})
 
 
 def pack_layers(base: Any) -> None:
