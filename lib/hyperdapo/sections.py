@@ -303,6 +303,18 @@ class Inference(Section):
     timed: Annotated[list[Asset], Unique]
     latency_decisions: Count
     latency_s: Positive
+    gguf: str | None
+    llama_cpp: str
+
+    @property
+    def gguf_folder(self) -> Path | None:
+        """Where GGUF files of the base lie."""
+        return _within_repository(self.gguf)
+
+    @property
+    def llama_cpp_folder(self) -> Path:
+        """Where llama.cpp's source lies."""
+        return REPOSITORY / self.llama_cpp
 
 
 class Live(Section):
