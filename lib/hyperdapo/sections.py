@@ -306,16 +306,6 @@ class Inference(Section):
     gguf: str | None
     llama_cpp: str
 
-    @property
-    def gguf_folder(self) -> Path | None:
-        """Where GGUF files of the base lie."""
-        return _within_repository(self.gguf)
-
-    @property
-    def llama_cpp_folder(self) -> Path:
-        """Where llama.cpp's source lies."""
-        return REPOSITORY / self.llama_cpp
-
 
 class Live(Section):
     """Paper trading: the exchange's messages as they come, and on which of them nothing is decided."""

@@ -26,6 +26,7 @@ from pydantic import BaseModel, Field, ValidationError
 from hyperdapo.errors import MissingInputError, ModelError
 from hyperdapo.market.columns import Floats, Mask
 from hyperdapo.params import Parameters
+from hyperdapo.paths import REPOSITORY
 from hyperdapo.policy.models import config_of, load_tokenizer
 from hyperdapo.policy.path import PromptPath
 from hyperdapo.policy.prompts import CUE, letters
@@ -34,7 +35,7 @@ from hyperdapo.processes import GRACE_S
 
 _SERVER, _CONVERTER = "llama-server", "convert_lora_to_gguf.py"
 _HOST = "127.0.0.1"
-_STARTS_S, _ANSWERS_S, _ENDS_S, _POLL_S = 120.0, 30.0, 1.0, 0.05
+_STARTS_S, _ANSWERS_S, _ENDS_S, _POLL_S = 120.0, 60.0, 1.0, 0.05
 _AHEAD = 60.0  # by so much letters are ahead of all other tokens, in logits; among each other they are as they were
 _LAST = 6  # lines that an error shows
 
@@ -47,9 +48,9 @@ def available(parameters: Parameters) -> dict[str, Path]:
     MissingInputError
         If the folder has no GGUF file, or llama.cpp's server or converter is not there.
     """
-    folder = parameters.inference.gguf_folder
-    if folder is None:
+    if parameters.inference.gguf is None:
         return {}
+    folder = REPOSITORY / parameters.inference.gguf
     files = sorted(folder.glob("*.gguf"))
     if not files:
         raise MissingInputError(
@@ -209,13 +210,17 @@ def _serving(command: Sequence[str], log: Path) -> Iterator[Server]:
 
 
 def _settings(parameters: Parameters) -> list[str]:
-    """As many threads as torch has, one prompt at a time, keys and values in float32 as ours are, nothing fetched."""
+    """As many threads as torch has, one prompt at a time, nothing fetched, and attention in float32 as ours is.
+
+    What the server calls flash attention rounds to float16 on a CPU.
+    """
     options = {
         "threads": torch.get_num_threads(),
         "parallel": 1,
         "ctx-size": parameters.policy.max_length + 1,
         "cache-type-k": "f32",
         "cache-type-v": "f32",
+        "flash-attn": "off",
         "cache-ram": 0,
     }
     return ["--offline", *(each for name, value in options.items() for each in (f"--{name}", str(value)))]
@@ -241,7 +246,7 @@ def _converted(parameters: Parameters, adapter: Path, folder: Path) -> Path:
 
 
 def _program(parameters: Parameters) -> str:
-    built = parameters.inference.llama_cpp_folder / "build" / "bin"
+    built = REPOSITORY / parameters.inference.llama_cpp / "build" / "bin"
     found = shutil.which(_SERVER, path=pathsep.join([str(built), environ.get("PATH", "")]))
     if found is None:
         raise MissingInputError(
@@ -252,7 +257,7 @@ def _program(parameters: Parameters) -> str:
 
 
 def _converter(parameters: Parameters) -> Path:
-    script = parameters.inference.llama_cpp_folder / _CONVERTER
+    script = REPOSITORY / parameters.inference.llama_cpp / _CONVERTER
     if not script.exists():
         raise MissingInputError(f"inference.llama_cpp: there is no {script}: set it to llama.cpp's source folder")
     return script
