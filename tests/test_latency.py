@@ -74,9 +74,11 @@ def test_a_coarser_layer_is_nearly_the_layer() -> None:
 
 def test_the_finer_the_weights_the_nearer_the_probabilities(tmp_path: Path) -> None:
     folder, prompts = adapter(PARAMETERS, tmp_path), to_decide(PARAMETERS)[1].prompts
-    paths = {name: backends.open_path(name, PARAMETERS, folder)[0] for name in backends.available(PARAMETERS)}
-    decided = {name: path.probabilities_of(prompts) for name, path in paths.items()}
-    errors = [np.abs(decided[name] - decided[backends.FLOAT32]).mean() for name in paths]
+    decided = {}
+    for name in backends.available(PARAMETERS):
+        with backends.open_path(name, PARAMETERS, folder) as (path, _):
+            decided[name] = path.probabilities_of(prompts)
+    errors = [np.abs(found - decided[backends.FLOAT32]).mean() for found in decided.values()]
     assert errors == sorted(errors) and errors[0] == 0.0 < errors[1]
 
 

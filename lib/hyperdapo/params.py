@@ -258,7 +258,10 @@ def merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
 
 _SHARED = ("slices", "base_models")  # folders of the data of all runs
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
-_FILES = (("source", "endpoint"), ("truth", "account"), ("truth", "node_fills"), ("truth", "level3"))
+_FILES = (
+    *(("source", "endpoint"), ("truth", "account"), ("truth", "node_fills"), ("truth", "level3")),
+    *(("inference", "gguf"), ("inference", "llama_cpp")),
+)
 
 
 class _Loader(yaml.SafeLoader):

@@ -303,6 +303,8 @@ class Inference(Section):
     timed: Annotated[list[Asset], Unique]
     latency_decisions: Count
     latency_s: Positive
+    gguf: str | None
+    llama_cpp: str
 
 
 class Live(Section):

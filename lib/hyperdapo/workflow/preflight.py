@@ -34,6 +34,10 @@ def check(parameters: Parameters, stages: Sequence[str]) -> None:
         _check_truth(parameters)
     if numbers & {5, 6, 7}:
         _check_base(parameters.policy)
+    if 7 in numbers and parameters.inference.gguf is not None:
+        from hyperdapo.policy.path import llama_cpp  # torch, as below
+
+        llama_cpp.available(parameters)
 
 
 def _check_source(parameters: Parameters) -> None:

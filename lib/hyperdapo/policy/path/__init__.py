@@ -5,6 +5,7 @@ K letters, and the most probable of them; n decisions are taken together as each
 decides the same of whole tables.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,8 +40,57 @@ class Decision:
     timing_ms: dict[str, float]
 
 
-class DecisionPath:
-    """A policy that decides at once: a base, and an adapter or none.
+class PromptPath(ABC):
+    """A policy that decides at once, whoever reads its prompts.
+
+    `adapter` is the folder of a trained one, or None; `tokenizer` is the base's.
+    """
+
+    def __init__(self, parameters: Parameters, tokenizer: Any, adapter: Path | None) -> None:
+        self.tokenizer, self._policy = tokenizer, parameters.policy
+        self.temperature = 1.0 if adapter is None else calibration.read(adapter)
+        self.instruction = instruction(parameters.policy.actions, parameters.policy.prompt_style)
+
+    def decide(self, features: pd.DataFrame, parents: pd.DataFrame, distinct: Mask | None = None) -> list[Decision]:
+        """The decision of each parent order, n of them together.
+
+        Parameters
+        ----------
+        features, parents : as `prompts.encode_states` takes them
+        distinct : (n, K) False for an action that is the same order as an earlier one; None where all are distinct
+
+        Raises
+        ------
+        DataError
+            If a feature of one of the states is not finite.
+        ModelError
+            As `probabilities_of`.
+        """
+        begun = perf_counter()
+        prompts = encode_states(features, parents, self._policy.actions, self._policy.prompt_style)
+        written = perf_counter()
+        probabilities = self.probabilities_of(prompts, distinct)
+        read = perf_counter()
+        distinct = np.ones(probabilities.shape, dtype=bool) if distinct is None else distinct
+        actions = probabilities.argmax(axis=1).tolist()
+        scaled = calibrated(probabilities, self.temperature, distinct).tolist()
+        seconds = {"prompt": written - begun, "forward": read - written, "decode": perf_counter() - read}
+        timing_ms = {part: 1e3 * taken for part, taken in seconds.items()}
+        return [Decision(*each, timing_ms) for each in zip(actions, map(tuple, scaled), strict=True)]
+
+    @abstractmethod
+    def probabilities_of(self, prompts: Sequence[str], distinct: Mask | None = None) -> Floats:
+        """(n, K) of the actions after each of n prompts, not calibrated; `distinct` as for `decide`.
+
+        Raises
+        ------
+        ModelError
+            If they cannot be read.
+        """
+
+
+class DecisionPath(PromptPath):
+    """A path whose prompts are read here: by a base, with an adapter or none.
 
     Parameters
     ----------
@@ -64,38 +114,10 @@ class DecisionPath:
         loaded: tuple[Any, Any] | None = None,
     ) -> None:
         base, tokenizer = (sharing(loaded[0]), loaded[1]) if loaded else load_base(parameters.policy)
-        self.tokenizer: Any = tokenizer
         adapted = base if adapter is None else load_adapter(base, parameters, adapter)
-        self.temperature = 1.0 if adapter is None else calibration.read(adapter)
+        super().__init__(parameters, tokenizer, adapter)
         prepare(base)
-        self._policy = parameters.policy
-        self.instruction = instruction(parameters.policy.actions, parameters.policy.prompt_style)
-        self._scorer = make_scorer(adapted, self.tokenizer, parameters, Remembering, RememberingWhole)
-
-    def decide(self, features: pd.DataFrame, parents: pd.DataFrame, distinct: Mask | None = None) -> list[Decision]:
-        """The decision of each parent order, n of them together.
-
-        Parameters
-        ----------
-        features, parents : as `prompts.encode_states` takes them
-        distinct : (n, K) False for an action that is the same order as an earlier one; None where all are distinct
-
-        Raises
-        ------
-        DataError
-            If a feature of one of the states is not finite.
-        """
-        begun = perf_counter()
-        prompts = encode_states(features, parents, self._policy.actions, self._policy.prompt_style)
-        written = perf_counter()
-        probabilities = self.probabilities_of(prompts, distinct)
-        read = perf_counter()
-        distinct = np.ones(probabilities.shape, dtype=bool) if distinct is None else distinct
-        actions = probabilities.argmax(axis=1).tolist()
-        scaled = calibrated(probabilities, self.temperature, distinct).tolist()
-        seconds = {"prompt": written - begun, "forward": read - written, "decode": perf_counter() - read}
-        timing_ms = {part: 1e3 * taken for part, taken in seconds.items()}
-        return [Decision(*each, timing_ms) for each in zip(actions, map(tuple, scaled), strict=True)]
+        self._scorer = make_scorer(adapted, tokenizer, parameters, Remembering, RememberingWhole)
 
     @torch.inference_mode()
     def next_tokens(self, prompts: Sequence[str]) -> Floats:
@@ -105,7 +127,7 @@ class DecisionPath:
 
     @torch.inference_mode()
     def probabilities_of(self, prompts: Sequence[str], distinct: Mask | None = None) -> Floats:
-        """(n, K) of the actions after each of n prompts, not calibrated; `distinct` as for `decide`.
+        """See `PromptPath`.
 
         Raises
         ------

@@ -1,10 +1,12 @@
 """One policy in several precisions (§4.5.1, §4.8.4): the base's linear layers as float32, bfloat16, int8 or NF4.
 
-The adapter stays as it was trained. What a precision costs and what it still decides is measured by `latency`.
+And as llama.cpp has it, where GGUF files of the base are at hand. The adapter stays as it was trained. What a precision
+costs and what it still decides is measured by `latency`.
 """
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from warnings import catch_warnings, simplefilter
@@ -13,7 +15,7 @@ import torch
 from torch import nn
 
 from hyperdapo.params import Parameters
-from hyperdapo.policy.path import DecisionPath
+from hyperdapo.policy.path import DecisionPath, PromptPath, llama_cpp
 from hyperdapo.policy.path.packed import pack_layers
 
 FLOAT32, BFLOAT16, INT8, NF4 = "float32", "bfloat16", "int8", "nf4"
@@ -25,12 +27,17 @@ def own(parameters: Parameters) -> str:
 
 
 def available(parameters: Parameters) -> list[str]:
-    """The precisions that this machine can decide in, the policy's own first; one of 4 bits cannot become finer."""
-    first = own(parameters)
-    if first != FLOAT32:
-        return [first]
-    others = {BFLOAT16: has_bfloat16(), INT8: torch.backends.quantized.engine != "none", NF4: True}
-    return [first, *(name for name, there in others.items() if there)]
+    """The precisions that this machine can decide in, the policy's own first; one of 4 bits cannot become finer.
+
+    Raises
+    ------
+    MissingInputError
+        As `llama_cpp.available`.
+    """
+    first, others = own(parameters), dict[str, bool]()
+    if first == FLOAT32:
+        others = {BFLOAT16: has_bfloat16(), INT8: torch.backends.quantized.engine != "none", NF4: True}
+    return [first, *(name for name, there in others.items() if there), *llama_cpp.available(parameters)]
 
 
 def has_bfloat16() -> bool:
@@ -38,16 +45,21 @@ def has_bfloat16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported())  # type: ignore[no-untyped-call]
 
 
-def open_path(backend: str, parameters: Parameters, adapter: Path | None) -> tuple[DecisionPath, float]:
-    """The policy in one of the `available` precisions, and the size of its weights, MB.
+@contextmanager
+def open_path(backend: str, parameters: Parameters, adapter: Path | None) -> Iterator[tuple[PromptPath, float]]:
+    """The policy in one of the `available` precisions while the block runs, and the size of its weights, MB.
 
     Raises
     ------
     MissingInputError
-        If no adapter is there.
+        If no adapter is there, or as `available`.
     ModelError
-        As `DecisionPath`.
+        As `DecisionPath` and `llama_cpp.open_path`.
     """
+    if model := llama_cpp.available(parameters).get(backend):
+        with llama_cpp.open_path(parameters, adapter, model) as opened:
+            yield opened
+        return
     sizes_mb = []
 
     def prepare(base: Any) -> None:
@@ -56,7 +68,8 @@ def open_path(backend: str, parameters: Parameters, adapter: Path | None) -> tup
         if backend == FLOAT32:
             pack_layers(base)
 
-    return DecisionPath(parameters, adapter, prepare), sizes_mb[0]
+    path = DecisionPath(parameters, adapter, prepare)
+    yield path, sizes_mb[0]
 
 
 def serialised_mb(model: nn.Module) -> float:

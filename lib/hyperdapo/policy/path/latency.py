@@ -19,7 +19,7 @@ from transformers import DynamicCache
 from hyperdapo.market.columns import Integers
 from hyperdapo.params import Parameters
 from hyperdapo.policy.models import load_base
-from hyperdapo.policy.path import Decision, DecisionPath
+from hyperdapo.policy.path import Decision, PromptPath
 from hyperdapo.policy.path.backends import available, open_path, own
 from hyperdapo.policy.prompts import instruction
 from hyperdapo.policy.states import States
@@ -67,13 +67,13 @@ def measure(parameters: Parameters, adapter: Path | None, features: pd.DataFrame
     desk = _Desk(parameters, features, states)
     latency, precisions, throughput, reference = [], [], [], np.zeros(0, dtype=np.int64)
     for backend in tqdm(available(parameters), "timing decisions", delay=2, mininterval=5, leave=False):
-        path, size_mb = open_path(backend, parameters, adapter)
-        decisions = desk.one_by_one(path)
+        with open_path(backend, parameters, adapter) as (path, size_mb):
+            decisions = desk.one_by_one(path)
+            actions = np.array([decision.action for decision in decisions])
+            if backend == own(parameters):
+                reference = actions
+                throughput = [(backend, batch, desk.throughput(path, batch)) for batch in BATCHES]
         latency.append(_parts(backend, decisions))
-        actions = np.array([decision.action for decision in decisions])
-        if backend == own(parameters):
-            reference = actions
-            throughput = [(backend, batch, desk.throughput(path, batch)) for batch in BATCHES]
         precisions.append((backend, size_mb, *desk.compared(actions, reference)))
     latency.append(desk.generated(own(parameters)))
     return Measured(
@@ -96,7 +96,7 @@ class _Desk:
         self._parameters, self._features, self._states = parameters, features, states
         self._most = parameters.inference.latency_decisions
 
-    def one_by_one(self, path: DecisionPath) -> list[Decision]:
+    def one_by_one(self, path: PromptPath) -> list[Decision]:
         """A decision on each state, as far as the time goes."""
 
         def decide(row: int) -> Decision:
@@ -113,7 +113,7 @@ class _Desk:
         earned = rewards[np.arange(both), first] - rewards[np.arange(both), second]
         return both, float((first == second).mean()), float(earned.mean())
 
-    def throughput(self, path: DecisionPath, batch: int) -> float:
+    def throughput(self, path: PromptPath, batch: int) -> float:
         """Decisions a second of a path that takes so many together."""
 
         def decide(row: int) -> list[Decision]:
@@ -138,7 +138,7 @@ class _Desk:
             rows += [(backend, mode, TOTAL, 1e3 * taken) for taken, _ in self._timed(write)]
         return pd.DataFrame(rows, columns=list(LATENCY))
 
-    def _decide(self, path: DecisionPath, rows: list[int]) -> list[Decision]:
+    def _decide(self, path: PromptPath, rows: list[int]) -> list[Decision]:
         return path.decide(self._features, self._states.table.iloc[rows], self._states.distinct[rows])
 
     def _timed(self, decide: Callable[[int], Any], step: int = 1, share: float = 1.0) -> Iterator[tuple[float, Any]]:
