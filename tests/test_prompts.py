@@ -114,6 +114,17 @@ def test_a_notice_stands_behind_the_signals_with_its_age() -> None:
     assert body(encode_states(states, parents([1]), ACTIONS)[0]).endswith(" size5 Notice 20 s ago: A bug was found.")
 
 
+def test_news_stand_in_place_of_the_signals_and_end_with_what_they_mean_for_the_side() -> None:
+    states = features(3).assign(notice=["A bug was found.", "A bug was found.", ""], notice_age_s=[20.0, 20.0, np.nan])
+    opening = instruction(ACTIONS, "news")
+    prompts = encode_states(states, parents([1, -1, 1]), ACTIONS, "news")
+    buy, sell, silent = (prompt.removeprefix(opening).removesuffix(CUE) for prompt in prompts)
+    assert opening == "Order A, B, C, D, E or F.\n"
+    assert buy == "balanced buy: News: A bug was found. I am buying. For me this news is"
+    assert sell == "balanced sell: News: A bug was found. I am selling. For me this news is"
+    assert silent == body(encode_states(features(1), parents([1]), ACTIONS, "anonymous")[0])
+
+
 @pytest.mark.parametrize(
     ("mid", "written"), [(117245.4, "117245"), (3750.0, "3750.0"), (25.1, "25.100"), (0.5, "0.50000")]
 )

@@ -8,9 +8,11 @@ sees it rise), below 5 where it brings the price to it. A notice, where there is
 A letter stands for each candidate order, so that an action is one token.
 
 The styles differ in what they let a model make of what it knows. `thesis` keeps the asset and the real price level
-(§4.8.1); `anonymous` hides both. The other three say what `anonymous` says: `shuffled` under the name of another
-feature, `numbers` in digits alone (the horizon in seconds stands for the objective; side and notice are left out, so
-that it says what `rivals` read), and `words` without a digit.
+(§4.8.1); `anonymous` hides both. Three more say what `anonymous` says: `shuffled` under the name of another feature,
+`numbers` in digits alone (the horizon in seconds stands for the objective; side and notice are left out, so that it
+says what `rivals` read), and `words` without a digit. In `news` a notice, where one was heard, stands in place of the
+signals, the order's side in words behind it and the question what it means for it; the instruction names the letters
+alone.
 """
 
 import math
@@ -85,6 +87,9 @@ def instruction(actions: Sequence[Action], style: PromptStyle = "thesis") -> str
     """The constant beginning of every prompt: what each letter means and how to read the signals."""
     if style == "numbers":
         return ", ".join(letters(actions)) + "\n"
+    if style == "news":
+        *others, last = letters(actions)
+        return f"Order {', '.join(others)} or {last}.\n"
     options = ", ".join(f"{letter} {action}" for letter, action in zip(letters(actions), actions, strict=True))
     low, middle, high = (_GRADES[0], _GRADES[4], _GRADES[8]) if style == "words" else "159"
     return (
@@ -111,7 +116,11 @@ def encode_states(
     """
     states = features.iloc[parents["order_id"].to_numpy()]
     opening, rows = instruction(actions, style), digits(features, parents)
-    parts = zip(_heads(states, parents, style), rows, _notices(states, style), strict=True)
+    heads = _heads(states, parents, style)
+    if style == "news":
+        parts = zip(heads, rows, _news(states, parents), strict=True)
+        return [opening + head + (news or _signals(row, style)) + CUE for head, row, news in parts]
+    parts = zip(heads, rows, _notices(states, style), strict=True)
     return [opening + head + _signals(row, style) + notice + CUE for head, row, notice in parts]
 
 
@@ -199,3 +208,16 @@ def _notices(states: pd.DataFrame, style: PromptStyle) -> list[str]:
     if style == "words":
         return [f" Notice: {text}" if text else "" for text, _ in spoken]
     return [f" Notice {age_s:.0f} s ago: {text}" if text else "" for text, age_s in spoken]
+
+
+def _news(states: pd.DataFrame, parents: pd.DataFrame) -> list[str]:
+    """For each state in which a notice was heard: the notice, the order's side, and what the one means for the other.
+
+    The side comes behind the sentence, close to the cue, where an activated adapter can still turn the one by the
+    other.
+    """
+    if "notice" not in states:
+        return [""] * len(states)
+    doing = ["buying" if side > 0 else "selling" for side in parents["side"]]
+    heard = zip(states["notice"], doing, strict=True)
+    return [f" News: {text} I am {verb}. For me this news is" if text else "" for text, verb in heard]

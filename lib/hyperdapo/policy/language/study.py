@@ -90,9 +90,13 @@ class World:
 
 
 def readers(parameters: Parameters) -> list[Reader]:
-    """Every style, the base without what it was taught, and fewer states, in the style of the profile first."""
+    """Every style, the base without what it was taught, and fewer states, in the style of the profile first.
+
+    Where nobody hears a notice, `news` says what `anonymous` says, and is left out.
+    """
     base, style = parameters.policy.base_model, parameters.policy.prompt_style
-    others = [Reader(base, other) for other in STYLES if other != style]
+    silent = {"news"} if parameters.synthetic.notices.per_hour == 0 else set()
+    others = [Reader(base, other) for other in STYLES if other not in {style, *silent}]
     fewer = [Reader(base, style, count) for count in FEWER]
     return [Reader(base, style), Reader(UNTAUGHT, style), *others, *fewer]
 
