@@ -28,7 +28,7 @@ from hyperdapo.files import write_table
 from hyperdapo.live.connection import protocol, record
 from hyperdapo.live.connection.client import listen
 from hyperdapo.live.connection.clock import HEADER, Clock
-from hyperdapo.live.deciding import Fixed, Policy
+from hyperdapo.live.deciding import Choice, Fixed, Policy
 from hyperdapo.live.figure import draw
 from hyperdapo.live.health import Cadence
 from hyperdapo.live.paper import AWAY, FRESH, Paper
@@ -40,6 +40,7 @@ from hyperdapo.live.replay.source import Source
 from hyperdapo.live.session import Session
 from hyperdapo.live.view import picture, shown
 from hyperdapo.market.book import Market
+from hyperdapo.market.columns import Mask
 from hyperdapo.market.features import features_in_parts
 from hyperdapo.params import load
 from hyperdapo.paths import Paths
@@ -83,6 +84,21 @@ def traded(
             rehearse(session.asked.parameters(asset), asset, paper.decider)
         asyncio.run(paper.run(minutes, lambda _: None, 1.0))
     return session, paper
+
+
+@pytest.mark.parametrize("profile", ["smoke", "sample"])
+def test_a_language_model_is_rehearsed_on_states_that_it_can_read(profile: str) -> None:
+    known = {"queue_exponent": 1.0, "impact_coefficient_bps": 10.0}
+    parameters = load(profile, {"execution": known, "policy": {"base_model": "tiny-qwen2", "lora": {"layers": None}}})
+    asked = list[int]()
+
+    class Counted(Policy):
+        def choose(self, features: pd.DataFrame, parents: pd.DataFrame, distinct: Mask) -> list[Choice]:
+            asked.append(len(parents))
+            return super().choose(features, parents, distinct)
+
+    rehearse(parameters, "ETH", Counted(parameters, ["ETH"], "untrained", 0))
+    assert len(asked) > 3 and set(asked) == {1}
 
 
 @pytest.fixture(scope="module")

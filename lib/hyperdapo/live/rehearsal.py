@@ -24,7 +24,7 @@ def rehearse(parameters: Parameters, asset: str, decider: Decider) -> None:
             desk.hear(message, ns)
         if ns % step == 0 and second:
             known = desk.known(ns)
-            if second >= _SECONDS // 4:
+            if known.features["warm"]:
                 desk.send(desk.order(known, choose(decider, [known], parameters)[0]), 0.0)
     desk.standing(ns)
     due = desk.due(ns, last=True)
