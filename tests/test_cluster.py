@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -38,6 +39,8 @@ SET_THREADS = ["training_run=1", "train=1", "convergence=1", "inference=1"]
 def cluster() -> Iterator[dict[str, str]]:
     if absent := slurm.missing():
         pytest.skip(f"no {', '.join(absent)}: apt-get install slurmctld slurmd slurm-client munge")
+    if " " in sys.executable:
+        pytest.skip(f"a blank in {sys.executable}: see test_a_path_with_a_blank_is_refused")
     if find_spec("snakemake_executor_plugin_slurm") is None:
         pytest.skip("no snakemake-executor-plugin-slurm: make setup")
     with TemporaryDirectory() as folder, slurm.cluster(Path(folder)) as environment:  # short: it holds sockets
@@ -160,7 +163,14 @@ def test_here_an_asset_is_one_job_and_cores_and_gpus_are_shared_out(tmp_path: Pa
     assert all({job["threads"] for job in jobs} == ({5} if rule in across else {2}) for rule, jobs in found.items())
 
 
-def test_a_workflow_profile_is_a_name_or_a_folder(tmp_path: Path) -> None:
+def test_a_path_with_a_blank_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/home/an examiner/.venv/bin/python")
+    with pytest.raises(ParameterError, match=r"/home/an examiner/.* has a blank in its path"):
+        run.cluster("slurm")
+
+
+def test_a_workflow_profile_is_a_name_or_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/venv/bin/python")
     assert run.cluster("slurm")[0] == ["--workflow-profile", str(PROFILES / "slurm")]
     assert yaml.safe_load((PROFILES / "slurm" / "config.yaml").read_text())["executor"] == "slurm"
     (tmp_path / "config.yaml").write_text("executor: slurm\n")

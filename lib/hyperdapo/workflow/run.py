@@ -5,6 +5,7 @@ parameters that any of them mentions. All three are read from the code, so no li
 """
 
 import json
+import re
 import shutil
 import sys
 from base64 import b64encode
@@ -152,7 +153,13 @@ def here(cores: int) -> tuple[list[str], dict[str, str]]:
 
 
 def cluster(profile: str) -> tuple[list[str], dict[str, str]]:
-    """The same for jobs on a cluster: a profile of Snakemake says how. Raises ParameterError if there is none."""
+    """The same for jobs on a cluster: a profile of Snakemake says how.
+
+    Raises
+    ------
+    ParameterError
+        If there is none, or the path of this Python cannot be written into a job.
+    """
     places = [Path(profile), PROFILES / profile]
     found = [place.resolve() for place in places if (place / "config.yaml").is_file()]
     if not found:
@@ -160,6 +167,11 @@ def cluster(profile: str) -> tuple[list[str], dict[str, str]]:
         raise ParameterError(
             f"no workflow profile {profile!r}{nearest(profile, known)}: name a folder that has a config.yaml, "
             f"or one of {', '.join(known)}"
+        )
+    if re.search(r"\s", sys.executable):
+        raise ParameterError(
+            f"{sys.executable} has a blank in its path, which Snakemake does not quote in a cluster's jobs: clone the "
+            "repository into a folder without"
         )
     return ["--workflow-profile", str(found[0])], {"each_run": "1"}
 
