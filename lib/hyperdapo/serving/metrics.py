@@ -23,7 +23,7 @@ class Metrics:
         self.stale = Counter("hyperdapo_stale_refusals", "Requests with too old a book", ["asset"], registry=registry)
         self.scored = Counter("hyperdapo_scored_prompts", "Prompts by who read them", ["by"], registry=registry)
         self.failovers = Counter(
-            "hyperdapo_failovers", "Batches that an upstream failed to read", ["upstream"], registry=registry
+            "hyperdapo_failovers", "Failed batches and failed looks at an upstream", ["upstream"], registry=registry
         )
         self.healthy = Gauge(
             "hyperdapo_upstream_healthy", "1 where an upstream is used", ["upstream"], registry=registry

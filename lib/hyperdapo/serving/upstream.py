@@ -234,6 +234,7 @@ class Watch:
             well, cause = False, type(error).__name__
         if well != upstream.well:
             _LOG.warning("upstream", extra={"fields": {"upstream": upstream.name, "well": well, "cause": cause}})
+            self._metrics.failovers.labels(upstream.name).inc(not well)
         upstream.well = well
         self._metrics.healthy.labels(upstream.name).set(well)
 
