@@ -10,8 +10,10 @@ import sys
 import time
 from argparse import ArgumentParser
 from hashlib import sha256
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import HTTPServer
 from typing import Any, ClassVar
+
+from answering import Answering
 
 FAULT = "HYPERDAPO_TEST_LLAMA_FAULT"
 
@@ -22,10 +24,9 @@ def share(read: list[list[float]], label: int) -> float:
     return 0.1 + digest[0] / 256
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(Answering):
     """The slot."""
 
-    protocol_version = "HTTP/1.1"
     scale = 1.0
     read: ClassVar[list[list[float]]] = []
 
@@ -64,16 +65,6 @@ class Handler(BaseHTTPRequestHandler):
         if fault == "answers nonsense":
             self.answer({"content": "B"})
         return fault in ("refuses", "answers nonsense")
-
-    def answer(self, body: Any, status: int = 200) -> None:
-        content = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_: Any) -> None:
-        pass
 
 
 if __name__ == "__main__":

@@ -9,12 +9,13 @@ import json
 import sys
 import threading
 from functools import lru_cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any
 
 import torch
 from peft import PeftModel
 
+from answering import Answering
 from hyperdapo.params import Parameters, recall
 from hyperdapo.paths import Paths
 from hyperdapo.policy.models import load_base
@@ -52,31 +53,20 @@ def answer(kind: str, read: Any, asked: dict[str, Any]) -> dict[str, Any]:
     return {"scores": [row.tolist() for row in rows], "model": asked["model"], "usage": usage, "object": "scoring"}
 
 
-def handler(kind: str, readers: dict[str, Any]) -> type[BaseHTTPRequestHandler]:
+def handler(kind: str, readers: dict[str, Any]) -> type[Answering]:
     """Of one of the two kinds."""
     path = {"vllm": "/generative_scoring", "sglang": "/v1/score"}[kind]
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Handler(Answering):
         def do_GET(self) -> None:
             cards = [{"id": name, "object": "model", "created": 1, "owned_by": kind} for name in readers]
-            self.say(200, {"object": "list", "data": cards}) if self.path == "/v1/models" else self.say(404, {})
+            known = self.path == "/v1/models"
+            self.answer({"object": "list", "data": cards}) if known else self.answer({}, 404)
 
         def do_POST(self) -> None:
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             known = self.path == path and asked["model"] in readers
-            self.say(200, answer(kind, readers[asked["model"]], asked)) if known else self.say(404, {})
-
-        def say(self, status: int, body: dict[str, Any]) -> None:
-            text = json.dumps(body).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text)
-
-        def log_message(self, *_: Any) -> None:
-            pass
+            self.answer(answer(kind, readers[asked["model"]], asked)) if known else self.answer({}, 404)
 
     return Handler
 
