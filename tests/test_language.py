@@ -1,5 +1,7 @@
 """What is language for? The study's rows: who reads what, who is shown solved states, who counts words, who is told."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -55,8 +57,10 @@ def test_every_style_fewer_states_and_a_base_that_was_taught_nothing_are_read(pa
     assert {reader.style for reader in study.readers(load("notices"))} == set(STYLES)
     assert [reader.base_model for reader in chosen].count(UNTAUGHT) == 1
     assert {reader.states for reader in chosen} == {study.MOST, *study.FEWER}
-    under = chosen[2].under(parameters)
-    assert under.policy.prompt_style == chosen[2].style and under.training.algorithms == [study.ALGORITHM]
+    assert [reader.name for reader in chosen if reader.placebo] == ["placebo thesis"]
+    assert len({(reader.name, reader.states) for reader in chosen}) == len(chosen), "each has a folder of its own"
+    under = chosen[3].under(parameters)
+    assert under.policy.prompt_style == chosen[3].style and under.training.algorithms == [study.ALGORITHM]
 
 
 def test_the_untaught_base_has_the_size_and_tokenizer_of_the_taught_one(parameters: Parameters) -> None:
@@ -65,6 +69,18 @@ def test_the_untaught_base_has_the_size_and_tokenizer_of_the_taught_one(paramete
     )
     assert adapter_size(taught) == adapter_size(untaught)
     assert load_tokenizer(UNTAUGHT).get_vocab() == load_tokenizer("smollm2-135m").get_vocab()
+
+
+def test_a_placebo_keeps_prompts_and_rewards_and_loses_which_belongs_to_which(
+    parameters: Parameters, heard: study.World
+) -> None:
+    training, _ = splits(heard, parameters)
+    training = replace(training, prompts=[str(row) for row in range(len(training))])
+    dealt = study.dealt(training, seed=0)
+    assert sorted(dealt.prompts) == sorted(training.prompts)
+    assert np.array_equal(dealt.rewards, training.rewards) and np.array_equal(dealt.distinct, training.distinct)
+    assert sum(map(str.__eq__, dealt.prompts, training.prompts)) < 10, "one stays where it was, in the mean"
+    assert dealt.prompts == study.dealt(training, seed=0).prompts != study.dealt(training, seed=1).prompts
 
 
 def test_solved_states_end_with_a_best_letter(parameters: Parameters, heard: study.World) -> None:

@@ -1,12 +1,13 @@
 """What is language for? The same states, actions and budget; only what reads them, and in which words, differs.
 
-A `Reader` is a language model that is trained by `dapo` on prompts of one style. Beside the readers stand what they
-could do untrained (`zero_shot`, and `few_shot`, with solved states in the prompt), the rivals that read digits, and in
-a world with notices two that count its words (TF-IDF) and one that is told what the notice means.
+A `Reader` is a language model that is trained by `dapo` on prompts of one style; the placebo is one whose prompts were
+dealt to other states. Beside the readers stand what they could do untrained (`zero_shot`, and `few_shot`, with solved
+states in the prompt), the rivals that read digits, and in a world with notices two that count its words (TF-IDF) and
+one that is told what the notice means.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -45,10 +46,13 @@ class Reader:
     base_model: str
     style: PromptStyle
     states: int = MOST
+    placebo: bool = False
 
     @property
     def name(self) -> str:
         """Of its row, and of the folder of its adapters."""
+        if self.placebo:
+            return f"placebo {self.style}"
         return f"untaught {self.style}" if self.base_model == UNTAUGHT else self.style
 
     def under(self, parameters: Parameters) -> Parameters:
@@ -90,15 +94,16 @@ class World:
 
 
 def readers(parameters: Parameters) -> list[Reader]:
-    """Every style, the base without what it was taught, and fewer states, in the style of the profile first.
+    """The base in every style and on fewer states, without what it was taught, and as a placebo.
 
-    Where nobody hears a notice, `news` says what `anonymous` says, and is left out.
+    The style of the profile comes first, and is that of all that is asked once. Where nobody hears a notice, `news` says
+    what `anonymous` says, and is left out.
     """
     base, style = parameters.policy.base_model, parameters.policy.prompt_style
     silent = {"news"} if parameters.synthetic.notices.per_hour == 0 else set()
     others = [Reader(base, other) for other in STYLES if other not in {style, *silent}]
     fewer = [Reader(base, style, count) for count in FEWER]
-    return [Reader(base, style), Reader(UNTAUGHT, style), *others, *fewer]
+    return [Reader(base, style), Reader(UNTAUGHT, style), Reader(base, style, placebo=True), *others, *fewer]
 
 
 def decide(parameters: Parameters) -> Iterator[pd.DataFrame]:
@@ -122,6 +127,8 @@ def _read(parameters: Parameters, reader: Reader, asset: str, worlds: dict[str, 
     under, world = reader.under(parameters), worlds[asset]
     paths = Paths(f"{parameters.name}/language/{reader.name.replace(' ', '_')}_{reader.states}", asset)
     training, held_out = world.states(under, "train", reader.states), world.states(under, "validation", MOST)
+    if reader.placebo:
+        training = dealt(training, parameters.seed)
     seeds = parameters.training.seeds
     train_runs(under, paths, training, held_out, [(ALGORITHM, seed) for seed in seeds])
     for other, its_world in worlds.items():
@@ -129,10 +136,16 @@ def _read(parameters: Parameters, reader: Reader, asset: str, worlds: dict[str, 
         decider, judge = Decider(under, tested), _Judge(its_world, tested, world.best_fixed, asset)
         for seed in seeds:
             yield judge.row(reader.name, reader.states, seed, decider.probabilities(paths.adapter(ALGORITHM, seed)))
-        if other == asset and reader.states == MOST:
+        if other == asset and reader.states == MOST and not reader.placebo:
             yield judge.row(f"zero-shot {reader.name}", 0, 0, decider.probabilities())
             if reader == readers(parameters)[0]:
                 yield judge.row(f"few-shot {reader.name}", SHOTS, 0, few_shot(under, training, tested))
+
+
+def dealt(training: States, seed: int) -> States:
+    """The same prompts and rewards, each prompt with the rewards of another state: nothing can be learned but luck."""
+    dealt_to = np.random.default_rng(seed).permutation(len(training))
+    return replace(training, prompts=[training.prompts[row] for row in dealt_to])
 
 
 def few_shot(parameters: Parameters, training: States, tested: States) -> Floats:
