@@ -9,7 +9,7 @@ import pytest
 
 from hyperdapo.cli import main
 from hyperdapo.errors import MissingInputError, ParameterError
-from hyperdapo.evidence.comparison import compare, worlds
+from hyperdapo.evidence.comparison import compare, studies, worlds
 from hyperdapo.evidence.metrics import TOGETHER, in_blocks, summarise
 from hyperdapo.files import write_table
 from hyperdapo.params import load, remember
@@ -88,3 +88,13 @@ def test_the_main_results_of_other_worlds_stand_below_where_they_are(places: Pat
     table = worlds(main, "sample", ["sample", "planted", "null"])
     assert table.set_index("world")["total_cost_bps"].to_dict() == {"sample": 2.0, "planted": 3.0}
     assert "asset" not in table
+
+
+def test_studies_of_language_stand_one_below_the_other_where_they_are(places: Path) -> None:
+    assert studies(["planted", "notices"]).empty
+    for name, closed in (("notices", 0.5), ("planted", 0.25)):
+        Paths(name).language.mkdir(parents=True)
+        found = pd.DataFrame({"policy": ["words"], "gap_closed": [closed]})
+        found.to_csv(Paths(name).language / "language.csv", index=False)
+    table = studies(["planted", "null", "notices"])
+    assert table.set_index("world")["gap_closed"].to_dict() == {"planted": 0.25, "notices": 0.5}

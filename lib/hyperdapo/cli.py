@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import os
 import signal
 import sys
@@ -26,6 +27,7 @@ DEFAULT = "sample"
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and call what it names; a user's mistake ends in one line, never in a traceback."""
     options = _parser().parse_args(arguments)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it asks for kernels that nothing here needs
     try:
         options.call(options)
     except HyperdapoError as error:

@@ -58,6 +58,11 @@ class Paths:
         return self.outputs / "tables"
 
     @property
+    def language(self) -> Path:
+        """What `hyperdapo study` shows of this run, apart from its renders."""
+        return outputs_root() / f"{self.name}_language"
+
+    @property
     def cache(self) -> Path:
         """The tardis-dev cache of raw one-minute slices of an asset, which all runs share."""
         return data_root() / "slices" / self.asset

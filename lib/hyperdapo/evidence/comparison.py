@@ -104,6 +104,20 @@ def worlds(main: pd.DataFrame, run: str, others: Sequence[str]) -> pd.DataFrame:
     return rows[rows["asset"] == TOGETHER].drop(columns="asset").reset_index(drop=True)
 
 
+def studies(runs: Sequence[str]) -> pd.DataFrame:
+    """What the studies of language found (`hyperdapo study`), of those `runs` whose studies are here.
+
+    Returns
+    -------
+    `world` (the run's name) and the columns of `gaps.language_gaps`; no row where there is no study
+    """
+    found = {name: Paths(name).language / "language.csv" for name in runs}
+    tables = {name: pd.read_csv(path) for name, path in found.items() if path.is_file()}
+    if not tables:
+        return pd.DataFrame({"world": []})
+    return pd.concat(tables, names=["world"]).reset_index("world").reset_index(drop=True)
+
+
 def markdown(worlds: pd.DataFrame) -> str:
     """The table of `worlds` for README.md: mean total cost (bps), a row per strategy of `SHOWN`, a column per world.
 

@@ -1,7 +1,5 @@
 """What is language for? A study of its own: `hyperdapo study`, of a run whose stages up to 04 are computed."""
 
-from pathlib import Path
-
 import pandas as pd
 
 from hyperdapo.evidence.figures import style
@@ -34,7 +32,7 @@ def study(parameters: Parameters) -> str:
     for decided in decide(parameters):
         rows.append(decided)
         table = _leave(pd.concat(rows, ignore_index=True), parameters, paths)
-    with atomic(_folder(paths) / "language.png") as temporary:
+    with atomic(paths.language / "language.png") as temporary:
         temporary.write_bytes(style.preview(plot_language(table)).data)
     shown = ["asset", "trained_on", "policy", "states", "wording", "minus_fixed_bps", "ci_low", "ci_high", "gap_closed"]
     text: str = table[shown].round(3).to_string(index=False)
@@ -44,10 +42,6 @@ def study(parameters: Parameters) -> str:
 def _leave(decided: pd.DataFrame, parameters: Parameters, paths: Paths) -> pd.DataFrame:
     write_table(decided, paths.data, "language")
     table = language_gaps(decided, parameters.evidence, parameters.seed)
-    with atomic(_folder(paths) / "language.csv") as temporary:
+    with atomic(paths.language / "language.csv") as temporary:
         table.to_csv(temporary, index=False, float_format=CSV_FLOAT, lineterminator="\n")
     return table
-
-
-def _folder(paths: Paths) -> Path:
-    return paths.outputs.with_name(f"{paths.name}_language")

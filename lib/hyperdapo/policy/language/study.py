@@ -96,8 +96,8 @@ class World:
 def readers(parameters: Parameters) -> list[Reader]:
     """The base in every style and on fewer states, without what it was taught, and as a placebo.
 
-    The style of the profile comes first, and is that of all that is asked once. Where nobody hears a notice, `news` says
-    what `anonymous` says, and is left out.
+    The style of the profile comes first, and is that of all that is asked once. Where nobody hears a notice, `news`
+    says what `anonymous` says, and is left out.
     """
     base, style = parameters.policy.base_model, parameters.policy.prompt_style
     silent = {"news"} if parameters.synthetic.notices.per_hour == 0 else set()
