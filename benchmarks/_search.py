@@ -12,7 +12,11 @@ tuned on the first alone, an algorithm would be taught to read nothing.
 The points are halved once: all are tried on one asset with one seed, the best three of each algorithm on another asset
 and another seed too, and of these the best on average is chosen. `params/search.csv` gets every trial, and what was
 best is put into `params/base.yaml`; `tests/test_search.py` holds that it stands there. About 20 s of a core a trial
-and 4 minutes to read the states of an asset: an hour in all.
+and 4 minutes to read the states of an asset: an hour in all. Other worlds and assets have a log of their own:
+
+    python benchmarks/_search.py --profiles free --assets ETH --log free.csv
+
+A new algorithm is added to the log by `--algorithms NAME --resume`.
 """
 
 import argparse
@@ -52,12 +56,10 @@ RANGES = {
 DIMENSIONS = 3
 AT_THE_END = {"evaluation_states": 10**6, "evaluate_every": 10**6}
 """All held-out states are looked at, after the last update."""
-FIRST = [("ETH", 0)]
-THEN = [("ETH", 1), ("BTC", 0), ("BTC", 1)]
-"""Asset and seed of the trainings in either round."""
+PROFILES, ASSETS, SEEDS = ["sample", "planted"], ["ETH", "BTC"], [0, 1]
+"""The first asset with the first seed is the first round, every other pair the second."""
 KEPT = 3
 """Trials of each algorithm that come into the second round."""
-PROFILES = ("sample", "planted")
 TRIALS = 8
 Settings = dict[str, float]
 Rows = list[dict[str, Any]]
@@ -65,38 +67,55 @@ Rows = list[dict[str, Any]]
 
 def main() -> None:
     """Try, note, put what was best into the parameters."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--log", type=Path, default=SEARCH)
-    parser.add_argument("--resume", action="store_true", help="keep what the log has, and try what it lacks")
-    arguments = parser.parse_args()
+    arguments = parse(sys.argv[1:])
     torch.set_num_threads(1)
     rows: Rows = pd.read_csv(arguments.log).to_dict("records") if arguments.resume else []
-    every = [(algorithm, trial) for trial in range(TRIALS) for algorithm in ALGORITHMS]
-    attempt(every, FIRST, rows, arguments.log)
-    attempt(promising(pd.DataFrame(rows)), THEN, rows, arguments.log)
+    first, *then = [(asset, seed) for asset in arguments.assets for seed in SEEDS]
+    every = [(algorithm, trial) for trial in range(TRIALS) for algorithm in arguments.algorithms]
+    attempt(every, [first], rows, arguments)
+    attempt(promising(pd.DataFrame(rows), first), then, rows, arguments)
     if arguments.log == SEARCH:
         put(best_trials(pd.DataFrame(rows)), PARAMS / "base.yaml")
 
 
-def attempt(trials: Sequence[tuple[str, int]], runs_of_each: Sequence[tuple[str, int]], rows: Rows, log: Path) -> None:
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """The command line; what was not searched as the committed log was has to go into another."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--profiles", nargs="+", default=PROFILES, help="runs whose 04 is computed; gaps are averaged")
+    parser.add_argument("--assets", nargs="+", default=ASSETS, help="the first has every trial, the others the best")
+    parser.add_argument("--algorithms", nargs="+", default=list(ALGORITHMS), choices=ALGORITHMS, metavar="NAME")
+    parser.add_argument("--log", type=Path, default=SEARCH)
+    parser.add_argument("--resume", action="store_true", help="keep what the log has, and try what it lacks")
+    arguments = parser.parse_args(words)
+    if arguments.log == SEARCH and (arguments.profiles, arguments.assets) != (PROFILES, ASSETS):
+        parser.error(f"{SEARCH.name} is the log of {' and '.join(PROFILES)}: name another by --log")
+    if arguments.log == SEARCH and arguments.algorithms != list(ALGORITHMS) and not arguments.resume:
+        parser.error(f"{SEARCH.name} would lose the other algorithms: add --resume")
+    return arguments
+
+
+def attempt(
+    trials: Sequence[tuple[str, int]], trainings: Sequence[tuple[str, int]], rows: Rows, arguments: argparse.Namespace
+) -> None:
     """Add the trainings (asset, seed) of each trial (algorithm, number) to the rows, but for those that they have."""
     points = qmc.Sobol(DIMENSIONS, seed=load("sample").seed).random(TRIALS)
     known = {(row["asset"], row["seed"], row["algorithm"], row["trial"]) for row in rows}
-    wanted = [(*run, *trial) for run in runs_of_each for trial in trials if (*run, *trial) not in known]
+    wanted = [(*run, *trial) for run in trainings for trial in trials if (*run, *trial) not in known]
     for asset, seed, algorithm, trial in tqdm(wanted, "trials", file=sys.stderr, mininterval=5):
-        benches = {profile: workbench(profile, asset) for profile in PROFILES}
+        benches = {profile: workbench(profile, asset) for profile in arguments.profiles}
         tried, begun = settings_at(points[trial], algorithm), time.process_time()
         closed = {f"{profile}_gap": gap(bench, profile, algorithm, tried, seed) for profile, bench in benches.items()}
         seconds = round(time.process_time() - begun, 1)
         rows.append({"asset": asset, "seed": seed, "algorithm": algorithm, "trial": trial, **tried, **closed})
         rows[-1] |= {"gap_closed": round(float(np.mean(list(closed.values()))), 4), "seconds": seconds}
-        write(rows, log)
+        write(rows, arguments.log)
 
 
-def promising(search: pd.DataFrame) -> list[tuple[str, int]]:
-    """The trials (algorithm, number) that were best in the first round."""
-    first = search[pd.MultiIndex.from_frame(search[["asset", "seed"]]).isin(FIRST)].dropna(subset="gap_closed")
-    best = first.sort_values("gap_closed", ascending=False, kind="stable").groupby("algorithm", sort=False).head(KEPT)
+def promising(search: pd.DataFrame, first: tuple[str, int]) -> list[tuple[str, int]]:
+    """The trials (algorithm, number) that were best in the first round, of this asset and seed."""
+    asset, seed = first
+    tried = search[(search["asset"] == asset) & (search["seed"] == seed)].dropna(subset="gap_closed")
+    best = tried.sort_values("gap_closed", ascending=False, kind="stable").groupby("algorithm", sort=False).head(KEPT)
     return list(zip(best["algorithm"], best["trial"], strict=True))
 
 

@@ -1,12 +1,17 @@
 """The parameters of the algorithms are those that were best in the committed log of their search."""
 
+import importlib
+import re
+import shlex
 from collections import Counter
+from types import ModuleType
 
 import pandas as pd
 import pytest
 
 from hyperdapo.evidence.convergence import SEARCH, best_trials, cost_of_search
 from hyperdapo.params import load
+from hyperdapo.paths import REPOSITORY
 from hyperdapo.policy.losses import ALGORITHMS, settings_of
 
 
@@ -44,3 +49,40 @@ def test_the_best_on_average_of_those_that_came_through_is_chosen(search: pd.Dat
     }
     cost = cost_of_search().set_index("algorithm")
     assert set(cost["trials"]) == {8} and cost["search_s"].sum() == pytest.approx(search["seconds"].sum())
+
+
+class TestItsCommand:
+    """`benchmarks/_search.py`, as documents call it."""
+
+    @pytest.fixture
+    def script(self, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+        monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
+        return importlib.import_module("_search")
+
+    @pytest.mark.parametrize("file", ["docs/a100.md", "CONTRIBUTING.md", "benchmarks/_search.py"])
+    def test_what_documents_call_can_be_called(self, script: ModuleType, file: str) -> None:
+        calls = re.findall(r"_search\.py((?: --[^`\n]*)?)", (REPOSITORY / file).read_text())
+        assert any(calls)
+        for call in calls:
+            script.parse(shlex.split(call.replace("NAME", "dapo")))
+
+    @pytest.mark.parametrize(
+        "words", [["--profiles", "free"], ["--assets", "SOL"], ["--algorithms", "dpo"], ["--algorithms", "ppo"]]
+    )
+    def test_the_committed_log_is_not_lost_to_another_search(self, script: ModuleType, words: list[str]) -> None:
+        with pytest.raises(SystemExit):
+            script.parse(words)
+
+    def test_a_search_of_another_world_goes_into_its_log(
+        self, script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path
+    ) -> None:
+        monkeypatch.setattr(script, "workbench", lambda profile, asset: (profile, asset))
+        monkeypatch.setattr(script, "gap", lambda bench, profile, algorithm, tried, seed: tried["learning_rate"])
+        log = tmp_path / "free.csv"
+        monkeypatch.setattr(script.sys, "argv", ["", "--profiles", "free", "--assets", "SOL", "--log", str(log)])
+        script.main()
+        tried = pd.read_csv(log)
+        assert set(tried["asset"]) == {"SOL"} and set(tried["algorithm"]) == set(ALGORITHMS)
+        assert Counter(tried["seed"]) == {0: 8 * len(ALGORITHMS), 1: 3 * len(ALGORITHMS)}
+        again = tried[tried["seed"] == 1]
+        assert again["free_gap"].min() >= tried["free_gap"].median(), "the best come into the second round"
