@@ -84,9 +84,48 @@ def test_the_study_of_language_shows_each_policy_by_wording() -> None:
         for wording in ("all", "known", "new")
     ]
     gaps = pd.DataFrame(rows).assign(minus_fixed_bps=np.arange(12.0), ci_low=-1.0, ci_high=1.0)
-    (axis,) = policy_figures.plot_language(gaps).axes
-    assert [label.get_text() for label in axis.get_yticklabels()] == ["words, 1000", "zero-shot words"]
+    fewer = gaps.assign(states=gaps["states"] - 1, minus_fixed_bps=9.0)
+    (axis,) = policy_figures.plot_language(pd.concat([fewer, gaps])).axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["words", "zero-shot words"]
     assert [points.get_offsets()[:, 0].tolist() for points in axis.collections[1::2]] == [[0, 3], [1, 4], [2, 5]]
+
+
+def test_worlds_of_the_study_stand_side_by_side_and_training_states_on_an_axis() -> None:
+    state = {"asset": "BTC", "trained_on": "BTC", "ci_low": 0.0, "ci_high": 2.0}
+    rows = [
+        state | {"world": world, "policy": policy, "states": states, "wording": wording, "minus_fixed_bps": gain}
+        for world, wording, gain in (("notices", "all", 1.0), ("notices", "known", 1.5), ("planted", "all", 0.5))
+        for policy, states in (("linear", 50), ("linear", 200), ("told", 200))
+        if (policy, world) != ("told", "planted")
+    ]
+    gaps = pd.DataFrame(rows)
+    axes = policy_figures.plot_language(gaps).axes
+    assert [axis.get_title("left") for axis in axes] == ["notices, BTC", "planted, BTC"]
+    assert [label.get_text() for label in axes[0].get_yticklabels()] == ["linear", "told"], "one axis for both"
+    left, right = policy_figures.plot_language_states(gaps).axes
+    assert left.get_title("left") == "notices, BTC, known wordings"
+    assert [line.get_ydata().tolist() for line in (left.lines[0], right.lines[0])] == [[1.5, 1.5], [0.5, 0.5]]
+    assert [line.get_label() for line in left.lines[:-1]] == ["linear"], (
+        "of what was trained on one number there is no line"
+    )
+
+
+def test_a_decision_is_drawn_by_how_the_book_leans() -> None:
+    decisions = pd.DataFrame({"policy": "dapo", "action": [0, 0, 0, 2] * 10})
+    actions = load("smoke").policy.actions[:3]
+    (axis,) = policy_figures.plot_decided(decisions, np.arange(40.0), actions, "BTC").axes
+    bands = [band.get_paths()[0].vertices[:, 1].max() for band in axis.collections]
+    assert len(bands) == 3 and axis.get_title("left") == "BTC, DAPO"
+    assert bands == pytest.approx([0.75, 0.75, 1.0]), "three of four the first, none the second, the rest the third"
+
+
+def test_the_oracle_is_an_arrow_beyond_the_axis_of_what_can_be_traded() -> None:
+    main = pd.DataFrame({"asset": "BTC", "strategy": ["market", "dapo", "oracle"], "total_cost_bps": [4.5, 3.0, -1.0]})
+    main = main.assign(ci_low=main["total_cost_bps"] - 0.2, ci_high=main["total_cost_bps"] + 0.2)
+    (axis,) = results_figures.plot_main(main, "asset", main["strategy"].tolist()).axes
+    assert axis.get_xlim()[0] > 2.0 and [text.get_text() for text in axis.texts] == ["-1.0"]
+    near = main.assign(ci_low=-2.0)
+    assert not results_figures.plot_main(near, "asset", main["strategy"].tolist()).axes[0].texts
 
 
 def test_sureness_is_drawn_before_and_after_scaling() -> None:
@@ -128,7 +167,13 @@ def test_results_are_drawn(paths: Paths, orders: pd.DataFrame) -> None:
 
 
 def test_what_decides_again_stands_beside_two_rules() -> None:
-    given = {"asset": "BTC", "strategy": ["dapo", "mid_peg"], "ci_low": [-0.2, 0.0], "ci_high": [0.1, 0.4]}
+    given = {
+        "asset": "BTC",
+        "strategy": ["dapo", "mid_peg"],
+        "ci_low": [-0.2, 0.0],
+        "ci_high": [0.1, 0.4],
+        "orders": 60,
+    }
     each = [pd.DataFrame(given | {"reference": name, "difference_bps": [-0.1, 0.2]}) for name in ("market", "dpo")]
     left, right = results_figures.plot_decided_again(pd.concat(each), ["mid_peg", "dapo", "untrained"]).axes
     assert (left.get_title("left"), right.get_title("left")) == ("less Market order", "less DPO")

@@ -108,3 +108,6 @@ def test_blocks_that_are_tied_to_the_next_are_warned_of() -> None:
     said = significance.independence_warning(table.assign(autocorrelation=0.5, blocks=25))
     assert "WARNING: 1 are beyond 0.40" in said and "BTC dapo (+0.50)" in said
     assert "WARNING" not in significance.independence_warning(table.assign(autocorrelation=0.3, blocks=25))
+    twenty = pd.concat([table.assign(blocks=25, autocorrelation=[0.5 if one < 2 else 0.0]) for one in range(20)])
+    said = significance.independence_warning(twenty.reset_index(drop=True))
+    assert "WARNING" not in said and "2 beyond 0.40, which chance gives" in said, "one in twenty is expected"

@@ -53,6 +53,18 @@ def test_a_long_table_breaks_across_pages_and_is_shown_in_part(paths: Paths) -> 
     assert "first 24 of 60 rows" in shown.data and "r59" not in shown.data
 
 
+def test_an_instant_is_a_date_a_duration_is_not_and_rounding_is_nothing(paths: Paths) -> None:
+    frame = pd.DataFrame({"begins_ns": [1_754_006_400_288_545_792], "lasts_ns": [5], "difference_bps": [-7.2e-18]})
+    shown = tables.save(frame, paths, "times", "Times").data
+    assert "Begins (UTC)" in shown and "2025-08-01 00:00:00" in shown and "Lasts (ns)" in shown and "e-18" not in shown
+    assert contents.untrue_cells(paths.tables / "times.tex") == []
+
+
+def test_an_empty_table_says_so(paths: Paths) -> None:
+    shown = tables.save(pd.DataFrame({"world": []}), paths, "none", "Studies")
+    assert "Studies: nothing here" in shown.data and (paths.tables / "none.csv").read_text() == "world\n"
+
+
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex")
 @pytest.mark.parametrize("rows", [2, 60])
 def test_whatever_a_table_holds_compiles(tmp_path, rows: int) -> None:

@@ -224,14 +224,16 @@ def calibration_errors(sure: pd.DataFrame) -> pd.DataFrame:
 
     Returns
     -------
-    `policy, seeds, orders, temperature` (mean), `best` (share), `raw, scaled` (mean probabilities), `raw_error,
+    `policy, seeds, decisions, temperature` (mean), `best` (share), `raw, scaled` (mean probabilities), `raw_error,
     scaled_error`
     """
     rows = []
     for policy, of_policy in sure.groupby("policy", sort=False):
         means = of_policy[["temperature", "best", "raw", "scaled"]].mean().to_dict()
         errors = {f"{name}_error": _expected_error(of_policy[name], of_policy["best"]) for name in ("raw", "scaled")}
-        rows.append({"policy": policy, "seeds": of_policy["seed"].nunique(), "orders": len(of_policy)} | means | errors)
+        rows.append(
+            {"policy": policy, "seeds": of_policy["seed"].nunique(), "decisions": len(of_policy)} | means | errors
+        )
     return pd.DataFrame(rows)
 
 

@@ -17,6 +17,8 @@ RIVALS = ("linear", "mlp", "boosting")
 """Policies that read what the language model reads, beside which each training is judged."""
 DPOS = ("dpo", "dpo_one_pair")
 """DPO on all pairs of a state, and on one: the stricter rival is the better of both."""
+LEAST_SHARE = 0.05
+"""Of the gap that boosting has to close, or a share of that says nothing."""
 _OF_RIVALS = [f"{rival}_{measure}" for rival in RIVALS for measure in ("bps", "gap_closed")]
 COLUMNS = [
     *("asset", "algorithm", "seed", "untrained_bps", "best_fixed_bps", "trained_bps", "oracle_bps", "gap_closed"),
@@ -119,7 +121,7 @@ def over_seeds(outcomes: pd.DataFrame, decisions: pd.DataFrame, parameters: Para
             seeds=[len(shares) for shares in closed],
             lowest_seed=[min(shares) for shares in closed],
             highest_seed=[max(shares) for shares in closed],
-            share_of_boosting=gaps["gap_closed"] / gaps["boosting_gap_closed"].where(lambda share: share > 0),
+            share_of_boosting=gaps["gap_closed"] / gaps["boosting_gap_closed"].where(lambda share: share > LEAST_SHARE),
             **_interval("room", judged.room, judged, parameters),
         )
         frames.append(gaps)

@@ -27,6 +27,7 @@ from hyperdapo.paths import GENERALIST, REPOSITORY
 
 README, TABLES = REPOSITORY / "README.md", REPOSITORY / "outputs/sample/tables"
 _PLAIN, _SIGNED = "z.2f", "+z.2f"
+_READS_ZERO = 0.005
 _TABLES = ("metrics", "significance", "cheapest", "learning_gap_over_seeds", "hypotheses")
 _MEASURED = (("impact", "lambda_bps"), ("fill", "alpha"), ("queue", "queue_exponent"))
 _RESULTS = re.compile(r"(?<=<!-- results -->\n).*?(?=<!-- end of results -->)", re.DOTALL)
@@ -293,6 +294,8 @@ def _measured(value: float, low: float, high: float, unit: str = "", digits: str
     """`1.27 bps (0.49 to 2.05)`, or what is missing of it."""
     if math.isnan(value):
         return "not measurable"
+    if low * high > 0 and min(abs(low), abs(high)) < _READS_ZERO:
+        digits = digits.replace("2", "3")  # or a bound beside zero would read as zero
     interval = "no interval" if math.isnan(low) else f"{low:{digits}} to {high:{digits}}"
     return f"{value:{digits}}{unit} ({interval})"
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from hyperdapo import sections
 from hyperdapo.evidence.hypotheses.series import ORACLE, Comparison, Costs
@@ -28,6 +29,10 @@ BEST, PICKED = "best", "picked_elsewhere"
 """Weights of the reward: of the cheapest trial, and in each block of the trial that was cheapest in all others."""
 
 _NAN = float("nan")
+
+TIED_BY_CHANCE = 0.95
+"""Share of draws of independent blocks in which no more comparisons would seem tied."""
+_BEYOND_TWO_ERRORS = 0.05
 
 
 def paired_tests(orders: pd.DataFrame, reference: str, evidence: sections.Evidence, seed: int) -> pd.DataFrame:
@@ -78,7 +83,10 @@ def verdict(table: pd.DataFrame, algorithms: Sequence[str]) -> str:
 
 
 def independence_warning(table: pd.DataFrame) -> str:
-    """Which comparisons have blocks that are still tied to the next, beyond two standard errors of independent ones."""
+    """Which comparisons have blocks that are still tied to the next, beyond two standard errors of independent ones.
+
+    One comparison in twenty lies beyond them by chance, so it takes more than `TIED_BY_CHANCE` of such counts to warn.
+    """
     tested = table[~_untested(table)]
     if tested.empty:
         return "No comparison could be tested."
@@ -91,9 +99,11 @@ def independence_warning(table: pd.DataFrame) -> str:
     tied = tested[lagged.abs() > bound]
     if tied.empty:
         return f"{said}, and in none beyond {bound:.2f}, as of independent blocks."
+    if len(tied) <= stats.binom.ppf(TIED_BY_CHANCE, len(tested), _BEYOND_TWO_ERRORS):
+        return f"{said}; {len(tied)} beyond {bound:.2f}, which chance gives of independent blocks too."
     worst = tied.loc[lagged[tied.index].abs().idxmax()]
     return (
-        f"{said}. WARNING: {len(tied)} are beyond {bound:.2f} (of independent blocks one in twenty are), most of all "
+        f"{said}. WARNING: {len(tied)} are beyond {bound:.2f}, more than of independent blocks, most of all "
         f"{worst['asset']} {worst['strategy']} ({worst['autocorrelation']:+.2f}): there tests of block means mislead."
     )
 

@@ -16,7 +16,19 @@ CSV_FLOAT = "%.12g"
 LONGEST_FLOAT = 40
 """Rows beyond which the LaTeX table is a `longtable`, which may break across pages."""
 
-_UNITS = {"bps": "bps", "s": "s", "ms": "ms", "ns": "ns", "usd": "USD", "coin": "coin", "gb": "GB", "mb": "MB"}
+_INSTANT_NS = 10**18  # September 2001; what is less is a duration
+_ROUNDING = 1e-15  # what equal sums may differ by
+_UNITS = {
+    "bps": "bps",
+    "s": "s",
+    "ms": "ms",
+    "ns": "ns",
+    "usd": "USD",
+    "coin": "coin",
+    "gb": "GB",
+    "mb": "MB",
+    "utc": "UTC",
+}
 _NAMES = {
     "avellaneda_stoikov": "Avellaneda-Stoikov",
     "market": "Market order",
@@ -106,9 +118,14 @@ def read(paths: Paths, name: str, stage: str) -> pd.DataFrame:
 
 
 def show(frame: pd.DataFrame, caption: str = "", rows: int = 24) -> HTML:
-    """The table for the notebook only: headers with units, rounded values, the first `rows` rows."""
+    """The table for the notebook only: headers with units, rounded values, the first `rows` rows.
+
+    Of an empty one only that it is empty.
+    """
     frame = _flat(frame)
-    shown = _text(frame.head(rows))
+    if frame.empty:
+        return HTML(f"<p><em>{escape(caption)}: nothing here</em></p>")
+    shown = _text(_dated(frame.head(rows)))
     more = f" (first {rows} of {len(frame)} rows)" if len(frame) > rows else ""
     heading_line = f"<p><em>{escape(caption)}{more}</em></p>" if caption or more else ""
     return HTML(heading_line + shown.to_html(index=False, border=0))
@@ -154,6 +171,7 @@ def _number(value: float, decimals: int) -> str:
         return "–"
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
+    value = 0.0 if abs(value) < _ROUNDING else value
     text = f"{value:,.{decimals}f}"
     if value != 0 and float(text.replace(",", "")) == 0:
         text = f"{value:.1e}"
@@ -168,6 +186,17 @@ def _flat(frame: pd.DataFrame) -> pd.DataFrame:
 def _text(frame: pd.DataFrame) -> pd.DataFrame:
     columns = {heading(str(name)): _column_text(frame[name]) for name in frame.columns}
     return pd.DataFrame(columns, dtype=object)
+
+
+def _dated(frame: pd.DataFrame) -> pd.DataFrame:
+    """Instants in ns as dates, for the eye alone: a table in LaTeX is held against its CSV."""
+    instants = [
+        str(name)
+        for name in frame
+        if str(name).endswith("_ns") and _is_number(frame[name]) and (frame[name] > _INSTANT_NS).all()
+    ]
+    dates = {name: pd.to_datetime(frame[name]).dt.strftime("%Y-%m-%d %H:%M:%S") for name in instants}
+    return frame.assign(**dates).rename(columns={name: f"{name.removesuffix('_ns')}_utc" for name in instants})
 
 
 def _is_number(column: pd.Series) -> bool:

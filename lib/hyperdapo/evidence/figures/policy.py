@@ -1,11 +1,12 @@
 """Figures of 05_train and 07_inference: what a policy learned on the way, what it decides, and how fast."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
 from hyperdapo.actions import Action
 from hyperdapo.evidence.figures import style
@@ -50,21 +51,21 @@ def plot_actions(decisions: pd.DataFrame, actions: Sequence[Action], asset: str)
     return figure
 
 
-def plot_probabilities(decisions: pd.DataFrame, imbalance: Floats, actions: Sequence[Action], asset: str) -> Figure:
-    """Mean probability of each action by the book imbalance relative to the order's side, in ten equal groups.
+def plot_decided(decisions: pd.DataFrame, imbalance: Floats, actions: Sequence[Action], asset: str) -> Figure:
+    """How often a policy takes each action by the book imbalance relative to the order's side, in ten equal groups.
 
-    `decisions` (n rows) has `probability_0` …; `imbalance` (n,) is positive when the book leans with the order.
+    `decisions` (n rows) has `policy` and `action`; `imbalance` (n,) is positive when the book leans with the order.
     """
-    columns = [f"probability_{action}" for action in range(len(actions))]
     group = pd.qcut(imbalance, _BINS, labels=False, duplicates="drop")
-    means = decisions[columns].groupby(group).mean()
+    shares = pd.crosstab(group, decisions["action"].to_numpy(), normalize="index")
+    shares = shares.reindex(columns=range(len(actions)), fill_value=0.0)
     centre = pd.Series(imbalance).groupby(group).mean()
     figure, axis = style.new(height=0.42)
     labels = [str(action) for action in actions]
-    axis.stackplot(centre, *means.to_numpy().T, colors=_shades(actions), labels=labels)
-    axis.set(xlabel="book imbalance, positive when it leans with the order", ylabel="probability", title=asset)
-    axis.set(xlim=(centre.min(), centre.max()), ylim=(0, 1))
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=len(columns))
+    axis.stackplot(centre, *shares.to_numpy().T, colors=_shades(actions), labels=labels)
+    axis.set(xlabel="book imbalance, positive when it leans with the order", ylabel="share of decisions")
+    axis.set(xlim=(centre.min(), centre.max()), ylim=(0, 1), title=f"{asset}, {heading(decisions['policy'].iloc[0])}")
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=len(actions))
     return figure
 
 
@@ -107,28 +108,68 @@ def plot_latency(quantiles: pd.DataFrame, asset: str) -> Figure:
 def plot_language(gaps: pd.DataFrame) -> Figure:
     """What each policy of the study of language earns beyond the best fixed action, by how notices are worded.
 
-    `gaps` is a table of `evidence.gaps.language_gaps`; a panel for each asset, policies trained on that asset only.
+    `gaps` is a table of `evidence.gaps.language_gaps`, of several worlds where it has a column `world`; a panel for
+    each asset, with policies that were trained on it, on as many states as they ever were.
     """
-    specialists = gaps[gaps["asset"] == gaps["trained_on"]]
-    names = list(dict.fromkeys(zip(specialists["policy"], specialists["states"], strict=True)))
-    assets, wordings = list(specialists["asset"].unique()), list(specialists["wording"].unique())
-    figure, axes = style.new(1, len(assets), height=0.14 + 0.038 * len(names), sharey=True, squeeze=False)
-    shifts = np.linspace(-0.2, 0.2, len(wordings)) if len(wordings) > 1 else [0.0]
-    for axis, asset in zip(axes[0], assets, strict=True):
-        for wording, shift, marker in zip(wordings, shifts, "os^D", strict=False):
-            rows = specialists[(specialists["asset"] == asset) & (specialists["wording"] == wording)]
-            rows = rows.set_index(["policy", "states"]).reindex(names)
+    most = gaps.groupby("policy")["states"].transform("max")
+    panels = _specialists(gaps[gaps["states"] == most])
+    names = list(dict.fromkeys(name for rows in panels.values() for name in rows["policy"]))
+    figure, axes = style.new(1, len(panels), height=0.14 + 0.034 * len(names), sharey=True, squeeze=False)
+    marks = dict(zip(gaps["wording"].unique(), "os^D", strict=False))
+    for axis, (title, rows) in zip(axes[0], panels.items(), strict=True):
+        wordings = list(rows["wording"].unique())
+        for wording, shift in zip(wordings, 0.2 * (np.arange(len(wordings)) - (len(wordings) - 1) / 2), strict=True):
+            of_each = rows[rows["wording"] == wording].set_index("policy").reindex(names)
             places = np.arange(len(names)) + shift
-            axis.hlines(places, rows["ci_low"], rows["ci_high"], color="0.6")
-            axis.scatter(rows["minus_fixed_bps"], places, marker=marker, s=14, zorder=3, label=wording)
+            axis.hlines(places, of_each["ci_low"], of_each["ci_high"], color="0.6")
+            axis.scatter(of_each["minus_fixed_bps"], places, marker=marks[wording], s=12, zorder=3, label=wording)
         axis.axvline(0, color="black", linewidth=0.8)
-        axis.set_title(asset)
-    axes[0, 0].set_yticks(range(len(names)), [f"{policy}, {states}" if states else policy for policy, states in names])
+        axis.set_title(title)
+    axes[0, 0].set_yticks(range(len(names)), names)
     axes[0, 0].set_ylim(len(names) - 0.5, -0.5)
-    if len(wordings) > 1:
-        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(wordings))
     figure.supxlabel("reward beyond the best fixed action (bps)", fontsize=9)
+    _legend_above(figure, axes[0])
     return figure
+
+
+def plot_language_states(gaps: pd.DataFrame) -> Figure:
+    """The same by the number of states that a policy was trained on; of notices those in known wordings.
+
+    `gaps` is as for `plot_language`.
+    """
+    panels = _specialists(gaps[gaps.groupby("policy")["states"].transform("nunique") > 1])
+    figure, axes = style.new(1, len(panels), height=0.5, squeeze=False)
+    names = list(dict.fromkeys(name for rows in panels.values() for name in rows["policy"]))
+    for axis, (title, rows) in zip(axes[0], panels.items(), strict=True):
+        wording = "known" if "known" in set(rows["wording"]) else "all"
+        for policy, of_each in rows[rows["wording"] == wording].groupby("policy", sort=False):
+            place = names.index(str(policy))
+            beside = of_each["states"] * 1.05 ** (place - len(names) / 2)  # or intervals would lie on each other
+            axis.plot(beside, of_each["minus_fixed_bps"], f"C{place}", marker="osD^vP<>X"[place % 9], label=policy)
+            axis.vlines(beside, of_each["ci_low"], of_each["ci_high"], f"C{place}", linewidth=0.7)
+        axis.axhline(0, color="black", linewidth=0.8)
+        axis.set(xscale="log", title=title if wording == "all" else f"{title}, {wording} wordings")
+        axis.set_xticks(sorted(rows["states"].unique()), minor=False)
+        axis.xaxis.set(major_formatter="{x:g}", minor_locator=NullLocator())
+    axes[0, 0].set_ylabel("reward beyond the best fixed action (bps)")
+    figure.supxlabel("training states", fontsize=9)
+    _legend_above(figure, axes[0])
+    return figure
+
+
+def _legend_above(figure: Figure, axes: Iterable[Axes]) -> None:
+    """One legend of what several axes show, where it is more than one thing."""
+    named = [zip(*axis.get_legend_handles_labels(), strict=True) for axis in axes]
+    handles = {label: handle for pairs in named for handle, label in pairs}
+    if len(handles) > 1:
+        figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4)
+
+
+def _specialists(gaps: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The rows of policies on the asset that they were trained on, by title of their panel: world and asset."""
+    rows = gaps[gaps["asset"] == gaps["trained_on"]]
+    titles = rows["world"] + ", " + rows["asset"] if "world" in gaps else rows["asset"]
+    return {str(title): of_each for title, of_each in rows.groupby(titles, sort=False)}
 
 
 def _shades(actions: Sequence[Action]) -> list[str]:

@@ -45,19 +45,23 @@ def plot_learning_gap(gaps: pd.DataFrame) -> Figure:
 def plot_main(main: pd.DataFrame, by: str, strategies: list[str]) -> Figure:
     """Mean total cost of each strategy and its interval over blocks of time, by asset or by world.
 
-    A panel for each value of the column `by`.
+    A panel for each value of the column `by`. The oracle, which would need most of the axis for itself, is an arrow
+    with its cost.
     """
-    panels = list(main[by].unique())
+    panels, shown = list(main[by].unique()), main[main["strategy"].isin(strategies) & (main["strategy"] != "oracle")]
     figure, axes = style.new(
         1, len(panels), height=0.12 + 0.038 * len(strategies), sharex=True, sharey=True, squeeze=False
     )
+    _span(axes[0, 0], shown["ci_low"].min(), shown["ci_high"].max())
     for axis, panel in zip(axes[0], panels, strict=True):
         rows = main[main[by] == panel].set_index("strategy")
         for place, name in enumerate(strategies):
             if name in rows.index:
                 row, colour = rows.loc[name], style.STRATEGY_COLOURS[name]
                 axis.hlines(place, row["ci_low"], row["ci_high"], color=colour)
-                axis.plot(row[TOTAL], place, style.marker(name), color=colour, markersize=4)
+                axis.plot(row[TOTAL], place, style.marker(name), color=colour, markersize=2.5)
+                if row[TOTAL] < axis.get_xlim()[0]:
+                    _beyond(axis, place, f"{row[TOTAL]:z.1f}", colour)
         axis.set_title(panel)
     axes[0, 0].set_yticks(range(len(strategies)), [heading(name) for name in strategies])
     axes[0, 0].set_ylim(len(strategies) - 0.5, -0.5)
@@ -68,12 +72,15 @@ def plot_main(main: pd.DataFrame, by: str, strategies: list[str]) -> Figure:
 def plot_forest(tests: pd.DataFrame, strategies: list[str], reference: str) -> Figure:
     """Difference to the reference, with its own interval (thick) and the family's (thin), per asset; left is cheaper.
 
-    A filled dot is significant: the interval of the family leaves zero out.
+    A filled dot is significant: the interval of the family leaves zero out. The axis is as wide as the widest own
+    interval asks; one of the family may leave it.
     """
-    assets = list(tests["asset"].unique())
+    assets, shown = list(tests["asset"].unique()), tests[tests["strategy"].isin(strategies)]
     figure, axes = style.new(
         1, len(assets), height=0.12 + 0.038 * len(strategies), sharex=True, sharey=True, squeeze=False
     )
+    ends = shown[["difference_bps", "ci_low", "ci_high"]]
+    _span(axes[0, 0], min(0, ends.min(axis=None)), max(0, ends.max(axis=None)))
     for axis, asset in zip(axes[0], assets, strict=True):
         rows = tests[tests["asset"] == asset].set_index("strategy")
         for place, name in enumerate(strategies):
@@ -85,6 +92,26 @@ def plot_forest(tests: pd.DataFrame, strategies: list[str], reference: str) -> F
     axes[0, 0].set_ylim(len(strategies) - 0.5, -0.5)
     figure.supxlabel(f"total cost minus that of {heading(reference).lower()} (bps); filled: significant", fontsize=9)
     return figure
+
+
+def _span(axis: Axes, low: float, high: float) -> None:
+    """An axis from `low` to `high` with a margin, whatever else is drawn on it."""
+    margin = 0.06 * (high - low) or 1.0
+    axis.set_xlim(low - margin, high + margin)
+
+
+def _beyond(axis: Axes, place: int, text: str, colour: str) -> None:
+    """An arrow at the left edge to what lies beyond it."""
+    axis.annotate(
+        text,
+        (0, place),
+        (10, 0),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        arrowprops={"arrowstyle": "->", "color": colour},
+        va="center",
+        fontsize=7,
+    )
 
 
 def plot_decided_again(table: pd.DataFrame, strategies: list[str]) -> Figure:
@@ -102,7 +129,8 @@ def plot_decided_again(table: pd.DataFrame, strategies: list[str]) -> Figure:
             rows, place = rows.reindex(strategies), np.arange(len(strategies)) + shift
             colour, marker = style.ASSET_COLOURS[asset], style.ASSET_MARKERS.get(asset, "o")
             axis.hlines(place, rows["ci_low"], rows["ci_high"], color=colour)
-            axis.plot(rows["difference_bps"], place, marker, color=colour, markersize=4, label=asset)
+            name = f"{asset}, {int(rows['orders'].max()):,} orders"
+            axis.plot(rows["difference_bps"], place, marker, color=colour, markersize=4, label=name)
         axis.axvline(0, color="black", linewidth=0.8)
         axis.set_title(f"less {heading(reference)}")
     axes[0, 0].set_yticks(range(len(strategies)), [heading(name) for name in strategies])
@@ -247,9 +275,9 @@ def _shifts(gaps: pd.DataFrame) -> Floats:
 def _draw_difference(axis: Axes, place: int, test: dict[str, float], strategy: str) -> None:
     colour = style.STRATEGY_COLOURS[strategy]
     axis.hlines(place, test["joint_low"], test["joint_high"], color=colour, linewidth=0.8)
-    axis.hlines(place, test["ci_low"], test["ci_high"], color=colour)
+    axis.hlines(place, test["ci_low"], test["ci_high"], color=colour, linewidth=2)
     face = colour if test["significant"] else "white"
-    axis.plot(test["difference_bps"], place, style.marker(strategy), color=colour, markerfacecolor=face)
+    axis.plot(test["difference_bps"], place, style.marker(strategy), color=colour, markerfacecolor=face, markersize=3)
 
 
 def plot_specialists(table: pd.DataFrame) -> Figure:
