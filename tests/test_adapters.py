@@ -119,6 +119,15 @@ def test_a_manifest_that_cannot_be_read_is_refused(text: str | None, tmp_path: P
         load_adapter(load_base(SMOKE.policy)[0], SMOKE, folder)
 
 
+@pytest.mark.parametrize("file", ["adapter_model.safetensors", "adapter_config.json"])
+def test_half_an_adapter_is_refused(file: str, tmp_path: Path) -> None:
+    _, _, folder = saved(SMOKE, tmp_path)
+    cut = folder / file
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    with pytest.raises(ModelError, match=f"the adapter in {folder} is damaged .*: copy it back, or run 05 again"):
+        load_adapter(load_base(SMOKE.policy)[0], SMOKE, folder)
+
+
 @pytest.mark.parametrize("profile", ["smoke", pytest.param("sample", marks=pytest.mark.slow)])
 def test_a_plain_adapter_decides_the_same_in_peft_and_merged(profile: str, tmp_path: Path) -> None:
     """Others know nothing of this package: they give whole prompts as text to a base of their own."""

@@ -10,6 +10,7 @@ from conftest import REPOSITORY
 from hyperdapo.cli import main
 from hyperdapo.errors import DataError, MissingInputError
 from hyperdapo.evidence import provenance
+from hyperdapo.files import sha256
 from hyperdapo.paths import Paths
 from hyperdapo.workflow import locks, rendering
 
@@ -30,7 +31,7 @@ def finished(tmp_path, monkeypatch) -> Paths:
         stage, _, asset = unit.partition(" ")
         render = shutil.copy(REPOSITORY / f"outputs/sample/notebooks/{name}.ipynb", paths.notebooks)
         nbformat.write(_unrun(Path(render)), tmp_path / f"notebooks/{stage}.ipynb")
-        entries[unit] = {"files": {f"notebooks/{name}.ipynb": provenance.sha256(Path(render))}}
+        entries[unit] = {"files": {f"notebooks/{name}.ipynb": sha256(Path(render))}}
         place = provenance.record_path(Paths("sample", asset), stage)
         place.parent.mkdir(parents=True, exist_ok=True)
         provenance.store(place, entries[unit])

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from ipaddress import ip_address
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
@@ -24,6 +25,7 @@ from hyperdapo.errors import ModelError, ParameterError, TrainingError
 from hyperdapo.params import Parameters, load
 from hyperdapo.paths import Paths
 from hyperdapo.policy import runs
+from hyperdapo.policy.language import calibration
 from hyperdapo.policy.losses import LOSSES
 from hyperdapo.policy.models import load_adapter, load_base
 from hyperdapo.policy.states import States
@@ -145,6 +147,33 @@ def test_half_a_checkpoint_is_passed_over_for_the_one_before(
     steps = counted_steps(monkeypatch)
     trained(short(), splits)
     assert len(steps) == 16
+
+
+@pytest.mark.parametrize("file", runs._NEEDED)
+def test_a_finished_run_that_was_damaged_is_trained_again(file: str, splits: dict[str, States]) -> None:
+    trained(short(steps=4, checkpoint_every=4, evaluate_every=4), splits)
+    damaged = PATHS.adapter("dapo", 0) / file
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[: len(whole) // 2])
+    trained(short(steps=4, checkpoint_every=4, evaluate_every=4), splits)
+    assert damaged.stat().st_size >= 0.9 * len(whole)
+
+
+def test_a_training_killed_before_it_was_calibrated_is_calibrated(
+    splits: dict[str, States], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Workbench, "_calibrate", cut_after(0))
+        with pytest.raises(KeyboardInterrupt):
+            trained(short(), splits)
+    trained(short(), splits)
+    assert calibration.read(PATHS.adapter("dapo", 0)) > 0
+
+
+def test_a_run_that_looks_at_other_states_is_another(splits: dict[str, States]) -> None:
+    first = runs.fingerprint(short(), "dapo", 0, splits["train"], splits["validation"])
+    reversed_rewards = replace(splits["validation"], rewards=splits["validation"].rewards[:, ::-1].copy())
+    assert runs.fingerprint(short(), "dapo", 0, splits["train"], reversed_rewards) != first
 
 
 def test_a_run_of_other_parameters_is_begun_anew(splits: dict[str, States], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,11 +306,11 @@ def test_a_changed_line_of_code_is_another_run_and_a_changed_comment_is_not(
     shutil.copytree(Path(dependencies.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(dependencies, "_PACKAGE", package)
     monkeypatch.setattr(dependencies, "_imports", dependencies._imports.__wrapped__)  # its cache holds other paths
-    first = runs.fingerprint(short(), "dapo", 0, splits["train"])
+    first = runs.fingerprint(short(), "dapo", 0, splits["train"], splits["validation"])
     text = (package / file).read_text()
     assert before in text
     (package / file).write_text(text.replace(before, after))
-    assert (runs.fingerprint(short(), "dapo", 0, splits["train"]) != first) is other_run
+    assert (runs.fingerprint(short(), "dapo", 0, splits["train"], splits["validation"]) != first) is other_run
 
 
 def test_a_loss_that_is_not_finite_names_the_parameter(splits: dict[str, States], monkeypatch) -> None:

@@ -103,8 +103,8 @@ def test_a_table_of_all_assets_names_no_asset(paths: Paths) -> None:
 
 def test_a_file_is_hashed_once_for_all_its_parts(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed = Counter[str]()
-    original = files._sha256
-    monkeypatch.setattr(files, "_sha256", lambda path: (hashed.update([path.name]), original(path))[1])
+    original = files.sha256
+    monkeypatch.setattr(files, "sha256", lambda path: (hashed.update([path.name]), original(path))[1])
     write_json({"gaps": []}, paths.data, "split.json")
     hashed.clear()
     for _ in range(5):

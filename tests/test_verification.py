@@ -20,6 +20,7 @@ from hyperdapo.evidence.chapter.book import Book, Source
 from hyperdapo.evidence.contents import Tolerances
 from hyperdapo.evidence.figures import convergence as convergence_figures
 from hyperdapo.evidence.verification import compare, keep_reference, verify
+from hyperdapo.files import sha256
 from hyperdapo.params import load
 from hyperdapo.paths import REPOSITORY, Paths
 
@@ -132,7 +133,7 @@ def _sign(folder: Path) -> None:
     """Make the manifest one of a run that wrote the files as they are."""
     listing = json.loads((folder / "manifest.json").read_text())
     for entry in listing["stages"].values():
-        entry["files"] = {f: provenance.sha256(folder / f) for f in entry["files"] if (folder / f).exists()}
+        entry["files"] = {f: sha256(folder / f) for f in entry["files"] if (folder / f).exists()}
     (folder / "manifest.json").write_text(json.dumps(listing))
 
 

@@ -248,7 +248,7 @@ def recorded(path: Path) -> Iterator[Path]:
     """Yield a temporary path as `atomic`; the SHA-256 of what the block wrote there is noted when it ends well."""
     with atomic(path) as temporary:
         yield temporary
-        digest = _sha256(temporary)
+        digest = sha256(temporary)
     with atomic(checksum_of(path)) as note:
         note.write_text(f"{digest}  {path.name}\n")
 
@@ -310,10 +310,11 @@ def _origin(path: Path) -> tuple[str, ...]:
 
 @lru_cache(maxsize=256)
 def _digest(file: Version) -> str:
-    return _sha256(file[0])
+    return sha256(file[0])
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

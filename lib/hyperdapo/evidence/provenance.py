@@ -18,7 +18,7 @@ from IPython.display import HTML
 from hyperdapo import plan
 from hyperdapo.errors import DataError, MissingInputError
 from hyperdapo.evidence import tables
-from hyperdapo.files import atomic
+from hyperdapo.files import atomic, sha256
 from hyperdapo.params import Parameters
 from hyperdapo.paths import REPOSITORY, Paths, data_root
 
@@ -167,12 +167,6 @@ def faults(folder: Path, manifest: Mapping[str, Any], units: Iterable[str]) -> l
         f"{file}: left over; no stage of this run wrote it" for file in sorted(there - set(listed) - {NAME, LEDGER})
     ]
     return problems
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def store(path: Path, content: Mapping[str, Any]) -> Path:

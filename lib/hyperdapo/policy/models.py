@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from hyperdapo.actions import Action
@@ -119,16 +120,19 @@ def load_adapter(base: PreTrainedModel, parameters: Parameters, folder: Path) ->
     MissingInputError
         If no adapter is there.
     ModelError
-        If the adapter was trained on another base, on other layers, for other actions or objectives, for other prompts
-        or in another precision.
+        If the adapter is damaged, or was trained on another base, on other layers, for other actions or objectives, for
+        other prompts or in another precision.
     """
     from peft import LoraConfig, PeftModel
 
     require(folder, "05_train", folder.parents[3].name)
     manifest(base, parameters).check(folder)
-    config = LoraConfig.from_pretrained(str(folder))
-    config.alora_invocation_tokens = None  # the scorer gives it nothing before the cue
-    return PeftModel.from_pretrained(base, str(folder), config=config).eval()
+    try:
+        config = LoraConfig.from_pretrained(str(folder))
+        config.alora_invocation_tokens = None  # the scorer gives it nothing before the cue
+        return PeftModel.from_pretrained(base, str(folder), config=config).eval()
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ModelError(f"the adapter in {folder} is damaged ({error}): copy it back, or run 05 again") from None
 
 
 def manifest(model: Any, parameters: Parameters) -> Manifest:

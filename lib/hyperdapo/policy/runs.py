@@ -21,24 +21,26 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 
 from hyperdapo import dependencies, gpus
 from hyperdapo.errors import TrainingError
-from hyperdapo.files import atomic, atomic_folder, writing_into
+from hyperdapo.files import atomic, atomic_folder, sha256, writing_into
 from hyperdapo.params import Parameters
 from hyperdapo.paths import data_root
 from hyperdapo.policy.adapters import manifest
+from hyperdapo.policy.language import calibration
 from hyperdapo.policy.losses import ALGORITHMS, settings_of
 from hyperdapo.policy.states import States
 from hyperdapo.processes import die_with_parent
 
 IDENTITY, LOG, PROGRESS, ADAPTER = "run.sha256", "training_log.csv", "progress.csv", "adapter"
 MANIFEST = "training.json"  # of a published run; its key `run` is the run's fingerprint
-_ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json", manifest.NAME)
+_NEEDED = ("adapter_model.safetensors", "adapter_config.json", manifest.NAME, calibration.NAME, LOG)  # of it
 _KEPT = 2  # checkpoints: the newest, and the one before it in case that is damaged
 _NOT_OF_THE_RUN = {"algorithms", "seeds", "processes", "memory_gb", "report_to"}
 _LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
 
 
-def fingerprint(parameters: Parameters, algorithm: str, seed: int, training: States) -> str:
-    """SHA-256 of all that decides a run: its parameters, its states, and the code of this room that trains.
+def fingerprint(parameters: Parameters, algorithm: str, seed: int, training: States, held_out: States) -> str:
+    """SHA-256 of all that decides a run: its parameters, its states, those that it looks at on the way and is
+    calibrated on, and the code of this room that trains.
 
     Comments and docstrings of that code do not count.
     """
@@ -48,11 +50,12 @@ def fingerprint(parameters: Parameters, algorithm: str, seed: int, training: Sta
         "training": {name: settings[name] for name in settings.keys() - _NOT_OF_THE_RUN - set(ALGORITHMS)},
         "policy": parameters.policy.model_dump(mode="json"),
         "seed": seed,
-        "prompts": training.prompts,
+        "prompts": [training.prompts, held_out.prompts],
         "code": dependencies.digest("import hyperdapo.policy.training", room="policy"),
     }
     digest = hashlib.sha256(json.dumps(decided, sort_keys=True).encode())
-    digest.update(training.rewards.tobytes() + training.distinct.tobytes())
+    for states in (training, held_out):
+        digest.update(states.rewards.tobytes() + states.distinct.tobytes())
     return digest.hexdigest()
 
 
@@ -67,10 +70,23 @@ def open_run(folder: Path, identity: str) -> None:
 
 
 def is_published(folder: Path, identity: str) -> bool:
-    """Whether a finished run of this fingerprint lies in a folder, with its adapter and its log."""
-    if not all((folder / name).is_file() for name in (MANIFEST, LOG, *_ADAPTER_FILES)):
+    """Whether a finished run of this fingerprint lies in a folder, each file as it was left."""
+    try:
+        noted = json.loads((folder / MANIFEST).read_text())
+        return bool(noted["run"] == identity and noted["files"] == digests(folder))
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return False
-    return bool(json.loads((folder / MANIFEST).read_text())["run"] == identity)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of what a published run cannot do without.
+
+    Raises
+    ------
+    FileNotFoundError
+        If one of the files is not there.
+    """
+    return {name: sha256(folder / name) for name in _NEEDED}
 
 
 def stands(folder: Path, identity: str) -> bool:

@@ -106,7 +106,7 @@ def train_runs(
     TrainingError
         If a loss is not finite, or the GPU has no memory left.
     """
-    identities = {run: runs.fingerprint(parameters, *run, training) for run in chosen}
+    identities = {run: runs.fingerprint(parameters, *run, training, held_out) for run in chosen}
     missing = [run for run, identity in identities.items() if not runs.stands(paths.adapter(*run), identity)]
     bench = Workbench(parameters, paths.asset, training, held_out)
     if missing and parameters.training.processes == 1:
@@ -235,8 +235,8 @@ class Workbench:
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             if trainer.is_world_process_zero():
                 save_adapter(adapted, tokenizer, self.parameters, folder / runs.ADAPTER)
-                scribe.write(folder / runs.LOG, trainer.state)
                 self._calibrate(scorer, folder / runs.ADAPTER)
+                scribe.write(folder / runs.LOG, trainer.state)  # last: where it lies, the run is finished
         finally:
             adapted.unload()
 
@@ -290,7 +290,7 @@ class Workbench:
 def publish(parameters: Parameters, paths: Paths, run: tuple[str, int]) -> None:
     """Move adapter, log and what TensorBoard reads of a finished run to its place, with a manifest."""
     (algorithm, seed), source = run, paths.run(*run)
-    manifest = {
+    manifest: dict[str, Any] = {
         "algorithm": algorithm,
         "seed": seed,
         "asset": paths.asset,
@@ -303,6 +303,7 @@ def publish(parameters: Parameters, paths: Paths, run: tuple[str, int]) -> None:
         card.write(folder, parameters, paths.asset, *run, pd.read_csv(source / runs.LOG))
         if (source / "runs").exists():
             shutil.copytree(source / "runs", folder / "tensorboard")
+        manifest["files"] = runs.digests(folder)
         (folder / runs.MANIFEST).write_text(json.dumps(manifest, indent=1, default=str))
     shutil.rmtree(source)
     for folder in (source.parent, paths.runs):

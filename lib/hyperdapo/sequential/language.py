@@ -58,7 +58,7 @@ def train(
     if parameters.sequential.critic:
         training = expected(training, boosting(features, values, parameters.seed))
     training = training.spread(parameters.sequential.states)
-    identity, run = runs.fingerprint(again, "dapo", seed, training), (DAPO, seed)
+    identity, run = runs.fingerprint(again, "dapo", seed, training, held_out), (DAPO, seed)
     if runs.stands(paths.adapter(*run), identity):
         return
 

@@ -16,7 +16,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from hyperdapo.errors import DataError, DiskFullError, HyperdapoError, ParameterError, nearest
 from hyperdapo.evidence import provenance
-from hyperdapo.files import atomic
+from hyperdapo.files import atomic, sha256
 from hyperdapo.paths import NOTEBOOKS, Paths
 
 START_S = 600
@@ -176,7 +176,7 @@ def refresh(paths: Paths) -> list[str]:
         stage, _, asset = name.partition(" ")
         record = provenance.record_path(Paths(paths.name, asset), stage)
         of_this_run = record.exists() and provenance.read(record) == entry
-        entry["files"] |= {file: provenance.sha256(paths.outputs / file) for file in changed if file in entry["files"]}
+        entry["files"] |= {file: sha256(paths.outputs / file) for file in changed if file in entry["files"]}
         if of_this_run:
             provenance.store(record, entry)
     provenance.store(place, listed)
