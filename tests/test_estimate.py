@@ -110,6 +110,26 @@ def test_states_are_those_of_sample() -> None:
     assert few == every | {"test": every["test"] // 12}
 
 
+def test_a_policy_that_decides_again_is_planned_for() -> None:
+    """Of BTC alone: 400 states are read to learn from, and 6 instants of each of 60 orders to decide."""
+    once, again = (
+        estimate.work(load("sample", {"policy": {"decide_again_s": every_s}}), QWEN, TEXT, 2) for every_s in (None, 10)
+    )
+    looked_at = min(120, estimate.states_of(load("sample"))["validation"])
+    assert again["05_train"].states - once["05_train"].states == 400 + looked_at
+    assert again["05_train"].updates["dapo"] - once["05_train"].updates["dapo"] == 1000 * 64 / 16
+    assert again["07_inference"].states - once["07_inference"].states == 60 * 6
+    assert again["06_convergence"] == once["06_convergence"]
+
+
+@pytest.mark.parametrize("profile", ["sample", "notices"])
+def test_a_probe_reads_prompts_of_the_profile_s_own_style(profile: str) -> None:
+    parameters = load(profile)
+    states = probe._states(parameters, 8)
+    assert all(prompt.startswith(probe._opening(parameters)) and prompt.endswith(" ->") for prompt in states.prompts)
+    assert ("For me this news is" in states.prompts[0]) == (profile == "notices")
+
+
 def test_a_plain_adapter_passes_whole_prompts() -> None:
     plain = load("thesis", {"policy": {"lora": {"activated": False}}})
     rates, cue = (estimate.rates_of(GPUS["a100-40"], one, QWEN, TEXT) for one in (plain, THESIS))

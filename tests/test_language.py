@@ -12,7 +12,7 @@ from hyperdapo.files import write_table
 from hyperdapo.params import Parameters, load
 from hyperdapo.paths import Paths
 from hyperdapo.policy.language import study
-from hyperdapo.policy.models import UNTAUGHT, adapter_size, load_tokenizer
+from hyperdapo.policy.models import UNTAUGHT, adapter_size, load_base, load_tokenizer
 from hyperdapo.policy.prompts import STYLES, instruction
 from hyperdapo.policy.states import States
 from planted import planted_world, settings
@@ -69,6 +69,11 @@ def test_the_untaught_base_has_the_size_and_tokenizer_of_the_taught_one(paramete
     )
     assert adapter_size(taught) == adapter_size(untaught)
     assert load_tokenizer(UNTAUGHT).get_vocab() == load_tokenizer("smollm2-135m").get_vocab()
+
+
+def test_the_untaught_base_is_quantised_where_the_taught_one_is() -> None:
+    policy = load("sample").policy.model_copy(update={"base_model": UNTAUGHT, "four_bit": True})
+    assert type(load_base(policy)[0].model.layers[0].self_attn.q_proj).__name__ == "Linear4bit"
 
 
 def test_a_placebo_keeps_prompts_and_rewards_and_loses_which_belongs_to_which(

@@ -89,6 +89,15 @@ def test_words_hold_no_digit_and_lose_no_grade() -> None:
     assert " imbalance lowest," in texts[0] and " imbalance neutral," in texts[4] and " imbalance highest," in texts[8]
 
 
+def test_absolute_says_up_and_down_and_the_side_last() -> None:
+    states = features(2).assign(book_imbalance=0.5)
+    opening, prompts = instruction(ACTIONS, "absolute"), encode_states(states, parents([1, -1]), ACTIONS, "absolute")
+    buy, sell = (prompt.removeprefix(opening).removesuffix(CUE) for prompt in prompts)
+    assert buy.removesuffix(" buy") == sell.removesuffix(" sell") and " imbalance7" in buy
+    assert "BTC" not in buy and buy.startswith("balanced: imbalance")
+    assert "1 the price falls, 5 neutral, 9 it rises" in opening
+
+
 def test_shuffled_names_are_all_wrong_and_lose_nothing() -> None:
     states = features(1).assign(book_imbalance=0.5)
     right, wrong = (body(encode_states(states, parents([1]), ACTIONS, style)[0]) for style in ("anonymous", "shuffled"))

@@ -11,6 +11,7 @@ from ipaddress import ip_address
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -174,6 +175,60 @@ def test_a_run_that_looks_at_other_states_is_another(splits: dict[str, States]) 
     first = runs.fingerprint(short(), "dapo", 0, splits["train"], splits["validation"])
     reversed_rewards = replace(splits["validation"], rewards=splits["validation"].rewards[:, ::-1].copy())
     assert runs.fingerprint(short(), "dapo", 0, splits["train"], reversed_rewards) != first
+
+
+def test_a_flipped_byte_of_a_checkpoint_is_noticed(splits: dict[str, States], monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "training_step", cut_after(19))
+        with pytest.raises(KeyboardInterrupt):
+            trained(short(), splits)
+    states = PATHS.run("dapo", 0) / "checkpoint-16" / "rng_state.pth"
+    content = bytearray(states.read_bytes())
+    content[content.index(b"data/0") + 200] ^= 1
+    states.write_bytes(content)
+    with pytest.warns(UserWarning, match="checkpoint-16 is damaged"):
+        assert runs.newest_checkpoint(PATHS.run("dapo", 0)).name == "checkpoint-8"
+
+
+@pytest.mark.parametrize("gpus_there", [0, 2])
+def test_each_process_sees_a_gpu_of_its_own(
+    gpus_there: int, splits: dict[str, States], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`work` of each rank, with a process group and a trainer that only look at where they were put."""
+    seen = []
+
+    class Looking:
+        def __init__(self, *given: object) -> None:
+            place = [os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", runs.gpus.VARIABLE)]
+            seen.append(place)
+
+        def train(self, *given: object) -> None: ...
+
+    monkeypatch.setattr(runs, "die_with_parent", lambda: None)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *given, **named: None)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
+    monkeypatch.setattr("hyperdapo.policy.training.Workbench", Looking)
+    there = [SimpleNamespace(name=f"GPU-{number}") for number in range(gpus_there)]
+    monkeypatch.setattr(runs.gpus, "visible", lambda: there)
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", runs.gpus.VARIABLE, *runs._LOOPBACK):
+        monkeypatch.setenv(name, "before")
+    job = runs.Job(short(), "BTC", splits["train"], splits["validation"], "dapo", 0, tmp_path)
+    for rank in (0, 1):
+        runs.work(rank, 2, tmp_path / "store", job)
+    if gpus_there:
+        assert seen == [["0", "0", "2", "GPU-0"], ["1", "0", "2", "GPU-1"]]
+    else:
+        assert seen == [["0", "0", "2", "before"], ["1", "1", "2", "before"]]
+
+
+def test_processes_share_the_memory_that_is_given(splits: dict[str, States], monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = []
+    monkeypatch.setattr("hyperdapo.policy.training.Encodings", lambda *given: limits.append(given[2]))
+    for count in (1, 4):
+        parameters = short(processes=count, states_per_update=16)
+        Workbench(parameters, "BTC", splits["train"], splits["validation"])._encoded(splits["validation"])
+    assert limits[1] == pytest.approx(limits[0] / 4)
 
 
 def test_a_run_of_other_parameters_is_begun_anew(splits: dict[str, States], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from hyperdapo.policy.models import load_base
 from hyperdapo.policy.prompts import CUE, FEATURES, instruction
 from hyperdapo.policy.scoring import make_scorer
 from hyperdapo.policy.states import States
-from hyperdapo.sequential import language
+from hyperdapo.sequential import language, rollouts
 from hyperdapo.sequential.iteration import DAPO, action_values, boosting, decided, hypothetical, matrix, policies
 from hyperdapo.sequential.language import order_text
 from hyperdapo.sequential.rivals import greedy, renewed
@@ -222,6 +222,21 @@ def iterated(tape: Market, parents: pd.DataFrame, parameters: Parameters) -> tup
 
 
 class TestTables:
+    def test_trees_learn_the_values_of_the_last_policy_alone(self, iterated: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+        features, values = iterated
+        misleading = values.assign(iteration=values["iteration"] - 1)
+        columns = [name for name in values if name.startswith("value_")]
+        misleading[columns] = -misleading[columns]
+        alone, both = (boosting(features, table, 0)(values) for table in (values, pd.concat([misleading, values])))
+        np.testing.assert_array_equal(alone, both)
+
+    def test_a_cost_that_is_no_number_is_named(
+        self, tape: Market, parents: pd.DataFrame, parameters: Parameters, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(rollouts, "_deviated", lambda *given: np.full(len(given[3]), np.nan))
+        with pytest.raises(DataError, match=r"order \d+ has no finite cost at decision 0 by action \d"):
+            roll_out(renewed(JOIN), tape, parents.head(3), parameters)
+
     def test_a_value_is_known_of_what_is_allowed(self, iterated: tuple[pd.DataFrame, pd.DataFrame]) -> None:
         _, once = iterated
         assert set(once["iteration"]) == {0} and set(once["split"]) == {"train", "validation"}
@@ -288,6 +303,8 @@ class TestLanguage:
         told = language.expected(known, lambda table: np.array([[0.2, 0.5, 9.0]]))
         np.testing.assert_array_equal(told.rewards, [[0.2, 0.5, 0.2]])
         assert told.prompts == known.prompts and known.rewards[0, 0] == 3
+        seldom = language.expected(known, lambda table: np.array([[-np.inf, 0.5, -np.inf]]))
+        np.testing.assert_array_equal(seldom.rewards, [[3.0, 0.5, 0.5]]), "what the critic does not know stays exact"
 
     def test_it_learns_in_a_few_updates_and_decides_every_place(
         self,

@@ -148,6 +148,32 @@ def test_looks_and_rollouts_are_without_dropout(splits: dict[str, States]) -> No
     assert adapted.training, "training goes on with dropout"
 
 
+def test_what_a_rollout_keeps_is_without_dropout(splits: dict[str, States], tmp_path: Path) -> None:
+    """Of the exact and of the sampled groups: asked twice, a policy in training says the same."""
+    lora = {"lora": {"dropout": 0.5}, "actions": settings().policy.actions}
+    parameters = load("smoke", {"policy": lora})
+    bench = Workbench(parameters, "BTC", splits["train"], splits["validation"])
+    adapted = add_adapter(bench._base[0], parameters.policy, seed=0).train()
+    draw = torch.Generator().manual_seed(0)
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            weight.data = torch.randn(weight.shape, generator=draw)
+    exact = bench._trainer("dapo", 0, tmp_path, adapted, lambda *_: {})
+    kept = []
+    for _ in range(2):
+        adapted.train()
+        exact._roll_out(0)
+        kept.append(exact._old.clone())
+    torch.testing.assert_close(*kept, rtol=0, atol=0, equal_nan=True)
+    assert kept[0].isfinite().any()
+    sampled = bench._trainer("dapo_sampled", 0, tmp_path, adapted, lambda *_: {})
+    groups = []
+    for _ in range(2):
+        adapted.train()
+        groups.append(sampled._draw([0, 1, 2, 3], np.random.default_rng(0)))
+    assert groups[0] and all(torch.equal(a[2], b[2]) for a, b in zip(*groups, strict=True))
+
+
 def test_an_empty_split_is_an_error(world, parameters: Parameters) -> None:
     with pytest.raises(DataError, match="no order belongs to the holdout split"):
         read_states(*world, parameters, "holdout")

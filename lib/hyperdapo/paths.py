@@ -11,6 +11,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PARAMS = REPOSITORY / "params"
 NOTEBOOKS = REPOSITORY / "notebooks"
 PROFILES = REPOSITORY / "profiles"
+STUDY = "language"  # folder of a run with what its study of language trains
 GENERALIST = "all"  # stands for an asset where one adapter is trained on all
 
 

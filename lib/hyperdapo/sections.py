@@ -350,7 +350,7 @@ def _nanoseconds(moment: datetime) -> int:
     return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()) * SECOND_NS
 
 
-PromptStyle = Literal["thesis", "anonymous", "shuffled", "numbers", "words", "news"]
+PromptStyle = Literal["thesis", "anonymous", "absolute", "shuffled", "numbers", "words", "news"]
 Algorithm = Literal["dapo", "dapo_sampled", "dpo", "dpo_one_pair", "listing_4_3", "dapo_preference", "reward_weighted"]
 
 

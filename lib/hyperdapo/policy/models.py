@@ -59,10 +59,8 @@ def load_base(policy: Policy) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]
         If the model is neither on this machine nor to be had from the hub.
     """
     tokenizer = load_tokenizer(policy.base_model)
-    if policy.base_model in (_TINY, _REHEARSAL):
-        model: PreTrainedModel = _made_here(policy, tokenizer)
-    elif policy.base_model == UNTAUGHT:
-        model = _untaught()
+    if hub_id(policy.base_model) is None:
+        model = _made_here(policy, tokenizer)
     else:
         model = _from_pretrained(policy, _weights(policy.base_model))
     return model.eval().requires_grad_(False), tokenizer
@@ -276,8 +274,19 @@ def _qwen2(tokenizer: PreTrainedTokenizerBase, **shape: Any) -> transformers.Qwe
         return transformers.Qwen2ForCausalLM(config)
 
 
-def _random(base_model: str, tokenizer: PreTrainedTokenizerBase) -> transformers.Qwen2ForCausalLM:
+def _random(base_model: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """One of those that are made here, in float32: the same weights on every machine."""
+    if base_model == UNTAUGHT:
+        return _untaught()
     return tiny_model(tokenizer) if base_model == _TINY else rehearsal_model(tokenizer)
+
+
+def _untaught() -> PreTrainedModel:
+    """Weights as they were drawn before pretraining, by the deviation that the config names."""
+    with _fetched(_SMOLLM2), seeded(_SEED):
+        config = transformers.AutoConfig.from_pretrained(_weights(_SMOLLM2))
+        model: PreTrainedModel = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        return model
 
 
 def _made_here(policy: Policy, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
@@ -330,14 +339,6 @@ def _from_pretrained(policy: Policy, place: str) -> PreTrainedModel:
     for module in four_bits:  # bitsandbytes would repack their weights for inference, and then there is no gradient
         module.support_avx512bf16_for_cpu = False
     return model
-
-
-def _untaught() -> PreTrainedModel:
-    """Weights as they were drawn before pretraining, by the deviation that the config names; always the same."""
-    with _fetched(_SMOLLM2), seeded(_SEED):
-        config = transformers.AutoConfig.from_pretrained(_weights(_SMOLLM2))
-        model: PreTrainedModel = transformers.AutoModelForCausalLM.from_config(config, dtype=precision())
-        return model
 
 
 def _without_weights(policy: Policy) -> Any:

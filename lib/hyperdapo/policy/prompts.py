@@ -8,13 +8,15 @@ sees it rise), below 5 where it brings the price to it. A notice, where there is
 A letter stands for each candidate order, so that an action is one token.
 
 The styles differ in what they let a model make of what it knows. `thesis` keeps the asset and the real price level
-(§4.8.1); `anonymous` hides both. Three more say what `anonymous` says: `shuffled` under the name of another feature,
+(§4.8.1); `anonymous` hides both. `absolute` says which way the market goes, up or down, and the order's side last, so
+that one text serves buys and sells. Three more say what `anonymous` says: `shuffled` under the name of another feature,
 `numbers` in digits alone (the horizon in seconds stands for the objective; side and notice are left out, so that it
 says what `rivals` read), and `words` without a digit. In `news` a notice, where one was heard, stands in place of the
 signals, the order's side in words behind it and the question what it means for it; the instruction names the letters
 alone.
 """
 
+import hashlib
 import math
 import string
 from collections.abc import Callable, Sequence
@@ -91,6 +93,8 @@ def instruction(actions: Sequence[Action], style: PromptStyle = "thesis") -> str
         *others, last = letters(actions)
         return f"Order {', '.join(others)} or {last}.\n"
     options = ", ".join(f"{letter} {action}" for letter, action in zip(letters(actions), actions, strict=True))
+    if style == "absolute":
+        return f"Choose an order: {options}. Signals: 1 the price falls, 5 neutral, 9 it rises.\n"
     low, middle, high = (_GRADES[0], _GRADES[4], _GRADES[8]) if style == "words" else "159"
     return (
         f"Choose an order, in ticks from the best quote or bps from the mid: {options}. "
@@ -115,13 +119,29 @@ def encode_states(
         If a feature of one of the states is not finite.
     """
     states = features.iloc[parents["order_id"].to_numpy()]
-    opening, rows = instruction(actions, style), digits(features, parents)
-    heads = _heads(states, parents, style)
+    opening, sides = instruction(actions, style), _verbs(parents)
+    rows = digits(features, parents.assign(side=1) if style == "absolute" else parents)
+    signals = [_signals(row, style) for row in rows]
     if style == "news":
-        parts = zip(heads, rows, _news(states, parents), strict=True)
-        return [opening + head + (news or _signals(row, style)) + CUE for head, row, news in parts]
-    parts = zip(heads, rows, _notices(states, style), strict=True)
-    return [opening + head + _signals(row, style) + notice + CUE for head, row, notice in parts]
+        bodies = [news or signal for news, signal in zip(_news(states, parents), signals, strict=True)]
+    else:
+        bodies = [signal + notice for signal, notice in zip(signals, _notices(states, style), strict=True)]
+    if style == "absolute":
+        bodies = [f"{body} {side}" for body, side in zip(bodies, sides, strict=True)]
+    return [opening + head + body + CUE for head, body in zip(_heads(states, parents, style), bodies, strict=True)]
+
+
+def version(actions: Sequence[Action], style: PromptStyle) -> str:
+    """A hash of what is written of two orders with and without a notice, in states that show every digit: text that
+    changes in whatever part has another."""
+    states = np.linspace(-0.99, 0.99, 2 * _MOST + 1)
+    features = pd.DataFrame({feature.column: states for feature in FEATURES}).assign(
+        decision_ns=0, asset="BTC", mid=50_000.0, notice=[*["", "News."] * _MOST, ""], notice_age_s=20.0
+    )
+    parents = pd.DataFrame({"order_id": np.arange(len(states)), "objective": "balanced", "horizon_s": 60.0})
+    with np.errstate(divide="ignore"):
+        written = [encode_states(features, parents.assign(side=side), actions, style) for side in (1, -1)]
+    return hashlib.sha256("\0".join(map(str, written)).encode()).hexdigest()[:16]
 
 
 def digits(features: pd.DataFrame, parents: pd.DataFrame) -> NDArray[np.int64]:
@@ -173,14 +193,20 @@ def _digits(feature: _Feature, states: pd.DataFrame, side: Floats) -> NDArray[np
 
 
 def _heads(states: pd.DataFrame, parents: pd.DataFrame, style: PromptStyle) -> list[str]:
-    """Objective and side of each order; in style `thesis` also the asset and its price level."""
+    """Objective and side of each order, but for `absolute` without the side; in `thesis` also asset and price level."""
     if style == "numbers":
         return [f"{horizon_s:g}:" for horizon_s in parents["horizon_s"]]
-    verbs = ["buy" if side > 0 else "sell" for side in parents["side"]]
+    if style == "absolute":
+        return [f"{objective}:" for objective in parents["objective"]]
+    verbs = _verbs(parents)
     if style != "thesis":
         return [f"{objective} {verb}:" for objective, verb in zip(parents["objective"], verbs, strict=True)]
     rows = zip(parents["objective"], verbs, states["asset"], states["mid"], strict=True)
     return [f"{objective} {verb} {asset} at {_five_figures(mid)}:" for objective, verb, asset, mid in rows]
+
+
+def _verbs(parents: pd.DataFrame) -> list[str]:
+    return ["buy" if side > 0 else "sell" for side in parents["side"]]
 
 
 def _five_figures(price: float) -> str:

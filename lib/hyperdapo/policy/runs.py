@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from zipfile import ZipFile
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from safetensors.torch import load_file
@@ -187,6 +187,7 @@ def launch(job: Job) -> None:
     processes, visible = job.parameters.training.processes, len(gpus.visible())
     if 0 < visible < processes:
         raise TrainingError(f"training.processes is {processes}, and {visible} GPUs are visible: lower it")
+    newest_checkpoint(job.folder)  # removes the damaged ones before all processes look
     with TemporaryDirectory(dir=job.folder, prefix="together") as meeting:
         try:
             spawn(work, (processes, Path(meeting) / "store", job), processes)
@@ -225,4 +226,5 @@ def _read(checkpoint: Path) -> None:
         torch.load(checkpoint / name, map_location="cpu", weights_only=True)
     for states in [checkpoint / "rng_state.pth", *checkpoint.glob("rng_state_*.pth")][:1]:
         with ZipFile(states) as kept:  # NumPy's state in it is no plain weight
-            kept.testzip()
+            if damaged := kept.testzip():
+                raise BadZipFile(damaged)

@@ -183,7 +183,8 @@ class Workbench:
         return self._encoded(self._looked_at)
 
     def _encoded(self, states: States, taken: int = 0) -> Encodings:
-        left_gb = self.parameters.training.memory_gb - taken / 1e9
+        training = self.parameters.training
+        left_gb = training.memory_gb / training.processes - taken / 1e9
         return Encodings(self.scorer, states.prompts, left_gb, states.distinct)
 
     def read(self) -> None:

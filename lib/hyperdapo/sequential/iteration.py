@@ -50,13 +50,16 @@ def action_values(parts: Parts, features: pd.DataFrame, parameters: Parameters) 
     for iteration in range(last + 1):
         tables.append(_values(parts, policy, iteration, ["train", "validation"][: 1 + (iteration == last)], parameters))
         if iteration < last:
-            policy = rivals.greedy(boosting(features, pd.concat(tables, ignore_index=True), parameters.seed))
+            policy = rivals.greedy(boosting(features, tables[-1], parameters.seed))
     return pd.concat(tables, ignore_index=True)
 
 
 def boosting(features: pd.DataFrame, values: pd.DataFrame, seed: int) -> Callable[[pd.DataFrame], Floats]:
-    """What trees predict that learned the training split of `action_values.parquet`, as `rivals.fit` returns it."""
-    learned = values[values["split"] == "train"]
+    """What trees predict that learned the training split of `action_values.parquet`, as `rivals.fit` returns it.
+
+    Of the last iteration alone: the values of an earlier one are those of another policy.
+    """
+    learned = values[(values["split"] == "train") & (values["iteration"] == values["iteration"].max())]
     return rivals.fit(features, learned, matrix(learned, "value"), seed)
 
 

@@ -32,7 +32,9 @@ from hyperdapo.sequential.states import PLACES, instants
 
 _KEEP = Action("keep")
 _MOST = 9  # decisions left that the text tells apart
+_WORDIEST = max(range(len(PLACES)), key=lambda place: len(PLACES[place]))
 _READ = 8  # markets that are read at once
+_TOGETHER = {"processes": 1, "gradient_accumulation": 1}
 _BUDGET, _OF_DAPO = ("steps", "states_per_update"), ("learning_rate", "temperature_bps", "entropy_bonus")
 
 
@@ -100,9 +102,11 @@ def read(
 def expected(states: States, critic: Callable[[pd.DataFrame], Floats]) -> States:
     """The same states with what a critic expects of each action in place of what it was worth in the one future known.
 
-    What was not allowed has the least value of its state, as in `read`.
+    What was not allowed has the least value of its state, as in `read`; of an action that was too seldom allowed for
+    the critic to know it (-inf), the exact value stays.
     """
-    predicted = np.where(states.distinct, critic(states.table), np.inf)
+    told = critic(states.table)
+    predicted = np.where(states.distinct, np.where(np.isfinite(told), told, states.rewards), np.inf)
     worst = predicted.min(axis=1, keepdims=True)
     return replace(states, rewards=np.where(states.distinct, predicted, worst))
 
@@ -115,6 +119,8 @@ def scores(
 
     Raises
     ------
+    DataError
+        If a prompt is longer than `policy.max_length` tokens.
     MissingInputError
         If 05_train has not trained it.
     ModelError
@@ -126,6 +132,9 @@ def scores(
     adapted = load_adapter(base, again, paths.adapter(DAPO, parameters.training.seeds[0]))
     table = _with_orders(states, outcomes)
     table = table.assign(market=_markets(again, features, table), left=_left(table, again))
+    ends = (order_text(left, _WORDIEST) + CUE for left in table["left"])
+    longest = [market + end for market, end in zip(table["market"], ends, strict=True)]
+    check_lengths(longest, table, tokenizer, again.policy.max_length)
     scored = np.full((len(table), len(again.policy.actions)), np.nan)
     table["tokens"] = [len(ids) for ids in tokenizer(list(table["market"]))["input_ids"]]
     for (left, *_), alike in tqdm(table.groupby(["left", "number", "tokens"]), "deciding again", delay=2, leave=False):
@@ -149,11 +158,14 @@ def order_text(left: int, place: int) -> str:
 
 
 def _again(parameters: Parameters) -> Parameters:
-    """The same with the action to keep an order, and what `sequential` says of the training."""
+    """The same with the action to keep an order, and what `sequential` says of the training.
+
+    It is trained in one process, each update read whole.
+    """
     policy = parameters.policy.model_copy(update={"actions": [*parameters.policy.actions, _KEEP]})
     own = parameters.sequential.model_dump(include={*_BUDGET, *_OF_DAPO})
     dapo = parameters.training.dapo.model_copy(update={name: own[name] for name in _OF_DAPO})
-    training = parameters.training.model_copy(update={"dapo": dapo} | {name: own[name] for name in _BUDGET})
+    training = parameters.training.model_copy(update={"dapo": dapo} | _TOGETHER | {name: own[name] for name in _BUDGET})
     return parameters.model_copy(update={"policy": policy, "training": training})
 
 

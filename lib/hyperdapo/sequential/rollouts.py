@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from hyperdapo.errors import DataError
 from hyperdapo.execution.children import Known, decide_again
 from hyperdapo.execution.orders import uniform
 from hyperdapo.market.book import Market
@@ -63,6 +64,11 @@ def roll_out(
     ----------
     exploring : names draws, of which a share `EXPLORED` chooses any action that is allowed: so states are met into
         which the policy itself would not come; values are still its own
+
+    Raises
+    ------
+    DataError
+        If what an action that is allowed would have cost is no number.
     """
     seen, decided = list[Visited](), list[Integers]()
 
@@ -94,6 +100,12 @@ def roll_out(
         part = slice(start, start + _PATHS)
         values[state[part], action[part]] = -_deviated(
             market, parents, taken, parent[state[part]], number[state[part]], action[part], policy, parameters
+        )
+    if (lost := visited.allowed & ~np.isfinite(values)).any():
+        state, action = np.argwhere(lost)[0]
+        raise DataError(
+            f"{market.asset}: order {visited.table['order_id'].iloc[state]} has no finite cost at decision "
+            f"{visited.table['number'].iloc[state]} by action {action}: run 02_preprocess again"
         )
     return Rollout(costs, visited, chosen, values)
 

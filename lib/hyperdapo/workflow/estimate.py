@@ -6,6 +6,7 @@ is counts times three rates: seconds a token read, a state passed, an update. Th
 (`workflow.probe`), or estimated from a data sheet; what is printed says which.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ import pandas as pd
 from hyperdapo.errors import HyperdapoError, ParameterError, nearest
 from hyperdapo.params import Parameters
 from hyperdapo.policy.losses import settings_of
+from hyperdapo.sequential.states import PLACES
 from hyperdapo.times import SECOND_NS
 
 BATCH = 32  # states that are read at once, see `policy.scoring`
@@ -213,15 +215,28 @@ def work(parameters: Parameters, shape: Shape, text: Text, bytes_a_number: int) 
         updates = dict.fromkeys(algorithms, float(seeds * training.steps))
         return _work(parameters, shape, text, read, states["train"] + looks, updates)
 
+    again, deciding = _again(parameters, shape, text, looked_at, tested := states["test"])
     across = assets * min(inference.states_across, states["test"])
-    tested = states["test"]
     policies = len(training.algorithms) * seeds
     return {
-        "05_train": trainings(list(training.algorithms)).times(assets),
+        "05_train": trainings(list(training.algorithms)).times(assets) + again,
         "06_convergence": trainings(list(training.algorithms[:1]))
         + _work(parameters, shape, text, across, across * (assets + 1) * seeds, {}),
-        "07_inference": _work(parameters, shape, text, tested, tested * (policies + 1), {}).times(assets),
+        "07_inference": _work(parameters, shape, text, tested, tested * (policies + 1), {}).times(assets) + deciding,
     }
+
+
+def _again(parameters: Parameters, shape: Shape, text: Text, looked_at: int, tested: int) -> tuple[Work, Work]:
+    """What 05 and 07 do for the policy that decides again; nothing where orders are decided on once."""
+    policy, training, own = parameters.policy, parameters.training, parameters.sequential
+    assets = len({*own.trained} & {*parameters.assets}) if policy.decide_again_s else 0
+    looks = (own.steps // training.evaluate_every + 1) * looked_at
+    updates: dict[str, float] = {training.algorithms[0]: own.steps * own.states_per_update / training.states_per_update}
+    trained = _work(parameters, shape, text, own.states + looked_at, own.states + looks, updates)
+    decisions = math.ceil(parameters.orders.longest_horizon_s / (policy.decide_again_s or math.inf))
+    instants = min(own.tested_orders, tested) * decisions
+    decided = _work(parameters, shape, text, instants, instants * len(PLACES), {})
+    return trained.times(assets), decided.times(assets)
 
 
 def memory_gb(parameters: Parameters, shape: Shape, text: Text, number: int) -> float:

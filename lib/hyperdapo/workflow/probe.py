@@ -11,9 +11,10 @@ import torch
 
 from hyperdapo.params import Parameters
 from hyperdapo.policy.models import config_of, hub_id, load_tokenizer
-from hyperdapo.policy.prompts import CUE, FEATURES, instruction
+from hyperdapo.policy.prompts import CUE, FEATURES, encode_states, instruction
 from hyperdapo.policy.states import States
 from hyperdapo.policy.training import Workbench
+from hyperdapo.synthetic.wordings import KNOWN
 from hyperdapo.workflow.estimate import SHAPES, Machine, Rates, Shape, Text
 
 _READ, _LOOKED_AT = 64, 32  # states that the base reads, and held-out ones
@@ -89,10 +90,14 @@ def _opening(parameters: Parameters) -> str:
 
 
 def _states(parameters: Parameters, count: int) -> States:
-    """Prompts as long as those of the market, with random digits and rewards that differ."""
-    rng, actions = np.random.default_rng(0), parameters.policy.actions
-    digits = rng.integers(1, 10, (count, len(FEATURES)))
-    head = f"{_opening(parameters)}balanced buy {parameters.assets[0]} at 110234:"
-    bodies = ("".join(f" {one.word}{digit}" for one, digit in zip(FEATURES, row, strict=True)) for row in digits)
-    rewards = rng.normal(0, 4, (count, len(actions)))
-    return States(pd.DataFrame(index=range(count)), [head + body + CUE for body in bodies], rewards, rewards < np.inf)
+    """Prompts as those of the market, with random digits, a notice where there are any, and rewards that differ."""
+    rng, policy = np.random.default_rng(0), parameters.policy
+    features = pd.DataFrame(rng.uniform(0, 1, (count, len(FEATURES))), columns=[one.column for one in FEATURES])
+    features = features.assign(decision_ns=0, asset=parameters.assets[0], mid=110_234.0)
+    if parameters.synthetic.notices.per_hour:
+        said = [text for texts in KNOWN.values() for text in texts]
+        features = features.assign(notice=rng.choice(said, count), notice_age_s=20.0)
+    orders = pd.DataFrame({"order_id": range(count), "side": 1, "objective": "balanced", "horizon_s": 60.0})
+    rewards = rng.normal(0, 4, (count, len(policy.actions)))
+    prompts = encode_states(features, orders, policy.actions, policy.prompt_style)
+    return States(orders, prompts, rewards, rewards < np.inf)

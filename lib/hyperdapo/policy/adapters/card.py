@@ -45,7 +45,7 @@ The test split is judged in the run's notebook 09, with intervals and rivals. On
 - Rewards come from a replay, in which our own orders move nobody and queues are estimates.
 - Held-out states are of the same span and source as those it was trained on.
 - `policy.json` says what must be the same where it decides, and `hyperdapo` checks it.
-- The base computed in {manifest.dtype}{bits}.
+- The base computed in {manifest.dtype}{bits}.{copy}
 
 ## How to load it
 
@@ -58,9 +58,11 @@ _PEFT = """    base = AutoModelForCausalLM.from_pretrained("{base}")
 _MADE_HERE = (
     "Its base has random weights and is on no hub: `hyperdapo.policy.models.load_base` makes it, for tests only."
 )
-_ACTIVATED = """It is an activated LoRA (arXiv:2504.12397), which acts from the cue on: PEFT and llama.cpp serve it.
-vLLM refuses it, and it cannot be merged, since both would have it act on text that it never saw. For these, train with
-`policy.lora.activated: false`."""
+_COPY = """
+- Its weights were 4 bits, written out ({manifest.revision}). The hub's own are finer, and some decisions are others."""
+_ACTIVATED = """It is an activated LoRA (arXiv:2504.12397), which acts from the cue on: PEFT serves it, and llama.cpp
+where its scale is zero before the cue (docs/deploy.md). vLLM refuses it, and it cannot be merged, since both would have
+it act on text that it never saw. For these, train with `policy.lora.activated: false`."""
 _PLAIN = """It is a plain LoRA on the whole prompt. PEFT and llama.cpp serve it, `merge_and_unload` puts it into the
 base, and vLLM takes it with `--enable-lora --max-lora-rank {rank} --lora-modules {name}=FOLDER`."""
 
@@ -86,6 +88,7 @@ def write(folder: Path, parameters: Parameters, asset: str, algorithm: str, seed
         results=_results(looks),
         actions_count=len(manifest.actions),
         bits=" on weights of 4 bits (NF4)" if manifest.four_bit else "",
+        copy=_COPY.format(manifest=manifest) if manifest.revision.endswith(".gguf") else "",
         loading="\n\n".join(loading),
         command=training_command(folder),
     )

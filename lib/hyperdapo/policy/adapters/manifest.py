@@ -1,14 +1,14 @@
 """What an adapter was trained for. Loading checks it: its letters mean nothing without their list of actions."""
 
-import hashlib
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from hyperdapo.actions import Action
 from hyperdapo.errors import ModelError
 from hyperdapo.params import Parameters
-from hyperdapo.paths import GENERALIST
-from hyperdapo.policy.prompts import CUE, FEATURES, instruction
+from hyperdapo.paths import GENERALIST, STUDY, option
+from hyperdapo.policy.prompts import FEATURES, version
 
 NAME = "policy.json"
 
@@ -25,6 +25,7 @@ _MEND = {
     "dtype": "decide where it is the same (bfloat16 with a GPU, float32 without)",
     "four_bit": "set policy.four_bit back",
     "objectives": "set orders.objectives back",
+    "decide_again_s": "set policy.decide_again_s back",
 }
 
 
@@ -32,7 +33,8 @@ class Manifest(BaseModel):
     """What decides the meaning of an adapter's weights, its letters and its prompts; `policy.json` beside it.
 
     `base` is a hub id (or the name of a base that is made here), `layers` how many upper layers it acts on, `prompt`
-    the version of the prompt's text: a hash of its instruction and cue. `dtype` is that in which the base computes.
+    the version of the prompt's text (`prompts.version`). `dtype` is that in which the base computes, `decide_again_s`
+    how often one that may keep its order decides; None for one that decides once.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,6 +50,7 @@ class Manifest(BaseModel):
     dtype: str
     four_bit: bool
     objectives: list[str]
+    decide_again_s: float | None
 
     @staticmethod
     def of(parameters: Parameters, base: str, revision: str, layers: int, dtype: str) -> "Manifest":
@@ -60,11 +63,12 @@ class Manifest(BaseModel):
             activated=policy.lora.activated,
             actions=[str(action) for action in policy.actions],
             prompt_style=policy.prompt_style,
-            prompt=hashlib.sha256((instruction(policy.actions, policy.prompt_style) + CUE).encode()).hexdigest()[:16],
+            prompt=version(policy.actions, policy.prompt_style),
             features=[feature.column for feature in FEATURES],
             dtype=dtype,
             four_bit=policy.four_bit,
             objectives=sorted(parameters.orders.objectives),
+            decide_again_s=policy.decide_again_s if Action("keep") in policy.actions else None,
         )
 
     @staticmethod
@@ -105,7 +109,9 @@ class Manifest(BaseModel):
 
 
 def training_command(folder: Path) -> str:
-    """What trains the adapters of data/PROFILE/models/ASSET/ALGORITHM/seed_N again."""
-    profile, asset = folder.parents[3].name, folder.parents[1].name
+    """What trains the adapters of data/RUN/models/ASSET/ALGORITHM/seed_N, or of a study of the run, again."""
+    run, asset = folder.parents[3], folder.parents[1].name
+    if run.parent.name == STUDY:
+        return f"hyperdapo study {option(run.parents[1].name)}"
     stage = "--force 06" if asset == GENERALIST else f"--asset {asset} --force 05"
-    return f"hyperdapo run --profile {profile} {stage}"
+    return f"hyperdapo run {option(run.name)} {stage}"

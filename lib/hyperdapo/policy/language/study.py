@@ -20,7 +20,7 @@ from tqdm import tqdm
 from hyperdapo.files import read_table
 from hyperdapo.market.columns import Floats
 from hyperdapo.params import Parameters
-from hyperdapo.paths import Paths
+from hyperdapo.paths import STUDY, Paths
 from hyperdapo.policy import rivals
 from hyperdapo.policy.decisions import Decider
 from hyperdapo.policy.models import UNTAUGHT, load_base, load_tokenizer
@@ -125,7 +125,7 @@ def decide(parameters: Parameters) -> Iterator[pd.DataFrame]:
 def _read(parameters: Parameters, reader: Reader, asset: str, worlds: dict[str, World]) -> Iterator[pd.DataFrame]:
     """One reader, trained on one asset, on the test states of each."""
     under, world = reader.under(parameters), worlds[asset]
-    paths = Paths(f"{parameters.name}/language/{reader.name.replace(' ', '_')}_{reader.states}", asset)
+    paths = Paths(f"{parameters.name}/{STUDY}/{reader.name.replace(' ', '_')}_{reader.states}", asset)
     training, held_out = world.states(under, "train", reader.states), world.states(under, "validation", MOST)
     if reader.placebo:
         training = dealt(training, parameters.seed)
