@@ -270,7 +270,7 @@ def test_two_processes_share_an_update_and_listen_on_loopback_only(
     monkeypatch.setenv("HYPERDAPO_DATA", str(tmp_path / "other"))
     with Listening() as listening:
         together = trained(short(processes=2, steps=8), splits)["dapo"]
-    columns = ["loss", "heldout_reward", "learning_rate"]
+    columns = ["loss", "reward_mean", "entropy", "heldout_reward", "learning_rate"]
     np.testing.assert_allclose(together[columns], alone[columns], rtol=2e-3, atol=2e-3)
     assert listening.addresses, "they speak by sockets: some were to be seen"
     assert {address for address in listening.addresses if not ip_address(address).is_loopback} == set()

@@ -26,13 +26,15 @@ from hyperdapo.errors import DataError
 from hyperdapo.market.columns import Floats, Mask
 from hyperdapo.policy.prompts import digits
 
-_STRETCHES = 5
+STRETCHES = 5
+"""Of time, on each of which a fit is judged that has not seen it."""
+TREES = {"learning_rate": 0.05, "max_leaf_nodes": 8, "early_stopping": False}
+"""Settings of boosted trees, here and where they decide again."""
 
 
 def trees(seed: int, max_iter: int = 60) -> MultiOutputRegressor:
     """Boosted trees for each of several targets."""
-    settings = {"learning_rate": 0.05, "max_leaf_nodes": 8, "early_stopping": False}
-    return MultiOutputRegressor(HistGradientBoostingRegressor(max_iter=max_iter, random_state=seed, **settings))
+    return MultiOutputRegressor(HistGradientBoostingRegressor(max_iter=max_iter, random_state=seed, **TREES))
 
 
 def _ridge(seed: int) -> Any:
@@ -67,7 +69,7 @@ def fit(rival: str, x: Floats, rewards: Floats, seed: int) -> Any:
     DataError
         If there are fewer states than stretches of time.
     """
-    if len(x) < _STRETCHES:
+    if len(x) < STRETCHES:
         raise DataError(f"{len(x)} training states are too few to fit {rival}: lengthen the span or raise split.train")
     with catch_warnings():
         simplefilter(
@@ -83,4 +85,4 @@ def decide(fitted: Any, x: Floats, distinct: Mask) -> NDArray[np.int64]:
 
 
 def _searched(estimator: Any, **grid: list[float]) -> Any:
-    return GridSearchCV(estimator, grid, scoring="neg_mean_squared_error", cv=KFold(_STRETCHES))
+    return GridSearchCV(estimator, grid, scoring="neg_mean_squared_error", cv=KFold(STRETCHES))

@@ -218,9 +218,13 @@ class PolicyTrainer(LogMixin, Trainer):
         return (result.loss, None) if return_outputs else result.loss
 
     def measures(self, step: int) -> Row:
-        """Means over the parts of an update."""
-        means = {name: float(np.mean([part[name] for part in self._parts])) for name in self._parts[0]}
+        """Means over the parts of an update, and over the processes that share it."""
+        names, parts = list(self._parts[0]), [[*part.values()] for part in self._parts]
         self._parts.clear()
+        shared = self.accelerator.reduce(
+            torch.tensor(parts, dtype=torch.float64, device=self.args.device).mean(0), "mean"
+        )
+        means = dict(zip(names, shared.tolist(), strict=True))
         return means | {"filtered_groups": float(self._plan.filtered[step - 1])}
 
     def _roll_out(self, number: int) -> None:

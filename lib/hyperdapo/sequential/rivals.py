@@ -16,9 +16,10 @@ from sklearn.model_selection import KFold
 
 from hyperdapo.errors import DataError
 from hyperdapo.market.columns import Floats
+from hyperdapo.policy.rivals import STRETCHES, TREES
 from hyperdapo.sequential.states import Policy, Visited, numbers
 
-_STRETCHES, _MOST_TREES = 5, 100
+_MOST_TREES = 100
 
 
 def fit(features: pd.DataFrame, states: pd.DataFrame, values: Floats, seed: int) -> Callable[[pd.DataFrame], Floats]:
@@ -43,7 +44,7 @@ def fit(features: pd.DataFrame, states: pd.DataFrame, values: Floats, seed: int)
     gains = (values - np.nanmean(values, axis=1, keepdims=True))[order]
     rows = [np.flatnonzero(np.isfinite(column)) for column in gains.T]
     problems = {
-        action: (x[known], gains[known, action]) for action, known in enumerate(rows) if len(known) >= _STRETCHES
+        action: (x[known], gains[known, action]) for action, known in enumerate(rows) if len(known) >= STRETCHES
     }
     if not problems:
         raise DataError(f"{len(states)} states are too few to learn what an action is worth: lengthen the span")
@@ -76,9 +77,7 @@ def renewed(action: int) -> Policy:
 
 
 def _trees(count: int, seed: int) -> HistGradientBoostingRegressor:
-    return HistGradientBoostingRegressor(
-        max_iter=count, learning_rate=0.05, max_leaf_nodes=8, early_stopping=False, random_state=seed
-    )
+    return HistGradientBoostingRegressor(max_iter=count, random_state=seed, **TREES)
 
 
 def _number_of_trees(problems: Sequence[tuple[Any, Any]], seed: int) -> int:
@@ -86,7 +85,7 @@ def _number_of_trees(problems: Sequence[tuple[Any, Any]], seed: int) -> int:
     up to the least."""
     errors = np.zeros(_MOST_TREES)
     for x, y in problems:
-        for learned, unseen in KFold(_STRETCHES).split(x):
+        for learned, unseen in KFold(STRETCHES).split(x):
             stages = _trees(_MOST_TREES, seed).fit(x[learned], y[learned]).staged_predict(x[unseen])
             errors += [np.square(y[unseen] - predicted).sum() for predicted in stages]
     return int(errors.argmin()) + 1
