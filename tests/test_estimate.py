@@ -16,6 +16,7 @@ from hyperdapo.params import load
 from hyperdapo.policy.models import add_adapter, load_base, parameter_counts
 from hyperdapo.policy.scoring import Encodings, make_scorer
 from hyperdapo.policy.training import Workbench
+from hyperdapo.sequential.states import PLACES
 from hyperdapo.workflow import estimate, probe
 from hyperdapo.workflow.estimate import GPUS, SHAPES, Machine, Rates, Shape, Text
 
@@ -120,6 +121,7 @@ def test_a_policy_that_decides_again_is_planned_for() -> None:
     assert again["05_train"].updates["dapo"] - once["05_train"].updates["dapo"] == 1000 * 64 / 16
     assert again["07_inference"].states - once["07_inference"].states == 60 * 6
     assert again["06_convergence"] == once["06_convergence"]
+    assert len(PLACES) == estimate.PLACES
 
 
 @pytest.mark.parametrize("profile", ["sample", "notices"])

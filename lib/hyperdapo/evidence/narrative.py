@@ -27,7 +27,6 @@ from hyperdapo.paths import GENERALIST, REPOSITORY
 
 README, TABLES = REPOSITORY / "README.md", REPOSITORY / "outputs/sample/tables"
 _PLAIN, _SIGNED = "z.2f", "+z.2f"
-_READS_ZERO = 0.005
 _TABLES = ("metrics", "significance", "cheapest", "learning_gap_over_seeds", "hypotheses")
 _MEASURED = (("impact", "lambda_bps"), ("fill", "alpha"), ("queue", "queue_exponent"))
 _RESULTS = re.compile(r"(?<=<!-- results -->\n).*?(?=<!-- end of results -->)", re.DOTALL)
@@ -294,7 +293,7 @@ def _measured(value: float, low: float, high: float, unit: str = "", digits: str
     """`1.27 bps (0.49 to 2.05)`, or what is missing of it."""
     if math.isnan(value):
         return "not measurable"
-    if low * high > 0 and min(abs(low), abs(high)) < _READS_ZERO:
+    if low * high > 0 and min(abs(low), abs(high)) < 0.005:
         digits = digits.replace("2", "3")  # or a bound beside zero would read as zero
     interval = "no interval" if math.isnan(low) else f"{low:{digits}} to {high:{digits}}"
     return f"{value:{digits}}{unit} ({interval})"
@@ -469,9 +468,8 @@ def _tested(row: Any) -> str:
 
 
 def _against_rival(row: Any) -> str:
-    if row.strategy == row.cheapest:
-        return "nothing, as it is the cheapest itself"
-    return f"{_difference(row)} to `{row.cheapest}`, {_holds(row.ci_low, row.ci_high)}"
+    beside = f"{_difference(row)} to `{row.cheapest}`, {_holds(row.ci_low, row.ci_high)}"
+    return "nothing, as it is the cheapest itself" if row.strategy == row.cheapest else beside
 
 
 def _gap(row: Any) -> str:
@@ -488,14 +486,13 @@ def _means(rows: pd.DataFrame, name: str, digits: str) -> str:
 
 def _gap_table(means: pd.DataFrame) -> str:
     """Markdown: a row per trained policy and rival, a column per asset."""
-    assets = list(means["asset"].unique())
-    rows = []
-    for algorithm, gaps in means.groupby("algorithm", sort=False):
-        cells = [_measured(row.gap_closed, row.gap_ci_low, row.gap_ci_high) for row in gaps.itertuples()]
-        rows.append([f"`{algorithm}`", *cells])
+    rows = [
+        [f"`{algorithm}`", *(_measured(row.gap_closed, row.gap_ci_low, row.gap_ci_high) for row in gaps.itertuples())]
+        for algorithm, gaps in means.groupby("algorithm", sort=False)
+    ]
     shares = means.groupby("asset", sort=False).first()
     rows += [[rival, *(f"{closed:{_PLAIN}}" for closed in shares[f"{rival}_gap_closed"])] for rival in RIVALS]
-    return markdown_table(["gap closed", *map(str, assets)], rows)
+    return markdown_table(["gap closed", *map(str, means["asset"].unique())], rows)
 
 
 if __name__ == "__main__":

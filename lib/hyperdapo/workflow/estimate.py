@@ -16,13 +16,15 @@ import pandas as pd
 from hyperdapo.errors import HyperdapoError, ParameterError, nearest
 from hyperdapo.params import Parameters
 from hyperdapo.policy.losses import settings_of
-from hyperdapo.sequential.states import PLACES
 from hyperdapo.times import SECOND_NS
 
 BATCH = 32  # states that are read at once, see `policy.scoring`
 _CONTEXT_GB = 1.0  # what CUDA and its libraries take
 _NF4_BYTES = 0.516  # a weight: 4 bits, and its share of a scale that is quantised too (arXiv:2305.14314, §3)
 _ADAM_BYTES = 16  # an adapter's parameter in float32, its gradient, and two moments
+
+PLACES = 5
+"""At which an order that is decided on again may stand, each of which is asked about (`sequential.states`)."""
 
 
 @dataclass(frozen=True)
@@ -235,7 +237,7 @@ def _again(parameters: Parameters, shape: Shape, text: Text, looked_at: int, tes
     trained = _work(parameters, shape, text, own.states + looked_at, own.states + looks, updates)
     decisions = math.ceil(parameters.orders.longest_horizon_s / (policy.decide_again_s or math.inf))
     instants = min(own.tested_orders, tested) * decisions
-    decided = _work(parameters, shape, text, instants, instants * len(PLACES), {})
+    decided = _work(parameters, shape, text, instants, instants * PLACES, {})
     return trained.times(assets), decided.times(assets)
 
 

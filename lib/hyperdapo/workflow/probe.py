@@ -14,11 +14,11 @@ from hyperdapo.policy.models import config_of, hub_id, load_tokenizer
 from hyperdapo.policy.prompts import CUE, FEATURES, encode_states, instruction
 from hyperdapo.policy.states import States
 from hyperdapo.policy.training import Workbench
-from hyperdapo.synthetic.wordings import KNOWN
 from hyperdapo.workflow.estimate import SHAPES, Machine, Rates, Shape, Text
 
 _READ, _LOOKED_AT = 64, 32  # states that the base reads, and held-out ones
 _WARM, _TIMED = 4, 8  # updates before, and those that are timed: whole rollouts
+_NOTICE = "The venue lists the token today, as was announced."
 _STAND_IN = "smollm2-135m"
 
 
@@ -95,8 +95,7 @@ def _states(parameters: Parameters, count: int) -> States:
     features = pd.DataFrame(rng.uniform(0, 1, (count, len(FEATURES))), columns=[one.column for one in FEATURES])
     features = features.assign(decision_ns=0, asset=parameters.assets[0], mid=110_234.0)
     if parameters.synthetic.notices.per_hour:
-        said = [text for texts in KNOWN.values() for text in texts]
-        features = features.assign(notice=rng.choice(said, count), notice_age_s=20.0)
+        features = features.assign(notice=_NOTICE, notice_age_s=20.0)
     orders = pd.DataFrame({"order_id": range(count), "side": 1, "objective": "balanced", "horizon_s": 60.0})
     rewards = rng.normal(0, 4, (count, len(policy.actions)))
     prompts = encode_states(features, orders, policy.actions, policy.prompt_style)
