@@ -3,6 +3,7 @@
 import json
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from huggingface_hub import ModelCard
 from peft import PeftModel
 
 import wheels
+from hyperdapo.actions import Action
 from hyperdapo.errors import MissingInputError, ModelError
 from hyperdapo.params import Parameters, load
-from hyperdapo.policy import models
+from hyperdapo.policy import models, prompts
 from hyperdapo.policy.adapters import card
 from hyperdapo.policy.adapters.manifest import Manifest
 from hyperdapo.policy.models import load_adapter, load_base, save_adapter
@@ -119,6 +121,28 @@ def test_a_manifest_that_cannot_be_read_is_refused(text: str | None, tmp_path: P
         load_adapter(load_base(SMOKE.policy)[0], SMOKE, folder)
 
 
+def test_a_prompt_that_says_anything_else_is_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Words, digits and the sentence of a notice too, not only the instruction."""
+    first = {style: prompts.version(SMOKE.policy.actions, style) for style in prompts.STYLES}
+    assert len(set(first.values())) == len(first)
+    assert first["thesis"] == prompts.version(SMOKE.policy.actions, "thesis")
+    assert first["thesis"] != prompts.version(SMOKE.policy.actions[:-1], "thesis")
+    monkeypatch.setattr(prompts, "_MOST", 3)
+    assert first["thesis"] != prompts.version(SMOKE.policy.actions, "thesis")
+    monkeypatch.undo()
+    monkeypatch.setattr(prompts, "FEATURES", (replace(prompts.FEATURES[0], word="lean"), *prompts.FEATURES[1:]))
+    assert first["words"] != prompts.version(SMOKE.policy.actions, "words")
+
+
+def test_an_adapter_that_decides_again_knows_how_often(tmp_path: Path) -> None:
+    often, seldom = (load("smoke", {"policy": {"decide_again_s": every_s}}) for every_s in (10, 20))
+    for each in (often, seldom):
+        keeping = each.policy.model_copy(update={"actions": [*each.policy.actions, Action("keep")]})
+        manifests = Manifest.of(each.model_copy(update={"policy": keeping}), "base", "1", 2, "float32")
+        assert manifests.decide_again_s == each.policy.decide_again_s
+        assert Manifest.of(each, "base", "1", 2, "float32").decide_again_s is None
+
+
 @pytest.mark.parametrize("file", ["adapter_model.safetensors", "adapter_config.json"])
 def test_half_an_adapter_is_refused(file: str, tmp_path: Path) -> None:
     _, _, folder = saved(SMOKE, tmp_path)
@@ -171,7 +195,7 @@ def vllm_helper() -> Any:
 def test_vllm_takes_a_plain_adapter_and_refuses_an_activated_one(tmp_path: Path) -> None:
     """By its own rules (`PEFTHelper.validate_legal`) with its default of rank 16 at most."""
     helper, limits = vllm_helper(), types.SimpleNamespace(max_lora_rank=16)
-    for profile in ("smoke", "sample", "thesis", "rehearsal"):
+    for profile in ("smoke", "sample", "thesis", "rehearsal", "notices"):
         parameters = load(profile, PLAIN | {"policy": PLAIN["policy"] | {"base_model": "tiny-qwen2"}})
         _, _, folder = saved(parameters, tmp_path / profile)
         served = helper.from_local_dir(str(folder), max_position_embeddings=1024)

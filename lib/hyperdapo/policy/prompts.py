@@ -139,8 +139,7 @@ def version(actions: Sequence[Action], style: PromptStyle) -> str:
         decision_ns=0, asset="BTC", mid=50_000.0, notice=[*["", "News."] * _MOST, ""], notice_age_s=20.0
     )
     parents = pd.DataFrame({"order_id": np.arange(len(states)), "objective": "balanced", "horizon_s": 60.0})
-    with np.errstate(divide="ignore"):
-        written = [encode_states(features, parents.assign(side=side), actions, style) for side in (1, -1)]
+    written = [encode_states(features, parents.assign(side=side), actions, style) for side in (1, -1)]
     return hashlib.sha256("\0".join(map(str, written)).encode()).hexdigest()[:16]
 
 
