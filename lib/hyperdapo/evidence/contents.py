@@ -166,7 +166,7 @@ def untrue_cells(table: Path) -> list[str]:
     values = pd.read_csv(source, dtype=str, keep_default_na=False).to_numpy()
     body = _HEAD.split(table.read_text(encoding="utf-8"))[-1]
     lines = [line.removesuffix(r"\\").strip() for line in body.splitlines() if line.endswith(r"\\")]
-    rows = [re.split(r"(?<!\\) & ", line) for line in lines]
+    rows = [re.split(r"(?<!\\) &(?: |$)", line) for line in lines]  # the last cell of a row may be empty
     if len(rows) != len(values):
         return [f"{len(rows)} rows where {source.name} has {len(values)}"]
     pairs = [(i, text, value) for i, row in enumerate(rows, 1) for text, value in zip(row, values[i - 1], strict=False)]
