@@ -14,6 +14,7 @@ from hyperdapo.evidence.metrics import WHOLE, Floats
 from hyperdapo.evidence.tables import heading
 
 _BINS = 10
+_COLOURS = 7  # of the style's cycle
 
 
 def plot_training(log: pd.DataFrame, asset: str) -> Figure:
@@ -137,16 +138,17 @@ def plot_language_states(gaps: pd.DataFrame) -> Figure:
 
     `gaps` is as for `plot_language`.
     """
-    panels = _specialists(gaps[gaps.groupby("policy")["states"].transform("nunique") > 1])
+    panels = {title: _several(rows) for title, rows in _specialists(gaps).items()}
     figure, axes = style.new(1, len(panels), height=0.5, squeeze=False)
     names = list(dict.fromkeys(name for rows in panels.values() for name in rows["policy"]))
     for axis, (title, rows) in zip(axes[0], panels.items(), strict=True):
         wording = "known" if "known" in set(rows["wording"]) else "all"
         for policy, of_each in rows[rows["wording"] == wording].groupby("policy", sort=False):
-            place = names.index(str(policy))
+            place, of_each = names.index(str(policy)), of_each.sort_values("states")
+            colour = f"C{place}" if place < _COLOURS else "0.5"
             beside = of_each["states"] * 1.05 ** (place - len(names) / 2)  # or intervals would lie on each other
-            axis.plot(beside, of_each["minus_fixed_bps"], f"C{place}", marker="osD^vP<>X"[place % 9], label=policy)
-            axis.vlines(beside, of_each["ci_low"], of_each["ci_high"], f"C{place}", linewidth=0.7)
+            axis.plot(beside, of_each["minus_fixed_bps"], colour, marker="osD^vP<>X"[place % 9], label=policy)
+            axis.vlines(beside, of_each["ci_low"], of_each["ci_high"], colour, linewidth=0.7)
         axis.axhline(0, color="black", linewidth=0.8)
         axis.set(xscale="log", title=title if wording == "all" else f"{title}, {wording} wordings")
         axis.set_xticks(sorted(rows["states"].unique()), minor=False)
@@ -155,6 +157,11 @@ def plot_language_states(gaps: pd.DataFrame) -> Figure:
     figure.supxlabel("training states", fontsize=9)
     _legend_above(figure, axes[0])
     return figure
+
+
+def _several(rows: pd.DataFrame) -> pd.DataFrame:
+    """Those of policies that were trained on more than one number of states."""
+    return rows[rows.groupby("policy")["states"].transform("nunique") > 1]
 
 
 def _legend_above(figure: Figure, axes: Iterable[Axes]) -> None:
