@@ -163,12 +163,12 @@ def test_the_plan_of_the_thesis_says_states_tokens_memory_hours_and_dollars(caps
 
 @pytest.mark.slow
 def test_the_clock_agrees_with_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """05 of one asset, shortened, with the base of `sample`: within a factor of 1.5.
+    """05 of one asset that decides once, shortened, with the base of `sample`: within a factor of 1.5.
 
     In seconds of the processor, so that what else runs on the machine counts for neither.
     """
     budget = {"algorithms": ["dapo", "dpo"], "seeds": [0], "steps": 60, "evaluate_every": 20, "evaluation_states": 60}
-    parameters = load("sample", {"assets": ["BTC"], "training": budget})
+    parameters = load("sample", {"assets": ["BTC"], "training": budget, "policy": {"decide_again_s": None}})
     training, held_out = probe._states(parameters, 160), probe._states(parameters, 60)
     monkeypatch.setattr(estimate, "states_of", lambda _: {"train": 160, "validation": 60, "test": 0})
     shape, text = probe.shape_of(parameters), probe.text_of(parameters)
