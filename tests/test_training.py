@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from peft import PeftModel
 
 from hyperdapo.errors import DataError
 from hyperdapo.files import write_table
@@ -132,8 +133,9 @@ def test_rewards_that_never_differ_are_an_error(algorithm: str, parameters: Para
             plan_by_advantage(nothing, parameters.training.dapo_preference, 1, 4, rng)
 
 
-def test_looks_and_rollouts_are_without_dropout(splits: dict[str, States]) -> None:
-    """Half of what enters an adapter is dropped in training; what the policy is, is asked of the whole adapter."""
+@pytest.fixture
+def dropping(splits: dict[str, States]) -> tuple[Workbench, PeftModel]:
+    """An adapter in training, half of whose inputs are dropped; its weights are drawn, or it would change nothing."""
     parameters = load("smoke", {"policy": {"lora": {"dropout": 0.5}, "actions": settings().policy.actions}})
     bench = Workbench(parameters, "BTC", splits["train"], splits["validation"])
     adapted = add_adapter(bench._base[0], parameters.policy, seed=0).train()
@@ -141,6 +143,12 @@ def test_looks_and_rollouts_are_without_dropout(splits: dict[str, States]) -> No
     for name, weight in adapted.named_parameters():
         if "lora_B" in name:
             weight.data = torch.randn(weight.shape, generator=draw)
+    return bench, adapted
+
+
+def test_looks_and_rollouts_are_without_dropout(dropping: tuple[Workbench, PeftModel]) -> None:
+    """Half of what enters an adapter is dropped in training; what the policy is, is asked of the whole adapter."""
+    bench, adapted = dropping
     scorer, states = bench.scorer.through(adapted), bench.states[[0, 1, 2]]
     assert not torch.equal(scorer.log_probabilities(states), scorer.log_probabilities(states))
     assert torch.equal(scorer.evaluate(states), scorer.evaluate(states))
@@ -148,16 +156,9 @@ def test_looks_and_rollouts_are_without_dropout(splits: dict[str, States]) -> No
     assert adapted.training, "training goes on with dropout"
 
 
-def test_what_a_rollout_keeps_is_without_dropout(splits: dict[str, States], tmp_path: Path) -> None:
+def test_what_a_rollout_keeps_is_without_dropout(dropping: tuple[Workbench, PeftModel], tmp_path: Path) -> None:
     """Of the exact and of the sampled groups: asked twice, a policy in training says the same."""
-    lora = {"lora": {"dropout": 0.5}, "actions": settings().policy.actions}
-    parameters = load("smoke", {"policy": lora})
-    bench = Workbench(parameters, "BTC", splits["train"], splits["validation"])
-    adapted = add_adapter(bench._base[0], parameters.policy, seed=0).train()
-    draw = torch.Generator().manual_seed(0)
-    for name, weight in adapted.named_parameters():
-        if "lora_B" in name:
-            weight.data = torch.randn(weight.shape, generator=draw)
+    bench, adapted = dropping
     exact = bench._trainer("dapo", 0, tmp_path, adapted, lambda *_: {})
     kept = []
     for _ in range(2):

@@ -134,9 +134,8 @@ def scores(
     table = table.assign(market=_markets(again, features, table), left=_left(table, again))
     ends = (order_text(left, _WORDIEST) + CUE for left in table["left"])
     longest = [market + end for market, end in zip(table["market"], ends, strict=True)]
-    check_lengths(longest, table, tokenizer, again.policy.max_length)
+    table["tokens"] = check_lengths(longest, table, tokenizer, again.policy.max_length)
     scored = np.full((len(table), len(again.policy.actions)), np.nan)
-    table["tokens"] = [len(ids) for ids in tokenizer(list(table["market"]))["input_ids"]]
     for (left, *_), alike in tqdm(table.groupby(["left", "number", "tokens"]), "deciding again", delay=2, leave=False):
         places = sorted(alike["place"].unique())
         rows = alike.sort_values(["order_id", "number", "place"]).index.to_numpy().reshape(-1, len(places))

@@ -217,8 +217,9 @@ def work(parameters: Parameters, shape: Shape, text: Text, bytes_a_number: int) 
         updates = dict.fromkeys(algorithms, float(seeds * training.steps))
         return _work(parameters, shape, text, read, states["train"] + looks, updates)
 
-    again, deciding = _again(parameters, shape, text, looked_at, tested := states["test"])
-    across = assets * min(inference.states_across, states["test"])
+    tested = states["test"]
+    again, deciding = _again(parameters, shape, text, looked_at, tested)
+    across = assets * min(inference.states_across, tested)
     policies = len(training.algorithms) * seeds
     return {
         "05_train": trainings(list(training.algorithms)).times(assets) + again,
