@@ -2,8 +2,8 @@
 
 A `Reader` is a language model that is trained by `dapo` on prompts of one style; the placebo is one whose prompts were
 dealt to other states. Beside the readers stand what they could do untrained (`zero_shot`, and `few_shot`, with solved
-states in the prompt), the rivals that read digits, and in a world with notices two that count its words (TF-IDF) and
-one that is told what the notice means.
+states in the prompt), the rivals that read digits, and in a world with notices two that count its words (TF-IDF), one
+that looks its sentence up, and one that is told what the notice means.
 """
 
 from collections.abc import Iterator
@@ -190,7 +190,8 @@ def _rivals(parameters: Parameters, asset: str, world: World) -> Iterator[pd.Dat
             continue
         for rival, (seen, new) in counted_words(world.features, training, tested, known, unseen).items():
             yield judge.chosen(f"TF-IDF {rival}", count, _fit(rival, seen, training, new, tested, seed))
-        yield judge.chosen("told the kind", count, told_the_kind(world.features, training, tested))
+        for name, column in {"by heart": "notice", "told the kind": "notice_kind"}.items():
+            yield judge.chosen(name, count, looked_up(world.features, column, training, tested))
 
 
 def _fit(rival: str, known: Floats, training: States, unseen: Floats, tested: States, seed: int) -> Chosen:
@@ -219,9 +220,13 @@ def counted_words(
     return {"linear": (linear[0], linear[1]), "boosting": (boosting[0], boosting[1])}
 
 
-def told_the_kind(features: pd.DataFrame, training: States, tested: States) -> Chosen:
-    """(n,) the best fixed action for each kind of notice and side: what perfect understanding would be worth."""
-    kinds = [features["notice_kind"].iloc[states.table["order_id"]].to_numpy() for states in (training, tested)]
+def looked_up(features: pd.DataFrame, column: str, training: States, tested: States) -> Chosen:
+    """(n,) the best fixed action for each value of a column and side; for a value that is new the best of all.
+
+    For `notice` it is a table of sentences learned by heart, for `notice_kind` what perfect understanding would be
+    worth.
+    """
+    kinds = [features[column].iloc[states.table["order_id"]].to_numpy() for states in (training, tested)]
     known, unseen = (
         pd.MultiIndex.from_arrays([kind, states.table["side"]])
         for kind, states in zip(kinds, (training, tested), strict=True)
