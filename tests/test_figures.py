@@ -129,6 +129,14 @@ def test_the_oracle_is_an_arrow_beyond_the_axis_of_what_can_be_traded() -> None:
     assert not results_figures.plot_main(near, "asset", main["strategy"].tolist()).axes[0].texts
 
 
+def test_costs_without_an_interval_are_drawn() -> None:
+    main = pd.DataFrame({"asset": "ETH", "strategy": ["market", "dapo"], "total_cost_bps": [4.0, 3.0]})
+    short = main.assign(ci_low=np.nan, ci_high=np.nan)
+    (axis,) = results_figures.plot_main(short, "asset", ["market", "dapo"]).axes
+    assert axis.get_xlim() == pytest.approx((2.94, 4.06))
+    results_figures.plot_main(short.assign(total_cost_bps=np.nan), "asset", ["market", "dapo"])
+
+
 def test_sureness_is_drawn_before_and_after_scaling() -> None:
     raw = pd.DataFrame({"policy": "dapo", "probability": [0.2, 0.9], "best": [0.3, 0.6]})
     left, right = policy_figures.plot_sureness(raw, raw.assign(probability=[0.3, 0.6]), "BTC").axes

@@ -52,7 +52,7 @@ def plot_main(main: pd.DataFrame, by: str, strategies: list[str]) -> Figure:
     figure, axes = style.new(
         1, len(panels), height=0.12 + 0.038 * len(strategies), sharex=True, sharey=True, squeeze=False
     )
-    _span(axes[0, 0], shown["ci_low"].min(), shown["ci_high"].max())
+    _span(axes[0, 0], shown[[TOTAL, "ci_low", "ci_high"]])
     for axis, panel in zip(axes[0], panels, strict=True):
         rows = main[main[by] == panel].set_index("strategy")
         for place, name in enumerate(strategies):
@@ -79,8 +79,7 @@ def plot_forest(tests: pd.DataFrame, strategies: list[str], reference: str) -> F
     figure, axes = style.new(
         1, len(assets), height=0.12 + 0.038 * len(strategies), sharex=True, sharey=True, squeeze=False
     )
-    ends = shown[["difference_bps", "ci_low", "ci_high"]]
-    _span(axes[0, 0], min(0, ends.min(axis=None)), max(0, ends.max(axis=None)))
+    _span(axes[0, 0], shown[["difference_bps", "ci_low", "ci_high"]].assign(none=0.0))
     for axis, asset in zip(axes[0], assets, strict=True):
         rows = tests[tests["asset"] == asset].set_index("strategy")
         for place, name in enumerate(strategies):
@@ -94,10 +93,16 @@ def plot_forest(tests: pd.DataFrame, strategies: list[str], reference: str) -> F
     return figure
 
 
-def _span(axis: Axes, low: float, high: float) -> None:
-    """An axis from `low` to `high` with a margin, whatever else is drawn on it."""
-    margin = 0.06 * (high - low) or 1.0
-    axis.set_xlim(low - margin, high + margin)
+def _span(axis: Axes, values: pd.DataFrame) -> None:
+    """An axis over all that is known of `values`, with a margin, whatever else is drawn on it.
+
+    With too few blocks there is no interval, and what never traded has no cost: neither is a place on an axis.
+    """
+    known = values.to_numpy(float)
+    known = known[np.isfinite(known)]
+    if known.size:
+        margin = 0.06 * np.ptp(known) or 1.0
+        axis.set_xlim(known.min() - margin, known.max() + margin)
 
 
 def _beyond(axis: Axes, place: int, text: str, colour: str) -> None:
