@@ -21,8 +21,18 @@ from hyperdapo.policy.models import load_base
 from hyperdapo.policy.prompts import CUE, FEATURES, instruction
 from hyperdapo.policy.scoring import make_scorer
 from hyperdapo.policy.states import States
-from hyperdapo.sequential import language, rollouts
-from hyperdapo.sequential.iteration import DAPO, action_values, boosting, decided, hypothetical, matrix, policies
+from hyperdapo.sequential import language, rivals, rollouts, training
+from hyperdapo.sequential.iteration import (
+    DAPO,
+    Asked,
+    action_values,
+    boosting,
+    decided,
+    hypothetical,
+    matrix,
+    policies,
+    revalued,
+)
 from hyperdapo.sequential.language import order_text
 from hyperdapo.sequential.rivals import greedy, renewed
 from hyperdapo.sequential.rollouts import execute, roll_out
@@ -221,6 +231,118 @@ def iterated(tape: Market, parents: pd.DataFrame, parameters: Parameters) -> tup
     return features, action_values(lambda: [(tape, parents.assign(split=split))], features, parameters)
 
 
+def never(orders: pd.Series, then: object) -> pd.DataFrame:
+    raise AssertionError("nothing is to be valued anew")
+
+
+class TestPolicyIteration:
+    def test_another_policy_goes_on_where_the_first_one_came(
+        self, tape: Market, parents: pd.DataFrame, parameters: Parameters
+    ) -> None:
+        few = parents.iloc[::20].reset_index(drop=True)
+        join, improve = renewed(JOIN), renewed(IMPROVE)
+        own, same, other = (roll_out(join, tape, few, parameters, "x", then) for then in (None, join, improve))
+        pd.testing.assert_frame_equal(own.visited.table, other.visited.table)
+        np.testing.assert_array_equal(own.action_values, same.action_values)
+        first = np.flatnonzero(own.visited.table["number"] == 0)
+        for state in first[:3]:
+            place = int(own.visited.table["parent"].iloc[state])
+            turned = execute(
+                lambda visited: np.where(visited.table["number"] == 0, BEHIND, improve(visited)),
+                tape,
+                few.iloc[[place]].reset_index(drop=True),
+                parameters,
+            )
+            assert other.action_values[state, BEHIND] == pytest.approx(-turned["total_cost_bps"].iloc[0], abs=1e-9)
+
+    def test_trees_go_on_in_no_order_of_a_time_that_they_have_learned(
+        self, iterated: tuple[pd.DataFrame, pd.DataFrame]
+    ) -> None:
+        features, values = iterated
+        learned = values[values["split"] == "train"].reset_index(drop=True)
+        cautious = boosting(features, values, 0, rivals.out_of_sample)
+        begun = learned.groupby("order_id")["decision_ns"].min().sort_values().index
+        first = learned["order_id"].isin(begun[: -(-len(begun) // 5)])
+        rest = rivals.fit(features, learned[~first].reset_index(drop=True), matrix(learned[~first], "value"), 0)
+        np.testing.assert_array_equal(cautious(learned)[first], rest(learned[first]))
+        unseen = values[values["split"] == "validation"]
+        np.testing.assert_array_equal(cautious(unseen), boosting(features, values, 0)(unseen))
+
+    def test_values_anew_with_the_same_policy_are_the_same(
+        self,
+        tape: Market,
+        parents: pd.DataFrame,
+        parameters: Parameters,
+        iterated: tuple[pd.DataFrame, pd.DataFrame],
+    ) -> None:
+        (features, values), split = iterated, np.where(np.arange(len(parents)) % 4, "train", "validation")
+        orders = values.loc[values["split"] == "train", "order_id"].drop_duplicates().iloc[::7]
+        again = revalued(
+            lambda: [(tape, parents.assign(split=split))], features, values, parameters, orders, renewed(JOIN)
+        )
+        known = values[values["order_id"].isin(orders)].reset_index(drop=True)
+        pd.testing.assert_frame_equal(
+            again.sort_values(["order_id", "number"], ignore_index=True),
+            known.sort_values(["order_id", "number"], ignore_index=True),
+        )
+
+    def test_what_is_asked_as_it_comes_decides_as_what_was_asked_before(
+        self, tape: Market, parents: pd.DataFrame, parameters: Parameters, iterated: tuple[pd.DataFrame, pd.DataFrame]
+    ) -> None:
+        features, values = iterated
+        predicted, few, asked = boosting(features, values, 0), parents.iloc[::10].reset_index(drop=True), []
+
+        def score(states: pd.DataFrame) -> np.ndarray:
+            asked.extend(zip(states["order_id"], states["number"], states["place"], strict=True))
+            return predicted(states)
+
+        lazy = execute(Asked(hypothetical(few, parameters), score), tape, few, parameters)
+        pd.testing.assert_frame_equal(lazy, execute(greedy(predicted), tape, few, parameters))
+        assert len(set(asked)) == len(asked) < len(hypothetical(few, parameters)), "each at most once"
+
+    def test_the_model_is_trained_again_on_what_its_halves_make_of_each_other(
+        self,
+        tape: Market,
+        parents: pd.DataFrame,
+        parameters: Parameters,
+        iterated: tuple[pd.DataFrame, pd.DataFrame],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setenv("HYPERDAPO_DATA", str(tmp_path))
+        again = {"trained": ["ETH"], "states": 24, "steps": 2, "states_per_update": 4, "refreshes": 1}
+        overrides = {"assets": ["ETH"], "training": {"evaluation_states": 8}, "sequential": again}
+        small = load("smoke", overrides | {"policy": {"actions": [*map(str, ACTIONS)]}})
+        (features, values), paths, asked = iterated, Paths(small.name, "ETH"), []
+        split = np.where(np.arange(len(parents)) % 4, "train", "validation")
+
+        def revalue(orders: pd.Series, then: Asked) -> pd.DataFrame:
+            asked.append(orders)
+            return revalued(lambda: [(tape, parents.assign(split=split))], features, values, parameters, orders, then)
+
+        told = []
+        monkeypatch.setattr(training, "Workbench", spied(training.Workbench, told))
+        training.train(small, paths, features, parents.assign(action=0), values, revalue)
+        earlier, later, final = told
+        assert earlier.table["order_id"].max() < later.table["order_id"].min() and len(final) == 24
+        assert set(asked[0]) == set(later.table["order_id"]) and set(asked[1]) == set(earlier.table["order_id"])
+        assert not np.allclose(final.rewards[: len(earlier)], earlier.rewards), "it learns what has changed"
+        log = pd.read_csv(paths.adapter(DAPO, small.training.seeds[0]) / "training_log.csv")
+        assert log["step"].tolist() == [0, 1, 2]
+        training.train(small, paths, features, parents.assign(action=0), values, never)  # it stands
+
+
+def spied(kind: type, told: list) -> type:
+    """The same class, which notes what states it is given to learn from."""
+
+    class Spied(kind):
+        def __init__(self, parameters: Parameters, asset: str, states: States, held_out: States) -> None:
+            told.append(states)
+            super().__init__(parameters, asset, states, held_out)
+
+    return Spied
+
+
 class TestTables:
     def test_trees_learn_the_values_of_the_last_policy_alone(self, iterated: tuple[pd.DataFrame, pd.DataFrame]) -> None:
         features, values = iterated
@@ -304,7 +426,7 @@ class TestLanguage:
         np.testing.assert_array_equal(told.rewards, [[0.2, 0.5, 0.2]])
         assert told.prompts == known.prompts and known.rewards[0, 0] == 3
         seldom = language.expected(known, lambda table: np.array([[-np.inf, 0.5, -np.inf]]))
-        np.testing.assert_array_equal(seldom.rewards, [[3.0, 0.5, 0.5]]), "what the critic does not know stays exact"
+        np.testing.assert_array_equal(seldom.rewards, [[1.0, 0.5, 0.5]])  # exact, beyond the mean of its state
 
     def test_it_learns_in_a_few_updates_and_decides_every_place(
         self,
@@ -320,10 +442,11 @@ class TestLanguage:
         small = load("smoke", overrides | {"policy": {"actions": [*map(str, ACTIONS)]}})
         (features, values), paths = iterated, Paths(small.name, "ETH")
         outcomes = parents.assign(action=0)
-        language.train(small, paths, features, outcomes, values)
+        training.train(small, paths, features, outcomes, values, never)
         log = pd.read_csv(paths.adapter(DAPO, small.training.seeds[0]) / "training_log.csv")
         assert log["step"].tolist() == [0, 1, 2, 3, 4] and log["heldout_reward"].notna().sum() >= 2
         states = hypothetical(parents.head(3), small)
-        scores = language.scores(small, paths, features, outcomes, states)
+        adapter = paths.adapter(DAPO, small.training.seeds[0])
+        scores = language.scorer(small, adapter, features, outcomes)(states)
         np.testing.assert_allclose(np.exp(scores).sum(axis=1), 1, rtol=1e-5)
         assert scores.shape == (3 * (1 + 5 * len(PLACES)), KEEP + 1)

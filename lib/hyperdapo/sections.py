@@ -381,9 +381,11 @@ class Sequential(Section):
     """Decisions that are taken again: policy iteration, and what the language model reads of it."""
 
     iterations: Count
+    intervals_s: Annotated[list[Positive], Unique]
     trained: Annotated[list[Asset], Unique]
     states: Count
     critic: bool
+    refreshes: Whole
     steps: Count
     states_per_update: Count
     learning_rate: Positive

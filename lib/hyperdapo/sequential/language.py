@@ -1,32 +1,26 @@
-"""A language model that decides again: its prompts, how it learns from exact action values, and what it decides.
+"""A language model that decides again: its prompts, with the value of every action, and what it decides.
 
 A prompt is that of a single decision with the state of the order behind the market, ` left5 queued`: the decisions that
-are left, and where it stands. So one reading of the market serves every place at which the order may stand. It learns
-as `dapo` does, on groups of K + 1 values instead of K rewards (`policy.losses.clipped_surrogate`): the exact ones, or
-what a critic expects of them (`sequential.critic`). Each exact value is that of the one future which came, and a
-decision that can be mended in ten seconds is worth a hundredth of what that future moves an order's cost.
+are left, and where it stands. So one reading of the market serves every place at which the order may stand.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from tqdm import tqdm
 
 from hyperdapo.actions import Action
 from hyperdapo.market.columns import Floats
 from hyperdapo.params import Parameters
-from hyperdapo.paths import Paths
-from hyperdapo.policy import runs
 from hyperdapo.policy.models import load_adapter, load_base, load_tokenizer
 from hyperdapo.policy.prompts import CUE, check_lengths, encode_states
 from hyperdapo.policy.scoring import make_scorer
 from hyperdapo.policy.states import States, of_split
-from hyperdapo.policy.training import Workbench, publish
-from hyperdapo.sequential.iteration import DAPO, boosting, matrix
+from hyperdapo.sequential.iteration import matrix
 from hyperdapo.sequential.rollouts import decide_every_s
 from hyperdapo.sequential.states import PLACES, instants
 
@@ -34,45 +28,6 @@ _KEEP = Action("keep")
 _MOST = 9  # decisions left that the text tells apart
 _WORDIEST = max(range(len(PLACES)), key=lambda place: len(PLACES[place]))
 _READ = 8  # markets that are read at once
-_TOGETHER = {"processes": 1, "gradient_accumulation": 1}
-_BUDGET, _OF_DAPO = ("steps", "states_per_update"), ("learning_rate", "temperature_bps", "entropy_bonus")
-
-
-def is_trained(parameters: Parameters, asset: str) -> bool:
-    """Whether an asset has a `dapo_sequential`."""
-    return parameters.policy.decide_again_s is not None and asset in parameters.sequential.trained
-
-
-def train(
-    parameters: Parameters,
-    paths: Paths,
-    features: pd.DataFrame,
-    outcomes: pd.DataFrame,
-    values: pd.DataFrame,
-    watch: Callable[[], None] = lambda: None,
-) -> None:
-    """Train `dapo_sequential` of an asset with the first seed, unless it stands trained as it would be now.
-
-    Raises as `policy.training.train_runs`.
-    """
-    again, seed = _again(parameters), parameters.training.seeds[0]
-    training, held_out = (read(again, features, outcomes, values, split) for split in ("train", "validation"))
-    if parameters.sequential.critic:
-        training = expected(training, boosting(features, values, parameters.seed))
-    training = training.spread(parameters.sequential.states)
-    identity, run = runs.fingerprint(again, "dapo", seed, training, held_out), (DAPO, seed)
-    if runs.stands(paths.adapter(*run), identity):
-        return
-
-    def follow(looked: bool) -> None:
-        if looked:
-            watch()
-
-    folder = paths.run(*run)
-    runs.open_run(folder, identity)
-    if not (folder / runs.LOG).exists():
-        Workbench(again, paths.asset, training, held_out).train("dapo", seed, folder, follow)
-    publish(again, paths, run)
 
 
 def read(
@@ -95,55 +50,63 @@ def read(
     parts = zip(_markets(parameters, features, table), _left(table, parameters), table["place"], strict=True)
     prompts = [market + order_text(left, place) + CUE for market, left, place in parts]
     check_lengths(prompts, table, load_tokenizer(policy.base_model), policy.max_length)
-    worst = np.nanmin(known, axis=1, keepdims=True)
-    return States(table, prompts, np.where(np.isfinite(known), known, worst), np.isfinite(known))
+    return States(table, prompts, whole(known), np.isfinite(known))
 
 
 def expected(states: States, critic: Callable[[pd.DataFrame], Floats]) -> States:
-    """The same states with what a critic expects of each action in place of what it was worth in the one future known.
+    """The same states with what a critic expects of each action, beyond the mean of its state, in place of the exact
+    values, each of the one future that came.
 
     What was not allowed has the least value of its state, as in `read`; of an action that was too seldom allowed for
-    the critic to know it (-inf), the exact value stays.
+    the critic to know it (-inf), what it was worth beyond that mean stays.
     """
-    told = critic(states.table)
-    predicted = np.where(states.distinct, np.where(np.isfinite(told), told, states.rewards), np.inf)
-    worst = predicted.min(axis=1, keepdims=True)
-    return replace(states, rewards=np.where(states.distinct, predicted, worst))
+    exact = np.where(states.distinct, states.rewards, np.nan)
+    told, beyond = critic(states.table), exact - np.nanmean(exact, axis=1, keepdims=True)
+    return replace(states, rewards=whole(np.where(states.distinct, np.where(np.isfinite(told), told, beyond), np.nan)))
 
 
-@torch.no_grad()
-def scores(
-    parameters: Parameters, paths: Paths, features: pd.DataFrame, outcomes: pd.DataFrame, states: pd.DataFrame
-) -> Floats:
-    """(m, K + 1) log-probabilities of `dapo_sequential` in `iteration.hypothetical` states: no action is ruled out yet.
+def whole(values: Floats) -> Floats:
+    """(n, K + 1) the same with the least of its state for what was not allowed (NaN)."""
+    return np.where(np.isfinite(values), values, np.nanmin(values, axis=1, keepdims=True))
+
+
+def scorer(
+    parameters: Parameters, adapter: Path, features: pd.DataFrame, outcomes: pd.DataFrame
+) -> Callable[[pd.DataFrame], Floats]:
+    """What an adapter thinks of `iteration.hypothetical` states: (m, ...) -> log-probabilities (m, K + 1).
+
+    No action is ruled out yet. The returned function raises DataError if a prompt is longer than `policy.max_length`.
 
     Raises
     ------
-    DataError
-        If a prompt is longer than `policy.max_length` tokens.
     MissingInputError
-        If 05_train has not trained it.
+        If there is no such adapter: 05_train has not trained it.
     ModelError
         If it was trained for something else, see `models.load_adapter`.
     """
-    again = _again(parameters)
+    again = with_keep(parameters)
     base, tokenizer = load_base(again.policy)
     reader = make_scorer(base, tokenizer, again)
-    adapted = load_adapter(base, again, paths.adapter(DAPO, parameters.training.seeds[0]))
-    table = _with_orders(states, outcomes)
-    table = table.assign(market=_markets(again, features, table), left=_left(table, again))
-    ends = (order_text(left, _WORDIEST) + CUE for left in table["left"])
-    longest = [market + end for market, end in zip(table["market"], ends, strict=True)]
-    table["tokens"] = check_lengths(longest, table, tokenizer, again.policy.max_length)
-    scored = np.full((len(table), len(again.policy.actions)), np.nan)
-    for (left, *_), alike in tqdm(table.groupby(["left", "number", "tokens"]), "deciding again", delay=2, leave=False):
-        places = sorted(alike["place"].unique())
-        rows = alike.sort_values(["order_id", "number", "place"]).index.to_numpy().reshape(-1, len(places))
-        for part in np.array_split(rows, -(-len(rows) // _READ)):
-            begun = list(table["market"].loc[part[:, 0]])
-            encoded = reader.encode_each(begun, [order_text(left, place) for place in places])
-            scored[part.ravel()] = reader.through(adapted).evaluate(encoded).cpu().numpy()
-    adapted.unload()  # type: ignore[operator]
+    adapted = reader.through(load_adapter(base, again, adapter))
+
+    def scored(states: pd.DataFrame) -> Floats:
+        table = _with_orders(states, outcomes)
+        table = table.assign(market=_markets(again, features, table), left=_left(table, again))
+        ends = (order_text(left, _WORDIEST) + CUE for left in table["left"])
+        longest = [market + end for market, end in zip(table["market"], ends, strict=True)]
+        table["tokens"] = check_lengths(longest, table, tokenizer, again.policy.max_length)
+        found = np.full((len(table), len(again.policy.actions)), np.nan)
+        for (left, *_), alike in tqdm(
+            table.groupby(["left", "number", "tokens"]), "deciding again", delay=2, leave=False
+        ):
+            places = sorted(alike["place"].unique())
+            rows = alike.sort_values(["order_id", "number", "place"]).index.to_numpy().reshape(-1, len(places))
+            for part in np.array_split(rows, -(-len(rows) // _READ)):
+                begun = list(table["market"].loc[part[:, 0]])
+                encoded = reader.encode_each(begun, [order_text(left, place) for place in places])
+                found[part.ravel()] = adapted.evaluate(encoded).cpu().numpy()
+        return found
+
     return scored
 
 
@@ -156,16 +119,10 @@ def order_text(left: int, place: int) -> str:
     return f" left{min(left, _MOST)} {PLACES[place]}"
 
 
-def _again(parameters: Parameters) -> Parameters:
-    """The same with the action to keep an order, and what `sequential` says of the training.
-
-    It is trained in one process, each update read whole.
-    """
+def with_keep(parameters: Parameters) -> Parameters:
+    """The same with one more action, to keep an order."""
     policy = parameters.policy.model_copy(update={"actions": [*parameters.policy.actions, _KEEP]})
-    own = parameters.sequential.model_dump(include={*_BUDGET, *_OF_DAPO})
-    dapo = parameters.training.dapo.model_copy(update={name: own[name] for name in _OF_DAPO})
-    training = parameters.training.model_copy(update={"dapo": dapo} | _TOGETHER | {name: own[name] for name in _BUDGET})
-    return parameters.model_copy(update={"policy": policy, "training": training})
+    return parameters.model_copy(update={"policy": policy})
 
 
 def _with_orders(states: pd.DataFrame, outcomes: pd.DataFrame) -> pd.DataFrame:

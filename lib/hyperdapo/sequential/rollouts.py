@@ -57,6 +57,7 @@ def roll_out(
     parents: pd.DataFrame,
     parameters: Parameters,
     exploring: str = "",
+    then: Policy | None = None,
 ) -> Rollout:
     """Execute parents by a policy, and value every action wherever it came through.
 
@@ -64,6 +65,7 @@ def roll_out(
     ----------
     exploring : names draws, of which a share `EXPLORED` chooses any action that is allowed: so states are met into
         which the policy itself would not come; values are still its own
+    then : decides in its place from the valued action on: what another policy makes of the same states
 
     Raises
     ------
@@ -93,13 +95,13 @@ def roll_out(
     taken = np.full((len(parents), number.max() + 1), -1)
     taken[parent, number] = chosen
     values = np.full(visited.allowed.shape, np.nan)
-    if not exploring:
+    if not exploring and then is None:
         values[np.arange(len(chosen)), chosen] = -costs[parent]
     state, action = np.nonzero(visited.allowed & np.isnan(values))
     for start in range(0, len(state), _PATHS):
         part = slice(start, start + _PATHS)
         values[state[part], action[part]] = -_deviated(
-            market, parents, taken, parent[state[part]], number[state[part]], action[part], policy, parameters
+            market, parents, taken, parent[state[part]], number[state[part]], action[part], then or policy, parameters
         )
     if (lost := visited.allowed & ~np.isfinite(values)).any():
         state, action = np.argwhere(lost)[0]

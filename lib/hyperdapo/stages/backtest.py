@@ -20,8 +20,10 @@ from hyperdapo.market.book import Market
 from hyperdapo.market.columns import Floats
 from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths
+from hyperdapo.sequential import intervals
 from hyperdapo.sequential.iteration import BOOSTING, policies
 from hyperdapo.sequential.rollouts import execute as execute_again
+from hyperdapo.stages import preference_pairs
 from hyperdapo.stages.truth import judge_level3
 from hyperdapo.synthetic.exchange import World
 from hyperdapo.synthetic.probes import play_probes
@@ -55,7 +57,8 @@ def execute(
     parameters: Parameters, paths: Paths, states: pd.DataFrame, outcomes: pd.DataFrame, trained_on: Paths
 ) -> dict[str, pd.DataFrame]:
     """`requoting.parquet`: what was tried on the training split. `orders.parquet` and `sensitivity.parquet`: every
-    strategy. `sequential.parquet`: on those orders on which the language model decides again, where it does, it too.
+    strategy. `sequential.parquet`: on those orders on which the language model decides again, where it does, it too,
+    and what decides at other intervals (`sequential.intervals_s`).
 
     `states` are rows of features, one a test order; the market is read a part of the span at a time.
     """
@@ -64,6 +67,9 @@ def execute(
         name: partial(execute_again, policy) for name, policy in policies(table).items()
     }
     always, some = {BOOSTING: plays[BOOSTING]}, table.loc[table["policy"] != BOOSTING, "order_id"].unique()
+    if paths.asset in parameters.sequential.trained and trained_on == paths:
+        begun = partial(preference_pairs.parts, parameters, paths, read_table(paths.data, "features"))
+        plays |= intervals.plays(paths.data, begun, outcomes, parameters)
     tried = strategies.try_requoting(_parts(trained_on, parameters), outcomes, parameters)
     quoted_anew = strategies.Requoting.cheapest(tried, parameters.policy.actions)
     trained, timed_ms = strategies.train(Market.in_parts(trained_on.data), outcomes, quoted_anew), _timed_ms(paths)

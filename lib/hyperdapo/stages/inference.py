@@ -13,6 +13,7 @@ from hyperdapo.policy.states import States, read_states
 from hyperdapo.sequential import language
 from hyperdapo.sequential.iteration import BOOSTING, DAPO, boosting, decided, hypothetical
 from hyperdapo.sequential.states import last_known
+from hyperdapo.sequential.training import is_trained
 
 
 def compute(parameters: Parameters, paths: Paths) -> list[Path]:
@@ -49,7 +50,8 @@ def decide_again(
     states = hypothetical(tested.table, parameters)
     predicted = boosting(features, read_table(paths.data, "action_values"), parameters.seed)
     tables = [decided(states, predicted(states), BOOSTING)]
-    if language.is_trained(parameters, paths.asset):
+    if is_trained(parameters, paths.asset):
         few = hypothetical(tested.spread(parameters.sequential.tested_orders).table, parameters)
-        tables.append(decided(few, language.scores(parameters, paths, features, outcomes, few), DAPO))
+        adapter = paths.adapter(DAPO, parameters.training.seeds[0])
+        tables.append(decided(few, language.scorer(parameters, adapter, features, outcomes)(few), DAPO))
     return pd.concat(tables, ignore_index=True)

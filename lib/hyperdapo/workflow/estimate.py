@@ -233,10 +233,12 @@ def _again(parameters: Parameters, shape: Shape, text: Text, looked_at: int, tes
     """What 05 and 07 do for the policy that decides again; nothing where orders are decided on once."""
     policy, training, own = parameters.policy, parameters.training, parameters.sequential
     assets = len({*own.trained} & {*parameters.assets}) if policy.decide_again_s else 0
-    looks = (own.steps // training.evaluate_every + 1) * looked_at
-    updates: dict[str, float] = {training.algorithms[0]: own.steps * own.states_per_update / training.states_per_update}
-    trained = _work(parameters, shape, text, own.states + looked_at, own.states + looks, updates)
     decisions = math.ceil(parameters.orders.longest_horizon_s / (policy.decide_again_s or math.inf))
+    trainings, asked = 1 + 2 * own.refreshes, own.refreshes * own.states * decisions  # at most: an order a state
+    looks = (own.steps // training.evaluate_every + 1) * looked_at
+    steps = trainings * own.steps * own.states_per_update / training.states_per_update
+    read, passed = trainings * (own.states + looked_at) + asked, trainings * (own.states + looks) + asked * PLACES
+    trained = _work(parameters, shape, text, read, passed, {training.algorithms[0]: steps})
     instants = min(own.tested_orders, tested) * decisions
     decided = _work(parameters, shape, text, instants, instants * PLACES, {})
     return trained.times(assets), decided.times(assets)
