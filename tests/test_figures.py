@@ -190,6 +190,17 @@ def test_what_decides_again_stands_beside_two_rules() -> None:
     assert drawn[:2].tolist() == [0.2, -0.1] and np.isnan(drawn[2])
 
 
+def test_how_often_is_decided_stands_on_the_axis() -> None:
+    given = {"asset": "BTC", "reference": "touch_requoted", "ci_low": -0.6, "ci_high": -0.1}
+    each = {"strategy": ["threshold_every_2s", "boosting_every_2s", "threshold_requoted", "boosting_sequential"]}
+    table = pd.DataFrame(each | given | {"every_s": [2.0, 2.0, 10.0, 10.0], "difference_bps": [-0.4, -0.5, -0.2, -0.3]})
+    less_rule = table.tail(1).assign(reference="threshold_requoted", difference_bps=9.0)
+    (axis,) = results_figures.plot_how_often(pd.concat([table, less_rule])).axes
+    lines = {line.get_label(): list(line.get_ydata()) for line in axis.lines}
+    assert lines["one threshold"] == [-0.4, -0.2] and lines["trees"] == [-0.5, -0.3]
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["2", "10"]
+
+
 def test_the_learning_gap_shows_its_intervals(paths: Paths) -> None:
     gaps = pd.DataFrame({"asset": ["BTC", "BTC", "ETH"], "algorithm": ["dapo", "dpo", "dapo"], "seed": 0})
     levels = {

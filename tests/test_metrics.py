@@ -50,6 +50,26 @@ def test_metrics_by_hand() -> None:
     assert (table["blocks"] == 2).all()
 
 
+def test_what_is_decided_more_often_stands_beside_the_rule_as_often() -> None:
+    cost, blocks = np.array([1.0, 3.0, 5.0, 7.0]), np.array([0, 0, 1, 1])
+    saved = {"touch_requoted": 0.0, "threshold_requoted": 0.2, "boosting_sequential": 0.3}
+    saved |= {"threshold_every_2.5s": 0.5, "boosting_every_2.5s": 0.9, "market": -3.0}
+    orders = pd.concat(orders_frame(name, cost - less, blocks) for name, less in saved.items()).assign(maker_share=0.5)
+    table = metrics.by_interval(orders, 10.0, EVIDENCE, 0)
+    rows = list(table[["every_s", "reference", "strategy"]].itertuples(index=False, name=None))
+    assert rows == [
+        (2.5, "touch_requoted", "threshold_every_2.5s"),
+        (2.5, "touch_requoted", "boosting_every_2.5s"),
+        (2.5, "threshold_every_2.5s", "boosting_every_2.5s"),
+        (10.0, "touch_requoted", "threshold_requoted"),
+        (10.0, "touch_requoted", "boosting_sequential"),
+        (10.0, "threshold_requoted", "boosting_sequential"),
+    ]
+    assert table["difference_bps"].tolist() == pytest.approx([-0.5, -0.9, -0.4, -0.2, -0.3, -0.1])
+    once = orders[~orders["strategy"].str.contains("every")]
+    assert metrics.by_interval(once, None, EVIDENCE, 0).empty
+
+
 def test_side_by_side_adds_up() -> None:
     """Two bps dearer in price, of which it saves one in fees, on the same orders."""
     cost, blocks = np.array([1.0, 3.0, 5.0, 7.0]), np.array([0, 0, 1, 1])

@@ -41,7 +41,7 @@ WRITES = {
     "09_significance": (
         *("main.parquet", "metrics.parquet", "fill_calibration.parquet", "learning_gap.parquet"),
         *("learning_gap_over_seeds.parquet", "specialist_gaps.parquet", "significance.parquet"),
-        *("cheapest.parquet", "decomposition.parquet", "decided_again.parquet", "claims.parquet"),
+        *("cheapest.parquet", "decomposition.parquet", "decided_again.parquet", "how_often.parquet", "claims.parquet"),
         *("hypotheses.parquet", "superiority.parquet", "placebo.parquet", "conditions.parquet"),
         *("cumulative.parquet", "distribution.parquet", "dataset.parquet"),
     ),

@@ -242,6 +242,34 @@ def side_by_side(
     return pd.DataFrame(rows).astype({"blocks": "Int64"})
 
 
+def by_interval(
+    orders: pd.DataFrame, decide_again_s: float | None, evidence: sections.Evidence, seed: int
+) -> pd.DataFrame:
+    """What policies cost that decide every so many seconds, less the touch requoted and less the rule as often.
+
+    The rule is `threshold_requoted`, at other intervals than the run's `threshold_every_Ns`.
+
+    Returns
+    -------
+    Rows of `side_by_side` without the parts, by interval: `every_s`, then against `touch_requoted` those of the rule
+    and of the policies, and against the rule those of the policies; none where orders are decided on once.
+    """
+    every_s = pd.Series(orders["strategy"].unique()).str.extract(r"^threshold_every_(.+)s$")[0].dropna()
+    named: dict[float, tuple[str, ...]] = {
+        float(each): (f"threshold_every_{each}s", f"boosting_every_{each}s") for each in every_s
+    }
+    if decide_again_s:
+        named[decide_again_s] = ("threshold_requoted", "boosting_sequential", "dapo_sequential")
+    tables = []
+    for each, (rule, *policies) in sorted(named.items()):
+        for reference, compared in (("touch_requoted", [rule, *policies]), (rule, policies)):
+            rows = side_by_side(orders[orders["strategy"].isin([reference, *compared])], [reference], evidence, seed)
+            tables.append(rows[rows["strategy"] != reference].assign(every_s=each))
+    columns = ["every_s", "reference", "asset", "strategy", "orders", TOTAL, "maker_share"]
+    columns += ["difference_bps", "ci_low", "ci_high", "blocks"]
+    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+
+
 def _beside(
     orders: pd.DataFrame, reference: str, evidence: sections.Evidence, seed: int
 ) -> Iterator[dict[str, object]]:

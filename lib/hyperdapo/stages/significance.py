@@ -74,6 +74,7 @@ def _described(parameters: Parameters, paths: Paths, orders: pd.DataFrame) -> di
         "cheapest": significance.against_the_cheapest(orders, algorithms, evidence, seed),
         "decomposition": pd.concat(parts, ignore_index=True),
         "decided_again": metrics.side_by_side(sequential, QUOTED_ANEW, evidence, seed),
+        "how_often": metrics.by_interval(sequential, parameters.policy.decide_again_s, evidence, seed),
         "claims": claims_table(orders, convergence, gaps, crossed, evidence, seed),
         "dataset": _dataset(parameters, paths, outcomes),
     }

@@ -145,6 +145,36 @@ def plot_decided_again(table: pd.DataFrame, strategies: list[str]) -> Figure:
     return figure
 
 
+def plot_how_often(table: pd.DataFrame) -> Figure:
+    """What is saved on the touch requoted by how often is decided, with intervals: lower is cheaper.
+
+    `table` is `how_often.parquet`; a panel for each asset. Points at one interval stand beside each other.
+    """
+    shown = table[table["reference"] == "touch_requoted"]
+    kinds = {"threshold": "#0072B2", "boosting": "#1B5E20", "dapo": "#D55E00"}
+    assets = list(shown["asset"].unique())
+    figure, axes = style.new(1, len(assets), height=0.4, sharex=True, sharey=True, squeeze=False)
+    for axis, asset in zip(axes[0], assets, strict=True):
+        for shift, (kind, colour) in zip((0.94, 1.0, 1.06), kinds.items(), strict=True):
+            rows = shown[(shown["asset"] == asset) & (shown["strategy"].str.partition("_")[0] == kind)]
+            if len(rows):
+                place, name = (
+                    rows["every_s"] * shift,
+                    {"threshold": "one threshold", "boosting": "trees"}.get(kind, "DAPO"),
+                )
+                axis.vlines(place, rows["ci_low"], rows["ci_high"], color=colour)
+                axis.plot(place, rows["difference_bps"], "o-", color=colour, markersize=4, linewidth=0.8, label=name)
+        axis.axhline(0, color="black", linewidth=0.8)
+        axis.set_xscale("log")
+        axis.set_xticks(every := sorted(shown["every_s"].unique()), [f"{each:g}" for each in every])
+        axis.minorticks_off()
+        axis.set_title(asset)
+    figure.supxlabel("seconds between two decisions", fontsize=9)
+    axes[0, 0].set_ylabel("total cost less the touch\nrequoted (bps)")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(kinds))
+    return figure
+
+
 def plot_hypotheses(judged: pd.DataFrame) -> Figure:
     """Each registered hypothesis with its simultaneous interval, per asset; below it, grey, of the extreme queues.
 
