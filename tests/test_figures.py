@@ -197,7 +197,7 @@ def test_how_often_is_decided_stands_on_the_axis() -> None:
     less_rule = table.tail(1).assign(reference="threshold_requoted", difference_bps=9.0)
     (axis,) = results_figures.plot_how_often(pd.concat([table, less_rule])).axes
     lines = {line.get_label(): list(line.get_ydata()) for line in axis.lines}
-    assert lines["one threshold"] == [-0.4, -0.2] and lines["trees"] == [-0.5, -0.3]
+    assert lines["One threshold, requoted"] == [-0.4, -0.2] and lines["Boosting, again"] == [-0.5, -0.3]
     assert [label.get_text() for label in axis.get_xticklabels()] == ["2", "10"]
 
 

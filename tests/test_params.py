@@ -38,6 +38,8 @@ def _repeats(base: dict, overlay: dict, prefix: str = "") -> list[str]:
         ({"contracts": {"BTC": {"sz_decimal": 5}}}, "did you mean 'sz_decimals'"),
         ({"assets": ["DOGE"]}, "contracts: {DOGE: {sz_decimals: N}}"),
         ({"assets": ["BCT"]}, "did you mean 'BTC'"),
+        ({"sequential": {"intervals_s": [3.333]}}, r"with 3.333 features are wanted every 0.001 s, and 0.5 s is"),
+        ({"sequential": {"intervals_s": [5, 10]}}, "10 is policy.decide_again_s, which is compared anyway"),
         ({"source": {"to": "2025-08-01T00:00:00Z"}}, "empty time span"),
         ({"split": {"train": 0.9, "validation": 0.2}}, "must leave a share"),
         ({"training": {"steps": 0}}, "training.steps"),

@@ -154,6 +154,19 @@ class TestDecisions:
         ).iloc[0]
         assert row.rejections == 1 and row.exec_price == pytest.approx(999.7)
 
+    def test_at_its_deadline_nothing_is_decided_any_more(
+        self, tape: Market, parents: pd.DataFrame, parameters: Parameters
+    ) -> None:
+        """Beside orders that live longer, so that there is a seventh round; the cancel may come later than that."""
+        horizon_s, least = np.where(np.arange(len(parents)) % 2, 70.0, 60.0), []
+
+        def watching(orders: pd.DataFrame, known: Known) -> np.ndarray:
+            least.append(known.seconds_left.min())
+            return np.full(len(orders), WAIT)
+
+        decide_again(tape, parents.assign(horizon_s=horizon_s), watching, ACTIONS, 10.0, parameters)
+        assert least == [60, 50, 40, 30, 20, 10, 10]
+
     def test_what_does_not_rest_cannot_be_kept(self, parameters: Parameters) -> None:
         with pytest.raises(OrderError, match="order 1 cannot be kept at decision 0"):
             decide_again(market(), one_parent(), planned(KEEP), ACTIONS, 10.0, parameters)
@@ -330,6 +343,12 @@ class TestPolicyIteration:
         log = pd.read_csv(paths.adapter(DAPO, small.training.seeds[0]) / "training_log.csv")
         assert log["step"].tolist() == [0, 1, 2]
         training.train(small, paths, features, parents.assign(action=0), values, never)  # it stands
+
+    def test_a_refresh_that_was_finished_is_not_made_again(self, tmp_path: Path) -> None:
+        kept = np.array([[0.5, np.nan]])
+        np.save(tmp_path / "gains.npy", kept)
+        nothing = training.Lesson(*[None] * 7)
+        np.testing.assert_array_equal(training.refresh(nothing, never, tmp_path, lambda looked: None), kept)
 
 
 def spied(kind: type, told: list) -> type:

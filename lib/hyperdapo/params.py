@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Hashable, Mapping
 from os.path import relpath
@@ -90,6 +91,22 @@ class Parameters(Section):
                 f"policy.decide_again_s ({every_s:g}) must be a multiple of features.decision_interval_s ({grid_s:g}): "
                 "decisions need features"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_intervals(self) -> "Parameters":
+        grid_ns = round(self.features.decision_interval_s * SECOND_NS)
+        for each_s in self.sequential.intervals_s:
+            shared_s = math.gcd(round(each_s * SECOND_NS), grid_ns) / SECOND_NS
+            if shared_s < _FINEST_S:
+                raise ValueError(
+                    f"sequential.intervals_s: with {each_s:g} features are wanted every {shared_s:g} s, and "
+                    f"{_FINEST_S:g} s is the finest: choose a multiple of that"
+                )
+            if each_s == self.policy.decide_again_s:
+                raise ValueError(
+                    f"sequential.intervals_s: {each_s:g} is policy.decide_again_s, which is compared anyway"
+                )
         return self
 
     def fingerprint(self) -> str:
@@ -256,6 +273,7 @@ def merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+_FINEST_S = 0.5  # between features at which something decides
 _SHARED = ("slices", "base_models")  # folders of the data of all runs
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 _FILES = (

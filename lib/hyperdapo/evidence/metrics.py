@@ -242,24 +242,23 @@ def side_by_side(
     return pd.DataFrame(rows).astype({"blocks": "Int64"})
 
 
-def by_interval(
-    orders: pd.DataFrame, decide_again_s: float | None, evidence: sections.Evidence, seed: int
-) -> pd.DataFrame:
+def by_interval(orders: pd.DataFrame, again_s: float | None, evidence: sections.Evidence, seed: int) -> pd.DataFrame:
     """What policies cost that decide every so many seconds, less the touch requoted and less the rule as often.
 
-    The rule is `threshold_requoted`, at other intervals than the run's `threshold_every_Ns`.
+    The rule is `threshold_requoted` where policies and rules of the run both decide every `again_s`, and
+    `threshold_every_Ns` at other intervals.
 
     Returns
     -------
     Rows of `side_by_side` without the parts, by interval: `every_s`, then against `touch_requoted` those of the rule
-    and of the policies, and against the rule those of the policies; none where orders are decided on once.
+    and of the policies, and against the rule those of the policies; none where none decides as often as the rule.
     """
     every_s = pd.Series(orders["strategy"].unique()).str.extract(r"^threshold_every_(.+)s$")[0].dropna()
     named: dict[float, tuple[str, ...]] = {
         float(each): (f"threshold_every_{each}s", f"boosting_every_{each}s") for each in every_s
     }
-    if decide_again_s:
-        named[decide_again_s] = ("threshold_requoted", "boosting_sequential", "dapo_sequential")
+    if again_s:
+        named[again_s] = ("threshold_requoted", "boosting_sequential", "dapo_sequential")
     tables = []
     for each, (rule, *policies) in sorted(named.items()):
         for reference, compared in (("touch_requoted", [rule, *policies]), (rule, policies)):

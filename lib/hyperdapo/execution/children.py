@@ -251,7 +251,7 @@ def _schedule(market: Market, numbers: dict[str, NDArray[Any]], starts: Integers
     arrival_ns = lives(market.asset, each, latency, parameters.seed).arrival_ns.reshape(starts.shape)
     arrives_ns = np.maximum.accumulate(arrival_ns, axis=1)
     seen_ns = market.top_at(starts.ravel()).exchange_ns.reshape(starts.shape)
-    live = arrives_ns < life.cancel_ns[:, None]
+    live = (arrives_ns < life.cancel_ns[:, None]) & (starts < life.expiry_ns[:, None])
     live[:, 0] = True  # who comes too late for any is completed all the same
     until_ns = np.append(arrives_ns[:, 1:], arrives_ns[:, -1:], axis=1)
     unseen = np.searchsorted(stream(market).ns, seen_ns, side="right")

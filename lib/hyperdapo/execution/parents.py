@@ -1,7 +1,8 @@
 """Parent orders: what is to be executed, from which every strategy starts; the candidate orders of the policy; and the
 simplest ways to choose among them, in hindsight or once for all."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -78,6 +79,17 @@ def parent_orders(features: pd.DataFrame, parameters: Parameters, market: Market
     decision_ns = parents["decision_ns"].to_numpy(np.int64)
     usable &= ~market.interrupted(decision_ns, decision_ns + life_ns(parents, parameters.orders))
     return parents[usable].reset_index(drop=True)
+
+
+def parents_in_parts(
+    folder: Path, features: pd.DataFrame, parameters: Parameters
+) -> Iterator[tuple[Market, pd.DataFrame]]:
+    """The market of a folder part by part, and the parent orders that start in each; raises as `Market.load`."""
+    chosen = starts(features, parameters.orders)
+    for part, market in Market.in_parts(folder, after_s=life_s(parameters.orders)):
+        states = chosen[chosen["decision_ns"].between(*part, inclusive="left")]
+        if len(states):
+            yield market, parent_orders(states, parameters, market)
 
 
 def life_ns(parents: pd.DataFrame, orders: Orders) -> Nanoseconds:

@@ -30,6 +30,12 @@ BOOSTING, DAPO = AGAIN = ("boosting_sequential", "dapo_sequential")
 
 _JOIN = Action("join")
 
+
+def is_trained(parameters: Parameters, asset: str) -> bool:
+    """Whether an asset has a language model that decides again."""
+    return parameters.policy.decide_again_s is not None and asset in parameters.sequential.trained
+
+
 _STATE = (
     *("order_id", "decision_ns", "side", "number", "seconds_left", "share_left"),
     *("ticks_behind", "ahead_usd", "place"),

@@ -2,7 +2,7 @@
 
 Each exact value is that of the one future which came, and a decision that can be mended in ten seconds is worth a
 hundredth of what that future moves an order's cost. So it learns what trees expect of the values (`sequential.critic`),
-an actor and its critic, or the values as they are. They are those of a simple first policy; with
+an actor and its critic, or the values as they are. They are those of the policy that led the rollouts of 04; with
 `sequential.refreshes` it is policy iteration: the states are valued anew where the model itself goes on, and it is
 trained again.
 """
@@ -17,6 +17,8 @@ import numpy as np
 import pandas as pd
 
 from hyperdapo import dependencies
+from hyperdapo.errors import MissingInputError, ModelError, TrainingError
+from hyperdapo.files import atomic
 from hyperdapo.market.columns import Floats
 from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths
@@ -29,17 +31,12 @@ from hyperdapo.sequential.language import expected, read, scorer, whole, with_ke
 from hyperdapo.sequential.states import Policy
 
 _TOGETHER = {"processes": 1, "gradient_accumulation": 1}
-_BUDGET, _OF_DAPO = ("steps", "states_per_update"), ("learning_rate", "temperature_bps", "entropy_bonus")
+_GAINS = "gains.npy"
 
 Follow = Callable[[bool], None]
 """Told after each update whether the held-out states were looked at."""
 Revalue = Callable[[pd.Series, Policy], pd.DataFrame]
 """Orders by their id, and who goes on in them -> their states as in `action_values.parquet`, valued anew."""
-
-
-def is_trained(parameters: Parameters, asset: str) -> bool:
-    """Whether an asset has a `dapo_sequential`."""
-    return parameters.policy.decide_again_s is not None and asset in parameters.sequential.trained
 
 
 def train(
@@ -59,8 +56,8 @@ def train(
     again, run = _settings(parameters), (DAPO, parameters.training.seeds[0])
     learned, held_out = (read(again, features, outcomes, values, split) for split in ("train", "validation"))
     learned = learned.spread(parameters.sequential.states)
-    known = Known(parameters, paths.asset, features, outcomes, values, learned, held_out)
-    identity = known.fingerprint()
+    lesson = Lesson(parameters, paths.asset, features, outcomes, values, learned, held_out)
+    identity = lesson.fingerprint()
     if runs.stands(paths.adapter(*run), identity):
         return
 
@@ -71,14 +68,14 @@ def train(
     folder = paths.run(*run)
     runs.open_run(folder, identity)
     for turn in range(parameters.sequential.refreshes):
-        known = replace(known, gains=refresh(known, revalue, folder / f"refresh_{turn}", follow))
-    known.train(folder, follow)
+        lesson = replace(lesson, gains=refresh(lesson, revalue, folder / f"refresh_{turn}", follow))
+    lesson.train(folder, follow)
     publish(again, paths, run)
 
 
 @dataclass(frozen=True)
-class Known:
-    """What a training knows: n states with the exact values of the first policy, and `values` of all states of 04.
+class Lesson:
+    """What is learned from: n states with their exact values as 04 has them, and its `values` of all states.
 
     `gains` (n, K + 1) is what the exact values rise by where another policy goes on, NaN for what is not allowed.
     """
@@ -100,10 +97,16 @@ class Known:
             told = replace(told, rewards=whole(np.where(told.distinct, told.rewards + self.gains, np.nan)))
         if not self.parameters.sequential.critic:
             return told
-        critics = [boosting(self.features, self.values, self.parameters.seed)]
-        if self.gains is not None:
-            critics.append(rivals.fit(self.features, told.table, self.gains, self.parameters.seed))
-        return expected(told, lambda table: np.sum([critic(table) for critic in critics], axis=0))
+        critic = boosting(self.features, self.values, self.parameters.seed)
+        if self.gains is None:
+            return expected(told, critic)
+        rise = rivals.fit(self.features, told.table, self.gains, self.parameters.seed)
+
+        def raised(table: pd.DataFrame) -> Floats:
+            rises = rise(table)
+            return critic(table) + np.where(np.isfinite(rises), rises, 0.0)
+
+        return expected(told, raised)
 
     def fingerprint(self) -> str:
         """That of the run, which goes by the code of this room too where it is refreshed."""
@@ -122,35 +125,48 @@ class Known:
         again = _settings(self.parameters)
         Workbench(again, self.asset, self.told, self.held_out).train("dapo", again.training.seeds[0], folder, follow)
 
-    def of(self, orders: Callable[[pd.Series], pd.Series]) -> "Known":
-        """What is known of some orders alone."""
+    def of(self, orders: Callable[[pd.Series], pd.Series]) -> "Lesson":
+        """The lesson of some orders alone."""
         rows = np.flatnonzero(orders(self.states.table["order_id"]))
         gains = None if self.gains is None else self.gains[rows]
         values = self.values[orders(self.values["order_id"])]
         return replace(self, values=values, states=self.states.select(rows), gains=gains)
 
 
-def refresh(known: Known, revalue: Revalue, folder: Path, follow: Follow) -> Floats:
-    """(n, K + 1) what the exact values rise by where the model itself goes on, trained in `folder` on what is known.
+def refresh(lesson: Lesson, revalue: Revalue, folder: Path, follow: Follow) -> Floats:
+    """(n, K + 1) what the exact values rise by where the model itself goes on, trained in `folder` on the lesson.
 
-    In the orders of either half of the time a model goes on that has learned from the other half alone: one that has
-    learned how an order ends knows what no trader knows, and waiting looks better than it is.
+    In the orders of either half of the time a model goes on that has learned from the orders of the other half: one
+    that has learned how an order ends knows what no trader knows, and waiting looks better than it is.
+
+    Raises
+    ------
+    TrainingError
+        If what an earlier, killed training left in `folder` cannot be used.
     """
-    states = known.states
+    if (folder / _GAINS).exists():
+        return np.asarray(np.load(folder / _GAINS))
+    states = lesson.states
     middle = states.table["order_id"].median()  # orders are called after their rows in the order of time
     valued = np.full(states.rewards.shape, np.nan)
     for name, learned in (("earlier", lambda orders: orders < middle), ("later", lambda orders: orders >= middle)):
-        known.of(learned).train(folder / name, follow)
+        lesson.of(learned).train(folder / name, follow)
         asked = ~learned(states.table["order_id"])
-        valued[asked] = _valued(known, states.table[asked], folder / name / runs.ADAPTER, revalue)
-    return valued - np.where(states.distinct, states.rewards, np.nan)
+        valued[asked] = _valued(lesson, states.table[asked], folder / name, revalue)
+    gains = valued - states.rewards
+    with atomic(folder / _GAINS) as temporary, temporary.open("wb") as file:
+        np.save(file, gains)
+    return gains
 
 
-def _valued(known: Known, table: pd.DataFrame, adapter: Path, revalue: Revalue) -> Floats:
-    """(n, K + 1) exact values of some states where the model with an adapter goes on; NaN for what is not allowed."""
-    parameters, orders = known.parameters, table["order_id"].drop_duplicates()
-    parents = known.outcomes[known.outcomes["order_id"].isin(orders)].drop_duplicates("order_id")
-    model = scorer(parameters, adapter, known.features, known.outcomes)
+def _valued(lesson: Lesson, table: pd.DataFrame, trained: Path, revalue: Revalue) -> Floats:
+    """(n, K + 1) exact values of some states where a trained model goes on; NaN for what is not allowed."""
+    parameters, orders = lesson.parameters, table["order_id"].drop_duplicates()
+    parents = lesson.outcomes[lesson.outcomes["order_id"].isin(orders)].drop_duplicates("order_id")
+    try:
+        model = scorer(parameters, trained / runs.ADAPTER, lesson.features, lesson.outcomes)
+    except (MissingInputError, ModelError) as error:
+        raise TrainingError(f"{trained} holds no adapter that can go on: remove it and run 05 again") from error
     values = revalue(orders, Asked(hypothetical(parents, parameters), model))
     state = ["order_id", "number"]
     return matrix(values.set_index(state).loc[pd.MultiIndex.from_frame(table[state])], "value")
@@ -162,7 +178,14 @@ def _settings(parameters: Parameters) -> Parameters:
     It is trained in one process, each update read whole.
     """
     again = with_keep(parameters)
-    own = parameters.sequential.model_dump(include={*_BUDGET, *_OF_DAPO})
-    dapo = parameters.training.dapo.model_copy(update={name: own[name] for name in _OF_DAPO})
-    training = parameters.training.model_copy(update={"dapo": dapo} | _TOGETHER | {name: own[name] for name in _BUDGET})
-    return again.model_copy(update={"training": training})
+    own = {
+        "learning_rate": parameters.sequential.learning_rate,
+        "temperature_bps": parameters.sequential.temperature_bps,
+        "entropy_bonus": parameters.sequential.entropy_bonus,
+    }
+    budget = {
+        "steps": parameters.sequential.steps,
+        "states_per_update": parameters.sequential.states_per_update,
+        "dapo": parameters.training.dapo.model_copy(update=own),
+    }
+    return again.model_copy(update={"training": parameters.training.model_copy(update=budget | _TOGETHER)})

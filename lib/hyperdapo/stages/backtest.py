@@ -12,7 +12,7 @@ from hyperdapo.execution import history, strategies, validation
 from hyperdapo.execution.costs import explain_fees, fee_shares
 from hyperdapo.execution.history import read_account
 from hyperdapo.execution.laws import as_measured
-from hyperdapo.execution.parents import action_orders, life_s, parent_orders
+from hyperdapo.execution.parents import action_orders, life_s, parent_orders, parents_in_parts
 from hyperdapo.execution.queue_fit import fit_queue, observe_makers
 from hyperdapo.execution.simulator import replay_orders, trace_order
 from hyperdapo.files import read_table, write_table
@@ -21,9 +21,8 @@ from hyperdapo.market.columns import Floats
 from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths
 from hyperdapo.sequential import intervals
-from hyperdapo.sequential.iteration import BOOSTING, policies
+from hyperdapo.sequential.iteration import BOOSTING, is_trained, policies
 from hyperdapo.sequential.rollouts import execute as execute_again
-from hyperdapo.stages import preference_pairs
 from hyperdapo.stages.truth import judge_level3
 from hyperdapo.synthetic.exchange import World
 from hyperdapo.synthetic.probes import play_probes
@@ -67,8 +66,8 @@ def execute(
         name: partial(execute_again, policy) for name, policy in policies(table).items()
     }
     always, some = {BOOSTING: plays[BOOSTING]}, table.loc[table["policy"] != BOOSTING, "order_id"].unique()
-    if paths.asset in parameters.sequential.trained and trained_on == paths:
-        begun = partial(preference_pairs.parts, parameters, paths, read_table(paths.data, "features"))
+    if is_trained(parameters, paths.asset) and trained_on == paths:
+        begun = partial(parents_in_parts, paths.data, read_table(paths.data, "features"), parameters)
         plays |= intervals.plays(paths.data, begun, outcomes, parameters)
     tried = strategies.try_requoting(_parts(trained_on, parameters), outcomes, parameters)
     quoted_anew = strategies.Requoting.cheapest(tried, parameters.policy.actions)

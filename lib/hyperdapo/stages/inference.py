@@ -11,9 +11,8 @@ from hyperdapo.policy.decisions import Decider, decide_all
 from hyperdapo.policy.path import latency
 from hyperdapo.policy.states import States, read_states
 from hyperdapo.sequential import language
-from hyperdapo.sequential.iteration import BOOSTING, DAPO, boosting, decided, hypothetical
+from hyperdapo.sequential.iteration import BOOSTING, DAPO, boosting, decided, hypothetical, is_trained
 from hyperdapo.sequential.states import last_known
-from hyperdapo.sequential.training import is_trained
 
 
 def compute(parameters: Parameters, paths: Paths) -> list[Path]:

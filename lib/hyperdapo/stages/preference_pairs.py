@@ -1,16 +1,14 @@
 """04: what each candidate order would have earned in every state of one asset, as rewards, text and pairs; and what
 every action is worth where orders are decided on again."""
 
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
 from hyperdapo.execution.laws import as_measured
-from hyperdapo.execution.parents import life_s, parent_orders, replay_candidates, starts
+from hyperdapo.execution.parents import parents_in_parts, replay_candidates
 from hyperdapo.files import read_table, write_table
-from hyperdapo.market.book import Market
 from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths
 from hyperdapo.policy import rewards
@@ -40,26 +38,19 @@ def compute(parameters: Parameters, paths: Paths) -> list[Path]:
     trials, costs = study_weights(parameters, features, outcomes)
     tables = {"outcomes": outcomes, "pairs": build_pairs(outcomes, prompts, parameters.policy.actions, parameters.seed)}
     tables |= {"prompts": card, "weight_trials": trials, "weight_costs": costs}
-    tables["action_values"] = action_values(partial(parts, parameters, paths, features), features, parameters)
+    tables["action_values"] = action_values(
+        partial(parents_in_parts, paths.data, features, parameters), features, parameters
+    )
     return [write_table(table, paths.data, name) for name, table in tables.items()]
 
 
 def replay(parameters: Parameters, paths: Paths, features: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Parent orders (n rows) from the market, a part of the span at a time, and their K candidates' outcomes (n K)."""
     parents, outcomes = [], []
-    for market, begun in parts(parameters, paths, features):
+    for market, begun in parents_in_parts(paths.data, features, parameters):
         parents.append(begun)
         outcomes.append(rewards.with_rewards(replay_candidates(market, begun, parameters), parameters.orders))
     return pd.concat(parents, ignore_index=True), pd.concat(outcomes, ignore_index=True)
-
-
-def parts(parameters: Parameters, paths: Paths, features: pd.DataFrame) -> Iterator[tuple[Market, pd.DataFrame]]:
-    """The market part by part, and the parent orders that start in each."""
-    chosen = starts(features, parameters.orders)
-    for part, market in Market.in_parts(paths.data, after_s=life_s(parameters.orders)):
-        states = chosen[chosen["decision_ns"].between(*part, inclusive="left")]
-        if len(states):
-            yield market, parent_orders(states, parameters, market)
 
 
 def describe(parameters: Parameters, features: pd.DataFrame, parents: pd.DataFrame) -> tuple[pd.Series, pd.DataFrame]:

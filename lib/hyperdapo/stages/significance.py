@@ -74,10 +74,16 @@ def _described(parameters: Parameters, paths: Paths, orders: pd.DataFrame) -> di
         "cheapest": significance.against_the_cheapest(orders, algorithms, evidence, seed),
         "decomposition": pd.concat(parts, ignore_index=True),
         "decided_again": metrics.side_by_side(sequential, QUOTED_ANEW, evidence, seed),
-        "how_often": metrics.by_interval(sequential, parameters.policy.decide_again_s, evidence, seed),
+        "how_often": metrics.by_interval(sequential, _as_often(parameters), evidence, seed),
         "claims": claims_table(orders, convergence, gaps, crossed, evidence, seed),
         "dataset": _dataset(parameters, paths, outcomes),
     }
+
+
+def _as_often(parameters: Parameters) -> float | None:
+    """The interval at which both policies and rules that quote anew decide, where it is the same."""
+    every_s = parameters.policy.decide_again_s
+    return every_s if every_s == parameters.execution.requote_s else None
 
 
 def _dataset(parameters: Parameters, paths: Paths, outcomes: pd.DataFrame) -> pd.DataFrame:

@@ -7,14 +7,14 @@ from pathlib import Path
 import pandas as pd
 
 from hyperdapo.execution.laws import as_measured
-from hyperdapo.files import read_table
+from hyperdapo.execution.parents import parents_in_parts
+from hyperdapo.files import read_table, require
 from hyperdapo.params import Parameters
 from hyperdapo.paths import Paths
 from hyperdapo.policy.training import gather_logs, runs_of, train_asset
 from hyperdapo.sequential import training
-from hyperdapo.sequential.iteration import revalued
+from hyperdapo.sequential.iteration import is_trained, revalued
 from hyperdapo.sequential.states import Policy, last_known
-from hyperdapo.stages import preference_pairs
 
 
 def compute(parameters: Parameters, paths: Paths, watch: Callable[[], None] | None = None) -> list[Path]:
@@ -24,20 +24,29 @@ def compute(parameters: Parameters, paths: Paths, watch: Callable[[], None] | No
     """
     train_asset(parameters, paths.asset, runs_of(parameters, paths.asset), watch or (lambda: None))
     gather_logs(parameters, paths)
-    if training.is_trained(parameters, paths.asset):
+    if is_trained(parameters, paths.asset):
         _train_again(parameters, paths, watch or (lambda: None))
     return adapters(paths)
 
 
 def _train_again(parameters: Parameters, paths: Paths, watch: Callable[[], None]) -> None:
-    """Train what decides again. Only where it is refreshed the market is read, which 04 has left where it ran."""
+    """Train what decides again; with `sequential.refreshes` where 01 to 04 ran, since it reads the market and its laws.
+
+    Raises
+    ------
+    MissingInputError
+        If they are wanted and not here.
+    And as `policy.training.train_runs`.
+    """
+    if parameters.sequential.refreshes:
+        require(paths.data / "laws.parquet", "03_features", paths.name)
+        require(paths.data / "book.parquet", "02_preprocess", paths.name)
     features, outcomes, values = (read_table(paths.data, name) for name in ("features", "outcomes", "action_values"))
     known = last_known(features)
 
     def revalue(orders: pd.Series, then: Policy) -> pd.DataFrame:
         assumed = as_measured(parameters, read_table(paths.data, "laws"))
-        market = partial(preference_pairs.parts, assumed, paths, features)
-        return revalued(market, known, values, assumed, orders, then)
+        return revalued(partial(parents_in_parts, paths.data, features, assumed), known, values, assumed, orders, then)
 
     training.train(parameters, paths, known, outcomes, values, revalue, watch)
 

@@ -151,19 +151,17 @@ def plot_how_often(table: pd.DataFrame) -> Figure:
     `table` is `how_often.parquet`; a panel for each asset. Points at one interval stand beside each other.
     """
     shown = table[table["reference"] == "touch_requoted"]
-    kinds = {"threshold": "#0072B2", "boosting": "#1B5E20", "dapo": "#D55E00"}
+    kinds = {"threshold": "threshold_requoted", "boosting": "boosting_sequential", "dapo": "dapo_sequential"}
     assets = list(shown["asset"].unique())
     figure, axes = style.new(1, len(assets), height=0.4, sharex=True, sharey=True, squeeze=False)
     for axis, asset in zip(axes[0], assets, strict=True):
-        for shift, (kind, colour) in zip((0.94, 1.0, 1.06), kinds.items(), strict=True):
+        for shift, (kind, name) in zip((0.94, 1.0, 1.06), kinds.items(), strict=True):
             rows = shown[(shown["asset"] == asset) & (shown["strategy"].str.partition("_")[0] == kind)]
-            if len(rows):
-                place, name = (
-                    rows["every_s"] * shift,
-                    {"threshold": "one threshold", "boosting": "trees"}.get(kind, "DAPO"),
-                )
-                axis.vlines(place, rows["ci_low"], rows["ci_high"], color=colour)
-                axis.plot(place, rows["difference_bps"], "o-", color=colour, markersize=4, linewidth=0.8, label=name)
+            place, colour = rows["every_s"] * shift, style.STRATEGY_COLOURS[name]
+            axis.vlines(place, rows["ci_low"], rows["ci_high"], color=colour)
+            axis.plot(
+                place, rows["difference_bps"], "o-", color=colour, markersize=4, linewidth=0.8, label=heading(name)
+            )
         axis.axhline(0, color="black", linewidth=0.8)
         axis.set_xscale("log")
         axis.set_xticks(every := sorted(shown["every_s"].unique()), [f"{each:g}" for each in every])
