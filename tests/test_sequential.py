@@ -9,7 +9,7 @@ import torch
 
 from hand_built import at, market
 from hyperdapo.actions import Action
-from hyperdapo.errors import DataError, ModelError, OrderError
+from hyperdapo.errors import DataError, MissingInputError, ModelError, OrderError
 from hyperdapo.execution.children import Known, decide_again, requote
 from hyperdapo.execution.parents import action_orders, parent_orders, replay, touch
 from hyperdapo.execution.strategies import Requoting, requoted
@@ -37,6 +37,7 @@ from hyperdapo.sequential.language import order_text
 from hyperdapo.sequential.rivals import greedy, renewed
 from hyperdapo.sequential.rollouts import execute, roll_out
 from hyperdapo.sequential.states import PLACES, Visited, instants
+from hyperdapo.stages import train as stage
 from markets import random_market
 
 ACTIONS = [Action.parse(word) for word in ("take", "join", "improve 1", "behind 1", "behind 5", "wait")]
@@ -343,6 +344,16 @@ class TestPolicyIteration:
         log = pd.read_csv(paths.adapter(DAPO, small.training.seeds[0]) / "training_log.csv")
         assert log["step"].tolist() == [0, 1, 2]
         training.train(small, paths, features, parents.assign(action=0), values, never)  # it stands
+
+    def test_without_the_market_a_refresh_ends_before_it_trains(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HYPERDAPO_DATA", str(tmp_path))
+        refreshed = load("smoke", {"name": "elsewhere", "sequential": {"refreshes": 1}})
+        monkeypatch.setattr(stage, "train_asset", lambda *given: None)
+        monkeypatch.setattr(stage, "gather_logs", lambda *given: None)
+        with pytest.raises(MissingInputError, match=r"laws\.parquet is not there: 03_features writes it"):
+            stage.compute(refreshed, Paths("elsewhere", "BTC"))
 
     def test_a_refresh_that_was_finished_is_not_made_again(self, tmp_path: Path) -> None:
         kept = np.array([[0.5, np.nan]])
