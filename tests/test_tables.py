@@ -53,6 +53,12 @@ def test_a_long_table_breaks_across_pages_and_is_shown_in_part(paths: Paths) -> 
     assert "first 24 of 60 rows" in shown.data and "r59" not in shown.data
 
 
+def test_a_table_that_nobody_prints_is_csv_alone(paths: Paths) -> None:
+    for count in (tables.PRINTED, tables.PRINTED + 1):
+        tables.save(pd.DataFrame({"cost_bps": np.ones(count)}), paths, f"of_{count}", "Many")
+    assert sorted(path.name for path in paths.tables.iterdir()) == ["of_400.csv", "of_400.tex", "of_401.csv"]
+
+
 def test_an_instant_is_a_date_a_duration_is_not_and_rounding_is_nothing(paths: Paths) -> None:
     frame = pd.DataFrame({"begins_ns": [1_754_006_400_288_545_792], "lasts_ns": [5], "difference_bps": [-7.2e-18]})
     shown = tables.save(frame, paths, "times", "Times").data

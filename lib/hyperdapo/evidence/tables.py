@@ -1,4 +1,4 @@
-"""Each table is written twice, as full-precision CSV and as booktabs LaTeX rounded for reading, and shown as HTML."""
+"""Each table is written as full-precision CSV and, rounded for reading, as booktabs LaTeX, and shown as HTML."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -15,6 +15,8 @@ from hyperdapo.paths import Paths
 CSV_FLOAT = "%.12g"
 LONGEST_FLOAT = 40
 """Rows beyond which the LaTeX table is a `longtable`, which may break across pages."""
+PRINTED = 400
+"""Rows beyond which there is no LaTeX table."""
 
 _INSTANT_NS = 10**18  # September 2001; what is less is a duration
 _ROUNDING = 1e-15  # what equal sums may differ by
@@ -77,15 +79,16 @@ _LATEX = str.maketrans(
 def save(frame: pd.DataFrame, paths: Paths, name: str, caption: str, rows: int = 24) -> HTML:
     """Write `tables/NAME.csv` and `tables/NAME.tex`; return the table for the notebook, its first `rows` rows.
 
-    A named index becomes leading columns. Units stand in the headers (`total_cost_bps` reads "Total cost (bps)").
+    A table of more than `PRINTED` rows, which nobody prints, is CSV alone. A named index becomes leading columns. Units stand in the headers (`total_cost_bps` reads "Total cost (bps)").
     """
     frame = _flat(frame)
     with atomic(paths.tables / f"{name}.csv") as temporary:
         frame.to_csv(temporary, index=False, float_format=CSV_FLOAT, lineterminator="\n")
-    with atomic(paths.tables / f"{name}.tex") as temporary:
-        temporary.write_text(latex(frame, caption, label=f"tab:{name}"), encoding="utf-8")
-    for ending in ("csv", "tex"):
-        provenance.note(paths.tables / f"{name}.{ending}")
+    provenance.note(paths.tables / f"{name}.csv")
+    if len(frame) <= PRINTED:
+        with atomic(paths.tables / f"{name}.tex") as temporary:
+            temporary.write_text(latex(frame, caption, label=f"tab:{name}"), encoding="utf-8")
+        provenance.note(paths.tables / f"{name}.tex")
     return show(frame, caption, rows)
 
 
