@@ -79,7 +79,8 @@ _LATEX = str.maketrans(
 def save(frame: pd.DataFrame, paths: Paths, name: str, caption: str, rows: int = 24) -> HTML:
     """Write `tables/NAME.csv` and `tables/NAME.tex`; return the table for the notebook, its first `rows` rows.
 
-    A table of more than `PRINTED` rows, which nobody prints, is CSV alone. A named index becomes leading columns. Units stand in the headers (`total_cost_bps` reads "Total cost (bps)").
+    A table of more than `PRINTED` rows, which nobody prints, is CSV alone. A named index becomes leading columns. Units
+    stand in the headers (`total_cost_bps` reads "Total cost (bps)").
     """
     frame = _flat(frame)
     with atomic(paths.tables / f"{name}.csv") as temporary:
