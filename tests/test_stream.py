@@ -84,15 +84,18 @@ class Batch:
 
 
 def streamed(lines: Sequence[bytes], parameters: Parameters, asset: str, ask: bool) -> tuple[Stream, pd.DataFrame]:
-    """A stream that has received lines, and its rows: asked at each decision time, or as soon as they have passed."""
+    """A stream that has received lines, and its rows: asked at each decision time, or as soon as they have passed.
+
+    In a long silence they are asked in time all the same: a stream keeps its latest 64.
+    """
     stream, rows, step = Stream(parameters, asset), list[dict](), round(parameters.features.decision_interval_s * 1e9)
-    due = 0
+    due, patience = 0, 0 if ask else 60 * step
     for text in lines:
         if not text:
             stream.disconnected(stream.last_ns)
             continue
         message, ns = native(text[stamp_length(text) :]), local_time(text)
-        while ask and due and due < ns:
+        while due and due < ns - patience:
             rows.append(stream.features(due))
             due += step
         if message is not None:
