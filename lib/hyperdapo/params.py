@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Hashable, Mapping
 from os.path import relpath
@@ -39,7 +38,7 @@ from hyperdapo.sections import (
     Unique,
     Whole,
 )
-from hyperdapo.times import SECOND_NS
+from hyperdapo.times import SECOND_NS, common_step_s
 
 REGISTERED = PARAMS / "registered.yaml"
 """The hypotheses, which every run has."""
@@ -95,9 +94,8 @@ class Parameters(Section):
 
     @model_validator(mode="after")
     def _check_intervals(self) -> "Parameters":
-        grid_ns = round(self.features.decision_interval_s * SECOND_NS)
         for each_s in self.sequential.intervals_s:
-            shared_s = math.gcd(round(each_s * SECOND_NS), grid_ns) / SECOND_NS
+            shared_s = common_step_s(each_s, self.features.decision_interval_s)
             if shared_s < _FINEST_S:
                 raise ValueError(
                     f"sequential.intervals_s: with {each_s:g} features are wanted every {shared_s:g} s, and "

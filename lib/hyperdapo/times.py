@@ -1,5 +1,6 @@
 """Milliseconds to days of UTC in nanoseconds, and the blocks of time that intervals are clustered on."""
 
+import math
 from datetime import UTC, datetime
 from itertools import pairwise
 
@@ -14,6 +15,15 @@ DAY_NS = 24 * HOUR_NS
 
 Span = tuple[int, int]
 """From (included) to (excluded), ns."""
+
+
+def common_step_s(one_s: float, other_s: float) -> float:
+    """The longest step of which both are multiples, s.
+
+    >>> common_step_s(4.0, 10.0)
+    2.0
+    """
+    return math.gcd(round(one_s * SECOND_NS), round(other_s * SECOND_NS)) / SECOND_NS
 
 
 def by_day(start_ns: int, end_ns: int, part_ns: int = DAY_NS) -> list[Span]:

@@ -1,6 +1,5 @@
 """How often an order is decided on again is a choice of its own (eq. 2.7): trees, and a rule, at other intervals."""
 
-import math
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from hyperdapo.sequential.iteration import Parts, action_values, boosting
 from hyperdapo.sequential.rivals import greedy
 from hyperdapo.sequential.rollouts import execute
 from hyperdapo.sequential.states import last_known
-from hyperdapo.times import SECOND_NS
+from hyperdapo.times import common_step_s
 
 
 def plays(folder: Path, parts: Parts, outcomes: pd.DataFrame, parameters: Parameters) -> dict[str, strategies.Play]:
@@ -27,7 +26,7 @@ def plays(folder: Path, parts: Parts, outcomes: pd.DataFrame, parameters: Parame
     Parameters
     ----------
     folder : of the market, of which features are made at every instant at which one of them decides
-    parts : over the training split
+    parts : over the market, with the orders of the training split among its own
     outcomes : of 04
     """
     made = dict[str, strategies.Play]()
@@ -57,10 +56,9 @@ def _requoted(
 
 def _every(parameters: Parameters, every_s: float) -> Parameters:
     """The same where orders are decided on and quoted anew that often, with features at all these instants."""
-    settings = parameters.features
-    shared_ns = math.gcd(*(round(each * SECOND_NS) for each in (every_s, settings.decision_interval_s)))
+    features_s = common_step_s(every_s, parameters.features.decision_interval_s)
     changed = {
-        "features": settings.model_copy(update={"decision_interval_s": shared_ns / SECOND_NS}),
+        "features": parameters.features.model_copy(update={"decision_interval_s": features_s}),
         "policy": parameters.policy.model_copy(update={"decide_again_s": every_s}),
         "execution": parameters.execution.model_copy(update={"requote_s": every_s}),
     }

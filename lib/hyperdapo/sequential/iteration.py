@@ -162,7 +162,8 @@ class Asked:
             states = self._states.loc[new].reset_index(drop=True)
             self._scored.append(decided(states, self._score(states), "asked"))
             self._known = self._known.append(new)
-        return _looked_up(pd.concat(self._scored))(visited)
+            self._choose = _looked_up(pd.concat(self._scored))
+        return self._choose(visited)
 
 
 def _looked_up(rows: pd.DataFrame) -> Policy:
